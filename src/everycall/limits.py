@@ -1,0 +1,111 @@
+"""Every bound in one table: queues, bodies, files, row counts and times, each with its reason.
+
+Other modules import the constants; `LIMITS` is the same table for pages, documents and tests to walk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["LIMITS", "Limit"]
+
+KIB = 1024
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One bound: its name, value, unit, and why it is that much."""
+
+    name: str
+    value: float
+    unit: str
+    reason: str
+
+
+LIMITS: dict[str, Limit] = {}
+
+
+def _limit(name: str, value: int, unit: str, reason: str) -> int:
+    LIMITS[name] = Limit(name, value, unit, reason)
+    return value
+
+
+def _time(name: str, value: float, reason: str) -> float:
+    LIMITS[name] = Limit(name, value, "s", reason)
+    return value
+
+
+# --- what is captured of a call -----------------------------------------------------------------------------------
+FIELD_BYTES_MAX = _limit(
+    "FIELD_BYTES_MAX", 1 * MIB, "bytes", "one field of a record; a longer one keeps its head and tail and says so"
+)
+RECORD_BYTES_MAX = _limit(
+    "RECORD_BYTES_MAX", 4 * MIB, "bytes", "one line of the spool and of a batch; larger than all content fields cut"
+)
+CAPTURE_NODES_MAX = _limit(
+    "CAPTURE_NODES_MAX", 20_000, "values", "walked in one argument; bounds the stall of a call to about 10 ms"
+)
+CAPTURE_DEPTH_MAX = _limit("CAPTURE_DEPTH_MAX", 64, "levels", "deeper nesting is shown as a marker, as JSON viewers do")
+CAPTURE_TEXT_MAX = _limit("CAPTURE_TEXT_MAX", 256 * KIB, "characters", "one string inside a value too large to keep")
+STREAM_CHUNKS_MAX = _limit("STREAM_CHUNKS_MAX", 10_000, "chunks", "kept of what a generator yields")
+NAME_CHARS_MAX = _limit("NAME_CHARS_MAX", 1_024, "characters", "names are labels; longer text belongs in inputs")
+ID_CHARS_MAX = _limit("ID_CHARS_MAX", 512, "characters", "ids are indexed")
+TAGS_MAX = _limit("TAGS_MAX", 128, "tags", "each is a row of an index")
+EVENTS_MAX = _limit("EVENTS_MAX", 128, "events", "per call, OpenTelemetry's own default")
+ATTRIBUTES_MAX = _limit("ATTRIBUTES_MAX", 1_024, "attributes", "per call; OpenTelemetry's 128 loses long chats")
+ERROR_CHARS_MAX = _limit("ERROR_CHARS_MAX", 32 * KIB, "characters", "an error message or traceback")
+
+# --- the spool and the sender --------------------------------------------------------------------------------------
+SEGMENT_BYTES = _limit("SEGMENT_BYTES", 4 * MIB, "bytes", "the unit that is rotated, dropped and adopted")
+SPOOL_BYTES_MAX = _limit(
+    "SPOOL_BYTES_MAX", 1024 * MIB, "bytes", "of one process; the oldest whole segment goes first and is counted"
+)
+MEMORY_BYTES_MAX = _limit(
+    "MEMORY_BYTES_MAX", 16 * MIB, "bytes", "held in memory while the spool cannot be written; then counted as lost"
+)
+BATCH_BYTES_MAX = _limit("BATCH_BYTES_MAX", 1 * MIB, "bytes", "of records in one request, before compression")
+BATCH_RECORDS_MAX = _limit("BATCH_RECORDS_MAX", 1_000, "records", "in one request")
+ANSWER_BYTES_MAX = _limit("ANSWER_BYTES_MAX", 64 * KIB, "bytes", "read of any answer: an endless one costs nothing")
+BATCH_DELAY_S = _time("BATCH_DELAY_S", 0.05, "waited for company before a batch leaves")
+IDLE_POLL_S = _time("IDLE_POLL_S", 1.0, "the sender's look-round when nothing wakes it")
+SYNC_INTERVAL_S = _time("SYNC_INTERVAL_S", 1.0, "between two fdatasync of what is not delivered yet")
+BACKOFF_FIRST_S = _time("BACKOFF_FIRST_S", 0.25, "first wait after an unreachable endpoint, then doubled, with jitter")
+BACKOFF_MAX_S = _time("BACKOFF_MAX_S", 5.0, "longest wait between tries; an outage ends unnoticed within it")
+RETRY_AFTER_MAX_S = _time("RETRY_AFTER_MAX_S", 300.0, "the longest Retry-After that is obeyed")
+CONNECT_TIMEOUT_S = _time("CONNECT_TIMEOUT_S", 2.0, "to open a connection to the endpoint")
+ANSWER_TIMEOUT_S = _time("ANSWER_TIMEOUT_S", 10.0, "to wait for a batch's receipt")
+EXIT_TIMEOUT_S = _time("EXIT_TIMEOUT_S", 2.0, "the process's exit is held up by at most this")
+ADOPT_INTERVAL_S = _time("ADOPT_INTERVAL_S", 10.0, "between looks for spools of dead processes")
+WARN_INTERVAL_S = _time("WARN_INTERVAL_S", 60.0, "between two warnings of the same kind")
+
+# --- integrations ----------------------------------------------------------------------------------------------------
+RUNS_MAX = _limit(
+    "RUNS_MAX", 10_000, "runs", "open at once in one LangChain handler; the oldest is closed as abandoned"
+)
+RUN_AGE_MAX_S = _time("RUN_AGE_MAX_S", 3_600.0, "a run whose end never comes is closed as abandoned")
+
+# --- the server --------------------------------------------------------------------------------------------------------
+BODY_BYTES_MAX = _limit("BODY_BYTES_MAX", 20 * MIB, "bytes", "of a request after decompression, as the OTel Collector")
+BODY_WIRE_BYTES_MAX = _limit("BODY_WIRE_BYTES_MAX", 20 * MIB, "bytes", "of a request as sent")
+BODY_RECORDS_MAX = _limit("BODY_RECORDS_MAX", 20_000, "records", "in one request")
+BODY_TIMEOUT_S = _time("BODY_TIMEOUT_S", 30.0, "to receive a whole body; a slow sender must not hold a place for ever")
+REFUSALS_MAX = _limit("REFUSALS_MAX", 1_000, "refusals", "listed in one answer; the rest are only counted")
+PAGE_ROWS = _limit("PAGE_ROWS", 50, "rows", "of a list, unless asked otherwise")
+PAGE_ROWS_MAX = _limit("PAGE_ROWS_MAX", 1_000, "rows", "of a list at most")
+TRACE_RECORDS_MAX = _limit("TRACE_RECORDS_MAX", 10_000, "records", "of one trace in one answer; a cursor goes on")
+TEMPLATE_CHARS_MAX = _limit("TEMPLATE_CHARS_MAX", 256 * KIB, "characters", "of one prompt template")
+CACHE_BYTES_MAX = _limit(
+    "CACHE_BYTES_MAX", 256 * MIB, "bytes", "of stored responses per project; least recent go first"
+)
+CACHE_AGE_MAX_S = _time("CACHE_AGE_MAX_S", 7 * 86_400.0, "a stored response is served no longer than this")
+COMMIT_DELAY_S = _time("COMMIT_DELAY_S", 0.004, "a commit waits for others to join its sync")
+COMMIT_RECORDS_MAX = _limit("COMMIT_RECORDS_MAX", 5_000, "records", "in one transaction")
+WRITE_QUEUE_MAX = _limit("WRITE_QUEUE_MAX", 64, "batches", "waiting for the writer; then 503, and clients keep theirs")
+PROVIDER_TIMEOUT_S = _time("PROVIDER_TIMEOUT_S", 180.0, "for a provider's answer, as Parea's own client waits")
+PROVIDER_RETRIES = _limit("PROVIDER_RETRIES", 2, "retries", "of a provider call that failed in a passing way")
+LOGIN_TOKEN_AGE_S = _time("LOGIN_TOKEN_AGE_S", 3_600.0, "a printed address logs in once, within this")
+SESSION_AGE_S = _time("SESSION_AGE_S", 30 * 86_400.0, "a browser stays logged in")
+WRONG_KEYS_MAX = _limit("WRONG_KEYS_MAX", 20, "tries", "per address and minute before 429")
+QUERY_TIMEOUT_S = _time("QUERY_TIMEOUT_S", 5.0, "one read of the store; then it is interrupted and answers 503")
+CLIENTS_MAX = _limit("CLIENTS_MAX", 10_000, "processes", "whose balance sheets are kept; the least recent go first")
