@@ -36,7 +36,7 @@ def _time(name: str, value: float, reason: str) -> float:
     return value
 
 
-# --- what is captured of a call -----------------------------------------------------------------------------------
+# --- what is captured of a call ---
 FIELD_BYTES_MAX = _limit(
     "FIELD_BYTES_MAX", 1 * MIB, "bytes", "one field of a record; a longer one keeps its head and tail and says so"
 )
@@ -56,7 +56,7 @@ EVENTS_MAX = _limit("EVENTS_MAX", 128, "events", "per call, OpenTelemetry's own 
 ATTRIBUTES_MAX = _limit("ATTRIBUTES_MAX", 1_024, "attributes", "per call; OpenTelemetry's 128 loses long chats")
 ERROR_CHARS_MAX = _limit("ERROR_CHARS_MAX", 32 * KIB, "characters", "an error message or traceback")
 
-# --- the spool and the sender --------------------------------------------------------------------------------------
+# --- the spool and the sender ---
 SEGMENT_BYTES = _limit("SEGMENT_BYTES", 4 * MIB, "bytes", "the unit that is rotated, dropped and adopted")
 SPOOL_BYTES_MAX = _limit(
     "SPOOL_BYTES_MAX", 1024 * MIB, "bytes", "of one process; the oldest whole segment goes first and is counted"
@@ -79,13 +79,13 @@ EXIT_TIMEOUT_S = _time("EXIT_TIMEOUT_S", 2.0, "the process's exit is held up by 
 ADOPT_INTERVAL_S = _time("ADOPT_INTERVAL_S", 10.0, "between looks for spools of dead processes")
 WARN_INTERVAL_S = _time("WARN_INTERVAL_S", 60.0, "between two warnings of the same kind")
 
-# --- integrations ----------------------------------------------------------------------------------------------------
+# --- integrations ---
 RUNS_MAX = _limit(
     "RUNS_MAX", 10_000, "runs", "open at once in one LangChain handler; the oldest is closed as abandoned"
 )
 RUN_AGE_MAX_S = _time("RUN_AGE_MAX_S", 3_600.0, "a run whose end never comes is closed as abandoned")
 
-# --- the server --------------------------------------------------------------------------------------------------------
+# --- the server ---
 BODY_BYTES_MAX = _limit("BODY_BYTES_MAX", 20 * MIB, "bytes", "of a request after decompression, as the OTel Collector")
 BODY_WIRE_BYTES_MAX = _limit("BODY_WIRE_BYTES_MAX", 20 * MIB, "bytes", "of a request as sent")
 BODY_RECORDS_MAX = _limit("BODY_RECORDS_MAX", 20_000, "records", "in one request")

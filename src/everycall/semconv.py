@@ -6,7 +6,7 @@ kept here in one table instead of imported.
 
 from __future__ import annotations
 
-# --- kinds of calls -------------------------------------------------------------------------------------------------
+# --- kinds of calls ---
 LLM = "llm"
 EMBEDDING = "embedding"
 CHAIN = "chain"
@@ -22,13 +22,13 @@ KINDS = (LLM, EMBEDDING, CHAIN, TOOL, RETRIEVER, RERANKER, AGENT, PROMPT, PARSER
 PRICED_KINDS = frozenset({LLM, EMBEDDING, RERANKER})
 """Kinds whose tokens and cost are summed for a trace: the leaves where money is spent."""
 
-# --- statuses of a call, and their wire form (the seed's `status` is success or error) -----------------------------------
+# --- statuses of a call, and their wire form (the seed's `status` is success or error) ---
 SUCCESS = "success"
 ERROR = "error"
 CANCELLED = "cancelled"
 ABANDONED = "abandoned"
 
-# --- OpenTelemetry --------------------------------------------------------------------------------------------------
+# --- OpenTelemetry ---
 EXCEPTION_TYPE = "exception.type"
 EXCEPTION_MESSAGE = "exception.message"
 EXCEPTION_STACKTRACE = "exception.stacktrace"
@@ -42,14 +42,14 @@ GEN_AI_FINISH_REASONS = "gen_ai.response.finish_reasons"
 GEN_AI_INPUT_TOKENS = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 
-# --- keys of `usage`: parts of input_tokens and output_tokens, which include them -----------------------------------------
+# --- keys of `usage`: parts of input_tokens and output_tokens, which include them ---
 USAGE_CACHED = "cached"
 USAGE_CACHE_WRITE = "cache_write"
 USAGE_REASONING = "reasoning"
 USAGE_INPUT_AUDIO = "input_audio"
 USAGE_OUTPUT_AUDIO = "output_audio"
 
-# --- HTTP -------------------------------------------------------------------------------------------------------------
+# --- HTTP ---
 API_KEY_HEADER = "x-api-key"
 CLIENT_HEADER = "x-everycall-client"
 BALANCE_HEADER = "x-everycall-balance"

@@ -11,7 +11,7 @@ Promises, held by `tests/server/test_store_contract.py` for every implementation
 * **One bad record never fails its batch.** What cannot be stored is refused by index and reason.
 * **Bounded.** Every read has a row bound (`limits.PAGE_ROWS_MAX`, `limits.TRACE_RECORDS_MAX`) and a time bound
   (`limits.QUERY_TIMEOUT_S`, then `StoreBusy`).
-* **Unknown is None.** A sum over records of which some have no price says how many have none; it is `None` when none has.
+* **Unknown is None.** A sum over records of which some have no price says how many have none; `None` when none has.
 """
 
 from __future__ import annotations
