@@ -64,6 +64,10 @@ SPOOL_BYTES_MAX = _limit(
 MEMORY_BYTES_MAX = _limit(
     "MEMORY_BYTES_MAX", 16 * MIB, "bytes", "held in memory while the spool cannot be written; then counted as lost"
 )
+REFUSED_BYTES_MAX = _limit("REFUSED_BYTES_MAX", 64 * MIB, "bytes", "of refused records kept for a person, per day")
+SMALL_RECORD_BYTES = _limit(
+    "SMALL_RECORD_BYTES", 16 * KIB, "bytes", "a record is not cut below this when an endpoint says it is too large"
+)
 BATCH_BYTES_MAX = _limit("BATCH_BYTES_MAX", 1 * MIB, "bytes", "of records in one request, before compression")
 BATCH_RECORDS_MAX = _limit("BATCH_RECORDS_MAX", 1_000, "records", "in one request")
 ANSWER_BYTES_MAX = _limit("ANSWER_BYTES_MAX", 64 * KIB, "bytes", "read of any answer: an endless one costs nothing")
@@ -90,10 +94,31 @@ BODY_BYTES_MAX = _limit("BODY_BYTES_MAX", 20 * MIB, "bytes", "of a request after
 BODY_WIRE_BYTES_MAX = _limit("BODY_WIRE_BYTES_MAX", 20 * MIB, "bytes", "of a request as sent")
 BODY_RECORDS_MAX = _limit("BODY_RECORDS_MAX", 20_000, "records", "in one request")
 BODY_TIMEOUT_S = _time("BODY_TIMEOUT_S", 30.0, "to receive a whole body; a slow sender must not hold a place for ever")
+BODIES_BYTES_MAX = _limit(
+    "BODIES_BYTES_MAX",
+    64 * MIB,
+    "bytes",
+    "of request bodies held at once, and as much again unpacked; then 503 or a wait",
+)
+GZIP_MEMBERS_MAX = _limit(
+    "GZIP_MEMBERS_MAX", 64, "members", "or zstd frames in one body; each costs work, few need any"
+)
+ZSTD_WINDOW_MAX = _limit("ZSTD_WINDOW_MAX", 8 * MIB, "bytes", "of memory a zstd frame may ask for, as RFC 9659 says")
+NESTING_MAX = _limit("NESTING_MAX", 200, "levels", "of JSON in one record; readers of it recurse")
+BALANCE_BYTES_MAX = _limit(
+    "BALANCE_BYTES_MAX", 4 * KIB, "bytes", "of a client's balance header; larger ones are ignored"
+)
+SMALL_BODY_BYTES_MAX = _limit("SMALL_BODY_BYTES_MAX", 64 * KIB, "bytes", "of a form or a settings request")
+WRONG_KEY_ADDRESSES_MAX = _limit("WRONG_KEY_ADDRESSES_MAX", 10_000, "addresses", "whose wrong keys are counted at once")
+LOGIN_TOKENS_MAX = _limit("LOGIN_TOKENS_MAX", 100, "tokens", "printed and not yet used; the oldest goes first")
+SHUTDOWN_TIMEOUT_S = _time("SHUTDOWN_TIMEOUT_S", 3.0, "for requests under way after SIGTERM; then they are cancelled")
 REFUSALS_MAX = _limit("REFUSALS_MAX", 1_000, "refusals", "listed in one answer; the rest are only counted")
 PAGE_ROWS = _limit("PAGE_ROWS", 50, "rows", "of a list, unless asked otherwise")
 PAGE_ROWS_MAX = _limit("PAGE_ROWS_MAX", 1_000, "rows", "of a list at most")
 TRACE_RECORDS_MAX = _limit("TRACE_RECORDS_MAX", 10_000, "records", "of one trace in one answer; a cursor goes on")
+TREE_ROWS = _limit("TREE_ROWS", 500, "rows", "of a trace drawn on one page; a link goes on to the next")
+VIEW_VALUES_MAX = _limit("VIEW_VALUES_MAX", 2_000, "values", "of one JSON field drawn on a page; the JSON twin has all")
+VIEW_TEXT_CHARS = _limit("VIEW_TEXT_CHARS", 1_500, "characters", "of a text shown before 'show all'")
 TEMPLATE_CHARS_MAX = _limit("TEMPLATE_CHARS_MAX", 256 * KIB, "characters", "of one prompt template")
 CACHE_BYTES_MAX = _limit(
     "CACHE_BYTES_MAX", 256 * MIB, "bytes", "of stored responses per project; least recent go first"
@@ -104,8 +129,40 @@ COMMIT_RECORDS_MAX = _limit("COMMIT_RECORDS_MAX", 5_000, "records", "in one tran
 WRITE_QUEUE_MAX = _limit("WRITE_QUEUE_MAX", 64, "batches", "waiting for the writer; then 503, and clients keep theirs")
 PROVIDER_TIMEOUT_S = _time("PROVIDER_TIMEOUT_S", 180.0, "for a provider's answer, as Parea's own client waits")
 PROVIDER_RETRIES = _limit("PROVIDER_RETRIES", 2, "retries", "of a provider call that failed in a passing way")
+PROMPT_CHARS_MAX = _limit(
+    "PROMPT_CHARS_MAX",
+    8 * MIB,
+    "characters",
+    "of all messages once filled: one variable named often cannot become gigabytes",
+)
+ANSWER_TOKENS_DEFAULT = _limit(
+    "ANSWER_TOKENS_DEFAULT", 4_096, "tokens", "asked of Anthropic, which demands a bound, when max_length is not given"
+)
+ANSWERS_KEPT_MAX = _limit(
+    "ANSWERS_KEPT_MAX", 256, "answers", "held in memory for a repeated inference_id whose record cannot answer it"
+)
+ANSWERS_KEPT_BYTES_MAX = _limit("ANSWERS_KEPT_BYTES_MAX", 32 * MIB, "bytes", "of these answers; the oldest go first")
+COMMIT_PATIENCE_S = _time(
+    "COMMIT_PATIENCE_S", 5.0, "a paid answer waits for a busy store before the caller is told 503"
+)
+GATEWAY_CLOSE_S = _time("GATEWAY_CLOSE_S", 5.0, "for completions under way when the server stops")
+COMPLETION_TRIES_MAX = _limit(
+    "COMPLETION_TRIES_MAX", 3, "tries", "of one completion by the client, all under the same inference_id"
+)
+PRICED_MODELS_MAX = _limit("PRICED_MODELS_MAX", 4_096, "models", "whose price is looked up once and kept")
 LOGIN_TOKEN_AGE_S = _time("LOGIN_TOKEN_AGE_S", 3_600.0, "a printed address logs in once, within this")
 SESSION_AGE_S = _time("SESSION_AGE_S", 30 * 86_400.0, "a browser stays logged in")
 WRONG_KEYS_MAX = _limit("WRONG_KEYS_MAX", 20, "tries", "per address and minute before 429")
 QUERY_TIMEOUT_S = _time("QUERY_TIMEOUT_S", 5.0, "one read of the store; then it is interrupted and answers 503")
 CLIENTS_MAX = _limit("CLIENTS_MAX", 10_000, "processes", "whose balance sheets are kept; the least recent go first")
+STORE_READERS = _limit("STORE_READERS", 4, "connections", "that read the store at once; a slow read leaves three free")
+PAGE_BYTES_MAX = _limit("PAGE_BYTES_MAX", 64 * MIB, "bytes", "of records in one page of a read; a cursor goes on")
+PATCHES_MAX = _limit(
+    "PATCHES_MAX", 100_000, "patches", "of a project that wait for their record; then they are refused"
+)
+TRACE_MODELS_MAX = _limit("TRACE_MODELS_MAX", 128, "models", "told apart in one trace's summary")
+WAL_BYTES_MAX = _limit(
+    "WAL_BYTES_MAX", 64 * MIB, "bytes", "of the write-ahead log before it is moved into the database"
+)
+WRITER_CACHE_BYTES = _limit("WRITER_CACHE_BYTES", 64 * MIB, "bytes", "of the database's pages kept by its writer")
+READER_CACHE_BYTES = _limit("READER_CACHE_BYTES", 8 * MIB, "bytes", "of the database's pages kept by each reader")

@@ -36,15 +36,18 @@ ABSENT = Raw(b"null")
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARS_MAX)]
 Label = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-Nanos = Annotated[int, Meta(ge=0, lt=2**63)]
+Nanos = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Tag = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
 
 
 class Cut(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What was cut from a field to keep it within its bound: sizes in bytes, and the SHA-256 of the whole."""
+    """What was cut from a field to keep it within its bound: sizes in bytes, and the SHA-256 of the whole.
 
-    bytes: Count
+    `bytes` and `sha256` are None where finding them would have meant walking all of a huge value.
+    """
+
     kept: Count
+    bytes: Count | None = None
     sha256: str | None = None
 
 

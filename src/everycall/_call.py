@@ -1,0 +1,480 @@
+"""The call: a light OpenTelemetry span that becomes one record when it ends. Layer 3; `@trace`, `span()`, integrations.
+
+It implements the API's `Span`, so whatever reads the current span finds it; no SDK is involved. A call ends once: the
+first of `end`, `fail`, `cancel` and `abandon` wins, and the record is on the spool when that returns.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from msgspec import Raw
+from opentelemetry import trace as otel_trace
+from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
+
+from everycall import _context as ids
+from everycall import _guard, limits
+from everycall._capture import capture
+from everycall._context import Scope, current_node, trace_id_hex
+from everycall._recorder import Recorder, active
+from everycall._version import SDK
+from everycall.record import ABSENT, Cut
+from everycall.semconv import ABANDONED, CANCELLED, CODE_LOCATION, ERROR
+from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_OUTPUTS, omit_flags
+
+__all__ = ["INHERIT", "UNSET", "Call", "Inherit", "Unset", "start_call"]
+
+
+class Inherit:
+    """The type of `INHERIT`: take the parent from the context."""
+
+    def __repr__(self) -> str:
+        return "INHERIT"
+
+
+class Unset:
+    """The type of `UNSET`: not given, as opposed to None."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+INHERIT: Final = Inherit()
+UNSET: Final = Unset()
+
+_JSON_FIELDS = {"inputs": OMIT_INPUTS, "llm_inputs": OMIT_INPUTS, "llm_configuration": OMIT_INPUTS,
+                "target": OMIT_INPUTS, "output": OMIT_OUTPUTS}  # fmt: skip
+_PLAIN_FIELDS = frozenset(
+    {"model", "provider", "input_tokens", "output_tokens", "total_tokens", "usage", "cost", "cost_source",
+     "price_version", "saved_cost", "cache", "cache_hit", "time_to_first_token", "deployment_id"}
+)  # fmt: skip
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_clock, _monotonic = time.time_ns, time.perf_counter_ns
+
+
+class Call(otel_trace.Span):
+    """One unit of work being recorded, made by `start_call`. Its methods may be called from any thread and never raise.
+
+    Attributes for reading: `trace_id` (as the user gave it), `trace_hex`, `inference_id`, `parent_id`, `name`, `kind`,
+    `trace_name`, `end_user_identifier`, `session_id`, `omit` (bit set), `ended`.
+    """
+
+    __slots__ = (
+        "_attributes", "_begun", "_context", "_declared", "_draft", "_events", "_recorder", "_scope_name", "_started",
+        "above", "call", "end_user_identifier", "ended", "inference_id", "inherited_metadata", "inherited_tags", "kind",
+        "name", "omit", "parent_id", "session_id", "span_id", "trace_hex", "trace_id", "trace_name",
+    )  # fmt: skip
+
+    inference_id: str
+    trace_id: str
+    trace_hex: str
+
+    def __init__(self, name: str, kind: str, node: Scope | Call | None, recorder: Recorder | None, scope: str) -> None:
+        self.name = name
+        self.kind = kind
+        self.call: Call | None = self
+        self.ended = False
+        self._recorder = recorder
+        self._scope_name = scope
+        self._attributes: dict[str, Any] | None = None
+        self._events: list[dict[str, Any]] | None = None
+        self._context: SpanContext | None = None
+        self._draft: dict[str, Any] = {}
+        self._declared: tuple[Raw, list[str]] = (ABSENT, [])
+        if node is None:
+            self.above: Call | None = None
+            self.trace_name: str | None = None
+            self.end_user_identifier: str | None = None
+            self.session_id: str | None = None
+            self.inherited_metadata: dict[str, Any] | None = None
+            self.inherited_tags: tuple[str, ...] = ()
+            self.omit: int = recorder.omit if recorder is not None else OMIT_ALL
+            self.parent_id: str | None = None
+            self.trace_id, self.trace_hex = self._root_ids()
+        else:
+            self.above = node.call
+            self.trace_name = node.trace_name
+            self.end_user_identifier = node.end_user_identifier
+            self.session_id = node.session_id
+            self.inherited_metadata = node.inherited_metadata
+            self.inherited_tags = node.inherited_tags
+            self.omit = node.omit | (recorder.omit if recorder is not None else OMIT_ALL)
+            self.parent_id = self.above.inference_id if self.above is not None else None
+            if node.trace_id is not None and node.trace_hex is not None:
+                self.trace_id, self.trace_hex = node.trace_id, node.trace_hex
+            else:
+                self.trace_id, self.trace_hex = self._root_ids()
+        self.span_id = ids.new_span_id()
+        self.inference_id = f"{self.trace_hex}-{self.span_id}"
+        self._started = _clock()
+        self._begun = _monotonic()
+
+    def _root_ids(self) -> tuple[str, str]:
+        """A root takes the trace of a foreign span around it, else a new one."""
+        above = otel_trace.get_current_span().get_span_context()
+        if not above.is_valid:
+            trace = ids.new_trace_id()
+            return trace, trace
+        trace = f"{above.trace_id:032x}"
+        self.parent_id = f"{trace}-{above.span_id:016x}"
+        return trace, trace
+
+    # --- OpenTelemetry's Span ---
+
+    def get_span_context(self) -> SpanContext:
+        """Return the ids for whoever nests under this call or propagates it."""
+        if self._context is None:
+            self._context = SpanContext(int(self.trace_hex, 16), int(self.span_id, 16), False, _SAMPLED)
+        return self._context
+
+    def is_recording(self) -> bool:
+        """True until the call has ended, unless `log_omit` covers it."""
+        return not self.ended and not self.omit & OMIT_ALL
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Keep an attribute for the record; the last value of a key wins."""
+        if self.ended or self._withheld("attributes"):
+            return
+        if self._attributes is None:
+            self._attributes = {}
+        if key in self._attributes or len(self._attributes) < limits.ATTRIBUTES_MAX:
+            self._attributes[key] = value
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Keep several attributes."""
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
+        """Keep an event, in `attributes.events` of the record; at most `limits.EVENTS_MAX`."""
+        if self.ended or self._withheld("attributes"):
+            return
+        if self._events is None:
+            self._events = []
+        if len(self._events) < limits.EVENTS_MAX:
+            event: dict[str, Any] = {"name": name, "time_unix_nano": timestamp or _clock()}
+            if attributes:
+                event["attributes"] = dict(attributes)
+            self._events.append(event)
+
+    def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
+        """Keep a link as an event named `link`."""
+        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+        self.add_event("link", {**ids, **(attributes or {})})
+
+    def update_name(self, name: str) -> None:
+        """Rename the call; not when an omit flag covers it, for a later name may be made from content."""
+        if not self.ended and not self._withheld("name"):
+            self.name = str(name)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Take an ERROR status as the record's; the call goes on."""
+        code = status.status_code if isinstance(status, Status) else status
+        if self.ended or code is not StatusCode.ERROR:
+            return
+        text = status.description if isinstance(status, Status) else description
+        self._draft["status"] = ERROR
+        self._draft.setdefault("error", text or "error")
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Mapping[str, Any] | None = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: ARG002 - of the API; says nothing that `fail` does not
+    ) -> None:
+        """Keep a handled exception as an event; the call's status stays as it is."""
+        if self.ended or self._withheld("attributes"):
+            return
+        found = {"exception.type": _type_name(exception), "exception.message": _message(exception)}
+        self.add_event("exception", {**found, **(attributes or {})}, timestamp)
+
+    def end(self, end_time: int | None = None) -> None:
+        """End the call as a success (or as the error that `set_status` declared)."""
+        self._finish(end_time)
+
+    # --- everycall's own ---
+
+    @_guard.guarded
+    def update(self, **fields: Any) -> None:
+        """Set fields of the record: captured at once, as they are now.
+
+        `inputs, output, llm_inputs, llm_configuration, target` take any value; `content` a text; `metadata` is merged,
+        `tags` are added; `name`, `model, provider, input_tokens, output_tokens, total_tokens, usage, cost, cost_source,
+        price_version, saved_cost, cache, cache_hit, time_to_first_token, deployment_id` replace. None leaves a field
+        as it is. Unknown names are kept as attributes. Does nothing once the call has ended.
+        """
+        if self.ended or self.omit & OMIT_ALL:
+            return
+        for name, value in fields.items():
+            if value is None or value is UNSET:
+                continue
+            if name in _JSON_FIELDS:
+                if not self.omit & _JSON_FIELDS[name]:
+                    self._capture(name, value)
+            elif name in _PLAIN_FIELDS:
+                self._draft[name] = value
+            elif name == "content":
+                if not self.omit & OMIT_OUTPUTS:
+                    self._set_content(value)
+            elif name == "metadata":
+                self._add_metadata(value)
+            elif name == "tags":
+                self._add_tags(value)
+            elif name == "name":
+                self.update_name(value)
+            else:
+                self.set_attribute(name, value)
+
+    def first_token(self) -> None:
+        """Note the time to the first token; only the first call counts."""
+        if "time_to_first_token" not in self._draft and not self.ended:
+            self._draft["time_to_first_token"] = (_monotonic() - self._begun) / 1e9
+
+    def fail(self, error: BaseException | str) -> None:
+        """End the call with an error; a cancellation or an abandoned generator is told apart."""
+        try:
+            if isinstance(error, GeneratorExit):
+                self.abandon()
+                return
+            if not self.ended:
+                self._take_error(error)
+        except Exception as failure:  # noqa: BLE001 - the guard
+            _guard.report("Call.fail", failure)
+        self._finish(None)
+
+    def cancel(self) -> None:
+        """End the call as cancelled: status error, error_type `cancelled`."""
+        if not self.ended:
+            self._draft.update(status=ERROR, error=CANCELLED, error_type=CANCELLED)
+        self._finish(None)
+
+    def abandon(self) -> None:
+        """End the call as left by its consumer: status success, error_type `abandoned`, with the output so far."""
+        if not self.ended:
+            self._draft.setdefault("error_type", ABANDONED)
+        self._finish(None)
+
+    @property
+    def url(self) -> str:
+        """The address of this call's trace on the endpoint's page."""
+        from urllib.parse import quote
+
+        base = self._recorder.settings.endpoint if self._recorder is not None else ""
+        return f"{base}/traces/{quote(self.trace_id, safe='')}?record={quote(self.inference_id, safe='')}"
+
+    def declare(self, metadata: Mapping[str, Any] | None, tags: Iterable[str]) -> None:
+        """Set the labels given at the start: omit flags leave them, for they are not content. Called once."""
+        joined = {**(self.inherited_metadata or {}), **(metadata or {})}
+        labels = list(dict.fromkeys([*self.inherited_tags, *map(str, tags)]))
+        if joined:
+            self._capture("metadata", joined)
+        if labels:
+            self._draft["tags"] = labels
+        self._declared = (self._draft.get("metadata", ABSENT), list(labels))
+
+    # --- within ---
+
+    def _withheld(self, what: str) -> bool:
+        """Tell whether an omit flag keeps out what is set while the call runs, and note that something was."""
+        if not self.omit:
+            return False
+        withheld = self._draft.setdefault("omitted", [])
+        if what not in withheld:
+            withheld.append(what)
+        return True
+
+    def _capture(self, name: str, value: Any) -> None:
+        raw, cut = capture(value)
+        self._draft[name] = raw
+        if cut is not None:
+            self.note_cut(name, cut)
+
+    def set_raw(self, name: str, raw: Raw) -> None:
+        """Set a JSON field that is captured already; for streams, which capture piece by piece."""
+        if not self.ended and not self.omit & _JSON_FIELDS[name]:
+            self._draft[name] = raw
+
+    def note_cut(self, name: str, cut: Cut) -> None:
+        """Say in the record that a field is not whole."""
+        self._draft["truncated"] = {**self._draft.get("truncated", {}), name: cut}
+
+    def _set_content(self, value: Any) -> None:
+        from everycall._capture import cut_text, plain_text
+
+        if not issubclass(type(value), str):
+            self._capture("output", value)
+            return
+        kept, cut = cut_text(str.__str__(value), limits.FIELD_BYTES_MAX)
+        self._draft["content"] = plain_text(kept)
+        if cut is not None:
+            self.note_cut("content", cut)
+
+    def _add_metadata(self, value: Mapping[str, Any]) -> None:
+        from everycall.record import to_json
+
+        before = to_json(self._draft["metadata"]) if "metadata" in self._draft else {}
+        self._capture("metadata", {**before, **value})
+
+    def _add_tags(self, value: Iterable[str]) -> None:
+        self._draft["tags"] = list(dict.fromkeys([*self._draft.get("tags", []), *map(str, value)]))
+
+    def _take_error(self, error: BaseException | str) -> None:
+        self._draft["status"] = ERROR
+        if isinstance(error, str):
+            self._draft.update(error=error, error_type=self._draft.get("error_type") or "error")
+            return
+        if type(error).__name__ == "CancelledError":
+            self._draft.update(error=CANCELLED, error_type=CANCELLED)
+            return
+        name = _type_name(error)
+        location = _location(error)
+        attributes = {CODE_LOCATION: location} if location else {}
+        if self.omit:
+            self._draft.update(error=name, error_type=name)
+        else:
+            message = _message(error)
+            self._draft.update(error=f"{name}: {message}" if message else name, error_type=name)
+            attributes["exception.stacktrace"] = _stacktrace(error)
+        self._attributes = {**(self._attributes or {}), **attributes}
+
+    def _finish(self, end_time: int | None) -> None:
+        """Make the record, once. The time is taken first; nothing here raises."""
+        elapsed = _monotonic() - self._begun
+        if self.ended:
+            return
+        self.ended = True
+        recorder, draft = self._recorder, self._draft
+        if recorder is None or self.omit & OMIT_ALL:
+            return
+        try:
+            self._complete(draft, elapsed, end_time)
+        except Exception as error:  # noqa: BLE001 - the guard; what is there is still recorded
+            _guard.report("Call.end", error)
+        recorder.record(draft, self.omit, self._declared)
+
+    def _complete(self, draft: dict[str, Any], elapsed: int, end_time: int | None) -> None:
+        if end_time is not None:
+            elapsed = max(end_time - self._started, 0)
+        draft["inference_id"] = self.inference_id
+        draft["trace_id"] = self.trace_id
+        draft["name"] = self.name
+        draft["kind"] = self.kind
+        draft["latency"] = elapsed / 1e9
+        draft["start_time_unix_nano"] = self._started
+        draft["end_time_unix_nano"] = self._started + elapsed
+        draft["sdk"] = SDK
+        draft["scope"] = self._scope_name
+        if self._recorder is not None:
+            draft["project_name"] = self._recorder.project_name
+        if self.parent_id is not None:
+            draft["parent_id"] = self.parent_id
+        if self.trace_name is not None:
+            draft["trace_name"] = self.trace_name
+        if self.end_user_identifier is not None:
+            draft["end_user_identifier"] = self.end_user_identifier
+        if self.session_id is not None:
+            draft["session_id"] = self.session_id
+        if self._attributes or self._events:
+            attributes = dict(self._attributes or {})
+            if self._events:
+                attributes["events"] = self._events
+            self._capture("attributes", attributes)
+        if draft.get("total_tokens") is None and "input_tokens" in draft and "output_tokens" in draft:
+            draft["total_tokens"] = draft["input_tokens"] + draft["output_tokens"]
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    """The exception's text, bounded; a `__str__` that raises gives none."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the user's code
+        return "<no text: __str__ raised>"
+    return text if len(text) <= limits.ERROR_CHARS_MAX else text[: limits.ERROR_CHARS_MAX] + "…"
+
+
+def _location(error: BaseException) -> str | None:
+    """Return `module:line` of where it was raised: a code location, no content."""
+    trace = error.__traceback__
+    if trace is None:
+        return None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
+
+
+def _stacktrace(error: BaseException) -> str:
+    try:
+        lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-20)
+    except Exception:  # noqa: BLE001 - formatting runs the user's code
+        return "<no traceback: formatting raised>"
+    text = "".join(lines)
+    return text if len(text) <= limits.ERROR_CHARS_MAX else text[-limits.ERROR_CHARS_MAX :]
+
+
+def start_call(
+    name: str,
+    *,
+    kind: str = "chain",
+    parent: Call | Inherit | None = INHERIT,
+    scope: str = "everycall",
+    trace_id: str | None = None,
+    trace_name: str | None = None,
+    end_user_identifier: str | None = None,
+    session_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    tags: Iterable[str] = (),
+    log_omit: bool = False,
+    log_omit_inputs: bool = False,
+    log_omit_outputs: bool = False,
+    **fields: Any,
+) -> Call:
+    """Begin a call. Never raises, never attaches context (that is `everycall.instrument.active`).
+
+    `parent=INHERIT` takes the call or scope of the context, None begins a new root. Trace, end user, session and omit
+    flags come from the parent unless given here; omit flags add up. `fields` are as in `Call.update`. `scope` names the
+    instrumentation. The returned call must be ended by exactly one of its owners; ending it again does nothing.
+    """
+    node = current_node() if isinstance(parent, Inherit) else parent
+    call = Call(name, kind, node, active(), scope)
+    try:
+        call.omit |= omit_flags(log_omit, log_omit_inputs, log_omit_outputs)
+        if trace_id and trace_id != call.trace_id:
+            call.trace_id, call.trace_hex = trace_id, trace_id_hex(trace_id)
+            call.inference_id = f"{call.trace_hex}-{call.span_id}"
+            call.parent_id = call.above = None
+        if trace_name:
+            call.trace_name = trace_name
+        if end_user_identifier:
+            call.end_user_identifier = end_user_identifier
+        if session_id:
+            call.session_id = session_id
+        if metadata or tags or call.inherited_metadata or call.inherited_tags:
+            call.declare(metadata, tags)
+        if fields:
+            call.update(**fields)
+        if call._recorder is not None and call._recorder.sample_rate < 1.0 and not sampled(call):
+            call.omit |= OMIT_ALL
+    except Exception as error:  # noqa: BLE001 - the guard: a call is always returned
+        _guard.report("start_call", error)
+    return call
+
+
+def sampled(call: Call) -> bool:
+    """Decide for a whole trace, by its id alone, so that every process decides alike."""
+    rate = call._recorder.sample_rate if call._recorder is not None else 0.0
+    import hashlib
+
+    digest = hashlib.sha256(call.trace_hex.encode("ascii")).digest()
+    return int.from_bytes(digest[:7], "big") < rate * 2**56

@@ -1,0 +1,182 @@
+"""The chain every record passes before anything touches disk or network: omit, mask, limit. Layer 2; called by calls.
+
+Each link takes a draft (the fields of a `Record` by name, JSON fields as `Raw`) and returns it changed. A link never
+lets a field through raw because it failed: what cannot be masked is replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from everycall import _guard, limits
+from everycall._capture import cut_text
+from everycall.record import ABSENT, CONTENT_FIELDS, INPUT_FIELDS, OUTPUT_FIELDS, Cut, Record, encode
+from everycall.semconv import CODE_LOCATION, EXCEPTION_TYPE
+from everycall.settings import OMIT_INPUTS, OMIT_OUTPUTS, Mask
+
+__all__ = ["Draft", "encode_within", "limit", "mask_fields", "omit"]
+
+Draft = dict[str, Any]
+"""A record under construction: field name -> value as `Record` takes it. Fields that are absent are not in it."""
+
+MASK_FAILED = "<masked: the mask function raised>"
+_TEXT_FIELDS = ("content", "error")
+_LABEL_FIELDS = ("name", "trace_name", "end_user_identifier", "session_id")
+_SAFE_ATTRIBUTES = frozenset({EXCEPTION_TYPE, CODE_LOCATION})
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+def omit(draft: Draft, flags: int, declared_metadata: Raw, declared_tags: list[str]) -> Draft:
+    """Leave out what the omit flags cover, whatever put it there, and say so in `omitted`.
+
+    Inputs or outputs, or both, go by field. With either flag the places where content travels by the way go too: the
+    error's message and traceback (its type and code location stay), attributes and events set inside the call, metadata
+    and tags that were added while it ran (those declared at its start stay: they are labels).
+    """
+    omitted: list[str] = list(draft.get("omitted", ()))
+    if flags & OMIT_INPUTS:
+        omitted.append("inputs")
+        for name in INPUT_FIELDS:
+            draft.pop(name, None)
+    if flags & OMIT_OUTPUTS:
+        omitted.append("outputs")
+        for name in OUTPUT_FIELDS:
+            draft.pop(name, None)
+    if draft.get("error") is not None:
+        attributes = _object(draft.get("attributes", ABSENT))
+        draft["error"] = _error_without_content(draft.get("error_type"), attributes.get(CODE_LOCATION))
+    if "attributes" in draft:
+        attributes = {k: v for k, v in _object(draft["attributes"]).items() if k in _SAFE_ATTRIBUTES}
+        if "attributes" not in omitted and len(attributes) != len(_object(draft["attributes"])):
+            omitted.append("attributes")
+        draft["attributes"] = Raw(_encode(attributes)) if attributes else ABSENT
+    if bytes(draft.get("metadata", ABSENT)) != bytes(declared_metadata):
+        omitted.append("metadata")
+        draft["metadata"] = declared_metadata
+    if draft.get("tags", []) != declared_tags:
+        omitted.append("tags")
+        draft["tags"] = declared_tags
+    truncated = draft.get("truncated")
+    if truncated:
+        draft["truncated"] = {k: v for k, v in truncated.items() if k in draft}
+    draft["omitted"] = omitted
+    return draft
+
+
+def _error_without_content(error_type: str | None, location: Any) -> str:
+    shown = error_type or "error"
+    return f"{shown} at {location}" if isinstance(location, str) else shown
+
+
+def _object(raw: Raw) -> dict[str, Any]:
+    value = _decode(raw)
+    return value if isinstance(value, dict) else {}
+
+
+def mask_fields(draft: Draft, mask: Mask) -> Draft:
+    """Pass every field that may hold content through the user's `mask(field, value)`, once each.
+
+    A mask that raises, or returns what is not JSON, has its field replaced by `MASK_FAILED`, and the failure is counted
+    under "mask" in `everycall._guard.failures`: it fails closed.
+    """
+    for name in CONTENT_FIELDS:
+        value = draft.get(name)
+        if value is None or value is ABSENT:
+            continue
+        if name == "content":
+            masked = _masked(mask, name, value)
+            draft[name] = masked if isinstance(masked, str) or masked is None else _text(masked)
+        else:
+            draft[name] = _masked_raw(mask, name, value)
+    for name in ("error", *_LABEL_FIELDS):
+        value = draft.get(name)
+        if value:
+            draft[name] = _text(_masked(mask, name, value))
+    if draft.get("tags"):
+        masked = _masked(mask, "tags", list(draft["tags"]))
+        draft["tags"] = [_text(tag) for tag in masked] if isinstance(masked, list) else [MASK_FAILED]
+    return draft
+
+
+def _masked(mask: Mask, name: str, value: Any) -> Any:
+    try:
+        return mask(name, value)
+    except Exception as error:  # noqa: BLE001 - a user's function; what it could not mask is replaced
+        _guard.report("mask", error)
+        return MASK_FAILED
+
+
+def _masked_raw(mask: Mask, name: str, value: Raw) -> Raw:
+    masked = _masked(mask, name, _decode(value))
+    try:
+        return Raw(_encode(masked))
+    except (TypeError, ValueError, RecursionError) as error:
+        _guard.report("mask", error)
+        return Raw(_encode(MASK_FAILED))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else MASK_FAILED
+
+
+def limit(draft: Draft, field_bytes_max: int = limits.FIELD_BYTES_MAX) -> Draft:
+    """Cut each field that is longer than its bound: its head and tail stay, `truncated` says what went."""
+    for name in CONTENT_FIELDS:
+        value = draft.get(name)
+        if value is None or value is ABSENT:
+            continue
+        if name == "content":
+            kept, cut = cut_text(value, field_bytes_max)
+            if cut is not None:
+                draft[name] = kept
+                _note(draft, name, cut)
+        elif len(memoryview(value)) > field_bytes_max:
+            draft[name] = _cut_raw(draft, name, value, field_bytes_max)
+    error = draft.get("error")
+    if error is not None and len(error) > limits.ERROR_CHARS_MAX:
+        draft["error"], cut = cut_text(error, limits.ERROR_CHARS_MAX)
+        if cut is not None:
+            _note(draft, "error", cut)
+    for name in ("name", "trace_name", "model", "provider", "error_type"):
+        value = draft.get(name)
+        if value is not None and len(value) > limits.NAME_CHARS_MAX:
+            draft[name] = value[: limits.NAME_CHARS_MAX - 1] + "…"
+    for name in ("end_user_identifier", "session_id", "deployment_id"):
+        value = draft.get(name)
+        if value is not None and not 0 < len(value) <= limits.ID_CHARS_MAX:
+            draft[name] = value[: limits.ID_CHARS_MAX] or None
+    tags = draft.get("tags")
+    if tags:
+        draft["tags"] = [tag[: limits.NAME_CHARS_MAX] for tag in tags[: limits.TAGS_MAX]]
+    return draft
+
+
+def _note(draft: Draft, name: str, cut: Cut) -> None:
+    draft["truncated"] = {**draft.get("truncated", {}), name: cut}
+
+
+def _cut_raw(draft: Draft, name: str, value: Raw, bytes_max: int) -> Raw:
+    """Cut a JSON field: it becomes a text that holds the head and the tail of its JSON."""
+    whole = bytes(value)
+    text, _ = cut_text(whole.decode("utf-8"), max(bytes_max // 2, 1_024))
+    raw = Raw(_encode(text))
+    _note(draft, name, Cut(kept=len(memoryview(raw)), bytes=len(whole), sha256=hashlib.sha256(whole).hexdigest()))
+    return raw
+
+
+def encode_within(draft: Draft, bytes_max: int = limits.RECORD_BYTES_MAX) -> tuple[Record, bytes]:
+    """Return the record and its line, cutting content fields further until the line keeps within `bytes_max`."""
+    record = Record(**draft)
+    line = encode(record)
+    room = bytes_max // 16
+    while len(line) > bytes_max and room >= 1_024:
+        limit(draft, room)
+        record = Record(**draft)
+        line = encode(record)
+        room //= 4
+    return record, line

@@ -1,0 +1,225 @@
+"""What a call inherits, and where it is kept: one node in the OpenTelemetry context. Layer 3; calls use it.
+
+A node is either a call in progress or a `Scope` made by `everycall.context(...)`. It travels with the OpenTelemetry
+context, so it crosses tasks, `asyncio.to_thread` and whatever else carries that context.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace as otel_trace
+from opentelemetry.context.context import Context
+
+from everycall import _guard
+from everycall.settings import omit_flags
+
+if TYPE_CHECKING:
+    from everycall._call import Call
+
+__all__ = [
+    "NODE_KEY",
+    "Scope",
+    "context",
+    "current_call",
+    "current_node",
+    "new_span_id",
+    "new_trace_id",
+    "trace_id_hex",
+]
+
+NODE_KEY = otel_context.create_key("everycall-node")
+_random = random.Random(os.urandom(16))  # noqa: S311 - ids, not secrets; own state, so a user's random.seed() is no matter
+_getrandbits = _random.getrandbits
+_HEX32 = re.compile(r"[0-9a-f]{32}\Z")
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
+_ZERO = "0" * 32
+
+
+def _reseed() -> None:
+    _random.seed(os.urandom(16))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reseed)
+
+
+def new_trace_id() -> str:
+    """Return 32 random hex digits, never all zero."""
+    return f"{_getrandbits(128) or 1:032x}"
+
+
+def new_span_id() -> str:
+    """Return 16 random hex digits, never all zero."""
+    return f"{_getrandbits(64) or 1:016x}"
+
+
+def trace_id_hex(text: str) -> str:
+    """Return the OpenTelemetry trace id of a user's: 32 hex digits and UUIDs as they are, else `sha256(text)[:16]`."""
+    if _HEX32.match(text) and text != _ZERO:
+        return text
+    if _UUID.match(text):
+        digits = text.replace("-", "").lower()
+        if digits != _ZERO:
+            return digits
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+class Scope:
+    """What `everycall.context(...)` sets for every call below. `call` is the nearest call in progress, if any."""
+
+    __slots__ = (
+        "call", "end_user_identifier", "inherited_metadata", "inherited_tags", "omit", "session_id", "trace_hex",
+        "trace_id", "trace_name",
+    )  # fmt: skip
+
+    def __init__(self, above: Scope | Call | None) -> None:
+        self.call: Call | None = above.call if above is not None else None
+        self.trace_id: str | None = above.trace_id if above is not None else None
+        self.trace_hex: str | None = above.trace_hex if above is not None else None
+        self.trace_name: str | None = above.trace_name if above is not None else None
+        self.end_user_identifier: str | None = above.end_user_identifier if above is not None else None
+        self.session_id: str | None = above.session_id if above is not None else None
+        self.omit: int = above.omit if above is not None else 0
+        self.inherited_metadata: dict[str, Any] | None = above.inherited_metadata if above is not None else None
+        self.inherited_tags: tuple[str, ...] = above.inherited_tags if above is not None else ()
+
+
+Node = "Scope | Call | None"
+
+_lookups: list[Callable[[], Call | None]] = []
+
+
+def add_lookup(lookup: Callable[[], Call | None]) -> Callable[[], None]:
+    """Ask `lookup` for the current call too, before the context is believed; returns what undoes it."""
+    _lookups.append(lookup)
+
+    def remove() -> None:
+        if lookup in _lookups:
+            _lookups.remove(lookup)
+
+    return remove
+
+
+def current_node() -> Scope | Call | None:
+    """Return the innermost node: a call in progress or a scope; None outside of both.
+
+    An integration's lookup (LangChain's running step) wins when its call lies below the context's own call.
+    """
+    node: Scope | Call | None = otel_context.get_value(NODE_KEY)  # type: ignore[assignment]
+    if _lookups:
+        for lookup in _lookups:
+            try:
+                found = lookup()
+            except Exception as error:  # noqa: BLE001 - an integration's; the context is still good
+                _guard.report("parent lookup", error)
+                continue
+            if found is not None and _is_below(found, node):
+                return found
+    return node
+
+
+def _is_below(call: Call, node: Scope | Call | None) -> bool:
+    """Tell whether `call` is deeper than what the context holds: then it is the true parent."""
+    held = node.call if node is not None else None
+    if held is None:
+        return True
+    above: Call | None = call
+    steps = 0
+    while above is not None and steps < 1_000:
+        if above is held:
+            return True
+        above = above.above
+        steps += 1
+    return False
+
+
+def current_call() -> Call | None:
+    """Return the call in progress, or None."""
+    node = current_node()
+    return node.call if node is not None else None
+
+
+def attach(node: Scope | Call, span: otel_trace.Span | None) -> object:
+    """Make a node current (and its span, for a call) in the OpenTelemetry context; returns the token for `detach`."""
+    values: dict[str, Any] = dict(otel_context.get_current())
+    values[NODE_KEY] = node
+    if span is not None:
+        values[otel_trace.propagation._SPAN_KEY] = span
+    return otel_context._RUNTIME_CONTEXT.attach(Context(values))
+
+
+def detach(token: object) -> None:
+    """Make current again what was before. A token of another context (a closed event loop's) is let be."""
+    try:
+        otel_context._RUNTIME_CONTEXT.detach(token)  # type: ignore[arg-type]
+    except ValueError:
+        return
+
+
+class context:  # noqa: N801 - used like a function: `with everycall.context(...)`
+    """Set what every call below inherits: `with everycall.context(trace_id="order-42", log_omit_outputs=True): ...`.
+
+    Works as `with` and `async with`; may be entered again and nested. Omit flags only ever add up: no inner scope can
+    lift an outer one. A `trace_id` of its own begins a new trace for the calls below. Never raises by itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        trace_id: str | None = None,
+        trace_name: str | None = None,
+        end_user_identifier: str | None = None,
+        session_id: str | None = None,
+        tags: Iterable[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        **flags: bool,
+    ) -> None:
+        unknown = set(flags) - {"log_omit", "log_omit_inputs", "log_omit_outputs"}
+        if unknown:
+            raise TypeError(f"context() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        self._trace_id = str(trace_id) if trace_id is not None else None
+        self._trace_name = trace_name
+        self._end_user_identifier = end_user_identifier
+        self._session_id = session_id
+        self._tags = tuple(tags)
+        self._metadata = dict(metadata) if metadata else None
+        self._omit = omit_flags(**flags)
+        self._tokens: list[object] = []
+
+    def __enter__(self) -> None:
+        try:
+            self._tokens.append(attach(self._scope(), None))
+        except Exception as error:  # noqa: BLE001 - the guard for a `with` statement
+            _guard.report("context", error)
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._tokens:
+            detach(self._tokens.pop())
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.__exit__()
+
+    def _scope(self) -> Scope:
+        scope = Scope(current_node())
+        if self._trace_id and self._trace_id != scope.trace_id:
+            scope.trace_id = self._trace_id
+            scope.trace_hex = trace_id_hex(self._trace_id)
+            scope.call = None
+        scope.trace_name = self._trace_name or scope.trace_name
+        scope.end_user_identifier = self._end_user_identifier or scope.end_user_identifier
+        scope.session_id = self._session_id or scope.session_id
+        scope.omit |= self._omit
+        scope.inherited_tags = (*scope.inherited_tags, *self._tags)
+        if self._metadata:
+            scope.inherited_metadata = {**(scope.inherited_metadata or {}), **self._metadata}
+        return scope

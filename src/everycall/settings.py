@@ -1,0 +1,137 @@
+"""The SDK's settings: one frozen value, from `everycall.init(...)` and the environment, checked once.
+
+Layer 1. Everything that varies is here; nothing else reads `EVERYCALL_*`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from everycall import limits
+from everycall.errors import ConfigurationError
+from everycall.locations import local_key_path, spool_root
+from everycall.semconv import DEFAULT_ENDPOINT, DEFAULT_PROJECT
+
+__all__ = ["OMIT_ALL", "OMIT_INPUTS", "OMIT_NOTHING", "OMIT_OUTPUTS", "Mask", "Settings", "is_disabled", "omit_flags"]
+
+Mask = Callable[[str, Any], Any]
+"""`mask(field, value)` returns what to keep of a record's field; `value` is plain JSON (or text)."""
+
+OMIT_NOTHING, OMIT_INPUTS, OMIT_OUTPUTS, OMIT_ALL = 0, 1, 2, 4
+_OMIT_NAMES = {"": OMIT_NOTHING, "none": OMIT_NOTHING, "inputs": OMIT_INPUTS, "outputs": OMIT_OUTPUTS, "all": OMIT_ALL}
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def omit_flags(log_omit: bool = False, log_omit_inputs: bool = False, log_omit_outputs: bool = False) -> int:
+    """Return the three flags of the seed as one bit set; sets are joined with `|`, so the strictest wins."""
+    return (
+        (OMIT_ALL if log_omit else 0)
+        | (OMIT_INPUTS if log_omit_inputs else 0)
+        | (OMIT_OUTPUTS if log_omit_outputs else 0)
+    )
+
+
+def is_disabled(environment: Mapping[str, str] | None = None) -> bool:
+    """Tell whether EVERYCALL_DISABLED is set to a true value: decorators then return the function itself."""
+    return (os.environ if environment is None else environment).get("EVERYCALL_DISABLED", "").strip().lower() in _TRUE
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of one process. Raises `ConfigurationError` when made with a value that cannot be used."""
+
+    endpoint: str = DEFAULT_ENDPOINT
+    api_key: str | None = None
+    project_name: str = DEFAULT_PROJECT
+    spool_dir: Path | None = None
+    omit: int = OMIT_NOTHING
+    mask: Mask | None = None
+    sample_rate: float = 1.0
+    exit_timeout_s: float = limits.EXIT_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigurationError(
+                f"endpoint must be an http(s) address such as {DEFAULT_ENDPOINT}, not {self.endpoint!r}"
+            )
+        if not 0.0 <= self.sample_rate <= 1.0:
+            raise ConfigurationError(f"sample_rate must be between 0.0 and 1.0, not {self.sample_rate!r}")
+        if not self.project_name or len(self.project_name) > 256:
+            raise ConfigurationError("project_name must be a name of 1 to 256 characters")
+        if self.mask is not None and not callable(self.mask):
+            raise ConfigurationError("mask must be a function mask(field, value) that returns what to keep")
+        if self.exit_timeout_s < 0:
+            raise ConfigurationError("exit_timeout_s must not be negative")
+
+    @classmethod
+    def build(cls, environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
+        """Join what was given with the environment; a value given (not None) wins, omit flags are joined.
+
+        Reads EVERYCALL_ENDPOINT, EVERYCALL_API_KEY, EVERYCALL_PROJECT, EVERYCALL_SPOOL_DIR, EVERYCALL_LOG_OMIT
+        ("all", "inputs", "outputs", or several with commas), EVERYCALL_SAMPLE_RATE, EVERYCALL_EXIT_TIMEOUT.
+        """
+        env = os.environ if environment is None else environment
+        spool_dir = given.get("spool_dir") or env.get("EVERYCALL_SPOOL_DIR") or None
+        return cls(
+            endpoint=(given.get("endpoint") or env.get("EVERYCALL_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
+            api_key=given.get("api_key") or env.get("EVERYCALL_API_KEY") or None,
+            project_name=given.get("project_name") or env.get("EVERYCALL_PROJECT") or DEFAULT_PROJECT,
+            spool_dir=Path(spool_dir).expanduser() if spool_dir else None,
+            omit=_omit_from(env.get("EVERYCALL_LOG_OMIT", ""))
+            | omit_flags(
+                bool(given.get("log_omit")), bool(given.get("log_omit_inputs")), bool(given.get("log_omit_outputs"))
+            ),
+            mask=given.get("mask"),
+            sample_rate=_number("sample_rate", given.get("sample_rate"), env.get("EVERYCALL_SAMPLE_RATE"), 1.0),
+            exit_timeout_s=_number(
+                "exit_timeout_s", given.get("exit_timeout_s"), env.get("EVERYCALL_EXIT_TIMEOUT"), limits.EXIT_TIMEOUT_S
+            ),
+        )
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether the endpoint is this machine: then bodies are not compressed and the local key is used."""
+        return urlsplit(self.endpoint).hostname in _LOOPBACK
+
+    def key(self) -> str | None:
+        """Return the key to send: the one given, else the local key of this user when the endpoint is on loopback."""
+        if self.api_key or not self.on_loopback:
+            return self.api_key
+        try:
+            return local_key_path().read_text(encoding="ascii").strip() or None
+        except (OSError, ValueError):
+            return None
+
+    def spool_root(self) -> Path:
+        """Return the directory under which this process's spool folder lies."""
+        return self.spool_dir or spool_root()
+
+
+def _omit_from(text: str) -> int:
+    flags = OMIT_NOTHING
+    for word in text.lower().split(","):
+        name = word.strip()
+        if name in _TRUE:
+            name = "all"
+        if name not in _OMIT_NAMES:
+            raise ConfigurationError(f"EVERYCALL_LOG_OMIT may be all, inputs, outputs or none, not {word.strip()!r}")
+        flags |= _OMIT_NAMES[name]
+    return flags
+
+
+def _number(name: str, given: float | None, text: str | None, default: float) -> float:
+    if given is not None:
+        return float(given)
+    if not text:
+        return default
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{name} in the environment must be a number, not {text!r}") from error

@@ -1,0 +1,56 @@
+"""For tests of programs that use everycall: capture records in memory, with counted ids and a ticking clock.
+
+`everycall.pytest_plugin` makes a fixture of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from everycall import _call, _context, _recorder
+from everycall._ledger import Ledger
+from everycall.record import Record, decode
+from everycall.settings import Settings
+
+__all__ = ["capture_records", "counted"]
+
+
+class _List:
+    def __init__(self, records: list[Record]) -> None:
+        self._records = records
+
+    def append(self, line: bytes) -> None:
+        self._records.append(decode(line))
+
+
+@contextmanager
+def capture_records(settings: Settings | None = None) -> Iterator[list[Record]]:
+    """Collect the records of all calls that end inside the block, after the whole chain; nothing is spooled or sent.
+
+    `settings` sets omit flags, mask, project or sample rate as `everycall.init` would.
+    """
+    records: list[Record] = []
+    recorder = _recorder.Recorder(settings or Settings(), _List(records), Ledger())
+    before = _recorder.activate(recorder)
+    try:
+        yield records
+    finally:
+        _recorder.activate(before)
+
+
+@contextmanager
+def counted(start_time_unix_nano: int = 1_700_000_000_000_000_000, tick_s: float = 1.0) -> Iterator[None]:
+    """Make ids count up from 1 and both clocks tick by `tick_s` at each look, so that whole records can be compared."""
+    traces, spans, ticks = itertools.count(1), itertools.count(1), itertools.count()
+    step = int(tick_s * 1e9)
+    saved = (_context.new_trace_id, _context.new_span_id, _call._clock, _call._monotonic)
+    _context.new_trace_id = lambda: f"{next(traces):032x}"
+    _context.new_span_id = lambda: f"{next(spans):016x}"
+    _call._clock = lambda: start_time_unix_nano + next(ticks) * step
+    _call._monotonic = lambda: next(ticks) * step
+    try:
+        yield
+    finally:
+        _context.new_trace_id, _context.new_span_id, _call._clock, _call._monotonic = saved
