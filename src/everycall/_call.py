@@ -6,6 +6,7 @@ first of `end`, `fail`, `cancel` and `abandon` wins, and the record is on the sp
 
 from __future__ import annotations
 
+import hashlib
 import time
 import traceback
 from collections.abc import Iterable, Mapping
@@ -17,15 +18,15 @@ from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
 from everycall import _context as ids
 from everycall import _guard, limits
-from everycall._capture import capture
-from everycall._context import Scope, current_node, trace_id_hex
+from everycall._capture import capture, cut_text, plain_text
+from everycall._context import Scope, current_node, foreign_span, trace_id_hex
 from everycall._recorder import Recorder, active
 from everycall._version import SDK
-from everycall.record import ABSENT, Cut
+from everycall.record import ABSENT, Cut, to_json
 from everycall.semconv import ABANDONED, CANCELLED, CODE_LOCATION, ERROR
 from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_OUTPUTS, omit_flags
 
-__all__ = ["INHERIT", "UNSET", "Call", "Inherit", "Unset", "start_call"]
+__all__ = ["INHERIT", "UNSET", "Call", "Inherit", "Unset", "begin", "start_call"]
 
 
 class Inherit:
@@ -50,10 +51,12 @@ UNSET: Final = Unset()
 
 _JSON_FIELDS = {"inputs": OMIT_INPUTS, "llm_inputs": OMIT_INPUTS, "llm_configuration": OMIT_INPUTS,
                 "target": OMIT_INPUTS, "output": OMIT_OUTPUTS}  # fmt: skip
-_PLAIN_FIELDS = frozenset(
-    {"model", "provider", "input_tokens", "output_tokens", "total_tokens", "usage", "cost", "cost_source",
-     "price_version", "saved_cost", "cache", "cache_hit", "time_to_first_token", "deployment_id"}
-)  # fmt: skip
+_COUNTS = frozenset({"input_tokens", "output_tokens", "total_tokens"})
+_AMOUNTS = frozenset({"cost", "saved_cost", "time_to_first_token"})
+_FLAGS = frozenset({"cache", "cache_hit"})
+_LABELS = frozenset({"model", "provider", "cost_source", "price_version"})
+_IDS = frozenset({"deployment_id"})
+_NO_OUTPUT = OMIT_OUTPUTS | OMIT_ALL
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _clock, _monotonic = time.time_ns, time.perf_counter_ns
 
@@ -65,65 +68,72 @@ class Call(otel_trace.Span):
     `trace_name`, `end_user_identifier`, `session_id`, `omit` (bit set), `ended`.
     """
 
-    __slots__ = (
-        "_attributes", "_begun", "_context", "_declared", "_draft", "_events", "_recorder", "_scope_name", "_started",
-        "above", "call", "end_user_identifier", "ended", "inference_id", "inherited_metadata", "inherited_tags", "kind",
-        "name", "omit", "parent_id", "session_id", "span_id", "trace_hex", "trace_id", "trace_name",
-    )  # fmt: skip
-
-    inference_id: str
-    trace_id: str
-    trace_hex: str
+    # What most calls never set stands here once, so that beginning a call sets little (the API's Span has no slots).
+    ended = False
+    above: Call | None = None
+    parent_id: str | None = None
+    trace_name: str | None = None
+    end_user_identifier: str | None = None
+    session_id: str | None = None
+    inherited_metadata: dict[str, Any] | None = None
+    inherited_tags: tuple[str, ...] = ()
+    _attributes: dict[str, Any] | None = None
+    _events: list[dict[str, Any]] | None = None
+    _context: SpanContext | None = None
+    _declared: tuple[Raw, list[str]] = (ABSENT, [])
 
     def __init__(self, name: str, kind: str, node: Scope | Call | None, recorder: Recorder | None, scope: str) -> None:
         self.name = name
         self.kind = kind
-        self.call: Call | None = self
-        self.ended = False
         self._recorder = recorder
         self._scope_name = scope
-        self._attributes: dict[str, Any] | None = None
-        self._events: list[dict[str, Any]] | None = None
-        self._context: SpanContext | None = None
         self._draft: dict[str, Any] = {}
-        self._declared: tuple[Raw, list[str]] = (ABSENT, [])
+        self.omit: int = recorder.omit if recorder is not None else OMIT_ALL
+        self.trace_id: str
+        self.trace_hex: str
         if node is None:
-            self.above: Call | None = None
-            self.trace_name: str | None = None
-            self.end_user_identifier: str | None = None
-            self.session_id: str | None = None
-            self.inherited_metadata: dict[str, Any] | None = None
-            self.inherited_tags: tuple[str, ...] = ()
-            self.omit: int = recorder.omit if recorder is not None else OMIT_ALL
-            self.parent_id: str | None = None
-            self.trace_id, self.trace_hex = self._root_ids()
+            self._take_root_ids()
         else:
-            self.above = node.call
-            self.trace_name = node.trace_name
-            self.end_user_identifier = node.end_user_identifier
-            self.session_id = node.session_id
-            self.inherited_metadata = node.inherited_metadata
-            self.inherited_tags = node.inherited_tags
-            self.omit = node.omit | (recorder.omit if recorder is not None else OMIT_ALL)
-            self.parent_id = self.above.inference_id if self.above is not None else None
-            if node.trace_id is not None and node.trace_hex is not None:
-                self.trace_id, self.trace_hex = node.trace_id, node.trace_hex
-            else:
-                self.trace_id, self.trace_hex = self._root_ids()
-        self.span_id = ids.new_span_id()
-        self.inference_id = f"{self.trace_hex}-{self.span_id}"
-        self._started = _clock()
-        self._begun = _monotonic()
+            self._inherit(node)
+        self.span_id: str = ids.new_span_id()
+        self.inference_id: str = f"{self.trace_hex}-{self.span_id}"
+        self._started: int = _clock()
+        self._begun: int = _monotonic()
 
-    def _root_ids(self) -> tuple[str, str]:
+    def _inherit(self, node: Scope | Call) -> None:
+        above = node.call
+        self.above = above
+        self.omit |= node.omit
+        if node.trace_name is not None:
+            self.trace_name = node.trace_name
+        if node.end_user_identifier is not None:
+            self.end_user_identifier = node.end_user_identifier
+        if node.session_id is not None:
+            self.session_id = node.session_id
+        if node.inherited_metadata is not None:
+            self.inherited_metadata = node.inherited_metadata
+        if node.inherited_tags:
+            self.inherited_tags = node.inherited_tags
+        if node.trace_id is not None and node.trace_hex is not None:
+            self.trace_id, self.trace_hex = node.trace_id, node.trace_hex
+            if above is not None:
+                self.parent_id = above.inference_id
+        else:
+            self._take_root_ids()
+
+    def _take_root_ids(self) -> None:
         """A root takes the trace of a foreign span around it, else a new one."""
-        above = otel_trace.get_current_span().get_span_context()
-        if not above.is_valid:
-            trace = ids.new_trace_id()
-            return trace, trace
-        trace = f"{above.trace_id:032x}"
-        self.parent_id = f"{trace}-{above.span_id:016x}"
-        return trace, trace
+        above = foreign_span()
+        if above is None:
+            self.trace_id = self.trace_hex = ids.new_trace_id()
+            return
+        self.trace_id = self.trace_hex = f"{above.trace_id:032x}"
+        self.parent_id = f"{self.trace_hex}-{above.span_id:016x}"
+
+    @property
+    def call(self) -> Call:
+        """This call: a node's nearest call in progress, as of a `Scope`."""
+        return self
 
     # --- OpenTelemetry's Span ---
 
@@ -171,7 +181,7 @@ class Call(otel_trace.Span):
     def update_name(self, name: str) -> None:
         """Rename the call; not when an omit flag covers it, for a later name may be made from content."""
         if not self.ended and not self._withheld("name"):
-            self.name = str(name)
+            self.name = _clipped(name, limits.NAME_CHARS_MAX)
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Take an ERROR status as the record's; the call goes on."""
@@ -180,7 +190,7 @@ class Call(otel_trace.Span):
             return
         text = status.description if isinstance(status, Status) else description
         self._draft["status"] = ERROR
-        self._draft.setdefault("error", text or "error")
+        self._draft.setdefault("error", _clipped(text or "error", limits.ERROR_CHARS_MAX))
 
     def record_exception(
         self,
@@ -218,8 +228,10 @@ class Call(otel_trace.Span):
             if name in _JSON_FIELDS:
                 if not self.omit & _JSON_FIELDS[name]:
                     self._capture(name, value)
-            elif name in _PLAIN_FIELDS:
-                self._draft[name] = value
+            elif name in _COUNTS:
+                self._draft[name] = _count(name, value)
+            elif name in _LABELS:
+                self._draft[name] = _clipped(value, limits.NAME_CHARS_MAX)
             elif name == "content":
                 if not self.omit & OMIT_OUTPUTS:
                     self._set_content(value)
@@ -229,6 +241,14 @@ class Call(otel_trace.Span):
                 self._add_tags(value)
             elif name == "name":
                 self.update_name(value)
+            elif name in _AMOUNTS:
+                self._draft[name] = _amount(name, value)
+            elif name in _FLAGS:
+                self._draft[name] = bool(value)
+            elif name in _IDS:
+                self._draft[name] = _clipped(value, limits.ID_CHARS_MAX)
+            elif name == "usage":
+                self._draft[name] = {str(k): _count(k, v) for k, v in value.items() if v is not None}
             else:
                 self.set_attribute(name, value)
 
@@ -272,7 +292,7 @@ class Call(otel_trace.Span):
     def declare(self, metadata: Mapping[str, Any] | None, tags: Iterable[str]) -> None:
         """Set the labels given at the start: omit flags leave them, for they are not content. Called once."""
         joined = {**(self.inherited_metadata or {}), **(metadata or {})}
-        labels = list(dict.fromkeys([*self.inherited_tags, *map(str, tags)]))
+        labels = _tags([*self.inherited_tags, *tags])
         if joined:
             self._capture("metadata", joined)
         if labels:
@@ -296,6 +316,15 @@ class Call(otel_trace.Span):
         if cut is not None:
             self.note_cut(name, cut)
 
+    def returned(self, value: Any) -> None:
+        """End the call with what a function returned. Never raises."""
+        if not self.ended and not self.omit & _NO_OUTPUT:
+            try:
+                self._capture("output", value)
+            except Exception as error:  # noqa: BLE001 - the guard
+                _guard.report("Call.returned", error)
+        self._finish(None)
+
     def set_raw(self, name: str, raw: Raw) -> None:
         """Set a JSON field that is captured already; for streams, which capture piece by piece."""
         if not self.ended and not self.omit & _JSON_FIELDS[name]:
@@ -306,8 +335,6 @@ class Call(otel_trace.Span):
         self._draft["truncated"] = {**self._draft.get("truncated", {}), name: cut}
 
     def _set_content(self, value: Any) -> None:
-        from everycall._capture import cut_text, plain_text
-
         if not issubclass(type(value), str):
             self._capture("output", value)
             return
@@ -317,18 +344,17 @@ class Call(otel_trace.Span):
             self.note_cut("content", cut)
 
     def _add_metadata(self, value: Mapping[str, Any]) -> None:
-        from everycall.record import to_json
-
         before = to_json(self._draft["metadata"]) if "metadata" in self._draft else {}
         self._capture("metadata", {**before, **value})
 
     def _add_tags(self, value: Iterable[str]) -> None:
-        self._draft["tags"] = list(dict.fromkeys([*self._draft.get("tags", []), *map(str, value)]))
+        self._draft["tags"] = _tags([*self._draft.get("tags", []), *value])
 
     def _take_error(self, error: BaseException | str) -> None:
         self._draft["status"] = ERROR
         if isinstance(error, str):
-            self._draft.update(error=error, error_type=self._draft.get("error_type") or "error")
+            text = _clipped(error, limits.ERROR_CHARS_MAX)
+            self._draft.update(error=text, error_type=self._draft.get("error_type") or "error")
             return
         if type(error).__name__ == "CancelledError":
             self._draft.update(error=CANCELLED, error_type=CANCELLED)
@@ -360,19 +386,20 @@ class Call(otel_trace.Span):
         recorder.record(draft, self.omit, self._declared)
 
     def _complete(self, draft: dict[str, Any], elapsed: int, end_time: int | None) -> None:
+        started = self._started
         if end_time is not None:
-            elapsed = max(end_time - self._started, 0)
-        draft["inference_id"] = self.inference_id
-        draft["trace_id"] = self.trace_id
-        draft["name"] = self.name
-        draft["kind"] = self.kind
-        draft["latency"] = elapsed / 1e9
-        draft["start_time_unix_nano"] = self._started
-        draft["end_time_unix_nano"] = self._started + elapsed
-        draft["sdk"] = SDK
-        draft["scope"] = self._scope_name
-        if self._recorder is not None:
-            draft["project_name"] = self._recorder.project_name
+            elapsed = max(end_time - started, 0)
+        draft.update(
+            inference_id=self.inference_id,
+            trace_id=self.trace_id,
+            name=self.name,
+            kind=self.kind,
+            latency=elapsed / 1e9,
+            start_time_unix_nano=started,
+            end_time_unix_nano=started + elapsed,
+            sdk=SDK,
+            scope=self._scope_name,
+        )
         if self.parent_id is not None:
             draft["parent_id"] = self.parent_id
         if self.trace_name is not None:
@@ -381,13 +408,37 @@ class Call(otel_trace.Span):
             draft["end_user_identifier"] = self.end_user_identifier
         if self.session_id is not None:
             draft["session_id"] = self.session_id
-        if self._attributes or self._events:
+        if self._attributes is not None or self._events is not None:
             attributes = dict(self._attributes or {})
             if self._events:
                 attributes["events"] = self._events
             self._capture("attributes", attributes)
-        if draft.get("total_tokens") is None and "input_tokens" in draft and "output_tokens" in draft:
+        if "input_tokens" in draft and "output_tokens" in draft and "total_tokens" not in draft:
             draft["total_tokens"] = draft["input_tokens"] + draft["output_tokens"]
+
+
+def _clipped(text: Any, characters: int) -> str:
+    shown = plain_text(text if isinstance(text, str) else str(text))
+    return shown if len(shown) <= characters else shown[: characters - 1] + "…"
+
+
+def _tags(tags: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(_clipped(tag, limits.NAME_CHARS_MAX) for tag in tags))[: limits.TAGS_MAX]
+
+
+def _count(name: str, value: Any) -> int:
+    """A token count as the record takes it. Raises `ValueError` (which the guard counts) for what is none."""
+    number = int(value)
+    if number != value or not 0 <= number <= 2**53:
+        raise ValueError(f"{name} must be a whole number, 0 or more")
+    return number
+
+
+def _amount(name: str, value: Any) -> float:
+    number = float(value)
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{name} must be a number, 0 or more")
+    return number
 
 
 def _type_name(error: BaseException) -> str:
@@ -401,7 +452,7 @@ def _message(error: BaseException) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001 - the user's code
         return "<no text: __str__ raised>"
-    return text if len(text) <= limits.ERROR_CHARS_MAX else text[: limits.ERROR_CHARS_MAX] + "…"
+    return _clipped(text, limits.ERROR_CHARS_MAX // 2)
 
 
 def _location(error: BaseException) -> str | None:
@@ -421,6 +472,21 @@ def _stacktrace(error: BaseException) -> str:
         return "<no traceback: formatting raised>"
     text = "".join(lines)
     return text if len(text) <= limits.ERROR_CHARS_MAX else text[-limits.ERROR_CHARS_MAX :]
+
+
+def begin(name: str, kind: str, fields: Mapping[str, Any], omit: int) -> Call:
+    """Begin a call of a decorated function: as `start_call`, without its keywords when there are none."""
+    if fields:
+        call = start_call(name, kind=kind, **fields)
+    else:
+        recorder = active()
+        call = Call(name, kind, current_node(), recorder, "everycall")
+        if call.inherited_metadata is not None or call.inherited_tags:
+            call.declare(None, ())
+        if recorder is not None and recorder.sample_rate < 1.0 and not sampled(call):
+            call.omit |= OMIT_ALL
+    call.omit |= omit
+    return call
 
 
 def start_call(
@@ -449,17 +515,19 @@ def start_call(
     node = current_node() if isinstance(parent, Inherit) else parent
     call = Call(name, kind, node, active(), scope)
     try:
+        if len(name) > limits.NAME_CHARS_MAX or not name.isascii():
+            call.name = _clipped(name, limits.NAME_CHARS_MAX)
         call.omit |= omit_flags(log_omit, log_omit_inputs, log_omit_outputs)
         if trace_id and trace_id != call.trace_id:
-            call.trace_id, call.trace_hex = trace_id, trace_id_hex(trace_id)
+            call.trace_id, call.trace_hex = _clipped(trace_id, limits.ID_CHARS_MAX), trace_id_hex(trace_id)
             call.inference_id = f"{call.trace_hex}-{call.span_id}"
             call.parent_id = call.above = None
         if trace_name:
-            call.trace_name = trace_name
+            call.trace_name = _clipped(trace_name, limits.NAME_CHARS_MAX)
         if end_user_identifier:
-            call.end_user_identifier = end_user_identifier
+            call.end_user_identifier = _clipped(end_user_identifier, limits.ID_CHARS_MAX)
         if session_id:
-            call.session_id = session_id
+            call.session_id = _clipped(session_id, limits.ID_CHARS_MAX)
         if metadata or tags or call.inherited_metadata or call.inherited_tags:
             call.declare(metadata, tags)
         if fields:
@@ -474,7 +542,5 @@ def start_call(
 def sampled(call: Call) -> bool:
     """Decide for a whole trace, by its id alone, so that every process decides alike."""
     rate = call._recorder.sample_rate if call._recorder is not None else 0.0
-    import hashlib
-
     digest = hashlib.sha256(call.trace_hex.encode("ascii")).digest()
     return int.from_bytes(digest[:7], "big") < rate * 2**56

@@ -26,6 +26,8 @@ Draft = dict[str, Any]
 MASK_FAILED = "<masked: the mask function raised>"
 _TEXT_FIELDS = ("content", "error")
 _LABEL_FIELDS = ("name", "trace_name", "end_user_identifier", "session_id")
+_ID_FIELDS = frozenset({"trace_id", "end_user_identifier", "session_id", "deployment_id"})
+_SHORT = min(limits.ID_CHARS_MAX, limits.NAME_CHARS_MAX, limits.ERROR_CHARS_MAX)
 _SAFE_ATTRIBUTES = frozenset({EXCEPTION_TYPE, CODE_LOCATION})
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -126,34 +128,32 @@ def _text(value: Any) -> str:
 
 def limit(draft: Draft, field_bytes_max: int = limits.FIELD_BYTES_MAX) -> Draft:
     """Cut each field that is longer than its bound: its head and tail stay, `truncated` says what went."""
-    for name in CONTENT_FIELDS:
-        value = draft.get(name)
+    for name, value in list(draft.items()):
         if value is None or value is ABSENT:
             continue
-        if name == "content":
-            kept, cut = cut_text(value, field_bytes_max)
-            if cut is not None:
-                draft[name] = kept
-                _note(draft, name, cut)
-        elif len(memoryview(value)) > field_bytes_max:
-            draft[name] = _cut_raw(draft, name, value, field_bytes_max)
-    error = draft.get("error")
-    if error is not None and len(error) > limits.ERROR_CHARS_MAX:
-        draft["error"], cut = cut_text(error, limits.ERROR_CHARS_MAX)
-        if cut is not None:
-            _note(draft, "error", cut)
-    for name in ("name", "trace_name", "model", "provider", "error_type"):
-        value = draft.get(name)
-        if value is not None and len(value) > limits.NAME_CHARS_MAX:
-            draft[name] = value[: limits.NAME_CHARS_MAX - 1] + "…"
-    for name in ("end_user_identifier", "session_id", "deployment_id"):
-        value = draft.get(name)
-        if value is not None and not 0 < len(value) <= limits.ID_CHARS_MAX:
-            draft[name] = value[: limits.ID_CHARS_MAX] or None
-    tags = draft.get("tags")
-    if tags:
-        draft["tags"] = [tag[: limits.NAME_CHARS_MAX] for tag in tags[: limits.TAGS_MAX]]
+        kind = type(value)
+        if kind is Raw:
+            if len(memoryview(value)) > field_bytes_max:
+                draft[name] = _cut_raw(draft, name, value, field_bytes_max)
+        elif kind is str:
+            if len(value) > _SHORT:
+                _limit_text(draft, name, value, field_bytes_max)
+        elif name == "tags":
+            draft[name] = [tag[: limits.NAME_CHARS_MAX] for tag in value[: limits.TAGS_MAX]]
     return draft
+
+
+def _limit_text(draft: Draft, name: str, value: str, field_bytes_max: int) -> None:
+    if name == "content" or name == "error":
+        bound = field_bytes_max if name == "content" else limits.ERROR_CHARS_MAX
+        kept, cut = cut_text(value, bound)
+        if cut is not None:
+            draft[name] = kept
+            _note(draft, name, cut)
+    elif name in _ID_FIELDS:
+        draft[name] = value[: limits.ID_CHARS_MAX]
+    elif len(value) > limits.NAME_CHARS_MAX:
+        draft[name] = value[: limits.NAME_CHARS_MAX - 1] + "…"
 
 
 def _note(draft: Draft, name: str, cut: Cut) -> None:
@@ -169,14 +169,18 @@ def _cut_raw(draft: Draft, name: str, value: Raw, bytes_max: int) -> Raw:
     return raw
 
 
-def encode_within(draft: Draft, bytes_max: int = limits.RECORD_BYTES_MAX) -> tuple[Record, bytes]:
-    """Return the record and its line, cutting content fields further until the line keeps within `bytes_max`."""
-    record = Record(**draft)
-    line = encode(record)
-    room = bytes_max // 16
-    while len(line) > bytes_max and room >= 1_024:
-        limit(draft, room)
-        record = Record(**draft)
-        line = encode(record)
+def encode_within(draft: Draft, bytes_max: int = limits.RECORD_BYTES_MAX) -> bytes:
+    """Return the record's line, its content fields cut where they or the whole exceed their bounds.
+
+    A line shorter than any field's bound has no field over it: then nothing is looked at twice.
+    """
+    line = encode(Record(**draft))
+    if len(line) <= min(bytes_max, limits.FIELD_BYTES_MAX):
+        return line
+    room = limits.FIELD_BYTES_MAX
+    while room >= 1_024:
+        line = encode(Record(**limit(draft, room)))
+        if len(line) <= bytes_max:
+            break
         room //= 4
-    return record, line
+    return line

@@ -46,8 +46,9 @@ class Recorder:
                 _chain.omit(draft, omit, declared[0], declared[1])  # type: ignore[arg-type]
             if self.mask is not None:
                 _chain.mask_fields(draft, self.mask)
-            _chain.limit(draft)
-            _, line = _chain.encode_within(draft)
+                _chain.limit(draft)
+            draft["project_name"] = self.project_name
+            line = _chain.encode_within(draft)
         except Exception as error:  # noqa: BLE001 - a record that cannot be built is a named loss, not an exception
             _guard.report("record", error)
             self.ledger.drop(Loss.CAPTURE_FAILED, was_spooled=False)

@@ -267,7 +267,7 @@ def _smaller(line: bytes) -> bytes | None:
         return None
     record = decode(line)
     draft = {name: value for name in record.__struct_fields__ if (value := getattr(record, name)) is not None}
-    cut = encode_within(draft, max(len(line) // 4, limits.SMALL_RECORD_BYTES))[1]
+    cut = encode_within(draft, max(len(line) // 4, limits.SMALL_RECORD_BYTES))
     return cut if len(cut) < len(line) else None
 
 

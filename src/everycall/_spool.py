@@ -35,6 +35,7 @@ __all__ = ["Chunk", "Segment", "Spool", "adoptable", "read_lines", "spool_dir", 
 SUFFIX = ".spool"
 TARGET_FILE = "target.json"
 REFUSED_DIR = "refused"
+_write, _crc32 = os.write, zlib.crc32
 _CRC_TAIL = 10  # tab, eight digits, newline
 
 
@@ -53,11 +54,6 @@ def target_of(directory: Path) -> tuple[str, str] | None:
         return str(target["endpoint"]), str(target["project_name"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def sealed(line: bytes) -> bytes:
-    """Return a record's JSON as a spool line with its checksum."""
-    return b"%b\t%08x\n" % (line, zlib.crc32(line))
 
 
 def read_lines(data: bytes) -> Iterator[bytes | None]:
@@ -88,12 +84,13 @@ class Segment:
     (a `KeyboardInterrupt` may) must not lose sight of a line.
     """
 
-    __slots__ = ("_counted", "_fd", "_lines", "dirty", "path", "sent")
+    __slots__ = ("_counted", "_fd", "_lines", "dirty", "path", "received", "sent")
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
         self.sent = 0
+        self.received = 0  # lines that have their receipt, or their loss
         self.dirty = True
         self._counted = 0
         self._lines = 0
@@ -133,7 +130,8 @@ class Segment:
 
     def append(self, line: bytes) -> int:
         """Write one line; returns its length. Raises `OSError` when it was not written whole (and takes it back)."""
-        written = os.write(self._fd, line)
+        written = _write(self._fd, line)
+        self.dirty = True
         if written != len(line):
             os.ftruncate(self._fd, self.size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -161,23 +159,18 @@ class Segment:
 
     def lines(self) -> int:
         """Count the whole lines in the file."""
-        added, self._counted = self._count_from(self._counted)
-        self._lines += added
+        end = self.size
+        while self._counted < end:
+            data = os.pread(self._fd, min(limits.MIB, end - self._counted), self._counted)
+            if not data:
+                break
+            self._lines += data.count(b"\n")
+            self._counted += len(data)
         return self._lines
 
     def pending(self) -> int:
         """Count the whole lines that have no receipt yet."""
-        return self._count_from(self.sent)[0]
-
-    def _count_from(self, position: int) -> tuple[int, int]:
-        lines, end = 0, self.size
-        while position < end:
-            data = os.pread(self._fd, min(limits.MIB, end - position), position)
-            if not data:
-                break
-            lines += data.count(b"\n")
-            position += len(data)
-        return lines, position
+        return self.lines() - self.received
 
     def sync(self) -> None:
         """Put what is written on stable storage."""
@@ -187,7 +180,7 @@ class Segment:
     def empty(self) -> None:
         """Forget all lines: each has its receipt."""
         os.ftruncate(self._fd, 0)
-        self.sent = self._counted = self._lines = 0
+        self.sent = self.received = self._counted = self._lines = 0
         self.dirty = False
 
     def remove(self) -> None:
@@ -213,6 +206,7 @@ class Spool:
         self.endpoint = endpoint
         self.project = project
         self.ledger = ledger
+        self._lock = ledger.lock
         self.bytes_max = bytes_max
         self.client = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns() // 1_000_000}"
         self.current: Segment | None = None
@@ -231,15 +225,14 @@ class Spool:
 
     def append(self, line: bytes) -> None:
         """Take one record's JSON. When this returns, it survives the death of the process (or is counted as lost)."""
-        data = sealed(line)
-        with self.ledger.lock:
+        data = b"%b\t%08x\n" % (line, _crc32(line))
+        with self._lock:
             segment = self.current
             if segment is None or self._written >= limits.SEGMENT_BYTES:
                 segment = self._turn()
             if segment is not None:
                 try:
                     self._written += segment.append(data)
-                    segment.dirty = True
                     return
                 except OSError as error:
                     self._unwritable(error)
@@ -312,7 +305,7 @@ class Spool:
 
         Only the sender's thread calls this and `acknowledge`; it reads outside the lock, so callers never wait for it.
         """
-        with self.ledger.lock:
+        with self._lock:
             segments = self._segments()
             gone, self._gone = self._gone, []
             held = list(self.memory)
@@ -336,7 +329,7 @@ class Spool:
 
         Returns False when the segment was dropped meanwhile (its lines are counted as lost already).
         """
-        with self.ledger.lock:
+        with self._lock:
             if segment is not None and segment not in self._segments():
                 return False
             self.ledger.deliver(delivered)
@@ -347,6 +340,7 @@ class Spool:
                     self._memory_bytes -= len(self.memory.popleft())
                 return True
             segment.sent = chunk.end
+            segment.received += chunk.data.count(b"\n")
             if segment.sent >= segment.size:
                 self._emptied += segment.lines()
                 if segment is self.current:
@@ -360,7 +354,7 @@ class Spool:
 
     def sync(self) -> None:
         """Put what has no receipt yet on stable storage. Only the sender's thread calls this."""
-        with self.ledger.lock:
+        with self._lock:
             dirty = [s for s in self._segments() if s.dirty]
         for segment in dirty:
             with contextlib.suppress(OSError):
@@ -371,7 +365,7 @@ class Spool:
 
     def balance(self) -> Balance:
         """Return the balance sheet, exact now: `recorded` and `spooled` are counted from the files and the memory."""
-        with self.ledger.lock:
+        with self._lock:
             segments = self._segments()
             return Balance(
                 recorded=self._emptied + sum(s.lines() for s in segments) + self._held + self.ledger.unspooled,
@@ -383,17 +377,17 @@ class Spool:
 
     def has_pending(self) -> bool:
         """Tell cheaply whether anything waits for a receipt."""
-        with self.ledger.lock:
+        with self._lock:
             return bool(self.memory) or any(s.sent < s.size for s in self._segments())
 
     def own_paths(self) -> frozenset[Path]:
         """Return the files of this process, which it must not adopt."""
-        with self.ledger.lock:
+        with self._lock:
             return frozenset(s.path for s in self._segments())
 
     def close(self) -> None:
         """Let go: what has its receipt is deleted, the rest stays for the next process. Memory that is left is lost."""
-        with self.ledger.lock:
+        with self._lock:
             for segment in self._segments():
                 self._emptied += segment.lines()
                 if segment.sent >= segment.size:

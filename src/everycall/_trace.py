@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, overload
 
 from everycall import _guard
-from everycall._call import UNSET, Call, start_call
+from everycall._call import UNSET, Call, begin, start_call
 from everycall._context import attach, detach
 from everycall._stream import AsyncSteps, drive
 from everycall.settings import OMIT_ALL, OMIT_INPUTS, is_disabled, omit_flags
@@ -173,8 +173,7 @@ class Plan:
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Begin a call for these arguments; None when that failed (the function then runs untraced)."""
         try:
-            call = start_call(self.name, kind=self.kind, **self.fields)
-            call.omit |= self.omit
+            call = begin(self.name, self.kind, self.fields, self.omit)
             if not call.omit & (OMIT_INPUTS | OMIT_ALL):
                 call._capture("inputs", self.inputs(args, kwargs))
         except Exception as error:  # noqa: BLE001 - the guard: the user's call must happen
@@ -185,8 +184,7 @@ class Plan:
 
 def succeed(call: Call, result: Any) -> None:
     """End a call with what the function returned."""
-    call.update(output=result)
-    call.end()
+    call.returned(result)
 
 
 def _decorate_function(function: types.FunctionType, options: Options) -> Callable[..., Any]:

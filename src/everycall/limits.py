@@ -118,7 +118,7 @@ PAGE_ROWS_MAX = _limit("PAGE_ROWS_MAX", 1_000, "rows", "of a list at most")
 TRACE_RECORDS_MAX = _limit("TRACE_RECORDS_MAX", 10_000, "records", "of one trace in one answer; a cursor goes on")
 TREE_ROWS = _limit("TREE_ROWS", 500, "rows", "of a trace drawn on one page; a link goes on to the next")
 VIEW_VALUES_MAX = _limit("VIEW_VALUES_MAX", 2_000, "values", "of one JSON field drawn on a page; the JSON twin has all")
-VIEW_TEXT_CHARS = _limit("VIEW_TEXT_CHARS", 1_500, "characters", "of a text shown before 'show all'")
+VIEW_TEXT_CHARS = _limit("VIEW_TEXT_CHARS", 1_000, "characters", "of a text shown before 'show all'")
 TEMPLATE_CHARS_MAX = _limit("TEMPLATE_CHARS_MAX", 256 * KIB, "characters", "of one prompt template")
 CACHE_BYTES_MAX = _limit(
     "CACHE_BYTES_MAX", 256 * MIB, "bytes", "of stored responses per project; least recent go first"
@@ -145,7 +145,7 @@ ANSWERS_KEPT_BYTES_MAX = _limit("ANSWERS_KEPT_BYTES_MAX", 32 * MIB, "bytes", "of
 COMMIT_PATIENCE_S = _time(
     "COMMIT_PATIENCE_S", 5.0, "a paid answer waits for a busy store before the caller is told 503"
 )
-GATEWAY_CLOSE_S = _time("GATEWAY_CLOSE_S", 5.0, "for completions under way when the server stops")
+GATEWAY_CLOSE_S = _time("GATEWAY_CLOSE_S", 2.0, "for completions under way when the server stops")
 COMPLETION_TRIES_MAX = _limit(
     "COMPLETION_TRIES_MAX", 3, "tries", "of one completion by the client, all under the same inference_id"
 )
@@ -161,6 +161,7 @@ PATCHES_MAX = _limit(
     "PATCHES_MAX", 100_000, "patches", "of a project that wait for their record; then they are refused"
 )
 TRACE_MODELS_MAX = _limit("TRACE_MODELS_MAX", 128, "models", "told apart in one trace's summary")
+CACHE_USES_MAX = _limit("CACHE_USES_MAX", 10_000, "uses", "of stored responses noted in memory between two evictions")
 WAL_BYTES_MAX = _limit(
     "WAL_BYTES_MAX", 64 * MIB, "bytes", "of the write-ahead log before it is moved into the database"
 )
