@@ -1,0 +1,311 @@
+"""The sender against a real HTTP sink that misbehaves: nothing is lost, nothing comes twice, nobody waits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import everycall
+from everycall import _guard, _runtime, limits
+
+sys.path.insert(0, str(Path(__file__).parent / "fakes"))
+from sink import Sink
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    with Sink() as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Short waits, and no runtime left behind."""
+    monkeypatch.setattr(limits, "BACKOFF_FIRST_S", 0.02)
+    monkeypatch.setattr(limits, "BACKOFF_MAX_S", 0.1)
+    _guard._told.clear()
+    yield
+    everycall.shutdown(0.2)
+
+
+@everycall.trace
+def numbered(n: int, pad: str = "") -> int:
+    return n
+
+
+def begin(sink: Sink, **options: Any) -> None:
+    everycall.init(endpoint=sink.address, **options)
+
+
+def settle(count: int, sink: Sink, timeout_s: float = 20) -> everycall.Balance:
+    """Wait until everything has its receipt, then hold the sheet against what the sink has."""
+    flushed = everycall.flush(timeout_s)
+    sheet = everycall.stats()
+    assert flushed.spooled == 0, (flushed, sheet)
+    assert sheet.recorded == count
+    assert sheet.recorded == sheet.delivered + sheet.lost
+    return sheet
+
+
+def once_each(sink: Sink, count: int) -> bool:
+    numbers = sink.numbers()
+    return set(numbers) == set(range(count)) and set(numbers.values()) == {1}
+
+
+def test_every_call_arrives_once(sink: Sink) -> None:
+    """A thousand calls, no fault: a thousand records, each once, and nothing left on disk."""
+    begin(sink)
+    for n in range(1_000):
+        numbered(n)
+    settle(1_000, sink)
+    assert once_each(sink, 1_000)
+    assert max(sink.counts().values()) == 1
+
+
+@pytest.mark.parametrize(
+    "mode", ["status:500", "status:503", "status:429", "status:408", "reset", "status:302", "status:401"]
+)
+def test_an_endpoint_that_comes_back_gets_everything(sink: Sink, mode: str) -> None:
+    """While it answers wrongly nothing is lost; when it recovers, all arrive once."""
+    sink.mode = mode
+    begin(sink)
+    for n in range(200):
+        numbered(n)
+    assert everycall.flush(0.4).spooled == 200
+    sink.mode = "ok"
+    settle(200, sink)
+    assert once_each(sink, 200)
+    assert max(sink.counts().values()) == 1
+
+
+def test_a_refused_connection_is_waited_out(sink: Sink) -> None:
+    """Nothing listens for a while: calls go on, and all arrive afterwards."""
+    sink.stop()
+    begin(sink)
+    for n in range(300):
+        numbered(n)
+    assert everycall.flush(0.3).spooled == 300
+    sink.start()
+    settle(300, sink)
+    assert once_each(sink, 300)
+
+
+def test_a_lost_answer_is_sent_again_under_the_same_ids(sink: Sink) -> None:
+    """Stored but not acknowledged: sent again, and the ids tell the server that it has them."""
+    sink.mode = "lost_ack"
+    begin(sink)
+    for n in range(50):
+        numbered(n)
+    everycall.flush(0.4)
+    sink.mode = "ok"
+    settle(50, sink)
+    assert once_each(sink, 50)
+    assert max(sink.counts().values()) > 1
+
+
+@pytest.mark.parametrize("mode", ["garbage", "endless"])
+def test_a_yes_that_cannot_be_read_is_a_yes(sink: Sink, mode: str) -> None:
+    """A 2xx with an unreadable or endless body counts as committed, and little of it is read."""
+    sink.mode = mode
+    begin(sink)
+    for n in range(20):
+        numbered(n)
+    settle(20, sink)
+    assert once_each(sink, 20)
+    assert sink.sent_bytes < 8 * limits.MIB * max(len(sink.bodies), 1)
+
+
+def test_retry_after_is_obeyed(sink: Sink) -> None:
+    """No request comes inside the time the endpoint asked for, unless somebody flushes."""
+    sink.mode = "retry_after:1"
+    begin(sink)
+    numbered(0)
+    deadline = time.monotonic() + 10
+    while not sink.times and time.monotonic() < deadline:
+        time.sleep(0.01)
+    first = sink.times[0]
+    while len(sink.times) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sink.times[1] - first >= 1.0
+    sink.mode = "ok"
+    settle(1, sink)
+
+
+def test_too_large_is_split_and_a_single_one_is_cut(sink: Sink) -> None:
+    """413 halves the batch down to single records; one that is too large alone arrives cut, with its size and hash."""
+    sink.mode = "too_large:60000"
+    begin(sink)
+    for n in range(100):
+        numbered(n, "p" * 2_000)
+    numbered(100, "q" * 200_000)
+    sheet = settle(101, sink)
+    assert sheet.lost == 0
+    numbers = {json.dumps(r["inputs"])[:12]: r for r in sink.records}
+    assert len(sink.records) == 101, len(numbers)
+    cut = next(r for r in sink.records if "truncated" in r)
+    assert cut["truncated"]["inputs"]["bytes"] > 200_000
+    assert len(cut["truncated"]["inputs"]["sha256"]) == 64
+
+
+def test_a_refused_record_takes_nobody_along(sink: Sink) -> None:
+    """Refused by index: that one is put aside with its reason and counted; its neighbours are stored."""
+    sink.mode = "refuse:poison"
+    begin(sink)
+    for n in range(30):
+        numbered(n, "poison" if n == 7 else "")
+    sheet = settle(30, sink)
+    assert sheet.dropped == {"refused": 1}
+    assert set(sink.numbers()) == set(range(30)) - {7}
+    assert _runtime._runtime is not None
+    (kept,) = (_runtime._runtime.spool.directory / "refused").iterdir()
+    put_aside = json.loads(kept.read_text())
+    assert put_aside["reason"] == "told to"
+    assert put_aside["record"]["inputs"]["n"] == 7
+
+
+def test_a_batch_refused_whole_is_sent_line_by_line(sink: Sink) -> None:
+    """A 400 for the batch costs only the record that caused it."""
+    sink.mode = "bad_batch:poison"
+    begin(sink)
+    for n in range(30):
+        numbered(n, "poison" if n == 7 else "")
+    sheet = settle(30, sink)
+    assert sheet.dropped == {"refused": 1}
+    assert set(sink.numbers()) == set(range(30)) - {7}
+
+
+def test_flush_returns_in_time_and_tells_the_truth(sink: Sink) -> None:
+    """Against an endpoint that hangs, flush comes back within its time-out and says what is left."""
+    sink.mode = "hang"
+    begin(sink)
+    for n in range(5):
+        numbered(n)
+    begun = time.monotonic()
+    flushed = everycall.flush(0.5)
+    assert time.monotonic() - begun < 5
+    assert (flushed.delivered, flushed.spooled, flushed.dropped) == (0, 5, 0)
+
+
+def test_a_dead_sender_is_restarted_by_the_next_call(sink: Sink) -> None:
+    """If the sender's thread ends, the next call starts another, and nothing is missing."""
+    begin(sink)
+    numbered(0)
+    everycall.flush(5)
+    assert _runtime._runtime is not None
+    sender = _runtime._runtime.sender
+    thread = sender._thread
+    assert thread is not None
+    sender._stopping = True
+    sender._wake.set()
+    thread.join(5)
+    assert not thread.is_alive()
+    sender._stopping = False
+    numbered(1)
+    settle(2, sink)
+    assert once_each(sink, 2)
+
+
+def test_spools_of_the_dead_are_adopted(sink: Sink) -> None:
+    """A living process ships what a dead one left for the same endpoint and project."""
+    sink.stop()
+    begin(sink)
+    for n in range(10):
+        numbered(n)
+    everycall.shutdown(0.1)
+    assert everycall.stats().spooled == 10
+    sink.start()
+    begin(sink)
+    numbered(10)
+    deadline = time.monotonic() + 15
+    while len(sink.numbers()) < 11 and time.monotonic() < deadline:
+        everycall.flush(1)
+        time.sleep(0.02)
+    assert once_each(sink, 11)
+    while everycall.stats().adopted < 10 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert everycall.stats().adopted == 10
+    assert everycall.stats().recorded == 1
+
+
+def test_the_counts_ride_on_each_batch(sink: Sink) -> None:
+    """Each request carries the client's name and its balance sheet as JSON."""
+    begin(sink)
+    for n in range(3):
+        numbered(n)
+    settle(3, sink)
+    assert {h["content-type"] for h in sink.headers} == {"application/x-ndjson"}
+    (client,) = {h["x-everycall-client"] for h in sink.headers}
+    assert client.count(":") == 2
+    sheets = [json.loads(h["x-everycall-balance"]) for h in sink.headers]
+    assert sheets[-1]["recorded"] == 3
+    for sheet in sheets:
+        assert sheet["recorded"] == sheet["delivered"] + sheet["spooled"] + sum(sheet["dropped"].values())
+        assert sheet["spooled"] > 0
+
+
+def test_an_outage_is_one_line_of_log_without_content(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
+    """However many batches fail, there is one warning a minute, and no payload or traceback in it."""
+    caplog.set_level(logging.DEBUG)
+    sink.stop()
+    begin(sink)
+    for n in range(50):
+        numbered(n, "CANARY")
+        if n % 10 == 0:
+            everycall.flush(0.05)
+    ours = [r for r in caplog.records if r.name.startswith("everycall")]
+    assert len(ours) == 1
+    assert "CANARY" not in caplog.text
+    assert ours[0].exc_info is None
+    sink.start()
+
+
+def test_a_remote_endpoint_gets_gzip(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies are compressed unless the endpoint is this machine."""
+    from everycall.settings import Settings
+
+    monkeypatch.setattr(Settings, "on_loopback", property(lambda self: False))
+    monkeypatch.setenv("no_proxy", "*")
+    begin(sink)
+    for n in range(10):
+        numbered(n, "compress me " * 50)
+    settle(10, sink)
+    assert sink.headers[0]["content-encoding"] == "gzip"
+    assert int(sink.headers[0]["content-length"]) < len(sink.bodies[0]) / 3
+    assert once_each(sink, 10)
+
+
+def test_the_sheet_closes_while_threads_call_and_the_endpoint_flaps(sink: Sink) -> None:
+    """recorded = delivered + spooled + dropped at every look, under load and faults."""
+    begin(sink)
+    stop = threading.Event()
+    made = [0] * 4
+
+    def call(worker: int) -> None:
+        while not stop.is_set():
+            numbered(worker * 1_000_000 + made[worker], "x" * 500)
+            made[worker] += 1
+
+    workers = [threading.Thread(target=call, args=(w,)) for w in range(4)]
+    for worker in workers:
+        worker.start()
+    for mode in ("ok", "status:500", "ok", "reset", "lost_ack", "ok") * 2:
+        sink.mode = mode
+        for _ in range(5):
+            sheet = everycall.stats()
+            assert sheet.recorded == sheet.delivered + sheet.spooled + sheet.lost, sheet
+            time.sleep(0.01)
+    stop.set()
+    for worker in workers:
+        worker.join()
+    sink.mode = "ok"
+    settle(sum(made), sink, 40)
+    assert set(sink.numbers().values()) == {1}
+    assert len(sink.numbers()) == sum(made)
