@@ -16,13 +16,14 @@ from msgspec import Raw
 from opentelemetry import trace as otel_trace
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
+from everycall import _chain, _guard, limits
 from everycall import _context as ids
-from everycall import _guard, limits
 from everycall._capture import capture, cut_text, plain_text
 from everycall._context import Scope, current_node, foreign_span, trace_id_hex
 from everycall._recorder import Recorder, active
 from everycall._version import SDK
-from everycall.record import ABSENT, Cut, to_json
+from everycall.errors import Loss
+from everycall.record import ABSENT, Cut, Record, encode, to_json
 from everycall.semconv import ABANDONED, CANCELLED, CODE_LOCATION, ERROR
 from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_OUTPUTS, omit_flags
 
@@ -89,13 +90,13 @@ class Call(otel_trace.Span):
         self._scope_name = scope
         self._draft: dict[str, Any] = {}
         self.omit: int = recorder.omit if recorder is not None else OMIT_ALL
-        self.trace_id: str
-        self.trace_hex: str
-        if node is None:
-            self._take_root_ids()
-        else:
+        trace, self.span_id = ids.new_ids()
+        self.trace_id: str = trace
+        self.trace_hex: str = trace
+        if node is not None:
             self._inherit(node)
-        self.span_id: str = ids.new_span_id()
+        elif (above := foreign_span()) is not None:
+            self._nest_under(above)
         self.inference_id: str = f"{self.trace_hex}-{self.span_id}"
         self._started: int = _clock()
         self._begun: int = _monotonic()
@@ -118,17 +119,13 @@ class Call(otel_trace.Span):
             self.trace_id, self.trace_hex = node.trace_id, node.trace_hex
             if above is not None:
                 self.parent_id = above.inference_id
-        else:
-            self._take_root_ids()
+        elif (foreign := foreign_span()) is not None:
+            self._nest_under(foreign)
 
-    def _take_root_ids(self) -> None:
-        """A root takes the trace of a foreign span around it, else a new one."""
-        above = foreign_span()
-        if above is None:
-            self.trace_id = self.trace_hex = ids.new_trace_id()
-            return
-        self.trace_id = self.trace_hex = f"{above.trace_id:032x}"
-        self.parent_id = f"{self.trace_hex}-{above.span_id:016x}"
+    def _nest_under(self, foreign: SpanContext) -> None:
+        """A root takes the trace of a foreign span around it, and names it as its parent."""
+        self.trace_id = self.trace_hex = f"{foreign.trace_id:032x}"
+        self.parent_id = f"{self.trace_hex}-{foreign.span_id:016x}"
 
     @property
     def call(self) -> Call:
@@ -318,12 +315,18 @@ class Call(otel_trace.Span):
 
     def returned(self, value: Any) -> None:
         """End the call with what a function returned. Never raises."""
-        if not self.ended and not self.omit & _NO_OUTPUT:
+        elapsed = _monotonic() - self._begun
+        if self.ended:
+            return
+        if not self.omit & _NO_OUTPUT:
             try:
-                self._capture("output", value)
+                raw, cut = capture(value)
+                self._draft["output"] = raw
+                if cut is not None:
+                    self.note_cut("output", cut)
             except Exception as error:  # noqa: BLE001 - the guard
                 _guard.report("Call.returned", error)
-        self._finish(None)
+        self._close(elapsed)
 
     def set_raw(self, name: str, raw: Raw) -> None:
         """Set a JSON field that is captured already; for streams, which capture piece by piece."""
@@ -371,50 +374,61 @@ class Call(otel_trace.Span):
         self._attributes = {**(self._attributes or {}), **attributes}
 
     def _finish(self, end_time: int | None) -> None:
-        """Make the record, once. The time is taken first; nothing here raises."""
+        """End the call, once. The time is taken first; nothing here raises."""
         elapsed = _monotonic() - self._begun
-        if self.ended:
-            return
+        if not self.ended:
+            self._close(elapsed if end_time is None else max(end_time - self._started, 0))
+
+    def _close(self, elapsed: int) -> None:
+        """Make the record, pass it through the chain, append it. What goes wrong is a counted loss."""
         self.ended = True
-        recorder, draft = self._recorder, self._draft
+        recorder = self._recorder
         if recorder is None or self.omit & OMIT_ALL:
             return
         try:
-            self._complete(draft, elapsed, end_time)
-        except Exception as error:  # noqa: BLE001 - the guard; what is there is still recorded
+            if self._attributes is not None or self._events is not None:
+                self._take_attributes()
+            if self.omit:
+                _chain.omit(self._draft, self.omit, *self._declared)
+            record = self._record(elapsed, recorder.project_name)
+            if recorder.mask is not None:
+                record = _chain.mask_record(record, recorder.mask)
+            line = encode(record)
+            if len(line) > limits.FIELD_BYTES_MAX:
+                line = _chain.encode_within(record)
+        except Exception as error:  # noqa: BLE001 - the guard
             _guard.report("Call.end", error)
-        recorder.record(draft, self.omit, self._declared)
+            recorder.ledger.drop(Loss.CAPTURE_FAILED, was_spooled=False)
+            return
+        recorder.append(line)
 
-    def _complete(self, draft: dict[str, Any], elapsed: int, end_time: int | None) -> None:
-        started = self._started
-        if end_time is not None:
-            elapsed = max(end_time - started, 0)
-        draft.update(
+    def _record(self, elapsed: int, project_name: str) -> Record:
+        draft, started = self._draft, self._started
+        if "input_tokens" in draft and "output_tokens" in draft and "total_tokens" not in draft:
+            draft["total_tokens"] = draft["input_tokens"] + draft["output_tokens"]
+        return Record(
             inference_id=self.inference_id,
             trace_id=self.trace_id,
+            trace_name=self.trace_name,
+            parent_id=self.parent_id,
             name=self.name,
             kind=self.kind,
+            project_name=project_name,
+            end_user_identifier=self.end_user_identifier,
+            session_id=self.session_id,
             latency=elapsed / 1e9,
             start_time_unix_nano=started,
             end_time_unix_nano=started + elapsed,
             sdk=SDK,
             scope=self._scope_name,
+            **draft,
         )
-        if self.parent_id is not None:
-            draft["parent_id"] = self.parent_id
-        if self.trace_name is not None:
-            draft["trace_name"] = self.trace_name
-        if self.end_user_identifier is not None:
-            draft["end_user_identifier"] = self.end_user_identifier
-        if self.session_id is not None:
-            draft["session_id"] = self.session_id
-        if self._attributes is not None or self._events is not None:
-            attributes = dict(self._attributes or {})
-            if self._events:
-                attributes["events"] = self._events
-            self._capture("attributes", attributes)
-        if "input_tokens" in draft and "output_tokens" in draft and "total_tokens" not in draft:
-            draft["total_tokens"] = draft["input_tokens"] + draft["output_tokens"]
+
+    def _take_attributes(self) -> None:
+        attributes = dict(self._attributes or {})
+        if self._events:
+            attributes["events"] = self._events
+        self._capture("attributes", attributes)
 
 
 def _clipped(text: Any, characters: int) -> str:

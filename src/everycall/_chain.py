@@ -1,7 +1,6 @@
 """The chain every record passes before anything touches disk or network: omit, mask, limit. Layer 2; called by calls.
 
-Each link takes a draft (the fields of a `Record` by name, JSON fields as `Raw`) and returns it changed. A link never
-lets a field through raw because it failed: what cannot be masked is replaced.
+A link never lets a field through raw because it failed: what cannot be masked is replaced.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from everycall.record import ABSENT, CONTENT_FIELDS, INPUT_FIELDS, OUTPUT_FIELDS
 from everycall.semconv import CODE_LOCATION, EXCEPTION_TYPE
 from everycall.settings import OMIT_INPUTS, OMIT_OUTPUTS, Mask
 
-__all__ = ["Draft", "encode_within", "limit", "mask_fields", "omit"]
+__all__ = ["Draft", "encode_within", "limit", "mask_record", "omit"]
 
 Draft = dict[str, Any]
 """A record under construction: field name -> value as `Record` takes it. Fields that are absent are not in it."""
@@ -80,29 +79,30 @@ def _object(raw: Raw) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def mask_fields(draft: Draft, mask: Mask) -> Draft:
-    """Pass every field that may hold content through the user's `mask(field, value)`, once each.
+def mask_record(record: Record, mask: Mask) -> Record:
+    """Pass every field that may hold content or a name through the user's `mask(field, value)`, once each.
 
     A mask that raises, or returns what is not JSON, has its field replaced by `MASK_FAILED`, and the failure is counted
-    under "mask" in `everycall._guard.failures`: it fails closed.
+    under "mask": it fails closed. What it returns is cut to the fields' bounds again.
     """
+    masked: Draft = {}
     for name in CONTENT_FIELDS:
-        value = draft.get(name)
+        value = getattr(record, name)
         if value is None or value is ABSENT:
             continue
         if name == "content":
-            masked = _masked(mask, name, value)
-            draft[name] = masked if isinstance(masked, str) or masked is None else _text(masked)
+            result = _masked(mask, name, value)
+            masked[name] = None if result is None else _text(result)
         else:
-            draft[name] = _masked_raw(mask, name, value)
+            masked[name] = _masked_raw(mask, name, value)
     for name in ("error", *_LABEL_FIELDS):
-        value = draft.get(name)
+        value = getattr(record, name)
         if value:
-            draft[name] = _text(_masked(mask, name, value))
-    if draft.get("tags"):
-        masked = _masked(mask, "tags", list(draft["tags"]))
-        draft["tags"] = [_text(tag) for tag in masked] if isinstance(masked, list) else [MASK_FAILED]
-    return draft
+            masked[name] = _text(_masked(mask, name, value))
+    if record.tags:
+        tags = _masked(mask, "tags", list(record.tags))
+        masked["tags"] = [_text(tag) for tag in tags] if isinstance(tags, list) else [MASK_FAILED]
+    return msgspec.structs.replace(record, **limit({"truncated": record.truncated, **masked}))
 
 
 def _masked(mask: Mask, name: str, value: Any) -> Any:
@@ -169,18 +169,12 @@ def _cut_raw(draft: Draft, name: str, value: Raw, bytes_max: int) -> Raw:
     return raw
 
 
-def encode_within(draft: Draft, bytes_max: int = limits.RECORD_BYTES_MAX) -> bytes:
-    """Return the record's line, its content fields cut where they or the whole exceed their bounds.
-
-    A line shorter than any field's bound has no field over it: then nothing is looked at twice.
-    """
-    line = encode(Record(**draft))
-    if len(line) <= min(bytes_max, limits.FIELD_BYTES_MAX):
-        return line
+def encode_within(record: Record, bytes_max: int = limits.RECORD_BYTES_MAX) -> bytes:
+    """Return a record's line, its content fields cut where they or the whole exceed their bounds."""
+    draft = {name: getattr(record, name) for name in (*CONTENT_FIELDS, "error", "truncated")}
     room = limits.FIELD_BYTES_MAX
-    while room >= 1_024:
-        line = encode(Record(**limit(draft, room)))
-        if len(line) <= bytes_max:
-            break
+    while True:
+        line = encode(msgspec.structs.replace(record, **limit(draft, room)))
+        if len(line) <= bytes_max or room < 1_024:
+            return line
         room //= 4
-    return line

@@ -30,8 +30,7 @@ __all__ = [
     "context",
     "current_call",
     "current_node",
-    "new_span_id",
-    "new_trace_id",
+    "new_ids",
     "trace_id_hex",
 ]
 
@@ -56,14 +55,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reseed)
 
 
-def new_trace_id() -> str:
-    """Return 32 random hex digits, never all zero."""
-    return f"{_getrandbits(128) or 1:032x}"
-
-
-def new_span_id() -> str:
-    """Return 16 random hex digits, never all zero."""
-    return f"{_getrandbits(64) or 1:016x}"
+def new_ids() -> tuple[str, str]:
+    """Return a trace id of 32 and a span id of 16 random hex digits, neither all zero."""
+    digits = f"{_getrandbits(192):048x}"
+    trace, span = digits[:32], digits[32:]
+    return (trace, span) if trace != _ZERO and span != _ZERO[:16] else new_ids()
 
 
 def trace_id_hex(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The recorder: where a finished call's draft passes the chain and enters the spool. Layer 3; calls use it.
+"""The recorder: what a call needs of the process it runs in: settings, and where its line goes. Layer 3.
 
 One recorder is active in a process. It is made by the first traced call from the environment, or by `everycall.init`,
 through the factory that the runtime installs; so importing everycall has no effect.
@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from everycall import _chain, _guard
 from everycall._ledger import Ledger
-from everycall.errors import Loss
-from everycall.settings import OMIT_INPUTS, OMIT_OUTPUTS, Settings
+from everycall.settings import Settings
 
 __all__ = ["Recorder", "Sink", "activate", "active", "on_demand"]
 
@@ -26,9 +24,9 @@ class Sink(Protocol):
 
 
 class Recorder:
-    """Settings, chain and sink of one process."""
+    """Settings and sink of one process, as calls need them. `append` is the sink's."""
 
-    __slots__ = ("_sink", "ledger", "mask", "omit", "project_name", "sample_rate", "settings")
+    __slots__ = ("append", "ledger", "mask", "omit", "project_name", "sample_rate", "settings")
 
     def __init__(self, settings: Settings, sink: Sink, ledger: Ledger) -> None:
         self.settings = settings
@@ -37,23 +35,7 @@ class Recorder:
         self.project_name = settings.project_name
         self.sample_rate = settings.sample_rate
         self.ledger = ledger
-        self._sink = sink
-
-    def record(self, draft: _chain.Draft, omit: int, declared: tuple[object, list[str]]) -> None:
-        """Pass a finished call's draft through omit, mask and limit, and append it. Never raises."""
-        try:
-            if omit & (OMIT_INPUTS | OMIT_OUTPUTS):
-                _chain.omit(draft, omit, declared[0], declared[1])  # type: ignore[arg-type]
-            if self.mask is not None:
-                _chain.mask_fields(draft, self.mask)
-                _chain.limit(draft)
-            draft["project_name"] = self.project_name
-            line = _chain.encode_within(draft)
-        except Exception as error:  # noqa: BLE001 - a record that cannot be built is a named loss, not an exception
-            _guard.report("record", error)
-            self.ledger.drop(Loss.CAPTURE_FAILED, was_spooled=False)
-            return
-        self._sink.append(line)
+        self.append: Callable[[bytes], None] = sink.append
 
 
 _active: Recorder | None = None

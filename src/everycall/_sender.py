@@ -265,9 +265,7 @@ def _smaller(line: bytes) -> bytes | None:
     """Return a record's JSON cut to a quarter; None when it is small already."""
     if len(line) < limits.SMALL_RECORD_BYTES:
         return None
-    record = decode(line)
-    draft = {name: value for name in record.__struct_fields__ if (value := getattr(record, name)) is not None}
-    cut = encode_within(draft, max(len(line) // 4, limits.SMALL_RECORD_BYTES))
+    cut = encode_within(decode(line), max(len(line) // 4, limits.SMALL_RECORD_BYTES))
     return cut if len(cut) < len(line) else None
 
 

@@ -43,14 +43,13 @@ def capture_records(settings: Settings | None = None) -> Iterator[list[Record]]:
 @contextmanager
 def counted(start_time_unix_nano: int = 1_700_000_000_000_000_000, tick_s: float = 1.0) -> Iterator[None]:
     """Make ids count up from 1 and both clocks tick by `tick_s` at each look, so that whole records can be compared."""
-    traces, spans, ticks = itertools.count(1), itertools.count(1), itertools.count()
+    numbers, ticks = itertools.count(1), itertools.count()
     step = int(tick_s * 1e9)
-    saved = (_context.new_trace_id, _context.new_span_id, _call._clock, _call._monotonic)
-    _context.new_trace_id = lambda: f"{next(traces):032x}"
-    _context.new_span_id = lambda: f"{next(spans):016x}"
+    saved = (_context.new_ids, _call._clock, _call._monotonic)
+    _context.new_ids = lambda: (f"{next(numbers):032x}", f"{next(numbers):016x}")
     _call._clock = lambda: start_time_unix_nano + next(ticks) * step
     _call._monotonic = lambda: next(ticks) * step
     try:
         yield
     finally:
-        _context.new_trace_id, _context.new_span_id, _call._clock, _call._monotonic = saved
+        _context.new_ids, _call._clock, _call._monotonic = saved
