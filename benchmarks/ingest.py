@@ -27,7 +27,7 @@ import psutil
 
 BATCH = 500
 RECORD_BYTES = 2_500
-WORDS = (
+WORDS = (  # noqa: SIM905
     "the model answered with a plan that names each step and the tool it needs before the request goes out to search "
     "an index of documents retrieves seven passages ranks them by score and writes a summary for the user who asked "
     "about refunds invoices shipping dates account limits latency budgets Größe naïve 東京 and other ordinary things"
@@ -70,7 +70,10 @@ def measure(arguments: argparse.Namespace) -> None:
     acknowledged = sum(row["acknowledged"] for row in rows)
     seconds = sum(row["seconds"] for row in rows)
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    print(f"{'encoding':<10}{'records/s':>11}{'acknowledged':>14}{'seconds':>9}{'server CPU':>12}{'load CPU':>10}{'RSS MB':>8}")
+    print(
+        f"{'encoding':<10}{'records/s':>11}{'acknowledged':>14}{'seconds':>9}{'server CPU':>12}"
+        f"{'load CPU':>10}{'RSS MB':>8}"
+    )
     for row in rows:
         print(
             f"{row['encoding']:<10}{row['records_per_s']:>11,.0f}{row['acknowledged']:>14,}{row['seconds']:>9.2f}"
@@ -146,7 +149,7 @@ def load(target: str, encoding: str, records: int, connections: int) -> None:
 
 
 def send(host: str, port: int, head: str, bodies: list[bytes], counts: list[int], number: int) -> None:
-    """Send bodies over one connection, and count what was acknowledged. A plain socket, to leave the CPU to the server."""
+    """Send bodies over one connection, and count what was acknowledged. A plain socket leaves the CPU to the server."""
     until = time.monotonic() + SECONDS_MAX
     with socket.create_connection((host, port), timeout=60) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -217,11 +220,18 @@ def line(chance: random.Random, name: str) -> bytes:
             "total_tokens": sum(tokens),
             "cost": round(sum(tokens) * 3e-7, 9),
             "cost_source": "genai-prices",
-            "llm_configuration": {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": prose(chance, 1_100)}]},
+            "llm_configuration": {
+                "model": "gpt-4o-mini",
+                "messages": [{"role": "user", "content": prose(chance, 1_100)}],
+            },
             "content": prose(chance, 500),
         }
     else:
-        record |= {"kind": "chain", "inputs": {"question": prose(chance, 300)}, "output": {"text": prose(chance, 1_400)}}
+        record |= {
+            "kind": "chain",
+            "inputs": {"question": prose(chance, 300)},
+            "output": {"text": prose(chance, 1_400)},
+        }
     missing = RECORD_BYTES - len(json.dumps(record, ensure_ascii=False).encode())
     record["attributes"] = {"note": prose(chance, max(0, missing - 32))}
     return json.dumps(record, ensure_ascii=False).encode()

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
@@ -40,26 +39,38 @@ SPAN_KEY = otel_trace.propagation._SPAN_KEY
 _current = otel_context._RUNTIME_CONTEXT.get_current
 _attach = otel_context._RUNTIME_CONTEXT.attach
 _detach = otel_context._RUNTIME_CONTEXT.detach
-_random = random.Random(os.urandom(16))  # noqa: S311 - ids, not secrets; own state, so a user's random.seed() is no matter
-_getrandbits = _random.getrandbits
 _HEX32 = re.compile(r"[0-9a-f]{32}\Z")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
 _ZERO = "0" * 32
 
 
-def _reseed() -> None:
-    _random.seed(os.urandom(16))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reseed)
+_pool: Iterator[tuple[str, str]] = iter(())
 
 
 def new_ids() -> tuple[str, str]:
-    """Return a trace id of 32 and a span id of 16 random hex digits, neither all zero."""
-    digits = f"{_getrandbits(192):048x}"
-    trace, span = digits[:32], digits[32:]
-    return (trace, span) if trace != _ZERO and span != _ZERO[:16] else new_ids()
+    """Return a trace id of 32 and a span id of 16 random hex digits.
+
+    Drawn from the system's generator, 128 at a time: nobody's `random.seed` repeats them, a forked child draws its own.
+    """
+    for pair in _pool:
+        return pair
+    return _refill()
+
+
+def _refill() -> tuple[str, str]:
+    global _pool
+    digits = os.urandom(24 * 128).hex()
+    _pool = iter([(digits[i : i + 32], digits[i + 32 : i + 48]) for i in range(0, 24 * 2 * 128, 48)])
+    return next(_pool)
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = iter(())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
 
 
 def trace_id_hex(text: str) -> str:
