@@ -1,0 +1,26 @@
+"""Which extra of the package brings what a command needs; asked before anything of it is imported."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from everycall.cli.commands import CommandFailed
+
+__all__ = ["EXTRAS", "require"]
+
+EXTRAS = {
+    "server": ("anthropic", "genai_prices", "jinja2", "litestar", "openai", "uvicorn", "zstandard"),
+    "langchain": ("everycall_langchain", "langchain_core"),
+}
+"""The modules that each extra installs, as in the package's metadata."""
+
+
+def require(command: str, *extras: str) -> None:
+    """Raise `CommandFailed` with the line to run when a module of these extras is missing."""
+    missing = {extra: [m for m in EXTRAS[extra] if find_spec(m) is None] for extra in extras}
+    modules = [module for found in missing.values() for module in found]
+    if modules:
+        raise CommandFailed(
+            f"`everycall {command}` needs {', '.join(modules)}, not installed here. "
+            f'Install them with: pip install "everycall[{",".join(extra for extra in extras if missing[extra])}]"'
+        )

@@ -1,0 +1,168 @@
+"""`POST /api/parea/v1/completion`, the seed's endpoint, and `DELETE /api/cache`. The work is done in `gateway/`."""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from litestar import Request, Response, delete, post
+from litestar.openapi.spec import Schema
+from litestar.openapi.spec.enums import OpenAPIType
+
+from everycall import limits
+from everycall.semconv import DEFAULT_PROJECT
+from everycall.server.api.documents import operation, query_text
+from everycall.server.api.parea import Projects
+from everycall.server.auth import Identity, project_of, require
+from everycall.server.bodies import Bodies
+from everycall.server.gateway.gateway import Gateway
+from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
+from everycall.server.problems import problem
+from everycall.server.store.base import Store
+
+__all__ = ["check_nesting", "handlers", "project_in", "read_body", "schema_of"]
+
+_encoder = msgspec.json.Encoder()
+
+_KINDS = {
+    str: OpenAPIType.STRING,
+    int: OpenAPIType.INTEGER,
+    float: OpenAPIType.NUMBER,
+    bool: OpenAPIType.BOOLEAN,
+    dict: OpenAPIType.OBJECT,
+    list: OpenAPIType.ARRAY,
+    tuple: OpenAPIType.ARRAY,
+    type(None): OpenAPIType.NULL,
+}
+
+
+def schema_of(struct: type[msgspec.Struct], *, answer: bool = False) -> Schema:
+    """Return the OpenAPI schema of a struct's fields; of an answer, every field is required."""
+    properties = {name: _field(hint) for name, hint in get_type_hints(struct).items()}
+    required = list(properties) if answer else None
+    return Schema(type=OpenAPIType.OBJECT, properties=dict(properties), required=required)
+
+
+def _field(hint: Any) -> Schema:
+    kinds: list[OpenAPIType] = []
+    schema = Schema()
+    for one in get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,):
+        plain = get_origin(one) or one
+        if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
+            schema = schema_of(plain)
+            kinds.append(OpenAPIType.OBJECT)
+        elif plain in _KINDS:
+            kinds.append(_KINDS[plain])
+        if plain is list:
+            schema.items = _field(*get_args(one))
+    if kinds:
+        schema.type = kinds[0] if len(kinds) == 1 else kinds
+    return schema
+
+
+def read_body(data: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
+    """Return the decoded body. Raises `ProblemError` 422 that names the field, or 400 for what is not JSON."""
+    try:
+        body = decoder.decode(data)
+        check_nesting(data)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        field = message.rpartition("`$")[2].strip("`.") if "`$" in message else ""
+        raise problem("invalid", 422, "Not as documented", f"{message}.", field=field) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise problem("bad_request", 400, "Bad request", f"The body is not JSON: {error}.") from None
+    except RecursionError:
+        raise _too_deep() from None
+    return body
+
+
+def check_nesting(data: bytes) -> None:
+    """Raise `ProblemError` 422 when JSON is nested deeper than `limits.NESTING_MAX`; its readers recurse."""
+    if data.count(b"[") + data.count(b"{") <= limits.NESTING_MAX:
+        return
+    level = [msgspec.json.decode(data)]
+    for _ in range(limits.NESTING_MAX):
+        below: list[Any] = []
+        for item in level:
+            children = item.values() if isinstance(item, dict) else item
+            below.extend(child for child in children if isinstance(child, dict | list))
+        if not below:
+            return
+        level = below
+    raise _too_deep()
+
+
+def _too_deep() -> Exception:
+    return problem("invalid", 422, "Nested too deep", f"JSON may have {limits.NESTING_MAX} levels; flatten it.")
+
+
+def project_in(identity: Identity, name: str | None) -> str:
+    """Return the project to work in. Clients write "default" when they were told nothing, so it names no project."""
+    return project_of(identity, None if name == DEFAULT_PROJECT else name)
+
+
+_request_decoder = msgspec.json.Decoder(CompletionRequest)
+
+
+@post(
+    "/api/parea/v1/completion",
+    status_code=200,
+    operation_class=operation(
+        body=schema_of(CompletionRequest),
+        answer=schema_of(CompletionAnswer, answer=True),
+        problems={
+            404: "No such deployment in this project.",
+            409: "The inference_id is taken, or its answer was not kept.",
+            413: "Too many bytes.",
+            422: "A field is wrong (`field` names it), or there is nothing to ask.",
+        },
+    ),
+)
+async def post_completion(request: Request[Identity, Any, Any]) -> Response[bytes]:
+    """Run a deployed prompt, or the configuration given, on its provider; record it and answer.
+
+    A provider's failure is an answer too: status 200 here, "status": "error" in it, and one record.
+    """
+    require(request.user, "write")
+    bodies: Bodies = request.app.state.bodies
+    gateway: Gateway = request.app.state.gateway
+    async with bodies.body(request.scope, request.receive) as data:
+        asked: CompletionRequest = read_body(data, _request_decoder)
+    project = project_in(request.user, asked.project_name or await _project_with(request, asked.project_uuid))
+    answer = await gateway.complete(project, asked)
+    return Response(_encoder.encode(answer), media_type="application/json")
+
+
+async def _project_with(request: Request[Identity, Any, Any], uuid: str | None) -> str | None:
+    """Return the name of the project whose UUID Parea's client was given, or None when it was given none."""
+    if not uuid or uuid == DEFAULT_PROJECT:
+        return None
+    own = request.user.project
+    if own is not None:
+        return own if uuid == Projects.uuid(own) else uuid
+    projects: Projects = request.app.state.projects
+    return await projects.named(uuid)
+
+
+@delete(
+    "/api/cache",
+    status_code=200,
+    operation_class=operation(
+        parameters=[query_text("project", "The project, for keys of all projects.")],
+        answer=Schema(
+            type=OpenAPIType.OBJECT,
+            properties={"cleared": Schema(type=OpenAPIType.INTEGER, description="Responses forgotten.")},
+            required=["cleared"],
+        ),
+    ),
+)
+async def delete_cache(request: Request[Identity, Any, Any]) -> Response[bytes]:
+    """Forget all cached responses of the project."""
+    require(request.user, "write")
+    store: Store = request.app.state.store
+    cleared = await store.clear_cache(project_of(request.user, request.query_params.get("project")))
+    return Response(_encoder.encode({"cleared": cleared}), media_type="application/json")
+
+
+handlers = [post_completion, delete_cache]

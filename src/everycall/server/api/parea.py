@@ -1,0 +1,274 @@
+"""The part of Parea's API by which its clients log: projects, trace logs, the health answer.
+
+Existing `parea-ai` clients work unchanged with `PAREA_BASE_URL` set to `<address>/api/parea/v1`. They create a project
+first, then send each log alone, children before parents, the same one several times, updates before the log itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from litestar import Request, get, post, put
+from litestar.openapi.spec import Schema
+from litestar.openapi.spec.enums import OpenAPIType
+
+from everycall import record, semconv
+from everycall._price import price_record
+from everycall.record import Record
+from everycall.server.api.documents import operation
+from everycall.server.api.parea_logs import checked, fields_of_log, fields_of_update
+from everycall.server.auth import Identity, project_of, require
+from everycall.server.bodies import Bodies
+from everycall.server.problems import ProblemError, problem
+from everycall.server.store.base import Store
+
+__all__ = ["Projects", "handlers"]
+
+PREFIX = "/api/parea/v1"
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:everycall:project")
+
+_OBJECT = Schema(type=OpenAPIType.OBJECT)
+_STRING = Schema(type=OpenAPIType.STRING)
+_DONE = Schema(type=OpenAPIType.OBJECT, properties={"trace_id": _STRING})
+_PROBLEMS = {
+    408: "The body took too long.",
+    413: "Too large.",
+    415: "Unknown content-encoding.",
+    422: "Not as documented.",
+}
+_LOG = Schema(
+    type=OpenAPIType.OBJECT,
+    description="Parea's TraceLog.",
+    required=["trace_id", "start_timestamp"],
+    properties={
+        "trace_id": Schema(type=OpenAPIType.STRING, description="The id of this log."),
+        "root_trace_id": Schema(type=OpenAPIType.STRING, description="The id of its tree's root."),
+        "parent_trace_id": Schema(type=OpenAPIType.STRING, description="The id of its parent; its own for a root."),
+        "start_timestamp": Schema(type=OpenAPIType.STRING, description="ISO 8601, or any form Parea's clients wrote."),
+    },
+)
+_UPDATE = Schema(
+    type=OpenAPIType.OBJECT,
+    required=["trace_id", "field_name_to_value_map"],
+    properties={"trace_id": _STRING, "root_trace_id": _STRING, "field_name_to_value_map": _OBJECT},
+)
+
+
+class Projects:
+    """Parea's ids of projects: a name's UUID is made from the name, so that it is the same on every server.
+
+    A project exists from its first record on. That one was asked for earlier is known to this process alone.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._since = datetime.now(UTC)
+        self._asked: dict[str, datetime] = {}
+        self._turns: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def turn(self, project: str, inference_id: str) -> AsyncIterator[None]:
+        """Let one request at a time read, merge and write the attributes of one log."""
+        key = project, inference_id
+        lock, waiting = self._turns.get(key, (asyncio.Lock(), 0))
+        self._turns[key] = lock, waiting + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, waiting = self._turns.pop(key)
+            if waiting > 1:
+                self._turns[key] = lock, waiting - 1
+
+    @staticmethod
+    def uuid(name: str) -> str:
+        """Return the id of a project."""
+        return str(uuid.uuid5(NAMESPACE, name))
+
+    async def ask(self, name: str) -> tuple[datetime, bool]:
+        """Return when a project is known from (in this process), and whether this call is what made it known."""
+        if name not in self._asked:
+            new = name not in await self._store.projects()
+            self._asked[name] = datetime.now(UTC) if new else self._since
+            return self._asked[name], new
+        return self._asked[name], False
+
+    async def named(self, found: str) -> str:
+        """Return the name of the project with an id; the id itself when no project has it, so that nothing is lost."""
+        for name in (semconv.DEFAULT_PROJECT, *self._asked, *await self._store.projects()):
+            if found in (name, self.uuid(name)):
+                return name
+        return found
+
+
+@get(
+    PREFIX,
+    operation_class=operation(answer=Schema(type=OpenAPIType.OBJECT, additional_properties=_STRING)),
+)
+async def health(request: Request[Identity, Any, Any]) -> dict[str, str]:
+    """Say that the API is there."""
+    return {"status": "ok", "service": "everycall", "project": project_of(request.user)}
+
+
+@post(
+    f"{PREFIX}/project",
+    status_code=200,
+    operation_class=operation(
+        body=Schema(type=OpenAPIType.OBJECT, required=["name"], properties={"name": _STRING}),
+        answer=Schema(
+            type=OpenAPIType.OBJECT,
+            required=["name", "uuid", "created_at", "was_created"],
+            properties={
+                "name": _STRING,
+                "uuid": _STRING,
+                "created_at": _STRING,
+                "was_created": Schema(type=OpenAPIType.BOOLEAN),
+            },
+        ),
+        problems=_PROBLEMS,
+    ),
+)
+async def post_project(request: Request[Identity, Any, Any]) -> dict[str, Any]:
+    """Return the project of a name, which every Parea client asks for first. `default` is the key's own project."""
+    require(request.user, "write")
+    name = (await _object(request)).get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= 256:
+        raise _invalid("name", "name is required: 1 to 256 characters")
+    project = project_of(request.user, None if name == semconv.DEFAULT_PROJECT else name)
+    since, new = await _projects(request).ask(project)
+    return {"name": project, "uuid": Projects.uuid(project), "created_at": since.isoformat(), "was_created": new}
+
+
+@post(
+    f"{PREFIX}/trace_log",
+    status_code=200,
+    operation_class=operation(body=_LOG, answer=_DONE, problems=_PROBLEMS),
+)
+async def post_trace_log(request: Request[Identity, Any, Any]) -> dict[str, str]:
+    """Store one log. The same id again sets what is given and keeps the rest."""
+    require(request.user, "write")
+    log = await _object(request)
+    store: Store = request.app.state.store
+    projects = _projects(request)
+    project = await _project(request, log)
+    try:
+        fields = fields_of_log(log)
+        async with projects.turn(project, fields["inference_id"]):
+            if "attributes" in fields:
+                fields["attributes"] = await _attributes(store, project, fields["inference_id"]) | fields["attributes"]
+            found = checked({**fields, "project_name": project})
+            if found.cost is None and found.model and found.kind in semconv.PRICED_KINDS:
+                found = price_record(found)
+            commit = await store.commit(project, [found])
+            if "attributes" in fields and not commit.refused:
+                await _restore(store, found, fields["attributes"])
+    except (ValueError, RecursionError) as error:
+        raise _invalid("body", str(error)) from error
+    if commit.refused:
+        raise _invalid("body", commit.refused[0].reason)
+    return {"trace_id": found.inference_id}
+
+
+@put(
+    f"{PREFIX}/trace_log",
+    operation_class=operation(body=_UPDATE, answer=_DONE, problems=_PROBLEMS),
+)
+async def put_trace_log(request: Request[Identity, Any, Any]) -> dict[str, str]:
+    """Set fields of a log, which may come later."""
+    require(request.user, "write")
+    update = await _object(request)
+    own = update.get("trace_id")
+    given = update.get("field_name_to_value_map")
+    if not isinstance(own, str) or not own:
+        raise _invalid("trace_id", "trace_id is required: the id of the log")
+    if not isinstance(given, dict):
+        raise _invalid("field_name_to_value_map", "field_name_to_value_map is required: an object of fields")
+    store: Store = request.app.state.store
+    projects = _projects(request)
+    root = update.get("root_trace_id")
+    project = await _project_of_log(request, own, root if isinstance(root, str) and root else own)
+    try:
+        async with projects.turn(project, own):
+            stored = await store.record(project, own)
+            fields = fields_of_update(given, llm=None if stored is None else stored.kind == semconv.LLM)
+            if "attributes" in fields:
+                fields["attributes"] = await _attributes(store, project, own) | fields["attributes"]
+            if isinstance(root, str) and root:
+                fields["trace_id"] = root
+            checked({"inference_id": own, "trace_id": own, **fields})
+            await store.merge(project, own, fields)
+    except (ValueError, RecursionError) as error:
+        raise _invalid("field_name_to_value_map", str(error)) from error
+    return {"trace_id": own}
+
+
+async def _object(request: Request[Identity, Any, Any]) -> dict[str, Any]:
+    bodies: Bodies = request.app.state.bodies
+    async with bodies.body(request.scope, request.receive) as data:
+        try:
+            found = msgspec.json.decode(data)
+        except (ValueError, RecursionError) as error:
+            raise _invalid("body", f"the body is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise _invalid("body", "the body must be a JSON object")
+    return found
+
+
+async def _project(request: Request[Identity, Any, Any], log: Mapping[str, Any]) -> str:
+    asked = log.get("project_name") or log.get("project_uuid")
+    if asked is not None and not isinstance(asked, str):
+        raise _invalid("project_uuid", "project_uuid is text")
+    if not asked or asked == semconv.DEFAULT_PROJECT:
+        return project_of(request.user)
+    if request.user.project is not None and asked == Projects.uuid(request.user.project):
+        return request.user.project
+    return project_of(request.user, await _projects(request).named(asked) if request.user.project is None else asked)
+
+
+async def _project_of_log(request: Request[Identity, Any, Any], own: str, root: str) -> str:
+    """Return the project of an update, which names none: the key's, else the one that has the log or its tree."""
+    project = project_of(request.user)
+    if request.user.project is not None:
+        return project
+    store: Store = request.app.state.store
+    names = [project, *(name for name in await store.projects() if name != project)]
+    for name in names:
+        if await store.record(name, own) is not None:
+            return name
+    for name in names:
+        if await store.trace_summary(name, root) is not None:
+            return name
+    return project
+
+
+async def _attributes(store: Store, project: str, inference_id: str) -> dict[str, Any]:
+    """Return the attributes already stored with a log: an update or a repeated log adds to them."""
+    stored = await store.record(project, inference_id)
+    found = None if stored is None else record.to_json(stored.attributes)
+    return found if isinstance(found, dict) else {}
+
+
+async def _restore(store: Store, sent: Record, attributes: dict[str, Any]) -> None:
+    """Put back the attributes of a log that an earlier update replaced as a whole: a store applies updates last."""
+    stored = await _attributes(store, sent.project_name, sent.inference_id)
+    if any(stored.get(name) != value for name, value in attributes.items()):
+        await store.merge(sent.project_name, sent.inference_id, {"attributes": {**stored, **attributes}})
+
+
+def _projects(request: Request[Identity, Any, Any]) -> Projects:
+    found: Projects = request.app.state.projects
+    return found
+
+
+def _invalid(where: str, message: str) -> ProblemError:
+    errors = [{"loc": ["body"] if where == "body" else ["body", where], "msg": message, "type": "value_error"}]
+    return problem("invalid", 422, "Not as documented", f"{message[:1].upper()}{message[1:]}.", errors=errors)
+
+
+handlers = [health, post_project, post_trace_log, put_trace_log]

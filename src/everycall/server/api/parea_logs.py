@@ -1,0 +1,177 @@
+"""Parea's trace logs as records: the names and meanings of one in those of the other. Used by `api/parea.py`.
+
+In Parea's API from 0.2.0 on, `trace_id` is the id of one log and `root_trace_id` that of its tree; here these are
+`inference_id` and `trace_id`. What has no field of its own is kept in `attributes`, under `parea.` and its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from everycall import limits, record, semconv
+from everycall.record import Record
+from everycall.server.api.records import check_json
+from everycall.server.times import read_timestamp
+
+__all__ = ["KEPT_PREFIX", "checked", "fields_of_log", "fields_of_update"]
+
+KEPT_PREFIX = "parea."
+SCOPE = "parea"
+
+_PLAIN = {
+    "end_user_identifier": "end_user_identifier",
+    "session_id": "session_id",
+    "deployment_id": "deployment_id",
+    "inputs": "inputs",
+    "target": "target",
+    "metadata": "metadata",
+    "latency": "latency",
+    "time_to_first_token": "time_to_first_token",
+    "error": "error",
+    "trace_name": "name",
+}
+_IDS = ("end_user_identifier", "session_id", "deployment_id")
+_TOKENS = ("input_tokens", "output_tokens", "total_tokens")
+_UNDERSTOOD = frozenset(
+    {
+        *_PLAIN, *_TOKENS, "trace_id", "parent_trace_id", "root_trace_id", "start_timestamp", "end_timestamp", "output",
+        "configuration", "cost", "status", "cache_hit", "tags", "project_name", "project_uuid", "organization_id",
+        "children", "children_ids", "children_logs", "fill_children",
+    }
+)  # fmt: skip
+_DEFAULTS: dict[str, Any] = {"apply_eval_frac": 1.0, "log_sample_rate": 1.0, "depth": 0, "execution_order": 0}
+"""What clients send without having been told to; kept only when it says something else."""
+
+
+def checked(fields: Mapping[str, Any]) -> Record:
+    """Return the record of plain JSON values. Raises `ValueError` naming the field that is not as it must be."""
+    line = msgspec.json.encode(fields)
+    if len(line) > limits.RECORD_BYTES_MAX:
+        raise ValueError(f"the log has {len(line)} bytes, {limits.RECORD_BYTES_MAX} are allowed")
+    check_json(line)
+    return record.decode(line)
+
+
+def fields_of_log(log: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record's fields for a whole log (`POST /trace_log`). Raises `ValueError` for an unusable one."""
+    own = _text(log, "trace_id")
+    if own is None:
+        raise ValueError("trace_id is required: the id of this log")
+    if not isinstance(log.get("start_timestamp"), str):
+        raise ValueError("start_timestamp is required: a time such as 2024-05-30T13:48:34+00:00")
+    fields = _mapped(log, llm=_is_llm(log))
+    parent = _text(log, "parent_trace_id")
+    root = _text(log, "root_trace_id") or parent or own
+    fields |= {"inference_id": own, "trace_id": root, "scope": SCOPE}
+    if parent is not None and parent != own:
+        fields["parent_id"] = parent
+    if root == own and fields.get("name"):
+        fields["trace_name"] = fields["name"]
+    fields.setdefault("kind", semconv.CHAIN)
+    if "end_time_unix_nano" not in fields and "latency" in fields and isinstance(fields["latency"], int | float):
+        fields["end_time_unix_nano"] = fields["start_time_unix_nano"] + round(max(0.0, fields["latency"]) * 1e9)
+    return fields
+
+
+def fields_of_update(update: Mapping[str, Any], *, llm: bool | None) -> dict[str, Any]:
+    """Return the record's fields for some of a log's (`PUT /trace_log`).
+
+    `llm` says whether the stored log is of a model; None when that is not known, and then zeros are left out.
+    """
+    return _mapped(update, llm=_is_llm(update) or bool(llm))
+
+
+def _mapped(log: Mapping[str, Any], *, llm: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {ours: value for theirs, ours in _PLAIN.items() if (value := log.get(theirs)) is not None}
+    for name in _IDS:
+        if fields.get(name) == "":
+            del fields[name]
+    for name in ("start", "end"):
+        if (value := log.get(f"{name}_timestamp")) is not None:
+            fields[f"{name}_time_unix_nano"] = _time(f"{name}_timestamp", value)
+    if (tags := log.get("tags")) is not None:
+        fields["tags"] = tags
+    if (output := log.get("output")) is not None:
+        fields["content" if llm and isinstance(output, str) else "output"] = output
+    fields |= _status(log) | _model(log, llm) | _spent(log, llm)
+    kept = _kept(log)
+    if kept:
+        fields["attributes"] = kept
+    return fields
+
+
+def _is_llm(log: Mapping[str, Any]) -> bool:
+    configuration = log.get("configuration")
+    return isinstance(configuration, Mapping) and bool(configuration.get("model"))
+
+
+def _model(log: Mapping[str, Any], llm: bool) -> dict[str, Any]:
+    configuration = log.get("configuration")
+    if not isinstance(configuration, Mapping) or not llm:
+        return {}  # other logs carry a configuration of nothing but defaults
+    fields: dict[str, Any] = {"llm_configuration": configuration, "kind": semconv.LLM}
+    for name in ("model", "provider"):
+        if configuration.get(name):
+            fields[name] = configuration[name]
+    return fields
+
+
+def _status(log: Mapping[str, Any]) -> dict[str, Any]:
+    """Null without an error is success: clients leave it so for omitted outputs. An error is one, whatever it says."""
+    if log.get("error"):
+        return {"status": semconv.ERROR}
+    return {"status": log["status"]} if log.get("status") is not None else {}
+
+
+def _spent(log: Mapping[str, Any], llm: bool) -> dict[str, Any]:
+    """Zeros are what clients send when they do not know, or when there was nothing to count: both are unknown here.
+
+    A hit in the client's cache is logged as if it were paid; here it cost nothing, and saved that much.
+    """
+    fields: dict[str, Any] = {}
+    hit = log.get("cache_hit")
+    if hit or (llm and hit is not None):
+        fields["cache_hit"] = hit
+    if not llm and not any(log.get(name) for name in (*_TOKENS, "cost")):
+        return fields
+    if any(log.get(name) for name in _TOKENS):
+        fields |= {name: log[name] for name in _TOKENS if log.get(name) is not None}
+    if cost := log.get("cost"):
+        fields |= {"cost": 0.0, "saved_cost": cost} if hit else {"cost": cost}
+        fields["cost_source"] = "client"
+    return fields
+
+
+def _kept(log: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in log.items():
+        if name in _UNDERSTOOD or value is None or value in ([], {}) or _DEFAULTS.get(name) == value:
+            continue
+        if name == "output_for_eval_metrics" and value == log.get("output"):
+            continue
+        kept[KEPT_PREFIX + name] = value
+    for name in ("start_timestamp", "end_timestamp"):
+        text = log.get(name)
+        if isinstance(text, str) and text.strip()[-2:].isalpha():
+            kept[KEPT_PREFIX + name] = text  # a zone's name may mean several zones
+    return kept
+
+
+def _text(log: Mapping[str, Any], name: str) -> str | None:
+    value = log.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} is text, not {type(value).__name__}")
+    return value or None
+
+
+def _time(name: str, value: Any) -> int:
+
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is a time such as 2024-05-30T13:48:34+00:00")
+    try:
+        return read_timestamp(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

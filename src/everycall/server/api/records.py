@@ -1,0 +1,242 @@
+"""`POST /v1/records`: batches of finished calls, from every client. Answers 200 only after the store's commit returned.
+
+Line by line with the codec that wrote it: a line that cannot be read is refused alone, by its place, id and reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, post
+from litestar.openapi.spec import Schema
+from litestar.openapi.spec.enums import OpenAPIType
+from litestar.types import Scope
+
+from everycall import limits, record, semconv
+from everycall._price import price_record
+from everycall.record import ABSENT, INPUT_FIELDS, OUTPUT_FIELDS, Record
+from everycall.server.api.documents import operation, query_text
+from everycall.server.auth import Identity, project_of, require
+from everycall.server.bodies import Bodies
+from everycall.server.problems import problem
+from everycall.server.security import header
+from everycall.server.store.base import ClientReport, Refusal, Store
+
+__all__ = ["check_json", "client_report", "handlers", "receive_record"]
+
+LINES_AT_ONCE = 500
+"""Lines read before other requests get a turn: about 5 ms."""
+REASON_CHARS_MAX = 300
+CLIENT_CHARS_MAX = 256
+ANSWER_ROOM = 2 * limits.KIB
+
+_json = msgspec.json.Decoder()
+_encoder = msgspec.json.Encoder()
+
+
+class _Id(msgspec.Struct):
+    inference_id: str | None = None
+
+
+class _Balance(msgspec.Struct):
+    recorded: int | None = None
+    delivered: int | None = None
+    spooled: int | None = None
+    dropped: dict[str, int] | None = None
+
+
+_id_decoder = msgspec.json.Decoder(_Id)
+_balance_decoder = msgspec.json.Decoder(_Balance)
+
+
+@dataclass(slots=True)
+class _Group:
+    """The records of one project, and the place of each in the batch."""
+
+    records: list[Record] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+
+@post(
+    semconv.RECORDS_PATH,
+    status_code=200,
+    operation_class=operation(
+        parameters=[query_text("project", "The project the client's balance belongs to, for keys of all projects.")],
+        body_type=semconv.NDJSON,
+        body=Schema(type=OpenAPIType.STRING, description="One record of JSON a line; gzip, zstd, deflate or identity."),
+        answer=Schema(
+            type=OpenAPIType.OBJECT,
+            required=["committed", "refused", "refused_count"],
+            properties={
+                "committed": Schema(type=OpenAPIType.INTEGER, description="Stored now, or already there."),
+                "refused": Schema(
+                    type=OpenAPIType.ARRAY,
+                    description="Lines that will never be stored; as many as fit into 64 KiB.",
+                    items=Schema(
+                        type=OpenAPIType.OBJECT,
+                        properties={
+                            "index": Schema(type=OpenAPIType.INTEGER, description="Place in the batch, from 0."),
+                            "inference_id": Schema(type=[OpenAPIType.STRING, OpenAPIType.NULL]),
+                            "reason": Schema(type=OpenAPIType.STRING),
+                        },
+                    ),
+                ),
+                "refused_count": Schema(type=OpenAPIType.INTEGER, description="Refused in all."),
+            },
+        ),
+        problems={
+            408: "The body took too long.",
+            413: "Too many bytes or records; split the batch.",
+            415: "Unknown content-encoding.",
+        },
+    ),
+)
+async def post_records(request: Request[Identity, Any, Any]) -> Response[bytes]:
+    """Store a batch of records, and say which lines were refused. The same batch may be sent again at any time."""
+    identity = request.user
+    require(identity, "write")
+    own = project_of(identity, request.query_params.get("project"))
+    store: Store = request.app.state.store
+    bodies: Bodies = request.app.state.bodies
+    report = client_report(request.scope)
+    async with bodies.body(request.scope, request.receive) as data:
+        groups, refused = await _read(data, identity)
+        if report is not None and not groups:
+            groups[own] = _Group()  # a client's last balance may come without any record
+        committed = 0
+        for project, group in groups.items():
+            commit = await store.commit(project, group.records, report)
+            committed += commit.committed
+            refused.extend(
+                Refusal(group.places[refusal.index], refusal.inference_id, refusal.reason) for refusal in commit.refused
+            )
+    return Response(_answer(committed, refused), media_type="application/json")
+
+
+async def _read(data: bytes, identity: Identity) -> tuple[dict[str, _Group], list[Refusal]]:
+    if data.count(b"\n") > limits.BODY_RECORDS_MAX:
+        detail = f"A batch may have {limits.BODY_RECORDS_MAX} records. Split it and send the parts."
+        raise problem("too_large", 413, "Too large", detail, records_max=limits.BODY_RECORDS_MAX)
+    groups: dict[str, _Group] = {}
+    refused: list[Refusal] = []
+    place = -1
+    for line in data.split(b"\n"):
+        if not line or line.isspace():
+            continue
+        place += 1
+        if place % LINES_AT_ONCE == LINES_AT_ONCE - 1:
+            await asyncio.sleep(0)
+        try:
+            found = receive_record(line, identity)
+        except ValueError as error:
+            refused.append(Refusal(place, _id_of(line), str(error)[:REASON_CHARS_MAX]))
+            continue
+        group = groups.get(found.project_name)
+        if group is None:
+            group = groups[found.project_name] = _Group()
+        group.records.append(found)
+        group.places.append(place)
+    return groups, refused
+
+
+def receive_record(line: bytes, identity: Identity) -> Record:
+    """Read one record as it will be stored: checked, in its project, without what it says was omitted, priced.
+
+    Raises `ValueError` (of which msgspec's errors are kinds) with the reason to refuse it for.
+    """
+    if len(line) > limits.RECORD_BYTES_MAX:
+        raise ValueError(f"the record has {len(line)} bytes, {limits.RECORD_BYTES_MAX} are allowed")
+    try:
+        found = record.decode(line)
+        check_json(line)
+    except RecursionError:
+        raise ValueError(f"the record is nested deeper than {limits.NESTING_MAX} levels") from None
+    changes: dict[str, Any] = {}
+    if identity.project is not None and found.project_name != identity.project:
+        if found.project_name != semconv.DEFAULT_PROJECT:  # which is also what a client without a project writes
+            raise ValueError("the record names another project than the key's")
+        changes["project_name"] = identity.project
+    if found.omitted:
+        changes.update(_left_out(found))
+    if changes:
+        found = msgspec.structs.replace(found, **changes)
+    if found.cost is None and found.model and found.kind in semconv.PRICED_KINDS:
+        found = price_record(found)
+    return found
+
+
+def check_json(line: bytes) -> None:
+    """Raise `ValueError` or `RecursionError` for JSON that a reader of the store could choke on.
+
+    The codec passes users' JSON through unread; it may still hold broken UTF-8, numbers out of any range, or nesting
+    that exhausts a reader's stack.
+    """
+    value = _json.decode(line)
+    if line.count(b"[") + line.count(b"{") <= limits.NESTING_MAX:
+        return
+    level = [value]
+    for _ in range(limits.NESTING_MAX):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(child for child in item.values() if isinstance(child, (dict, list)))
+            elif isinstance(item, list):
+                below.extend(child for child in item if isinstance(child, (dict, list)))
+        if not below:
+            return
+        level = below
+    raise ValueError(f"the record is nested deeper than {limits.NESTING_MAX} levels")
+
+
+def _left_out(found: Record) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if "inputs" in found.omitted:
+        changes.update(dict.fromkeys(INPUT_FIELDS, ABSENT))
+    if "outputs" in found.omitted:
+        changes.update({name: None if name == "content" else ABSENT for name in OUTPUT_FIELDS})
+    return changes
+
+
+def _id_of(line: bytes) -> str | None:
+    try:
+        found = _id_decoder.decode(line).inference_id
+    except (ValueError, RecursionError):
+        return None
+    return None if found is None else found[: limits.ID_CHARS_MAX]
+
+
+def client_report(scope: Scope) -> ClientReport | None:
+    """Return the client's balance sheet from its headers; None when there is none or it is malformed."""
+    client = header(scope, semconv.CLIENT_HEADER.encode())
+    balance = header(scope, semconv.BALANCE_HEADER.encode())
+    if not client or not balance or len(client) > CLIENT_CHARS_MAX or not client.isprintable():
+        return None
+    if len(balance) > limits.BALANCE_BYTES_MAX:
+        return None
+    try:
+        counts = _balance_decoder.decode(balance.encode("latin-1"))
+    except ValueError:
+        return None
+    found = {name: value for name, value in msgspec.structs.asdict(counts).items() if value is not None}
+    return ClientReport(client, found, time.time_ns())
+
+
+def _answer(committed: int, refused: Sequence[Refusal]) -> bytes:
+    """Return the receipt. It lists as many refusals as a client reads of an answer (`limits.ANSWER_BYTES_MAX`)."""
+    listed: list[bytes] = []
+    room = limits.ANSWER_BYTES_MAX - ANSWER_ROOM
+    for refusal in sorted(refused, key=lambda refusal: refusal.index)[: limits.REFUSALS_MAX]:
+        one = _encoder.encode({"index": refusal.index, "inference_id": refusal.inference_id, "reason": refusal.reason})
+        room -= len(one) + 1
+        if room < 0:
+            break
+        listed.append(one)
+    return b'{"committed":%d,"refused":[%b],"refused_count":%d}' % (committed, b",".join(listed), len(refused))
+
+
+handlers = [post_records]

@@ -1,0 +1,95 @@
+"""The server's app on one screen: what is served, what stands before it, what it holds while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar, Response
+from litestar.datastructures import State
+from litestar.events import BaseEventEmitterBackend
+from litestar.middleware import DefineMiddleware
+
+from everycall import limits, locations
+from everycall.errors import Problem
+from everycall.server import login, pages
+from everycall.server.api import completion, deployments, documents, parea, query, records, service
+from everycall.server.auth import Access, Guard
+from everycall.server.bodies import Bodies
+from everycall.server.gateway import Gateway
+from everycall.server.keys import local_key
+from everycall.server.options import ServerOptions
+from everycall.server.pages.rendering import html
+from everycall.server.problems import exception_handlers
+from everycall.server.security import secure
+from everycall.server.store.base import Store
+
+__all__ = ["create_app"]
+
+
+class _NoEvents(BaseEventEmitterBackend):
+    """No events: Litestar's own emitter runs in a task group, which would hide the store's errors in a group."""
+
+    def emit(self, event_id: str, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+    async def __aexit__(self, *error: object) -> None:
+        """Leave errors as they are."""
+
+
+def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litestar:
+    """Return the ASGI app. Its lifespan opens and closes the store and closes the gateway.
+
+    Raises `ConfigurationError` when the local key cannot be kept. The app has no logging, tracing or debugging of its
+    own, whatever the environment says.
+    """
+    access = Access(options, store, options.local_key or local_key(locations.local_key_path()))
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        await store.open()
+        try:
+            await access.keyring.load()
+            yield
+        finally:
+            try:
+                await gateway.close()
+            finally:
+                await store.close()
+
+    state: dict[str, Any] = {
+        "options": options,
+        "store": store,
+        "gateway": gateway,
+        "access": access,
+        "bodies": Bodies(),
+        "projects": parea.Projects(store),
+    }
+    return Litestar(
+        route_handlers=[
+            *records.handlers,
+            *query.handlers,
+            *parea.handlers,
+            *completion.handlers,
+            *deployments.handlers,
+            *service.handlers,
+            *login.handlers,
+            *pages.handlers,
+        ],
+        state=State(state),
+        lifespan=[lifespan],
+        event_emitter_backend=_NoEvents,
+        middleware=[DefineMiddleware(Guard, access=access)],
+        before_send=[secure],
+        exception_handlers=exception_handlers(_problem_page),
+        openapi_config=documents.configuration(),
+        request_max_body_size=limits.BODY_BYTES_MAX,
+        logging_config=None,
+        debug=False,
+        pdb_on_exception=False,
+    )
+
+
+def _problem_page(problem: Problem) -> Response[Any]:
+    return html("problem.html", status=problem.status, problem=problem)

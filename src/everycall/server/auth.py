@@ -1,0 +1,145 @@
+"""Who asks, and what they may do. `Guard` stands before every route and sets `request.user`; routes call `project_of`
+and `require`.
+
+Nothing but `OPEN_ROUTES` answers without credentials. These are a key in `x-api-key` or `Authorization: Bearer`, or the
+session cookie of a browser that logged in.
+"""
+
+from __future__ import annotations
+
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import quote
+
+from litestar import Request
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from everycall.semconv import API_KEY_HEADER, DEFAULT_PROJECT
+from everycall.server.keys import ROLES, Identity, Keyring, Role
+from everycall.server.options import ServerOptions
+from everycall.server.problems import problem
+from everycall.server.security import AllowedHosts, WrongKeys, header, headers_of, is_same_origin, wants_page
+from everycall.server.sessions import COOKIE, Sessions
+from everycall.server.store.base import Store
+
+__all__ = ["OPEN_ROUTES", "Access", "Guard", "Identity", "project_of", "require"]
+
+OPEN_ROUTES = frozenset({"/healthz", "/login", "/static/{file_path}"})
+"""The only path templates that answer without credentials; a test holds this list against the router."""
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+NOBODY_ASKED = Identity(project=None, role="admin", name="anonymous")
+"""Everybody, when the server runs with `--no-auth` on loopback."""
+
+
+def project_of(identity: Identity, asked: str | None = None) -> str:
+    """Return the project to work in.
+
+    A project's key works in its project alone: naming another one raises 403, whether that exists or not. An identity
+    for all projects works in the one it names, else in `default`.
+    """
+    if identity.project is None:
+        if asked and len(asked) > 256:
+            raise problem("bad_request", 400, "Bad request", "A project's name has at most 256 characters.")
+        return asked or DEFAULT_PROJECT
+    if asked and asked != identity.project:
+        raise problem("forbidden", 403, "Forbidden", "This key belongs to another project; leave the project out.")
+    return identity.project
+
+
+def require(identity: Identity, role: Role) -> None:
+    """Raise 403 unless the identity has the role. `admin` includes `write`, which includes `read`."""
+    if ROLES.index(identity.role) < ROLES.index(role):
+        detail = f"This needs a key with the role {role}; yours has {identity.role}."
+        raise problem("forbidden", 403, "Forbidden", detail)
+
+
+class Access:
+    """What decides about requests: the keys, the sessions, the allowed hosts, the count of wrong keys."""
+
+    def __init__(self, options: ServerOptions, store: Store, local_secret: str) -> None:
+        self.no_auth = options.no_auth
+        self.keyring = Keyring(store, local_secret)
+        self.sessions = Sessions(local_secret)
+        self.hosts = AllowedHosts(options)
+        self.wrong_keys = WrongKeys()
+
+    def identify(self, scope: Scope) -> Identity | None:
+        """Return who sends a request; None for nobody. Raises 401 or 429 for a wrong key, 403 for a foreign origin."""
+        secret = _presented(scope)
+        if secret is not None and not self.no_auth:
+            return self.check(scope, secret)[0]
+        identity = NOBODY_ASKED if self.no_auth else self._session(scope)
+        if identity is not None and scope.get("method") not in SAFE_METHODS and not is_same_origin(scope):
+            detail = "A page of another site sent this request. Use the server's own pages, or a key in x-api-key."
+            raise problem("cross_origin", 403, "Forbidden", detail)
+        return identity
+
+    def check(self, scope: Scope, secret: str) -> tuple[Identity, str]:
+        """Return who a secret is and its digest. Raises 401, or 429 once its address sent too many wrong ones."""
+        found = self.keyring.identify(secret)
+        if found is not None:
+            return found
+        client = scope.get("client")
+        wait = self.wrong_keys.count(client[0] if client else "")
+        if wait:
+            detail = f"Too many wrong keys came from this address; try again in {wait} s."
+            raise problem("too_many_requests", 429, "Too many requests", detail, headers={"retry-after": str(wait)})
+        detail = "This key is not known here, or was revoked. Keys are made with `everycall key create`."
+        raise problem("wrong_key", 401, "Unauthenticated", detail, headers={"www-authenticate": "Bearer"})
+
+    def _session(self, scope: Scope) -> Identity | None:
+        for value in headers_of(scope, b"cookie"):
+            try:
+                morsel = SimpleCookie(value).get(COOKIE)
+            except CookieError:
+                continue
+            found = self.sessions.read(morsel.value) if morsel is not None else None
+            if found is not None:
+                return self.keyring.by_digest(found)
+        return None
+
+
+class Guard:
+    """The ASGI middleware around every route: Host, credentials, origin; all before a byte of the body is read."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through to its route, or raise `ProblemError`, or send a browser to the login."""
+        hosts = headers_of(scope, b"host")
+        if len(hosts) != 1:
+            raise problem("bad_request", 400, "Bad request", "Send exactly one Host header.")
+        if not self._access.hosts.allow(hosts[0]):
+            detail = "This server does not answer to that name. Start it with the name among its hosts to allow it."
+            raise problem("wrong_host", 421, "Misdirected request", detail)
+        identity = None
+        if scope["path_template"] not in OPEN_ROUTES:
+            identity = self._access.identify(scope)
+            if identity is None:
+                if wants_page(scope):
+                    await _to_login(scope, send)
+                    return
+                detail = "Send a key in the x-api-key header, or log in at /login."
+                raise problem("unauthenticated", 401, "Unauthenticated", detail, headers={"www-authenticate": "Bearer"})
+        scope["user"] = identity
+        scope["auth"] = None
+        await self._app(scope, receive, send)
+
+
+def _presented(scope: Scope) -> str | None:
+    key = header(scope, API_KEY_HEADER.encode())
+    if key is not None:
+        return key.strip()
+    scheme, _, token = (header(scope, b"authorization") or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+async def _to_login(scope: Scope, send: Send) -> None:
+    request: Request[Any, Any, Any] = Request(scope)
+    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    location = f"/login?next={quote(asked, safe='')}"
+    headers = [(b"location", location.encode()), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

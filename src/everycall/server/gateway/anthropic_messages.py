@@ -1,0 +1,246 @@
+"""Anthropic's messages API. Called by `gateway/providers.py`.
+
+Through the official `anthropic` client, with its retries (Retry-After obeyed) and time-outs, and with its own
+OpenTelemetry spans switched off: the server never traces itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import anthropic
+
+from everycall import limits
+from everycall.semconv import USAGE_CACHE_WRITE, USAGE_CACHED, USAGE_REASONING
+from everycall.server.gateway.answering import (
+    ProviderAnswer,
+    ProviderFailure,
+    Tokens,
+    count,
+    decode_body,
+    tool_text,
+    without_secrets,
+)
+from everycall.server.gateway.asking import Asked
+from everycall.server.gateway.settings import ProviderSettings, on_loopback
+from everycall.server.problems import problem
+
+__all__ = ["AnthropicMessages"]
+
+_NO_KEY = "none"
+
+
+class AnthropicMessages:
+    """One configured provider of kind anthropic. Its client is made once and reused."""
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        self._settings = settings
+        options: dict[str, Any] = {}
+        if "open_telemetry" in inspect.signature(anthropic.AsyncAnthropic.__init__).parameters:
+            options["open_telemetry"] = False  # client versions from 2 on make spans of their own
+        if on_loopback(settings.base_url):
+            options["http_client"] = anthropic.DefaultAsyncHttpxClient(trust_env=False)
+        self._client = anthropic.AsyncAnthropic(
+            api_key=settings.api_key or _NO_KEY,
+            # Given always: the client would take ANTHROPIC_BASE_URL of this process for a provider without an address.
+            base_url=settings.base_url or "https://api.anthropic.com",
+            timeout=settings.timeout_s,
+            max_retries=limits.PROVIDER_RETRIES,
+            **options,
+        )
+
+    async def ask(self, asked: Asked, own_key: str | None) -> ProviderAnswer:
+        """See `Backend.ask`."""
+        parameters = _parameters(asked)
+        client = self._client.with_options(api_key=own_key) if own_key else self._client
+        try:
+            raw = await client.messages.with_raw_response.create(**parameters)
+        except anthropic.AnthropicError as error:
+            raise self._failure(error, own_key) from None
+        return _answer(decode_body(raw.http_response.content, self._settings.name), asked, self._settings.name)
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        await self._client.close()
+
+    def _failure(self, error: anthropic.AnthropicError, own_key: str | None) -> ProviderFailure:
+        status = error.status_code if isinstance(error, anthropic.APIStatusError) else None
+        message = str(error)
+        if isinstance(error, anthropic.APIError):
+            told = error.body.get("error") if isinstance(error.body, dict) else None
+            text = told.get("message") if isinstance(told, dict) else None
+            message = text if isinstance(text, str) else error.message
+        return ProviderFailure(
+            type(error).__name__, status, without_secrets(message, (self._settings.api_key, own_key))
+        )
+
+
+def _parameters(asked: Asked) -> dict[str, Any]:
+    system, messages = _conversation(asked)
+    params = asked.params
+    parameters: dict[str, Any] = {
+        "model": asked.model,
+        "messages": messages,
+        "max_tokens": params.get("max_length", limits.ANSWER_TOKENS_DEFAULT),
+    }
+    if system:
+        parameters["system"] = system
+    # Past the client, whose latest versions have no such parameters. 1 is the API's own value, and is not sent: newer
+    # models refuse to be told, and Parea's client always tells.
+    beside = {
+        theirs: params[name]
+        for name, theirs in (("temp", "temperature"), ("top_p", "top_p"))
+        if name in params and params[name] != 1
+    }
+    for name in ("frequency_penalty", "presence_penalty", "safe_prompt"):
+        if params.get(name):
+            raise _unsupported(name, f"leave out {name}")
+    response_format = params.get("response_format") or {}
+    if response_format.get("type") == "json_schema":
+        schema = (response_format.get("json_schema") or {}).get("schema")
+        beside["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+    elif response_format.get("type", "text") != "text":
+        raise _unsupported("response_format", "use type json_schema, or ask for JSON in the prompt")
+    if asked.functions:
+        parameters["tools"] = [_tool(function) for function in asked.functions]
+        if asked.function_call:
+            parameters["tool_choice"] = _tool_choice(asked.function_call)
+    if beside:
+        parameters["extra_body"] = beside
+    return parameters
+
+
+def _unsupported(name: str, remedy: str) -> Exception:
+    return problem(
+        "unsupported_parameter",
+        422,
+        f"Anthropic has no {name}",
+        f"model_params.{name} cannot be sent to Anthropic: {remedy}.",
+        field=f"llm_configuration.model_params.{name}",
+    )
+
+
+def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+    schema = function.get("parameters") or function.get("input_schema") or {"type": "object", "properties": {}}
+    tool: dict[str, Any] = {"name": function["name"], "input_schema": schema}
+    if function.get("description"):
+        tool["description"] = function["description"]
+    return tool
+
+
+def _tool_choice(function_call: str | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(function_call, str):
+        return {"type": {"required": "any"}.get(function_call, function_call)}
+    name = function_call.get("name")
+    return {"type": "tool", "name": name} if isinstance(name, str) else dict(function_call)
+
+
+def _conversation(asked: Asked) -> tuple[str, list[dict[str, Any]]]:
+    """Return the system prompt and the turns. A prompt that has only system messages becomes the user's turn."""
+    system: list[str] = []
+    turns: list[dict[str, Any]] = []
+    for message in asked.messages:
+        role = message["role"]
+        if role in ("system", "developer"):
+            system.append(_plain_text(message.get("content")))
+        elif role in ("tool", "function"):
+            result = {
+                "type": "tool_result",
+                "tool_use_id": message.get("tool_call_id") or message.get("name") or "",
+                "content": _plain_text(message.get("content")),
+            }
+            turns.append({"role": "user", "content": [result]})
+        elif message.get("tool_calls"):
+            turns.append({"role": "assistant", "content": _tool_use(message)})
+        else:
+            turns.append({"role": role, "content": _content(message.get("content"))})
+    text = "\n\n".join(part for part in system if part)
+    return ("", [{"role": "user", "content": text}]) if not turns else (text, turns)
+
+
+def _plain_text(content: Any) -> str:
+    if isinstance(content, list):
+        return "\n".join(str(part["text"]) for part in content if isinstance(part, Mapping) and "text" in part)
+    return content if isinstance(content, str) else ""
+
+
+def _content(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content or ""
+    return [_part(part) if isinstance(part, Mapping) else part for part in content]
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one content part in Anthropic's form; OpenAI's image parts are turned into theirs."""
+    image = part.get("image_url")
+    if part.get("type") != "image_url" or image is None:
+        return dict(part)
+    url = image.get("url", "") if isinstance(image, Mapping) else str(image)
+    if url.startswith("data:") and ";base64," in url:
+        media_type, _, data = url.removeprefix("data:").partition(";base64,")
+        return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+    return {"type": "image", "source": {"type": "url", "url": url}}
+
+
+def _tool_use(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    text = _plain_text(message.get("content"))
+    blocks: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
+    for call in message["tool_calls"]:
+        function = call.get("function") or {}
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except ValueError:
+                arguments = {"arguments": arguments}  # the API wants an object
+        blocks.append(
+            {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": arguments or {}}
+        )
+    return blocks
+
+
+def _answer(body: Mapping[str, Any], asked: Asked, provider: str) -> ProviderAnswer:
+    blocks = body.get("content")
+    if not isinstance(blocks, list):
+        raise ProviderFailure("InvalidAnswer", None, f"the answer of {provider} has no content")
+    texts: list[str] = []
+    calls: list[dict[str, Any]] = []
+    for block in blocks:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "text":
+            texts.append(str(block.get("text") or ""))
+        elif kind == "tool_use":
+            function = {"name": block.get("name"), "arguments": block.get("input")}
+            calls.append({"id": block.get("id"), "type": "function", "function": function})
+    text = "".join(texts)
+    model, finish, response_id = body.get("model"), body.get("stop_reason"), body.get("id")
+    return ProviderAnswer(
+        content=tool_text(calls) if calls else text,
+        output=[*([{"type": "text", "text": text}] if text else []), *calls] if calls else None,
+        model=model if isinstance(model, str) and model else asked.model,
+        tokens=_tokens(body.get("usage")),
+        finish_reasons=[finish] if isinstance(finish, str) else [],
+        response_id=response_id if isinstance(response_id, str) else None,
+    )
+
+
+def _tokens(usage: Any) -> Tokens:
+    """Return the counts: Anthropic's `input_tokens` are only those neither read from nor written to its cache."""
+    if not isinstance(usage, dict):
+        return Tokens()
+    plain, made = count(usage, "input_tokens"), count(usage, "output_tokens")
+    cached = count(usage, "cache_read_input_tokens") or 0
+    written = count(usage, "cache_creation_input_tokens") or 0
+    details = usage.get("output_tokens_details")
+    reasoning = count(details, "thinking_tokens") if isinstance(details, dict) else None
+    given = None if plain is None else plain + cached + written
+    parts = {USAGE_CACHED: cached, USAGE_CACHE_WRITE: written, USAGE_REASONING: reasoning}
+    return Tokens(
+        input=given,
+        output=made,
+        total=None if given is None or made is None else given + made,
+        parts={name: n for name, n in parts.items() if n},
+    )

@@ -1,0 +1,210 @@
+"""OpenAI's chat completions API: OpenAI, Azure, and every server that speaks it. Called by `gateway/providers.py`.
+
+Through the official `openai` client, with its retries (Retry-After obeyed) and time-outs. The raw JSON is read instead
+of the client's models, because compatible servers differ from them in ways that must not fail a call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import openai
+
+from everycall import limits
+from everycall.semconv import (
+    USAGE_CACHE_WRITE,
+    USAGE_CACHED,
+    USAGE_INPUT_AUDIO,
+    USAGE_OUTPUT_AUDIO,
+    USAGE_REASONING,
+)
+from everycall.server.gateway.answering import (
+    ProviderAnswer,
+    ProviderFailure,
+    Tokens,
+    count,
+    decode_body,
+    tool_text,
+    without_secrets,
+)
+from everycall.server.gateway.asking import Asked
+from everycall.server.gateway.settings import ProviderSettings, on_loopback
+
+__all__ = ["OpenAIChat"]
+
+_NO_KEY = "none"  # local servers ask for no key, the client does
+_COMPLETION_TOKENS = re.compile(r"^(?:ft:)?(?:o\d|gpt-[5-9]|codex)")
+_PLAIN = {
+    "temp": "temperature",
+    "top_p": "top_p",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "response_format": "response_format",
+}
+
+
+class OpenAIChat:
+    """One configured provider of kinds openai, azure or openai_compatible. Its client is made once and reused."""
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        self._settings = settings
+        options: dict[str, Any] = {
+            "api_key": settings.api_key or _NO_KEY,
+            "timeout": settings.timeout_s,
+            "max_retries": limits.PROVIDER_RETRIES,
+        }
+        if on_loopback(settings.base_url):
+            options["http_client"] = openai.DefaultAsyncHttpxClient(trust_env=False)
+        self._client: openai.AsyncOpenAI
+        if settings.kind == "azure":
+            self._client = openai.AsyncAzureOpenAI(
+                azure_endpoint=settings.base_url or "", api_version=settings.api_version, **options
+            )
+        else:
+            # Given always: the client would take OPENAI_BASE_URL of this process for a provider that has no address.
+            base_url = settings.base_url or "https://api.openai.com/v1"
+            self._client = openai.AsyncOpenAI(base_url=base_url, **options)
+        if settings.kind == "openai_compatible":
+            self._client.organization = None  # from OPENAI_ORG_ID: another company's server is not told
+            self._client.project = None
+
+    async def ask(self, asked: Asked, own_key: str | None) -> ProviderAnswer:
+        """See `Backend.ask`."""
+        client = self._client.with_options(api_key=own_key) if own_key else self._client
+        try:
+            raw = await client.chat.completions.with_raw_response.create(**_parameters(asked, self._settings.kind))
+        except openai.OpenAIError as error:
+            raise self._failure(error, own_key) from None
+        return _answer(decode_body(raw.http_response.content, self._settings.name), asked, self._settings.name)
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        await self._client.close()
+
+    def _failure(self, error: openai.OpenAIError, own_key: str | None) -> ProviderFailure:
+        status = error.status_code if isinstance(error, openai.APIStatusError) else None
+        message = str(error)
+        if isinstance(error, openai.APIError):
+            body = error.body
+            told = body.get("message") if isinstance(body, dict) else None
+            message = told if isinstance(told, str) else error.message
+        return ProviderFailure(
+            type(error).__name__, status, without_secrets(message, (self._settings.api_key, own_key))
+        )
+
+
+def _parameters(asked: Asked, kind: str) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"model": asked.model, "messages": [_message(message) for message in asked.messages]}
+    for name, theirs in _PLAIN.items():
+        if name in asked.params:
+            parameters[theirs] = asked.params[name]
+    if "max_length" in asked.params:
+        newer = kind != "openai_compatible" and _COMPLETION_TOKENS.match(asked.model)
+        parameters["max_completion_tokens" if newer else "max_tokens"] = asked.params["max_length"]
+    if "safe_prompt" in asked.params and kind == "openai_compatible":
+        parameters["extra_body"] = {"safe_prompt": asked.params["safe_prompt"]}  # Mistral's
+    if asked.functions:
+        parameters["tools"] = [{"type": "function", "function": function} for function in asked.functions]
+        if asked.function_call:
+            parameters["tool_choice"] = _tool_choice(asked.function_call)
+    return parameters
+
+
+def _tool_choice(function_call: str | Mapping[str, Any]) -> Any:
+    if isinstance(function_call, str):
+        return function_call
+    if isinstance(function_call.get("name"), str):
+        return {"type": "function", "function": {"name": function_call["name"]}}
+    return dict(function_call)
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    plain = dict(message)
+    if calls := plain.get("tool_calls"):
+        plain["tool_calls"] = [_as_sent(call) for call in calls]
+    return plain
+
+
+def _as_sent(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool call with its arguments as JSON text, which the API wants and our own answers do not have."""
+    function = call.get("function")
+    if isinstance(function, Mapping) and not isinstance(function.get("arguments"), str):
+        return {**call, "function": {**function, "arguments": json.dumps(function.get("arguments") or {})}}
+    return dict(call)
+
+
+def _answer(body: Mapping[str, Any], asked: Asked, provider: str) -> ProviderAnswer:
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    message = choice.get("message") if choice else None
+    if choice is None or not isinstance(message, dict):
+        raise ProviderFailure("InvalidAnswer", None, f"the answer of {provider} has no message")
+    text = _text(message.get("content")) or _text(message.get("refusal"))
+    calls = _tool_calls(message)
+    finish = choice.get("finish_reason")
+    model = body.get("model")
+    response_id = body.get("id")
+    return ProviderAnswer(
+        content=tool_text(calls) if calls else text,
+        output=[*([{"type": "text", "text": text}] if text else []), *calls] if calls else None,
+        model=model if isinstance(model, str) and model else asked.model,
+        tokens=_tokens(body.get("usage")),
+        finish_reasons=[finish] if isinstance(finish, str) else [],
+        response_id=response_id if isinstance(response_id, str) else None,
+    )
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):  # some compatible servers answer in parts
+        return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
+    return ""
+
+
+def _tool_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    calls = message.get("tool_calls")
+    plain: list[dict[str, Any]] = []
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            plain.append({"id": call.get("id"), "type": "function", "function": _function(function)})
+    legacy = message.get("function_call")
+    if not plain and isinstance(legacy, dict):
+        plain.append(_function(legacy))
+    return plain
+
+
+def _function(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError):  # a model may write what is not JSON: it is kept as the text it is
+            arguments = json.loads(arguments)
+    return {"name": function.get("name"), "arguments": arguments}
+
+
+def _tokens(usage: Any) -> Tokens:
+    if not isinstance(usage, dict):
+        return Tokens()
+    given, made = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
+    total = count(usage, "total_tokens")
+    of_input, of_output = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    of_input = of_input if isinstance(of_input, dict) else {}
+    of_output = of_output if isinstance(of_output, dict) else {}
+    parts = {
+        USAGE_CACHED: count(of_input, "cached_tokens") or count(usage, "prompt_cache_hit_tokens"),
+        USAGE_CACHE_WRITE: count(of_input, "cache_write_tokens", "cache_creation_tokens"),
+        USAGE_INPUT_AUDIO: count(of_input, "audio_tokens"),
+        USAGE_REASONING: count(of_output, "reasoning_tokens"),
+        USAGE_OUTPUT_AUDIO: count(of_output, "audio_tokens"),
+    }
+    reasoning = parts[USAGE_REASONING]
+    if reasoning and given is not None and made is not None and total == given + made + reasoning:
+        made += reasoning  # xAI counts reasoning beside its completion tokens
+    if total is None and given is not None and made is not None:
+        total = given + made
+    return Tokens(input=given, output=made, total=total, parts={name: n for name, n in parts.items() if n})

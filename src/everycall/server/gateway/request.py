@@ -1,0 +1,134 @@
+"""What a caller sends to the completion endpoint and gets back, field by field. Decoded by `api/completion.py`.
+
+Request: every field of the seed, and those that Parea's clients really send. Unknown fields are ignored; an empty
+string counts as not given. Deprecated ones (`retry`, `fallback_strategy`, `stream`, `eval_metric_ids`) are
+not declared, so they are accepted and have no effect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from everycall import limits
+
+__all__ = ["CompletionAnswer", "CompletionRequest", "LLMConfiguration", "Message", "ModelParams"]
+
+Id = Annotated[str, Meta(max_length=limits.ID_CHARS_MAX)]
+Label = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Tokens = Annotated[int, Meta(ge=1)]
+
+
+class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One message. `content` is text or a list of OpenAI content parts; the last three fields belong to tool use."""
+
+    role: str = "user"
+    content: str | list[dict[str, Any]] | None = ""
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+class ModelParams(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Parea's names of the generation parameters. None is not sent to the provider."""
+
+    temp: float | None = None
+    top_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    max_length: Tokens | None = None
+    response_format: dict[str, Any] | None = None
+    safe_prompt: bool | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the parameters that are not None, by name."""
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+
+
+PAREA_DEFAULTS = ModelParams(temp=1.0, top_p=1.0, frequency_penalty=0.0, presence_penalty=0.0)
+"""What Parea's client sends in every request, whatever its user gave; see `asking.py`."""
+
+
+class LLMConfiguration(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The seed's `llm_configuration`. What is given here is used instead of the deployment's."""
+
+    model: Label | None = None
+    provider: Label | None = None
+    model_params: ModelParams | None = None
+    messages: list[Message] | None = None
+    history: list[Message] | None = None
+    functions: list[Any] | None = None
+    function_call: str | dict[str, Any] | None = None
+
+
+class CompletionRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The body of `POST /api/parea/v1/completion`.
+
+    `trace_id` has the seed's meaning, the id of a chain of records. `inference_id` makes the request repeatable: the
+    same id is answered again, not asked again. `parent_trace_id` is the `inference_id` of the record above this one.
+    `taget` is the seed's spelling; `target` wins. `session_id` is an addition.
+    """
+
+    trace_id: Id | None = None
+    trace_name: Label | None = None
+    end_user_identifier: Id | None = None
+    deployment_id: Id | None = None
+    name: Label | None = None
+    project_name: Annotated[str, Meta(max_length=256)] | None = None
+    llm_inputs: dict[str, Any] | None = None
+    llm_configuration: LLMConfiguration | None = None
+    metadata: dict[str, Any] | None = None
+    taget: str | None = None
+    target: str | None = None
+    tags: Annotated[list[Label], Meta(max_length=limits.TAGS_MAX)] | None = None
+    cache: bool | None = None
+    log_omit_inputs: bool | None = None
+    log_omit_outputs: bool | None = None
+    log_omit: bool | None = None
+    inference_id: Id | None = None
+    parent_trace_id: Id | None = None
+    root_trace_id: Id | None = None
+    session_id: Id | None = None
+    log_sample_rate: Share | None = None
+    experiment_uuid: Label | None = None
+    project_uuid: Label | None = None
+    inputs: dict[str, Any] | None = None
+    provider_api_key: str | None = None
+
+    def variables(self) -> Mapping[str, Any]:
+        """Return the template's variables: `llm_inputs`, or its older name `inputs`."""
+        return self.llm_inputs or self.inputs or {}
+
+    def digest(self) -> str:
+        """Return a SHA-256 of what was asked, to tell a repeated request from another one under the same id."""
+        plain = msgspec.structs.replace(self, provider_api_key=None)
+        return hashlib.sha256(msgspec.json.encode(plain, order="deterministic")).hexdigest()
+
+
+class CompletionAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The seed's answer: exactly these 14 keys, in its order, and a number wherever it has one.
+
+    Old clients fail on a further key or a null number, so what is not known is 0 here; the record has null. Times are
+    `YYYY-MM-DD HH:MM:SS`, UTC; `latency` is seconds, `cost` US dollars. A cached answer reports its original tokens
+    and cost, as the seed's example does. `status` is success or error; on error `content` is empty.
+    """
+
+    inference_id: str
+    content: str
+    latency: float
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cost: float
+    model: str
+    provider: str
+    cache_hit: bool
+    status: str
+    error: str | None
+    start_timestamp: str
+    end_timestamp: str

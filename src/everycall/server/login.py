@@ -1,0 +1,91 @@
+"""The login of browsers: `GET /login` with a printed token or as a form, `POST /login` with a key, `POST /logout`."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+from litestar import Request, Response, get, post
+from litestar.datastructures import Cookie
+
+from everycall import limits
+from everycall.server.auth import Access
+from everycall.server.bodies import Bodies
+from everycall.server.pages.rendering import html as render
+from everycall.server.problems import ProblemError, problem
+from everycall.server.security import is_same_origin, local_path
+from everycall.server.sessions import COOKIE
+
+__all__ = ["handlers"]
+
+
+@get("/login", include_in_schema=False)
+async def login_page(request: Request[Any, Any, Any]) -> Response[Any]:
+    """Log in with the one-time `token`, or show the form. `next` is the local path to go to."""
+    access: Access = request.app.state.access
+    path = local_path(request.query_params.get("next"))
+    token = request.query_params.get("token")
+    if access.no_auth:
+        return _go(path)
+    if token is None:
+        return _form(path)
+    if access.sessions.use(token):
+        return _go(path, _cookie(request, access.sessions.issue(access.keyring.local_digest)))
+    return _form(path, "This address was used before, or is too old. Log in with a key.", 401)
+
+
+@post("/login", include_in_schema=False, status_code=303)
+async def login(request: Request[Any, Any, Any]) -> Response[Any]:
+    """Log in with the key from the form."""
+    access: Access = request.app.state.access
+    if not is_same_origin(request.scope):
+        raise problem("cross_origin", 403, "Forbidden", "Log in on this server's own page.")
+    form = await _read_form(request)
+    path = local_path(form.get("next"))
+    try:
+        _, digest = access.check(request.scope, form.get("key", "").strip())
+    except ProblemError as error:
+        answer = _form(path, error.problem.detail, error.problem.status)
+        answer.headers.update({name: value for name, value in error.headers.items() if name == "retry-after"})
+        return answer
+    return _go(path, _cookie(request, access.sessions.issue(digest)))
+
+
+@post("/logout", include_in_schema=False, status_code=303)
+async def logout(request: Request[Any, Any, Any]) -> Response[Any]:
+    """End the browser's session."""
+    return _go("/login", _cookie(request, "", 0))
+
+
+async def _read_form(request: Request[Any, Any, Any]) -> dict[str, str]:
+    bodies: Bodies = request.app.state.bodies
+    async with bodies.body(request.scope, request.receive, limits.SMALL_BODY_BYTES_MAX) as data:
+        try:
+            fields = parse_qs(data.decode("latin-1"), max_num_fields=16, errors="replace")
+        except ValueError as error:
+            raise problem("bad_request", 400, "Bad request", "Too many fields in the form.") from error
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _form(path: str, message: str = "", status: int = 200) -> Response[Any]:
+    return render("login.html", status=status, next=path, message=message)
+
+
+def _go(path: str, cookie: Cookie | None = None) -> Response[Any]:
+    headers = {"location": quote(path, safe="/?&=%#:;,+@!$'()*~[]-._")}
+    return Response(b"", status_code=303, headers=headers, cookies=[] if cookie is None else [cookie])
+
+
+def _cookie(request: Request[Any, Any, Any], value: str, max_age: int = int(limits.SESSION_AGE_S)) -> Cookie:
+    return Cookie(
+        key=COOKIE,
+        value=value,
+        max_age=max_age,
+        httponly=True,
+        samesite="strict",
+        secure=request.scope["scheme"] == "https",
+        path="/",
+    )
+
+
+handlers = [login_page, login, logout]

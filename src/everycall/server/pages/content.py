@@ -1,0 +1,155 @@
+"""What a record holds, as blocks to be drawn: chat messages, text, JSON. Pure; called by `views`.
+
+Nothing here is trusted or interpreted: any shape that is not recognised as messages is shown as JSON. Values beyond
+`limits.VIEW_VALUES_MAX` are counted instead of drawn; the JSON twin of the page has them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from msgspec import Raw
+
+from everycall.record import Record, to_json
+from everycall.server.pages.messages import Message, as_chats, as_message
+from everycall.server.pages.values import Node, Text, node_of, text_of
+
+__all__ = ["Block", "Section", "sections_of", "traceback_of"]
+
+_FLAGS: Final = {"inputs": "log_omit_inputs", "outputs": "log_omit_outputs"}
+_EXCEPTION_KEYS: Final = ("exception.type", "exception.message", "exception.stacktrace")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One thing to draw: exactly one of its fields is set. `label` says what it is, where the section has several."""
+
+    label: str | None = None
+    text: Text | None = None
+    node: Node | None = None
+    chat: tuple[Message, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the record under one heading. `notes` say plainly what is not there, and why."""
+
+    key: str
+    title: str
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...] = ()
+    open: bool = True
+
+
+def sections_of(record: Record) -> tuple[Section, ...]:
+    """Return the parts of a record that have something to show, in reading order."""
+    configuration = _value(record.llm_configuration)
+    inputs, settings = _inputs(record, configuration)
+    attributes = _without_exception(_value(record.attributes))
+    made = (
+        Section("inputs", "Inputs", inputs, _notes(record, ("llm_inputs", "llm_configuration", "inputs"), "inputs")),
+        Section("output", "Output", _output(record), _notes(record, ("content", "output"), "outputs")),
+        Section("target", "Target", _any(_value(record.target)), _notes(record, ("target",))),
+        Section("configuration", "Configuration", settings),
+        Section("metadata", "Metadata", _any(_value(record.metadata)), _notes(record, ("metadata",), "metadata")),
+        Section(
+            "attributes", "Attributes", _any(attributes), _notes(record, ("attributes",), "attributes"), open=False
+        ),
+    )
+    return tuple(section for section in made if section.blocks or section.notes)
+
+
+def traceback_of(record: Record) -> Text | None:
+    """Return the traceback that came with an error, from OpenTelemetry's `exception.stacktrace`."""
+    attributes = _value(record.attributes)
+    trace = attributes.get("exception.stacktrace") if isinstance(attributes, Mapping) else None
+    return text_of(trace) if isinstance(trace, str) and trace.strip() else None
+
+
+def _inputs(record: Record, configuration: Any) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+    """Return the blocks of the inputs, and those of the configuration without its messages."""
+    blocks: list[Block] = []
+    messages = None
+    if isinstance(configuration, Mapping):
+        messages = configuration.get("messages")
+        if chats := as_chats(messages):
+            configuration = {key: value for key, value in configuration.items() if key != "messages"}
+            blocks.extend(Block("Messages" if len(chats) == 1 else f"Messages {n}", chat=c) for n, c in _counted(chats))
+    variables = _value(record.llm_inputs)
+    if variables not in (None, {}):
+        blocks.append(Block("Template variables", node=node_of(variables)))
+    value = _value(record.inputs)
+    if value is not None and not (isinstance(value, Mapping) and _same_messages(value, messages)):
+        blocks.extend(_any(value, "Arguments" if blocks else None))
+    return tuple(blocks), _any(configuration) if configuration not in (None, {}) else ()
+
+
+def _output(record: Record) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    if record.content is not None:
+        blocks.append(Block(text=text_of(record.content)))
+    value = _value(record.output)
+    if value is not None and value != record.content:
+        blocks.extend(_any(value, "Structured" if blocks else None))
+    return tuple(blocks)
+
+
+def _value(field: Raw) -> Any:
+    """Return a field's value; of JSON nested too deep to be read into memory, the text."""
+    try:
+        return to_json(field)
+    except RecursionError:
+        return bytes(field).decode()
+
+
+def _any(value: Any, label: str | None = None) -> tuple[Block, ...]:
+    """Return blocks for any JSON: messages where the value is or holds just messages, text, else a JSON tree."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (Block(label, text=text_of(value)),)
+    chats = as_chats(value)
+    rest: Any = None
+    if not chats and isinstance(value, Mapping):
+        chats = as_chats(value.get("messages"))
+        rest = {key: other for key, other in value.items() if key != "messages"}
+        if not chats and (message := as_message(value)):
+            chats, rest = ((message,),), None
+    if not chats:
+        return (Block(label, node=node_of(value)),)
+    blocks = [Block(label if len(chats) == 1 else f"Messages {n}", chat=chat) for n, chat in _counted(chats)]
+    if rest:
+        blocks.append(Block("Other arguments", node=node_of(rest)))
+    return tuple(blocks)
+
+
+def _counted(chats: tuple[tuple[Message, ...], ...]) -> enumerate[tuple[Message, ...]]:
+    return enumerate(chats, start=1)
+
+
+def _same_messages(inputs: Mapping[str, Any], messages: Any) -> bool:
+    """Say whether the inputs only repeat the configuration's messages, as instrumented clients do."""
+    return bool(messages) and len(inputs) == 1 and inputs.get("messages") == messages
+
+
+def _without_exception(attributes: Any) -> Any:
+    """Leave out what the error box shows already."""
+    if not isinstance(attributes, Mapping):
+        return attributes
+    return {key: value for key, value in attributes.items() if key not in _EXCEPTION_KEYS} or None
+
+
+def _notes(record: Record, fields: tuple[str, ...], omitted: str | None = None) -> tuple[str, ...]:
+    notes = []
+    if omitted in record.omitted and omitted is not None:
+        flag = _FLAGS.get(omitted)
+        by = f" by {flag}" if flag else ""
+        notes.append(f"{omitted} omitted{by}: never sent, never stored")
+    for name in fields:
+        if (cut := record.truncated.get(name)) is not None:
+            whole = f", SHA-256 of the whole {cut.sha256}" if cut.sha256 else ""
+            size = "an unknown number of" if cut.bytes is None else f"{cut.bytes:,}"
+            notes.append(f"{name} truncated: {cut.kept:,} of {size} bytes kept{whole}")
+    return tuple(notes)

@@ -1,0 +1,130 @@
+"""The filters of the list of traces: from the address's query to a `TraceQuery`, and back to chips and links.
+
+Every parameter is optional. A parameter that cannot be read is an error that says what it may be; an unknown one is
+left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from everycall import limits
+from everycall.semconv import ERROR, SUCCESS
+from everycall.server.pages.addresses import with_query
+from everycall.server.store.base import TraceQuery
+
+__all__ = ["FIELDS", "RANGES", "Chip", "FilterError", "Filters", "read_filters"]
+
+_NANOS: Final = 1_000_000_000
+
+FIELDS: Final[dict[str, str]] = {
+    "search": "Search",
+    "status": "Status",
+    "trace_name": "Trace name",
+    "end_user_identifier": "End user",
+    "session_id": "Session",
+    "tag": "Tag",
+    "range": "Started within",
+    "since": "Since",
+    "until": "Until",
+}
+"""Parameter -> label, in the order of the form."""
+
+RANGES: Final[dict[str, tuple[str, int]]] = {
+    "15m": ("last 15 minutes", 900),
+    "1h": ("last hour", 3_600),
+    "24h": ("last 24 hours", 86_400),
+    "7d": ("last 7 days", 7 * 86_400),
+    "30d": ("last 30 days", 30 * 86_400),
+}
+"""Value of `range` -> label and seconds."""
+
+
+class FilterError(ValueError):
+    """A parameter of the address cannot be used; the message names it and says what it may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """One active filter as shown above the list; `href` is the list without it."""
+
+    label: str
+    value: str
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What was asked: `given` are the active filters as written in the address, `query` what the store is asked."""
+
+    given: dict[str, str]
+    query: TraceQuery
+    project: str | None
+
+    def chips(self) -> list[Chip]:
+        """Return the active filters, each with the link that removes it."""
+        shown = []
+        for name, value in self.given.items():
+            rest = {key: other for key, other in self.given.items() if key != name}
+            label = RANGES[value][0] if name == "range" else value
+            shown.append(Chip(FIELDS[name], label, with_query("/traces", project=self.project, **rest)))
+        return shown
+
+    def href(self, path: str = "/traces", **more: object) -> str:
+        """Return an address with these filters and `more` (which replaces filters of the same name)."""
+        limit = self.query.limit if self.query.limit != limits.PAGE_ROWS else None
+        return with_query(path, **{"project": self.project, **self.given, "limit": limit, **more})
+
+
+def read_filters(parameters: Mapping[str, str], project: str | None, now_nano: int) -> Filters:
+    """Read the query of `/traces`. Raises `FilterError`."""
+    given = {name: parameters[name].strip() for name in FIELDS if parameters.get(name, "").strip()}
+    status = given.get("status")
+    if status not in (None, SUCCESS, ERROR):
+        raise FilterError(f"status may be {SUCCESS!r} or {ERROR!r}, not {status[:80]!r}")
+    since = _moment("since", given.get("since"))
+    if span := given.get("range"):
+        if span not in RANGES:
+            raise FilterError(f"range may be {', '.join(RANGES)}, not {span[:80]!r}; use since and until for another")
+        start = now_nano - RANGES[span][1] * _NANOS
+        since = start if since is None else max(since, start)
+    query = TraceQuery(
+        trace_name=given.get("trace_name"),
+        status=status,
+        end_user_identifier=given.get("end_user_identifier"),
+        session_id=given.get("session_id"),
+        tag=given.get("tag"),
+        since=since,
+        until=_moment("until", given.get("until")),
+        search=given.get("search"),
+        limit=_limit(parameters.get("limit", "")),
+        cursor=parameters.get("cursor") or None,
+    )
+    return Filters(given, query, project)
+
+
+def _limit(text: str) -> int:
+    if not text:
+        return limits.PAGE_ROWS
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= limits.PAGE_ROWS_MAX:
+        raise FilterError(f"limit may be 1 to {limits.PAGE_ROWS_MAX}, not {text[:80]!r}")
+    return int(text)
+
+
+def _moment(name: str, text: str | None) -> int | None:
+    """Read ISO 8601 (UTC where it names no zone) or nanoseconds since the epoch."""
+    if text is None:
+        return None
+    if re.fullmatch("[0-9]{12,19}", text):
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0, int(moment.timestamp()) * _NANOS + moment.microsecond * 1000)
+    except (ValueError, OverflowError) as error:
+        raise FilterError(f"{name} may be a time such as 2026-01-31T12:00 (UTC), not {text[:80]!r}") from error

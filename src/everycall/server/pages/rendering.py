@@ -1,0 +1,98 @@
+"""Templates and static files. Called by `routes`, and by whoever answers HTML elsewhere.
+
+Autoescape is always on and an undefined name is an error. No template holds a script, a style attribute or an address
+of another origin, so the content security policy that every answer carries allows this server's own files alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+from litestar import MediaType, Response
+
+from everycall import semconv
+from everycall.errors import Problem
+from everycall.server.pages import figures
+from everycall.server.pages.addresses import trace_path, with_query
+from everycall.server.pages.tree import rails
+
+__all__ = ["STATIC_FILES", "asset_href", "html", "problem_page", "render", "static_file"]
+
+_SERVER_DIR: Final = Path(__file__).resolve().parent.parent
+STATIC_FILES: Final = {
+    "everycall.css": "text/css",
+    "everycall.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+"""The static files by name, with their media types. No other file is ever read."""
+
+RAIL_DEPTH_MAX: Final = 12
+"""Deeper rows of a tree are indented no further; the depth is still written in the row."""
+
+
+def html(template: str, *, status: int = 200, **context: Any) -> Response[bytes]:
+    """Return a template rendered as an answer. Text that is no Unicode (lone surrogates) is shown with marks."""
+    body = render(template, **context).encode("utf-8", "replace")
+    return Response(body, status_code=status, media_type=MediaType.HTML)
+
+
+def problem_page(problem: Problem) -> Response[bytes]:
+    """Return an error as a page for people; the same words as its problem+json."""
+    return html("problem.html", status=problem.status, problem=problem)
+
+
+def render(template: str, **context: Any) -> str:
+    """Render a template of `server/templates`. Raises `jinja2.UndefinedError` for a name that was not given."""
+    return _environment().get_template(template).render(now=time.time_ns(), **context)
+
+
+def asset_href(name: str) -> str:
+    """Return the address of a static file, with a hash of its content so that it can be kept for ever."""
+    return f"/static/{name}?v={static_file(name)[1]}"
+
+
+@cache
+def static_file(name: str) -> tuple[bytes, str]:
+    """Return a static file's content and the hash of it. Raises `KeyError` for a name not in `STATIC_FILES`."""
+    if name not in STATIC_FILES:
+        raise KeyError(name)
+    content = (_SERVER_DIR / "static" / name).read_bytes()
+    return content, hashlib.sha256(content).hexdigest()[:16]
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_SERVER_DIR / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for shown in (
+        figures.absolute_time,
+        figures.byte_size,
+        figures.count,
+        figures.duration,
+        figures.iso_time,
+        figures.money,
+        figures.tick_label,
+    ):
+        environment.filters[shown.__name__] = shown
+    environment.filters["percent"] = lambda value: f"{value:.3f}%"
+    environment.globals.update(
+        ago=figures.ago,
+        asset_href=asset_href,
+        dash=figures.DASH,
+        kinds=semconv.KINDS,
+        rail_depth_max=RAIL_DEPTH_MAX,
+        rails=rails,
+        trace_path=trace_path,
+        with_query=with_query,
+    )
+    return environment

@@ -1,0 +1,215 @@
+"""What each page shows, as data: the JSON twin is this, the HTML draws this. Called by `routes`.
+
+Every view is made from bounded reads of the store; nothing is counted by walking what a page does not show.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from everycall import limits
+from everycall.record import Record
+from everycall.server.pages.filters import Filters
+from everycall.server.pages.tree import Axis, Row, axis_of, rows_of
+from everycall.server.store.base import ClientReport, Store, TraceSummary
+
+__all__ = [
+    "ClientSheet",
+    "StatusView",
+    "Totals",
+    "TraceView",
+    "TracesView",
+    "server_version",
+    "status_view",
+    "trace_view",
+    "traces_view",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the traces of one page. A sum is None when no trace has the figure; `unpriced` and `uncounted` say how
+    many inference calls have none."""
+
+    traces: int
+    calls: int
+    errors: int
+    cache_hits: int
+    input_tokens: int | None
+    output_tokens: int | None
+    uncounted: int
+    cost: float | None
+    unpriced: int
+    saved_cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TracesView:
+    """The list of traces: what was asked, the sums of this page, its rows, and the cursor of the next one."""
+
+    project: str
+    filters: dict[str, str]
+    totals: Totals
+    traces: tuple[TraceSummary, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceView:
+    """One trace: its sums, a slice of the rows of its tree, and the selected record whole.
+
+    The tree is that of one page of the store (`cursor` to `next_cursor`, `tree_rows` records); the rows drawn are
+    `first_row` to `first_row + len(rows)` of it. `whole` says that the store's page is the entire trace.
+    """
+
+    project: str
+    trace: TraceSummary
+    axis: Axis
+    rows: tuple[Row, ...]
+    first_row: int
+    tree_rows: int
+    cursor: str | None
+    next_cursor: str | None
+    whole: bool
+    record: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSheet:
+    """A client process's balance sheet. A figure is None when the client did not give it as a whole number.
+
+    `missing` is recorded - delivered - spooled - dropped: 0 when the sheet adds up, None when a figure is not known.
+    """
+
+    client: str
+    seen_unix_nano: int
+    recorded: int | None
+    delivered: int | None
+    spooled: int | None
+    dropped: dict[str, int] | None
+    missing: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusView:
+    """The server and those that report to it. `clients` holds the most recently seen; `clients_known` counts all."""
+
+    project: str
+    version: str
+    clients: tuple[ClientSheet, ...]
+    clients_known: int
+    limits: tuple[limits.Limit, ...]
+
+
+def server_version() -> str:
+    """Return the installed version."""
+    return importlib.metadata.version("everycall")
+
+
+async def traces_view(store: Store, project: str, filters: Filters) -> TracesView:
+    """Read one page of traces. Raises `StoreError` for a cursor that the store did not make."""
+    page = await store.traces(project, filters.query)
+    return TracesView(project, filters.given, _totals(page.traces), page.traces, page.next_cursor)
+
+
+async def trace_view(
+    store: Store,
+    project: str,
+    trace_id: str,
+    *,
+    selected: str | None = None,
+    cursor: str | None = None,
+    first_row: int | None = None,
+) -> TraceView | None:
+    """Read one trace, or None when the project has no record of it.
+
+    `selected` is the inference_id of the record to show; without it, the first row's. Without `first_row`, the slice
+    of rows that holds the selected record is drawn. Raises `StoreError` for a cursor that the store did not make.
+    """
+    trace = await store.trace_summary(project, trace_id)
+    if trace is None:
+        return None
+    page = await store.trace(project, trace_id, cursor)
+    axis = axis_of(page.records)
+    rows = rows_of(page.records, axis)
+    place = next((index for index, row in enumerate(rows) if row.inference_id == selected), 0)
+    if first_row is None:
+        first_row = place // limits.TREE_ROWS * limits.TREE_ROWS
+    shown = tuple(rows[first_row : first_row + limits.TREE_ROWS])
+    if selected is None and shown:
+        selected = shown[0].inference_id
+    record = next((record for record in page.records if record.inference_id == selected), None)
+    if record is None and selected is not None:
+        record = await record_view(store, project, trace_id, selected)
+    return TraceView(
+        project=project,
+        trace=trace,
+        axis=axis,
+        rows=shown,
+        first_row=first_row,
+        tree_rows=len(rows),
+        cursor=cursor,
+        next_cursor=page.next_cursor,
+        whole=cursor is None and page.next_cursor is None,
+        record=record,
+    )
+
+
+async def record_view(store: Store, project: str, trace_id: str, inference_id: str) -> Record | None:
+    """Read one record of a trace, or None when the trace has no such record."""
+    record = await store.record(project, inference_id)
+    return record if record is not None and record.trace_id == trace_id else None
+
+
+async def status_view(store: Store, project: str) -> StatusView:
+    """Read the balance sheets of the project's client processes."""
+    reports = await store.clients(project)
+    sheets = tuple(_sheet(report) for report in reports[: limits.PAGE_ROWS_MAX])
+    return StatusView(project, server_version(), sheets, len(reports), tuple(limits.LIMITS.values()))
+
+
+def _totals(traces: Sequence[TraceSummary]) -> Totals:
+    costs = [trace.cost for trace in traces if trace.cost is not None]
+    saved = [trace.saved_cost for trace in traces if trace.saved_cost is not None]
+    tokens_in = [trace.input_tokens for trace in traces if trace.input_tokens is not None]
+    tokens_out = [trace.output_tokens for trace in traces if trace.output_tokens is not None]
+    return Totals(
+        traces=len(traces),
+        calls=sum(trace.records for trace in traces),
+        errors=sum(trace.errors for trace in traces),
+        cache_hits=sum(trace.cache_hits for trace in traces),
+        input_tokens=sum(tokens_in) if tokens_in else None,
+        output_tokens=sum(tokens_out) if tokens_out else None,
+        uncounted=sum(trace.uncounted for trace in traces),
+        cost=math.fsum(costs) if costs else None,
+        unpriced=sum(trace.unpriced for trace in traces),
+        saved_cost=math.fsum(saved) if saved else None,
+    )
+
+
+def _sheet(report: ClientReport) -> ClientSheet:
+    balance = report.balance
+    recorded, delivered, spooled = (_whole(balance.get(name)) for name in ("recorded", "delivered", "spooled"))
+    given = balance.get("dropped")
+    dropped: dict[str, int] = {}
+    readable = isinstance(given, Mapping)
+    if isinstance(given, Mapping):
+        for reason, number in given.items():
+            amount = _whole(number)
+            readable = readable and amount is not None
+            if amount:
+                dropped[str(reason)] = amount
+    missing = None
+    if recorded is not None and delivered is not None and spooled is not None and readable:
+        missing = recorded - delivered - spooled - sum(dropped.values())
+    return ClientSheet(
+        report.client, report.seen_unix_nano, recorded, delivered, spooled, dropped if readable else None, missing
+    )
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -1,0 +1,214 @@
+"""Running the server: in a thread of this process (`Server`, for tests and `demo`), or as the process (`run`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import uvicorn
+
+from everycall import limits, locations
+from everycall.errors import ConfigurationError
+from everycall.server.app import create_app
+from everycall.server.auth import Access
+from everycall.server.gateway import Gateway
+from everycall.server.keys import local_key
+from everycall.server.options import ServerOptions
+from everycall.server.store.base import Store, StoreError
+from everycall.server.store.sqlite import SqliteStore
+
+__all__ = ["Server", "run"]
+
+DATABASE = "everycall.db"
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its own signal handling, which would end the process before the store is closed."""
+
+    def __init__(
+        self, config: uvicorn.Config, started: Callable[[_Uvicorn], None], stopping: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._on_started = started
+        self._on_stopping = stopping
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start accepting, and say so."""
+        await super().startup(sockets)
+        self._on_started(self)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let nobody wait for what will not come, then finish what is under way."""
+        self._on_stopping()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave all signals alone."""
+        yield
+
+
+class Server:
+    """A server in a thread of its own, with its own event loop. Also a context manager.
+
+    `start` returns once requests are accepted; `stop` returns once requests under way were answered (at most
+    `limits.SHUTDOWN_TIMEOUT_S`), and the store is closed.
+    """
+
+    def __init__(self, options: ServerOptions) -> None:
+        self.options = options
+        self.key = options.local_key or local_key(locations.local_key_path())
+        self.address = ""
+        self._access: Access | None = None
+        self._uvicorn: _Uvicorn | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self) -> Self:
+        """Start serving. Raises `ConfigurationError` for a port in use or a data directory of another server."""
+        if self._thread is not None:
+            raise ConfigurationError("this server was started already")
+        listening = listen(self.options)
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=self._serve, args=(listening, ready), name="everycall-server", daemon=True
+        )
+        self._thread.start()
+        ready.wait()
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+        return self
+
+    def login_url(self, path: str = "/") -> str:
+        """Return an address that logs a browser in once and then shows `path`."""
+        if self._access is None:
+            raise ConfigurationError("the server is not running")
+        return f"{self.address}/login?token={self._access.sessions.token()}&next={quote(path, safe='')}"
+
+    def stop(self) -> None:
+        """Stop serving and close the store; commits under way are finished. May be called again."""
+        if self._uvicorn is not None:
+            self._uvicorn.should_exit = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _serve(self, listening: socket.socket, ready: threading.Event) -> None:
+        def started(server: _Uvicorn, access: Access, address: str) -> None:
+            self._uvicorn, self._access, self.address = server, access, address
+            ready.set()
+
+        try:
+            asyncio.run(_serve(self.options, self.key, listening, started))
+        except BaseException as error:  # noqa: BLE001 - the thread's one guard: `start` raises it to its caller
+            self._error = error
+        finally:
+            ready.set()
+
+
+def run(options: ServerOptions, started: Callable[[str, str], None] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; then finish what is under way and return, within 5 s.
+
+    `started` is called with the address, and with the one that logs a browser in, once requests are accepted. Raises
+    `ConfigurationError` for a port in use or a data directory of another server. Must run in the main thread.
+    """
+    key = options.local_key or local_key(locations.local_key_path())
+    listening = listen(options)
+
+    def ready(server: _Uvicorn, access: Access, address: str) -> None:
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            server.force_exit = server.should_exit  # asked twice: do not wait for requests under way
+            server.should_exit = True
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+        if started is not None:
+            login = address if options.no_auth else f"{address}/login?token={access.sessions.token()}"
+            started(address, login)
+
+    asyncio.run(_serve(options, key, listening, ready))
+
+
+def listen(options: ServerOptions) -> socket.socket:
+    """Return a listening socket. Raises `ConfigurationError` saying what to do when the address cannot be used."""
+    where = f"{options.host}:{options.port}"
+    try:
+        family, _, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {where}: {error.strerror}; choose another --host") from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(1024)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"{where} is in use, perhaps by another everycall server: choose another port with --port "
+                "(0 takes any free one)"
+            ) from error
+        raise ConfigurationError(
+            f"cannot listen on {where}: {error.strerror}; choose another --host or --port"
+        ) from error
+    listening.setblocking(False)
+    return listening
+
+
+async def _serve(
+    options: ServerOptions,
+    key: str,
+    listening: socket.socket,
+    started: Callable[[_Uvicorn, Access, str], None],
+) -> None:
+    with listening:
+        store: Store = SqliteStore(options.data_dir / DATABASE)
+        app = create_app(replace(options, local_key=key), store, Gateway(store, options.providers))
+        config = uvicorn.Config(
+            app,
+            http="auto",
+            ws="none",
+            lifespan="off",  # entered below, so that its errors arrive here as they are
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=int(limits.SHUTDOWN_TIMEOUT_S),
+        )
+        server = _Uvicorn(
+            config,
+            lambda own: started(own, app.state.access, _address(options, listening)),
+            app.state.bodies.close,
+        )
+        try:
+            async with app.lifespan():
+                await server.serve(sockets=[listening])
+        except StoreError as error:
+            raise ConfigurationError(f"cannot use the data directory {options.data_dir}: {error}") from error
+
+
+def _address(options: ServerOptions, listening: socket.socket) -> str:
+    port = listening.getsockname()[1]
+    host = options.host.strip("[]")
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104 - what it is bound to is not where one goes
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,166 @@
+"""What every answer carries and every request is checked for: headers, Host, origin, counts of wrong keys.
+
+Pure functions and small counters without any I/O; `auth.Guard` and `create_app` put them in place.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from litestar.types import Message, Scope
+
+from everycall import limits
+from everycall.server.options import ServerOptions, is_loopback
+
+__all__ = [
+    "HEADERS",
+    "AllowedHosts",
+    "WrongKeys",
+    "header",
+    "headers_of",
+    "is_same_origin",
+    "local_path",
+    "secure",
+    "wants_page",
+]
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+DATA_PREFIXES = ("/api/", "/v1/", "/static/", "/openapi.json", "/healthz")
+HEADERS: dict[str, str] = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+"""On every answer, 404 and 500 included. A handler's own value of one of them stays (static files may be cached)."""
+
+_RAW_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+
+async def secure(message: Message, _: Scope) -> None:
+    """Add `HEADERS` to the start of an answer. Litestar calls it before each message that is sent."""
+    if message["type"] == "http.response.start":
+        present = {bytes(name).lower() for name, _ in message["headers"]}
+        message["headers"] = [*message["headers"], *(pair for pair in _RAW_HEADERS if pair[0] not in present)]
+
+
+def headers_of(scope: Scope, name: bytes) -> list[str]:
+    """Return all values of a request header, as sent."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return a request header, or None; the first when it was sent several times."""
+    return next(iter(headers_of(scope, name)), None)
+
+
+def _host_name(value: str) -> str | None:
+    """Return the name in a Host header, without port and brackets, in lower case; None when it is not one."""
+    try:
+        parts = urlsplit(f"//{value}")
+        _ = parts.port  # raises for a port that is no number
+    except ValueError:
+        return None
+    if parts.path or parts.query or parts.fragment or parts.username is not None or not parts.hostname:
+        return None
+    return parts.hostname.rstrip(".")
+
+
+class AllowedHosts:
+    """The names under which this server answers, so that a foreign name pointed at it (DNS rebinding) gets nothing.
+
+    Always: the name it was bound to, `localhost`, loopback addresses and the options' `hosts`. When it is bound to an
+    address others can reach, also any IP address and this machine's name: rebinding needs a name of the attacker's.
+    """
+
+    def __init__(self, options: ServerOptions) -> None:
+        names = {options.host, "localhost", *options.hosts}
+        self._open = not is_loopback(options.host)
+        if self._open:
+            names.add(socket.gethostname())
+        self._names = {name.strip("[]").rstrip(".").lower() for name in names}
+
+    def allow(self, value: str) -> bool:
+        """Return whether a Host header names this server."""
+        name = _host_name(value)
+        if name is None:
+            return False
+        if name in self._names or is_loopback(name):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return self._open
+
+
+def wants_page(scope: Scope) -> bool:
+    """Return whether an answer is for a person: a GET of a page by a browser, not of data."""
+    path = scope["path"]
+    if scope.get("method") != "GET" or path.startswith(DATA_PREFIXES) or path.endswith(".json"):
+        return False
+    return "text/html" in (header(scope, b"accept") or "")
+
+
+def is_same_origin(scope: Scope) -> bool:
+    """Return whether a request that changes something was not made by another site's page.
+
+    Browsers say where a request comes from in `Sec-Fetch-Site` (to loopback and over TLS) and in `Origin` (with every
+    POST, though as `null` where the page's referrer policy is `no-referrer`); a program sends neither and has no cookie
+    that could be misused.
+    """
+    site = header(scope, b"sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    origin = header(scope, b"origin")
+    if origin is None:
+        return True
+    if origin == "null":
+        return False
+    host = header(scope, b"host") or ""
+    return urlsplit(origin).netloc.lower() == host.lower()
+
+
+def local_path(asked: str | None) -> str:
+    """Return where to go after the login: the path asked for when it is one of this server's, else `/`.
+
+    Browsers read `//host`, `/\\host` and what hides behind tabs and newlines as another site; those become `/`.
+    """
+    if not asked or not asked.startswith("/") or asked[1:2] in ("/", "\\"):
+        return "/"
+    if not asked.isprintable() or "\\" in asked or len(asked) > 2048:
+        return "/"
+    parts = urlsplit(asked)
+    return "/" if parts.scheme or parts.netloc else asked
+
+
+class WrongKeys:
+    """Counts wrong keys per address and minute. `limits.WRONG_KEYS_MAX` of them, and the address is told to wait.
+
+    A right key is always let in: addresses are shared (a proxy, one machine), and 256 random bits need no lock-out.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def count(self, address: str) -> int:
+        """Count one more wrong key; return the seconds to wait, 0 while within the bound."""
+        now = self._clock()
+        since, seen = self._seen.get(address, (now, 0))
+        if now - since >= 60:
+            since, seen = now, 0
+        self._seen[address] = (since, seen + 1)
+        self._seen.move_to_end(address)
+        while len(self._seen) > limits.WRONG_KEY_ADDRESSES_MAX:
+            self._seen.popitem(last=False)
+        return max(1, int(60 - (now - since))) if seen + 1 > limits.WRONG_KEYS_MAX else 0

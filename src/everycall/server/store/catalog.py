@@ -1,0 +1,211 @@
+"""What the store keeps beside records: client reports, deployments, cached responses and keys.
+
+Each is a JSON body with the few columns it is found by. The functions that write run in the writer's thread inside
+its transaction; those that read run in the readers'.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import msgspec
+
+from everycall import limits
+from everycall.server.store.base import ApiKey, CachedResponse, ClientReport, Deployment, StoreError
+from everycall.server.store.readers import Read
+
+__all__ = [
+    "cached",
+    "clear_cache",
+    "clients",
+    "deployment",
+    "deployments",
+    "keys",
+    "projects",
+    "put_client",
+    "put_deployment",
+    "put_key",
+    "put_response",
+]
+
+_encoder = msgspec.json.Encoder()
+_clients = msgspec.json.Decoder(ClientReport)
+_deployments = msgspec.json.Decoder(Deployment)
+_keys = msgspec.json.Decoder(ApiKey)
+_PROJECT = "(SELECT id FROM projects WHERE name = ?)"
+
+
+def put_client(connection: sqlite3.Connection, project: int, report: ClientReport) -> None:
+    """Keep a client's latest report; one that was made earlier than what is kept changes nothing.
+
+    A report that is not JSON is left out: it must not cost the records that came with it.
+    """
+    seen = min(report.seen_unix_nano, 2**63 - 1) or time.time_ns()
+    try:
+        body = _encoder.encode(replace(report, seen_unix_nano=seen))
+        report.client.encode()
+    except (msgspec.MsgspecError, UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
+        return
+    known = connection.execute(
+        "SELECT 1 FROM clients WHERE project = ? AND client = ?", (project, report.client)
+    ).fetchone()
+    connection.execute(
+        "INSERT INTO clients (project, client, seen, body) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET seen = excluded.seen, body = excluded.body WHERE excluded.seen >= seen",
+        (project, report.client, seen, body),
+    )
+    if known is None:
+        connection.execute(
+            "DELETE FROM clients WHERE project = ?1 AND client IN"
+            " (SELECT client FROM clients WHERE project = ?1 ORDER BY seen DESC LIMIT -1 OFFSET ?2)",
+            (project, limits.CLIENTS_MAX),
+        )
+
+
+def clients(read: Read, project: str) -> list[ClientReport]:
+    """Return the reports kept, the most recently seen first."""
+    return [
+        _clients.decode(body)
+        for body in read.texts(
+            "SELECT CAST(group_concat(body, char(30)) AS BLOB) FROM"  # noqa: S608 - a constant
+            f" (SELECT body FROM clients WHERE project = {_PROJECT} ORDER BY seen DESC)",
+            (project,),
+        )
+    ]
+
+
+def put_deployment(connection: sqlite3.Connection, project: int, new: Deployment) -> Deployment:
+    """Store the next version and make it active, unless the active one says the same."""
+    kept = connection.execute(
+        "SELECT body FROM deployments WHERE project = ? AND deployment_id = ? AND active = 1",
+        (project, new.deployment_id),
+    ).fetchone()
+    newest = connection.execute(
+        "SELECT coalesce(max(version), 0) FROM deployments WHERE project = ? AND deployment_id = ?",
+        (project, new.deployment_id),
+    ).fetchone()[0]
+    created = new.created_unix_nano or time.time_ns()
+    new = replace(new, version=newest + 1, created_unix_nano=created, active=True)
+    try:
+        body = _encoder.encode(new)
+        new = _deployments.decode(body)
+    except (msgspec.MsgspecError, UnicodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise StoreError(f"This deployment cannot be stored: {error}") from error
+    if kept is not None:
+        active = _deployments.decode(kept[0])
+        if active == replace(new, version=active.version, created_unix_nano=active.created_unix_nano):
+            return active
+    connection.execute(
+        "UPDATE deployments SET active = 0 WHERE project = ? AND deployment_id = ? AND active = 1",
+        (project, new.deployment_id),
+    )
+    connection.execute(
+        "INSERT INTO deployments (project, deployment_id, version, active, name, body) VALUES (?, ?, ?, 1, ?, ?)",
+        (project, new.deployment_id, new.version, new.name, body),
+    )
+    return new
+
+
+def deployment(read: Read, project: str, deployment_id: str, version: int | None) -> Deployment | None:
+    """Return the active version, or the one asked for."""
+    row = read.one(
+        f"SELECT body, active FROM deployments WHERE project = {_PROJECT} AND deployment_id = ?"  # noqa: S608
+        " AND CASE WHEN ?3 IS NULL THEN active = 1 ELSE version = ?3 END",
+        (project, deployment_id, version),
+    )
+    return None if row is None else replace(_deployments.decode(row[0]), active=bool(row[1]))
+
+
+def deployments(read: Read, project: str) -> list[Deployment]:
+    """Return the active versions, by name."""
+    return [
+        _deployments.decode(body)
+        for body in read.texts(
+            "SELECT CAST(group_concat(body, char(30)) AS BLOB) FROM (SELECT body FROM deployments"  # noqa: S608
+            f" WHERE project = {_PROJECT} AND active = 1 ORDER BY name, deployment_id)",
+            (project,),
+        )
+    ]
+
+
+def cached(read: Read, project: str, key: str, max_age_s: float) -> CachedResponse | None:
+    """Return a response that is not older than `max_age_s`."""
+    row = read.one(
+        f"SELECT body, created FROM responses WHERE project = {_PROJECT} AND key = ?",  # noqa: S608 - a constant
+        (project, key),
+    )
+    if row is None or row[1] < time.time_ns() - max_age_s * 1e9:
+        return None
+    return CachedResponse(row[0], row[1])
+
+
+def put_response(
+    connection: sqlite3.Connection, project: int, key: str, body: bytes, used: Mapping[tuple[str, str], int]
+) -> None:
+    """Keep a response; what is too old goes, then the least recently used beyond the bound.
+
+    `used` says when responses were served since the last call: by (project's name, key), in nanoseconds.
+    """
+    now = time.time_ns()
+    connection.executemany(
+        f"UPDATE responses SET used = ? WHERE project = {_PROJECT} AND key = ?",  # noqa: S608 - a constant
+        [(moment, name, served) for (name, served), moment in used.items()],
+    )
+    size = len(body) + len(key)
+    connection.execute(
+        "DELETE FROM responses WHERE project = ? AND (key = ? OR created < ?)",
+        (project, key, now - int(limits.CACHE_AGE_MAX_S * 1e9)),
+    )
+    if size > limits.CACHE_BYTES_MAX:
+        return
+    total = connection.execute("SELECT cache_bytes FROM projects WHERE id = ?", (project,)).fetchone()[0]
+    while total + size > limits.CACHE_BYTES_MAX:
+        number, freed = connection.execute(
+            "SELECT id, size FROM responses WHERE project = ? ORDER BY used, id LIMIT 1", (project,)
+        ).fetchone()
+        connection.execute("DELETE FROM responses WHERE id = ?", (number,))
+        total -= freed
+    connection.execute(
+        "INSERT INTO responses (project, key, created, used, size, body) VALUES (?, ?, ?, ?, ?, ?)",
+        (project, key, now, now, size, body),
+    )
+
+
+def clear_cache(connection: sqlite3.Connection, project: int) -> int:
+    """Forget all responses of a project; returns how many there were."""
+    return connection.execute("DELETE FROM responses WHERE project = ?", (project,)).rowcount
+
+
+def put_key(connection: sqlite3.Connection, project: int, key: ApiKey) -> None:
+    """Store a key, or replace the one with the same digest."""
+    connection.execute(
+        "INSERT OR REPLACE INTO api_keys (digest, project, created, body) VALUES (?, ?, ?, ?)",
+        (key.digest, project, key.created_unix_nano, _encoder.encode(key)),
+    )
+
+
+def keys(read: Read) -> list[ApiKey]:
+    """Return all keys, the oldest first."""
+    return [
+        _keys.decode(body)
+        for body in read.texts(
+            "SELECT CAST(group_concat(body, char(30)) AS BLOB) FROM"
+            " (SELECT body FROM api_keys ORDER BY created, digest)"
+        )
+    ]
+
+
+def projects(read: Read) -> list[str]:
+    """Return the names of the projects that have a record, a deployment or a key, in order."""
+    return [
+        msgspec.json.decode(name, type=str)
+        for name in read.texts(
+            "SELECT CAST(group_concat(json_quote(name), char(30)) AS BLOB) FROM (SELECT name FROM projects p"
+            " WHERE EXISTS (SELECT 1 FROM records r WHERE r.project = p.id)"
+            " OR EXISTS (SELECT 1 FROM deployments d WHERE d.project = p.id)"
+            " OR EXISTS (SELECT 1 FROM api_keys k WHERE k.project = p.id) ORDER BY name)"
+        )
+    ]

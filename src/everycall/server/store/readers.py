@@ -1,0 +1,114 @@
+"""The readers: a few threads, each with a connection that cannot write, and a time bound on every read.
+
+Readers see the last commit and never wait for the writer, nor it for them (SQLite's write-ahead log).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from everycall import limits
+from everycall.server.store.base import StoreBusy, StoreError
+from everycall.server.store.bulk import SEPARATOR
+
+__all__ = ["Read", "Readers"]
+
+T = TypeVar("T")
+
+
+class Read:
+    """One read under way: runs statements until it is stopped, from whatever thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._stopped = False
+
+    def one(self, statement: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        """Return the first row, or None. Raises `StoreBusy` when the read was stopped."""
+        if self._stopped or self._connection is None:
+            raise _too_slow()
+        row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
+        return row
+
+    def texts(self, statement: str, values: Sequence[Any] = ()) -> list[bytes]:
+        """Return the JSON texts that a statement joined with `bulk.SEPARATOR` into its first column."""
+        row = self.one(statement, values)
+        return row[0].split(SEPARATOR) if row is not None and row[0] is not None else []
+
+    def stop(self) -> None:
+        """Interrupt the statement that runs now; none runs after it."""
+        with self._lock:
+            self._stopped = True
+            if self._connection is not None:
+                self._connection.interrupt()
+
+    def run(self, connection: sqlite3.Connection, work: Callable[[Read], T]) -> T:
+        """Do the work in one snapshot of the database."""
+        with self._lock:
+            if self._stopped:
+                raise _too_slow()
+            self._connection = connection
+        try:
+            connection.execute("BEGIN")
+            return work(self)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                raise _too_slow() from None
+            raise StoreBusy(f"The store cannot be read now: {error}. Try again later.") from error
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise StoreError(f"A value asked for is not one that a record can have: {error}") from error
+        finally:
+            with self._lock:
+                self._connection = None
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+class Readers:
+    """Runs reads, `limits.STORE_READERS` at a time; further ones wait, and the wait counts as reading."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        for _ in range(limits.STORE_READERS):
+            self._idle.put(connect())
+        self._threads = ThreadPoolExecutor(limits.STORE_READERS, thread_name_prefix="everycall-read")
+
+    async def run(self, work: Callable[[Read], T]) -> T:
+        """Return what the work returns. Raises `StoreBusy` after `limits.QUERY_TIMEOUT_S`."""
+        loop = asyncio.get_running_loop()
+        read = Read()
+        timer = loop.call_later(limits.QUERY_TIMEOUT_S, read.stop)
+        try:
+            return await loop.run_in_executor(self._threads, self._work, read, work)
+        except asyncio.CancelledError:
+            read.stop()
+            raise
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Finish the reads under way and close the connections."""
+        self._threads.shutdown(wait=True)
+        while not self._idle.empty():
+            self._idle.get().close()
+
+    def _work(self, read: Read, work: Callable[[Read], T]) -> T:
+        connection = self._idle.get()
+        try:
+            return read.run(connection, work)
+        finally:
+            self._idle.put(connection)
+
+
+def _too_slow() -> StoreBusy:
+    return StoreBusy(
+        f"This read took more than {limits.QUERY_TIMEOUT_S:g} s and was stopped. "
+        "Narrow it, for instance with `since` and `until`, or try again later."
+    )

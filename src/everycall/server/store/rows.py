@@ -1,0 +1,137 @@
+"""A record as the database keeps it: its wire form, checked, and the columns that lists filter and sort by.
+
+Called by the writer for what arrives and for what is merged. Everything here is a pure function of its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from everycall import limits
+from everycall.record import Record, decode, encode
+from everycall.semconv import ERROR
+from everycall.server.store.base import StoreError
+
+__all__ = ["COLUMNS", "Row", "Unstorable", "combine_patches", "encode_patch", "merge", "prepare", "read"]
+
+COLUMNS = (
+    "id, project, trace, inference_id, parent_id, start, finish, kind, name, trace_name, model, provider, failed, "
+    "end_user, session, deployment, cache_hit, size"
+)
+"""The columns of the table `records`; `Row.columns` has those from `inference_id` on."""
+
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_encoder = msgspec.json.Encoder()
+_NULL = b"null"
+_KEYS = frozenset({"inference_id", "project_name"})
+
+
+class Unstorable(Exception):
+    """A record that can never be stored; the message says why."""
+
+
+class Row(NamedTuple):
+    """A record ready to be stored. `record` is read back from `body`, so what is stored can be read."""
+
+    record: Record
+    body: bytes
+    columns: tuple[Any, ...]
+
+
+def prepare(project: str, record: Record) -> Row:
+    """Return the row of a record, filed under `project` whatever its own `project_name` says.
+
+    Raises `Unstorable` for a value that its field does not allow, JSON that is none, text that is not Unicode (a lone
+    surrogate), nesting too deep to be read, and a record longer than `limits.RECORD_BYTES_MAX`.
+    """
+    try:
+        if record.project_name != project:
+            record = msgspec.structs.replace(record, project_name=project)
+        body = encode(record)
+        if not body.isascii():
+            body.decode()
+        if len(body) > limits.RECORD_BYTES_MAX:
+            raise Unstorable(f"{len(body)} bytes of JSON, {limits.RECORD_BYTES_MAX} are allowed")
+        return read(body)
+    except UnicodeError as error:
+        raise Unstorable(f"not Unicode text: {error}") from error
+    except RecursionError as error:
+        raise Unstorable("nested too deep to be read again") from error
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise Unstorable(str(error)) from error
+
+
+def read(body: bytes) -> Row:
+    """Return the row of a wire form that `prepare` or `merge` made."""
+    record = decode(body)
+    start = record.start_time_unix_nano
+    return Row(
+        record,
+        body,
+        (
+            record.inference_id,
+            record.parent_id,
+            start,
+            record.end_time_unix_nano,
+            record.kind,
+            record.name,
+            record.trace_name,
+            record.model,
+            record.provider,
+            record.status == ERROR,
+            record.end_user_identifier,
+            record.session_id,
+            record.deployment_id,
+            record.cache_hit,
+            len(body),
+        ),
+    )
+
+
+def merge(stored: bytes, later: bytes | None = None, patch: bytes | None = None) -> Row:
+    """Return the row of a stored record with the fields that a later copy gives, then those that a patch names.
+
+    All three are wire forms. In a later copy a null is a field not given; in a patch it takes the field away. Fields
+    are replaced whole: an object is not merged into an object.
+    """
+    fields = _fields.decode(stored)
+    if later is not None:
+        fields.update((name, value) for name, value in _fields.decode(later).items() if bytes(value) != _NULL)
+    if patch is not None:
+        for name, value in _fields.decode(patch).items():
+            if bytes(value) == _NULL:
+                fields.pop(name, None)
+            else:
+                fields[name] = value
+    return read(encode(decode(_encoder.encode(fields))))
+
+
+def encode_patch(fields: Mapping[str, Any]) -> bytes:
+    """Return the wire form of fields to be set. Raises `StoreError` that names the field which cannot be set so."""
+    unknown = sorted(set(fields) - set(Record.__struct_fields__))
+    if unknown:
+        raise StoreError(f"{', '.join(unknown)}: no such field of a record; see the list of fields in the API document")
+    fixed = sorted(_KEYS & set(fields))
+    if fixed:
+        raise StoreError(f"{', '.join(fixed)}: names the record and cannot be changed")
+    if "trace_id" in fields and fields["trace_id"] is None:
+        raise StoreError("trace_id: a record is always part of a trace; give a string or leave it out")
+    try:
+        patch = _encoder.encode(dict(fields))
+        patch.decode()
+        given = {name: value for name, value in fields.items() if value is not None}
+        decode(_encoder.encode({"trace_id": "-", **given, "inference_id": "-"}))
+    except (msgspec.MsgspecError, UnicodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise StoreError(f"these fields cannot be set: {error}") from error
+    if len(patch) > limits.RECORD_BYTES_MAX:
+        raise StoreError(f"{len(patch)} bytes of JSON, {limits.RECORD_BYTES_MAX} are allowed")
+    return patch
+
+
+def combine_patches(earlier: bytes, later: bytes) -> bytes:
+    """Return one patch that does what both did, the later last."""
+    return _encoder.encode(_fields.decode(earlier) | _fields.decode(later))

@@ -1,0 +1,224 @@
+"""The embedded store: `base.Store` over one SQLite file, with one writer thread and a few readers.
+
+Made by `everycall serve`; the server's routes and pages call it through the `Store` protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from everycall import limits
+from everycall.record import Record
+from everycall.server.store import catalog
+from everycall.server.store.base import (
+    ApiKey,
+    CachedResponse,
+    ClientReport,
+    Commit,
+    Deployment,
+    RecordPage,
+    RecordQuery,
+    StoreBusy,
+    StoreError,
+    TracePage,
+    TraceQuery,
+    TraceSummary,
+)
+from everycall.server.store.cursors import Cursors
+from everycall.server.store.ingest import Ingest
+from everycall.server.store.opening import FileLock, open_reader, open_writer
+from everycall.server.store.queries import Queries, add_functions
+from everycall.server.store.readers import Read, Readers
+from everycall.server.store.writer import Batch, Change, Writer
+
+__all__ = ["SqliteStore"]
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """The records of one machine, in the database file `path` (its log, `-wal` and `-shm`, and its lock lie beside it).
+
+    The directory is made if need be. What the methods promise is said in `base.Store`. `record.project_name` is set to
+    the project that a record is stored under. A commit that finds the disk full or unwritable raises `StoreBusy`, so
+    that clients keep their records.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = FileLock(path)
+        self._writer: Writer | None = None
+        self._readers: Readers | None = None
+        self._queries: Queries | None = None
+        self._served: dict[tuple[str, str], int] = {}
+
+    async def open(self) -> None:
+        """Create or migrate the file. Raises `StoreError`: in use, damaged, not ours, newer, or not accessible."""
+        if self._writer is None:
+            await asyncio.to_thread(self._open)
+
+    async def close(self) -> None:
+        """Finish the writes under way, move the log into the file and let go. May be called twice."""
+        writer, readers = self._writer, self._readers
+        self._writer = self._readers = None
+        if writer is not None and readers is not None:
+            await asyncio.to_thread(self._close, writer, readers)
+
+    async def commit(self, project: str, records: Sequence[Record], client: ClientReport | None = None) -> Commit:
+        """Store a batch; returns after it is durable."""
+        try:
+            project.encode()
+        except UnicodeEncodeError as error:
+            raise StoreError(f"The project's name is not Unicode text: {error}") from error
+        if not records and client is None:
+            return Commit(0)
+        answer: Commit = await self._write(Batch(project, records, client))
+        return answer
+
+    async def merge(self, project: str, inference_id: str, fields: Mapping[str, Any]) -> None:
+        """Set fields of a record, which win over every copy of it that comes before or after; None takes one away.
+
+        Until the record comes, nothing of this is seen.
+        """
+        await self._write(Change(lambda ingest, _: ingest.patch(project, inference_id, fields)))
+
+    async def record(self, project: str, inference_id: str) -> Record | None:
+        """Return one record, or None."""
+        return await self._query(lambda queries, read: queries.record(read, project, inference_id))
+
+    async def records(self, project: str, query: RecordQuery) -> RecordPage:
+        """Return a page of records, newest first, of at most `limits.PAGE_BYTES_MAX` (but one record)."""
+        return await self._query(lambda queries, read: queries.records(read, project, query))
+
+    async def trace(self, project: str, trace_id: str, cursor: str | None = None) -> RecordPage:
+        """Return one trace's records, oldest first; a page as in `records`."""
+        return await self._query(lambda queries, read: queries.trace(read, project, trace_id, cursor))
+
+    async def trace_summary(self, project: str, trace_id: str) -> TraceSummary | None:
+        """Return one trace's sums, or None."""
+        return await self._query(lambda queries, read: queries.trace_summary(read, project, trace_id))
+
+    async def traces(self, project: str, query: TraceQuery) -> TracePage:
+        """Return a page of traces, newest activity first.
+
+        Activity is the last start or end of a trace's records. `search` finds the traces of which a record has the
+        text, as in `RecordQuery`.
+        """
+        return await self._query(lambda queries, read: queries.traces(read, project, query))
+
+    async def clients(self, project: str) -> Sequence[ClientReport]:
+        """Return the latest balance sheets, the most recently seen first."""
+        return await self._read(lambda read: catalog.clients(read, project))
+
+    async def projects(self) -> Sequence[str]:
+        """Return the names of all projects that have a record, deployment or key, in order."""
+        return await self._read(catalog.projects)
+
+    async def put_deployment(self, deployment: Deployment) -> Deployment:
+        """Store the next version and make it active; the same content as the active version stores nothing."""
+
+        def put(ingest: Ingest, connection: sqlite3.Connection) -> Deployment:
+            return catalog.put_deployment(connection, ingest.project(deployment.project_name), deployment)
+
+        stored: Deployment = await self._write(Change(put))
+        return stored
+
+    async def deployment(self, project: str, deployment_id: str, version: int | None = None) -> Deployment | None:
+        """Return the active version, or the one asked for."""
+        return await self._read(lambda read: catalog.deployment(read, project, deployment_id, version))
+
+    async def deployments(self, project: str) -> Sequence[Deployment]:
+        """Return the active versions, by name."""
+        return await self._read(lambda read: catalog.deployments(read, project))
+
+    async def cached(self, project: str, key: str, max_age_s: float) -> CachedResponse | None:
+        """Return a stored response that is not older than `max_age_s`, and note its use for the next eviction."""
+        response = await self._read(lambda read: catalog.cached(read, project, key, max_age_s))
+        if response is not None:
+            self._served.pop((project, key), None)
+            self._served[project, key] = time.time_ns()
+            if len(self._served) > limits.CACHE_USES_MAX:
+                del self._served[next(iter(self._served))]
+        return response
+
+    async def cache(self, project: str, key: str, body: bytes) -> None:
+        """Keep a response; one larger than `limits.CACHE_BYTES_MAX` is not kept."""
+        served, self._served = self._served, {}
+        await self._write(
+            Change(
+                lambda ingest, connection: catalog.put_response(connection, ingest.project(project), key, body, served)
+            )
+        )
+
+    async def clear_cache(self, project: str) -> int:
+        """Forget all stored responses of a project; returns how many there were."""
+        count: int = await self._write(
+            Change(lambda ingest, connection: catalog.clear_cache(connection, ingest.project(project)))
+        )
+        return count
+
+    async def put_key(self, key: ApiKey) -> None:
+        """Store a key, or replace the one with the same digest."""
+        await self._write(
+            Change(lambda ingest, connection: catalog.put_key(connection, ingest.project(key.project_name), key))
+        )
+
+    async def keys(self) -> Sequence[ApiKey]:
+        """Return all keys, revoked ones included, the oldest first."""
+        return await self._read(catalog.keys)
+
+    def _open(self) -> None:
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.take()
+        except OSError as error:
+            raise StoreError(f"{self._path.parent} cannot be used: {error}. Name another data directory.") from error
+        try:
+            connection = open_writer(self._path)
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
+            secret = connection.execute("SELECT value FROM meta WHERE name = 'cursor_secret'").fetchone()[0]
+            writer = Writer(connection)
+            self._readers = Readers(self._connect)
+        except BaseException:
+            connection.close()
+            self._lock.release()
+            raise
+        self._queries = Queries(Cursors(secret))
+        self._writer = writer
+        writer.start()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = open_reader(self._path)
+        add_functions(connection)
+        return connection
+
+    def _close(self, writer: Writer, readers: Readers) -> None:
+        try:
+            readers.close()
+            writer.close()
+        finally:
+            self._lock.release()
+
+    async def _write(self, job: Batch | Change) -> Any:
+        if self._writer is None:
+            raise StoreBusy("The store is not open.")
+        return await asyncio.wrap_future(self._writer.put(job))
+
+    async def _read(self, work: Callable[[Read], T]) -> T:
+        if self._readers is None:
+            raise StoreBusy("The store is not open.")
+        return await self._readers.run(work)
+
+    async def _query(self, work: Callable[[Queries, Read], T]) -> T:
+        queries = self._queries
+        if queries is None:
+            raise StoreBusy("The store is not open.")
+        return await self._read(lambda read: work(queries, read))

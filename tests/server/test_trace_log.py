@@ -1,0 +1,371 @@
+"""Parea's trace logs: what its clients send, in any order and form, becomes records with nothing lost or invented."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from everycall.server.times import read_timestamp, write_timestamp
+
+BASE = "/api/parea/v1"
+NOON = 1_790_000_000 * 10**9
+DEFAULT_CONFIGURATION = {
+    "model": None,
+    "provider": None,
+    "model_params": {"temp": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "max_length": None},
+    "messages": None,
+    "history": None,
+    "functions": None,
+    "function_call": None,
+}
+
+
+def log(trace_id: str, **fields: Any) -> dict[str, Any]:
+    """The 39 keys that the Python client sends for each log, nulls included."""
+    return {
+        "trace_id": trace_id,
+        "parent_trace_id": trace_id,
+        "root_trace_id": trace_id,
+        "start_timestamp": "2026-09-21T14:13:20+00:00",
+        "end_timestamp": "2026-09-21T14:13:21.500000+00:00",
+        "latency": 1.5,
+        "time_to_first_token": None,
+        "trace_name": "answer",
+        "inputs": {"question": "why"},
+        "output": "because",
+        "target": None,
+        "configuration": DEFAULT_CONFIGURATION,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "total_tokens": 0,
+        "cost": 0.0,
+        "status": "success",
+        "error": None,
+        "cache_hit": False,
+        "deployment_id": None,
+        "output_for_eval_metrics": "because",
+        "evaluation_metric_names": None,
+        "apply_eval_frac": 1.0,
+        "log_sample_rate": 1.0,
+        "feedback_score": None,
+        "scores": [],
+        "children": ["child"],
+        "end_user_identifier": None,
+        "session_id": None,
+        "metadata": None,
+        "tags": None,
+        "experiment_uuid": None,
+        "images": [],
+        "comments": None,
+        "annotations": None,
+        "depth": 0,
+        "execution_order": 0,
+        "project_uuid": "default",
+        "organization_id": None,
+        **fields,
+    }
+
+
+LLM = {
+    "configuration": {
+        **DEFAULT_CONFIGURATION,
+        "model": "gpt-4o-mini",
+        "provider": "openai",
+        "messages": [{"role": "user"}],
+    },
+    "trace_name": "llm-openai",
+    "input_tokens": 1_000,
+    "output_tokens": 100,
+    "total_tokens": 1_100,
+}
+
+
+def post(client: httpx.Client, body: dict[str, Any], status: int = 200) -> dict[str, Any]:
+    answer = client.post(f"{BASE}/trace_log", json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def put(client: httpx.Client, trace_id: str, fields: dict[str, Any], **more: Any) -> None:
+    answer = client.put(f"{BASE}/trace_log", json={"trace_id": trace_id, "field_name_to_value_map": fields, **more})
+    assert answer.status_code == 200, answer.text
+
+
+def record_of(client: httpx.Client, inference_id: str, project: str = "default") -> dict[str, Any]:
+    answer = client.get(f"/api/records/{inference_id}", params={"project": project})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_log_of_a_function(client: httpx.Client) -> None:
+    """Defaults and zeros are what a client sends when it knows nothing; they are not stored as if it did."""
+    post(client, log("root"))
+    assert record_of(client, "root") == {
+        "inference_id": "root",
+        "trace_id": "root",
+        "trace_name": "answer",
+        "name": "answer",
+        "inputs": {"question": "why"},
+        "output": "because",
+        "latency": 1.5,
+        "start_time_unix_nano": NOON,
+        "end_time_unix_nano": NOON + 1_500_000_000,
+        "scope": "parea",
+        "kind": "chain",
+        "status": "success",
+        "project_name": "default",
+    }
+
+
+def test_a_log_of_a_model(client: httpx.Client) -> None:
+    post(client, log("leaf", parent_trace_id="root", root_trace_id="root", depth=1, execution_order=2, **LLM))
+    found = record_of(client, "leaf")
+    assert (found["trace_id"], found["parent_id"], found["kind"]) == ("root", "root", "llm")
+    assert (found["model"], found["provider"], found["content"]) == ("gpt-4o-mini", "openai", "because")
+    assert (found["input_tokens"], found["output_tokens"], found["total_tokens"]) == (1_000, 100, 1_100)
+    assert found["llm_configuration"] == LLM["configuration"]
+    assert found["cache_hit"] is False
+    assert found["cost"] == pytest.approx(1_000 * 0.15e-6 + 100 * 0.6e-6)
+    assert found["cost_source"] == "genai-prices"
+    assert found["attributes"] == {"parea.depth": 1, "parea.execution_order": 2}
+    assert "trace_name" not in found
+    assert "output" not in found
+
+
+def test_everything_else_is_kept(client: httpx.Client) -> None:
+    more = {
+        "scores": [{"name": "exact", "score": 1.0, "reason": None}],
+        "feedback_score": 0.5,
+        "images": [{"url": "http://example.invalid/x.png", "caption": None}],
+        "comments": [{"comment": "well", "user_id": "u", "created_at": "2026"}],
+        "annotations": {"1": {"u": {"score": 1.0}}},
+        "experiment_uuid": "e-1",
+        "evaluation_metric_names": ["m"],
+        "apply_eval_frac": 0.5,
+        "log_sample_rate": 0.25,
+        "output_for_eval_metrics": "part",
+        "something_new": {"x": 1},
+    }
+    plain = {
+        "metadata": {"purpose": "testing"},
+        "tags": ["a", "b"],
+        "target": "gold",
+        "session_id": "s",
+        "end_user_identifier": "u",
+        "deployment_id": "p",
+        "time_to_first_token": 0.25,
+    }
+    post(client, log("root", **more, **plain))
+    found = record_of(client, "root")
+    assert found["attributes"] == {f"parea.{name}": value for name, value in more.items()}
+    assert {name: found[name] for name in plain} == plain
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"status": "error", "error": "Traceback: boom"}, ("error", "Traceback: boom")),
+        ({"status": None, "error": "boom"}, ("error", "boom")),
+        ({"status": "success", "error": "boom"}, ("error", "boom")),
+        ({"status": "error", "error": None}, ("error", None)),
+        ({"status": None, "error": None}, ("success", None)),
+    ],
+)
+def test_statuses(client: httpx.Client, fields: dict[str, Any], expected: tuple[str, str | None]) -> None:
+    """Null without an error is success; an error is one whatever the status says."""
+    post(client, log("root", **fields))
+    found = record_of(client, "root")
+    assert (found.get("status", "success"), found.get("error")) == expected
+
+
+def test_money(client: httpx.Client) -> None:
+    """The client's price stays; a zero is unknown; a hit in the client's cache cost nothing and saved its price."""
+    unknown = {**LLM, "configuration": {**LLM["configuration"], "model": "no-such-model"}}
+    post(client, log("paid", **LLM, cost=0.5))
+    post(client, log("hit", **LLM, cost=0.5, cache_hit=True))
+    post(client, log("unknown", **unknown))
+    post(client, log("uncounted", **{**LLM, "input_tokens": 0, "output_tokens": 0, "total_tokens": 0}))
+    paid, hit, nothing, uncounted = (record_of(client, name) for name in ("paid", "hit", "unknown", "uncounted"))
+    assert (paid["cost"], paid["cost_source"]) == (0.5, "client")
+    assert (hit["cost"], hit["saved_cost"], hit["cache_hit"]) == (0.0, 0.5, True)
+    assert "cost" not in nothing
+    assert not {"cost", "input_tokens", "total_tokens"} & set(uncounted)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2024-05-30 13:48:34", 1_717_076_914_000_000_000),
+        ("2023-07-24 18:05:17 ", 1_690_221_917_000_000_000),
+        ("2024-01-15 10:11:12 UTC", 1_705_313_472_000_000_000),
+        ("2024-01-15 10:11:12 EST", 1_705_331_472_000_000_000),
+        ("2024-01-15 10:11:12 XYZ", 1_705_313_472_000_000_000),
+        ("2024-05-30T13:48:34.123Z", 1_717_076_914_123_000_000),
+        ("2026-11-22T22:05:28.257475+00:00", 1_795_385_128_257_475_000),
+        ("2026-11-22T22:05:28+00:00", 1_795_385_128_000_000_000),
+        ("2026-11-22T22:05:28+05:30", 1_795_365_328_000_000_000),
+        ("2021-06-01T00:00:00Z", 1_622_505_600_000_000_000),
+    ],
+)
+def test_every_form_of_a_time(client: httpx.Client, text: str, expected: int) -> None:
+    """Equal instants are equal, whichever client wrote them; a named zone's text is kept beside."""
+    assert read_timestamp(text) == expected
+    post(client, log("root", start_timestamp=text, end_timestamp=None, latency=2.0))
+    found = record_of(client, "root")
+    assert found["start_time_unix_nano"] == expected
+    assert found["end_time_unix_nano"] == expected + 2 * 10**9
+    named = text.endswith(("UTC", "EST", "XYZ"))
+    assert found.get("attributes") == ({"parea.start_timestamp": text} if named else None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "now", "2024-13-01 00:00:00", "1", "2024-05-30", "1969-01-01 00:00:00", "x" * 500]
+)
+def test_what_is_no_time_is_unprocessable(client: httpx.Client, text: str) -> None:
+    body = post(client, log("root", start_timestamp=text), 422)
+    assert body["errors"][0]["loc"] == ["body"]
+    assert "start_timestamp" in body["errors"][0]["msg"]
+
+
+def test_times_are_written_as_the_seed_has_them() -> None:
+    assert write_timestamp(1_690_221_917_999_999_999) == "2023-07-24 18:05:17"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b'{"trace_id":1,"start_timestamp":"2024-05-30 13:48:34"}',
+        b'{"start_timestamp":"2024-05-30 13:48:34"}',
+        b'{"trace_id":"a"}',
+        b'{"trace_id":"a","start_timestamp":5}',
+        b'{"trace_id":"a","start_timestamp":"2024-05-30 13:48:34","latency":"slow"}',
+        b'{"trace_id":"a","start_timestamp":"2024-05-30 13:48:34","tags":"beta"}',
+        b'{"trace_id":"a","start_timestamp":"2024-05-30 13:48:34","status":"fine"}',
+        b'{"trace_id":"a","start_timestamp":"2024-05-30 13:48:34","inputs":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+        b'{"trace_id":"a","start_timestamp":"2024-05-30 13:48:34","inputs":' + b"[" * 300 + b"]" * 300 + b"}",
+        b'{"trace_id":"a","start_timestamp":"2024-05-30 13:48:34","project_uuid":7}',
+    ],
+)
+def test_what_is_no_log_is_unprocessable(client: httpx.Client, body: bytes) -> None:
+    answer = client.post(f"{BASE}/trace_log", content=body)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["type"] == "value_error"
+    assert client.get("/api/records").json()["records"] == []
+
+
+def test_children_come_before_parents_and_everything_twice(client: httpx.Client) -> None:
+    """One record each, and the tree as the ids say."""
+    child = log("child", parent_trace_id="root", root_trace_id="root", **LLM)
+    for body in (child, log("root"), child, log("root")):
+        post(client, body)
+    trace = client.get("/api/traces/root").json()
+    assert {(one["inference_id"], one.get("parent_id")) for one in trace["records"]} == {
+        ("root", None),
+        ("child", "root"),
+    }
+    assert trace["trace"]["name"] == "answer"
+    assert trace["trace"]["total_tokens"] == 1_100
+
+
+def test_a_repeated_log_sets_what_it_gives_and_keeps_the_rest(client: httpx.Client) -> None:
+    post(client, log("root", metadata={"a": "1"}, scores=[{"name": "s", "score": 1.0}]))
+    post(client, log("root", metadata=None, output=None, output_for_eval_metrics=None, feedback_score=0.5))
+    found = record_of(client, "root")
+    assert found["output"] == "because"
+    assert found["metadata"] == {"a": "1"}
+    assert found["attributes"] == {"parea.scores": [{"name": "s", "score": 1.0}], "parea.feedback_score": 0.5}
+
+
+def test_an_update_after_the_log(client: httpx.Client) -> None:
+    post(client, log("root", scores=[{"name": "s", "score": 1.0}]))
+    put(client, "root", {"output": "later", "tags": ["x"], "feedback_score": 1.0, "status": "error", "error": "boom"})
+    found = record_of(client, "root")
+    assert (found["output"], found["tags"], found["status"], found["error"]) == ("later", ["x"], "error", "boom")
+    assert found["attributes"] == {"parea.scores": [{"name": "s", "score": 1.0}], "parea.feedback_score": 1.0}
+    assert found["inputs"] == {"question": "why"}
+
+
+def test_an_update_of_a_models_log(client: httpx.Client) -> None:
+    """The output of a model's log is its content, also when the update does not say what it is."""
+    post(client, log("leaf", **LLM, output=None))
+    put(client, "leaf", {"output": "later", "cost": 0.75})
+    found = record_of(client, "leaf")
+    assert (found["content"], found["cost"], found["cost_source"]) == ("later", 0.75, "client")
+
+
+def test_an_update_before_the_log(client: httpx.Client) -> None:
+    """It waits for its log, whose nulls do not undo it."""
+    put(client, "root", {"output": "late", "scores": [{"name": "s", "score": 1.0}]}, root_trace_id="root")
+    put(client, "other", {"metadata": {"a": "1"}})
+    post(client, log("root", output=None, output_for_eval_metrics=None, feedback_score=0.5))
+    post(client, log("other", parent_trace_id="root", root_trace_id="root"))
+    found, other = record_of(client, "root"), record_of(client, "other")
+    assert (found["output"], found["name"]) == ("late", "answer")
+    assert found["attributes"] == {"parea.scores": [{"name": "s", "score": 1.0}], "parea.feedback_score": 0.5}
+    assert (other["metadata"], other["trace_id"]) == ({"a": "1"}, "root")
+    assert len(client.get("/api/traces").json()["traces"]) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"trace_id": "a"},
+        {"trace_id": "", "field_name_to_value_map": {}},
+        {"trace_id": "a", "field_name_to_value_map": []},
+        {"trace_id": "a", "field_name_to_value_map": {"latency": "slow"}},
+        {"trace_id": "a", "field_name_to_value_map": {"start_timestamp": "now"}},
+        {"trace_id": "a", "field_name_to_value_map": {"status": 7}},
+    ],
+)
+def test_what_is_no_update_is_unprocessable(client: httpx.Client, body: dict[str, Any]) -> None:
+    assert client.put(f"{BASE}/trace_log", json=body).status_code == 422
+
+
+def test_projects(client: httpx.Client) -> None:
+    """Every client asks for its project first; the same name has the same id, and logs may name either."""
+    first = client.post(f"{BASE}/project", json={"name": "beta"}).json()
+    again = client.post(f"{BASE}/project", json={"name": "beta"}).json()
+    assert set(first) == {"name", "uuid", "created_at", "was_created"}
+    assert (first["name"], first["was_created"], again["was_created"]) == ("beta", True, False)
+    assert first["uuid"] == again["uuid"] == str(uuid.UUID(first["uuid"]))
+    post(client, log("by-uuid", project_uuid=first["uuid"]))
+    post(client, log("by-name", project_uuid=None, project_name="beta"))
+    post(client, log("by-nothing", project_uuid=""))
+    put(client, "by-uuid", {"output": "patched"})
+    assert record_of(client, "by-uuid", "beta")["output"] == "patched"
+    assert record_of(client, "by-name", "beta")["project_name"] == "beta"
+    assert record_of(client, "by-nothing")["project_name"] == "default"
+    for body in ({}, {"name": ""}, {"name": 7}, {"name": "x" * 300}):
+        assert client.post(f"{BASE}/project", json=body).status_code == 422
+
+
+def test_a_project_key_stays_in_its_project(server: Any, client: httpx.Client, make_key: Callable[..., str]) -> None:
+    """`default`, which every client asks for unless told otherwise, is the key's own project."""
+    other = client.post(f"{BASE}/project", json={"name": "beta"}).json()["uuid"]
+    with httpx.Client(base_url=server.address, headers={"x-api-key": make_key("alpha")}) as alpha:
+        own = alpha.post(f"{BASE}/project", json={"name": "default"}).json()
+        assert own["name"] == "alpha"
+        assert alpha.post(f"{BASE}/project", json={"name": "beta"}).status_code == 403
+        post(alpha, log("mine", project_uuid=own["uuid"]))
+        post(alpha, log("also-mine", project_uuid="default"))
+        post(alpha, log("theirs", project_uuid=other), 403)
+        post(alpha, log("theirs", project_name="beta"), 403)
+        assert len(alpha.get("/api/records").json()["records"]) == 2
+    assert client.get("/api/records", params={"project": "beta"}).json()["records"] == []
+
+
+def test_health(client: httpx.Client) -> None:
+    """An object of strings, at the address with and without its last slash."""
+    for path in (BASE, f"{BASE}/"):
+        body = client.get(path).json()
+        assert body["status"] == "ok"
+        assert all(isinstance(value, str) for value in body.values())

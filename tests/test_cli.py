@@ -1,0 +1,356 @@
+"""The command line: what it understands, what it says, and its exit codes. Every command runs as a real process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socketserver
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import httpx
+import pytest
+
+from everycall.cli import build_parser, main
+from everycall.locations import spool_root
+
+
+def everycall(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, with the state directory of the test."""
+    return subprocess.run(
+        [sys.executable, "-m", "everycall", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def test_help_names_every_command() -> None:
+    """`everycall --help` shows what there is, and exits 0."""
+    done = everycall("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for command in ("demo", "serve", "ship", "key"):
+        assert re.search(rf"^\s+{command}\s{{2,}}\S", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [["demo"], ["serve"], ["ship"], ["key"], ["key", "create"]])
+def test_each_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Each has help with what it does."""
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_the_version_is_the_distribution_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` prints name and version."""
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert re.fullmatch(r"everycall \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tail"], "invalid choice: 'tail'"),
+        (["serve", "--port", "x"], "'x' is no port: give 0 (any free one) to 65535"),
+        (["serve", "--port", "65536"], "'65536' is no port"),
+        (["key", "create"], "required: NAME"),
+        (["key", "create", "n", "--role", "owner"], "invalid choice: 'owner'"),
+        (["ship", "extra"], "unrecognized arguments: extra"),
+    ],
+)
+def test_misuse_is_one_line_with_where_to_look(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, nothing on standard output, one line on standard error."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+    assert "--help)" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["key"]])
+def test_no_command_shows_the_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing was asked: the help, and exit code 2, so that a script notices."""
+    assert main(arguments) == 2
+    assert "COMMAND" in capsys.readouterr().out
+
+
+def test_the_parser_knows_the_documented_options() -> None:
+    """The options of the commands, as values."""
+    parser = build_parser()
+    assert vars(parser.parse_args(["demo", "--once", "--port", "0", "--data", "d"])).items() >= {
+        ("once", True), ("port", 0), ("data", Path("d")), ("stand_in", False),
+    }  # fmt: skip
+    assert vars(parser.parse_args(["serve", "--host", "::1", "--no-auth"])).items() >= {
+        ("host", "::1"), ("port", 7410), ("no_auth", True), ("data", None),
+    }  # fmt: skip
+    assert vars(parser.parse_args(["ship", "--endpoint", "http://h", "--api-key", "k"])).items() >= {
+        ("endpoint", "http://h"), ("api_key", "k"), ("spool_dir", None),
+    }  # fmt: skip
+    assert vars(parser.parse_args(["key", "create", "ci", "--project", "p"])).items() >= {
+        ("name", "ci"), ("project", "p"), ("role", "write"),
+    }  # fmt: skip
+
+
+# --- serve ---
+
+
+class Serving:
+    """`everycall serve` in a process, up to the line that says where."""
+
+    def __init__(self, data: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "everycall", "serve", "--port", "0", "--data", str(data), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.said: list[str] = []
+        for line in self.process.stdout:
+            self.said.append(line)
+            if line.startswith("Ctrl-C"):
+                break
+        match = re.search(r"serves (http://\S+)", "".join(self.said))
+        assert match, self.process.communicate(timeout=20)
+        self.address = match[1]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it as a person or a supervisor would; returns its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.communicate(timeout=20)
+        return self.process.returncode
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    started = Serving(tmp_path / "data")
+    yield started
+    started.stop()
+
+
+def test_serve_says_where_the_page_is_and_logs_a_browser_in(serving: Serving, tmp_path: Path) -> None:
+    """The printed address opens the page; without it the page asks to log in."""
+    text = "".join(serving.said)
+    login = re.search(r"http://\S+/login\?token=\S+", text)
+    assert login
+    assert str(tmp_path / "data") in text
+    assert str(tmp_path / "home" / "local.key") in text
+    with httpx.Client(follow_redirects=True, timeout=20, headers={"accept": "text/html"}) as browser:
+        assert browser.get(f"{serving.address}/").url.path == "/login"
+        page = browser.get(login[0])
+        assert (page.status_code, page.url.path) != (200, "/login")
+        assert browser.get(f"{serving.address}/").url.path != "/login"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_ends_well(serving: Serving, number: signal.Signals) -> None:
+    """Ctrl-C and a supervisor's TERM end it with exit code 0."""
+    assert serving.stop(number) == 0
+
+
+def test_a_second_server_on_the_same_data_is_told_so(serving: Serving, tmp_path: Path) -> None:
+    """One line that names the directory, exit code 2, and the first goes on."""
+    done = everycall("serve", "--port", "0", "--data", str(tmp_path / "data"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert str(tmp_path / "data") in done.stderr
+    assert f"pid {serving.process.pid}" in done.stderr
+    assert httpx.get(f"{serving.address}/healthz", timeout=20).status_code == 200
+
+
+def test_no_auth_is_for_loopback_alone() -> None:
+    """Asked for on all addresses, it is refused before anything listens."""
+    done = everycall("serve", "--host", "0.0.0.0", "--no-auth", "--port", "0")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "--no-auth" in done.stderr
+
+
+# --- key ---
+
+
+def secret_of(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"ek_[A-Za-z0-9_-]{40,}", done.stdout)
+    assert len(found) == 1
+    return str(found[0])
+
+
+def accepts(address: str, key: str) -> bool:
+    status = httpx.get(f"{address}/api/records", headers={"x-api-key": key}, timeout=20).status_code
+    assert status in (200, 401)
+    return status == 200
+
+
+def test_a_key_of_a_running_server_works_at_once(serving: Serving) -> None:
+    """The server is asked for it with the local key, and knows it from then on."""
+    key = secret_of(everycall("key", "create", "ci", "--project", "shop", EVERYCALL_ENDPOINT=serving.address))
+    assert accepts(serving.address, key)
+    assert not accepts(serving.address, key[:-1] + ("A" if key[-1] != "A" else "B"))
+
+
+def test_a_key_can_be_made_before_the_server_starts(tmp_path: Path) -> None:
+    """It is written into the store, as its hash alone."""
+    data = tmp_path / "data"
+    key = secret_of(everycall("key", "create", "ci", "--data", str(data), "--role", "read"))
+    with sqlite3.connect(data / "everycall.db") as database:
+        dump = "\n".join(database.iterdump())
+    database.close()
+    assert key not in dump
+    started = Serving(data)
+    try:
+        assert accepts(started.address, key)
+    finally:
+        started.stop()
+
+
+def test_a_store_in_use_is_not_written_to(serving: Serving, tmp_path: Path) -> None:
+    """One line that says which process has it."""
+    done = everycall("key", "create", "ci", "--data", str(tmp_path / "data"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert f"pid {serving.process.pid}" in done.stderr
+
+
+def test_a_wrong_key_makes_none(serving: Serving) -> None:
+    """What the server answers is passed on."""
+    done = everycall(
+        "key", "create", "ci", EVERYCALL_ENDPOINT=serving.address, EVERYCALL_API_KEY="ek_" + "wrong" * 8
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "401" in done.stderr
+
+
+# --- ship ---
+
+
+def leave_records(endpoint: str, count: int = 3) -> None:
+    """A program that is killed right after its traced calls returned."""
+    program = (
+        "import everycall, os, signal\n"
+        "call = everycall.trace(name='left')(lambda n: f'canary {n}')\n"
+        f"for n in range({count}): call(n)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "EVERYCALL_ENDPOINT": endpoint}, timeout=50, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+
+
+def stored_names(address: str, tmp_path: Path) -> list[str]:
+    key = (tmp_path / "home" / "local.key").read_text().strip()
+    answer = httpx.get(f"{address}/api/records", headers={"x-api-key": key}, timeout=20)
+    return [record["name"] for record in answer.json()["records"]]
+
+
+def test_nothing_to_ship_is_well() -> None:
+    """No spool at all: it says so, and exits 0."""
+    done = everycall("ship")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Nothing to ship in ")
+
+
+def test_records_of_a_killed_process_are_shipped_once(serving: Serving, tmp_path: Path) -> None:
+    """SIGKILL, then `ship` to another address: all there once; a second `ship` finds nothing."""
+    leave_records("http://127.0.0.1:9")
+    first = everycall("ship", "--endpoint", serving.address)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert re.search(r"│\s+3 │\s+3 │\s+0 │\s+0 │", first.stdout)
+    second = everycall("ship", "--endpoint", serving.address)
+    assert second.stdout.startswith("Nothing to ship in ")
+    assert stored_names(serving.address, tmp_path) == ["left"] * 3
+
+
+def test_what_cannot_be_shipped_is_kept_and_named(tmp_path: Path) -> None:
+    """Nobody listens: exit code 1, the table says how many are left, the line below where; they can be read still."""
+    leave_records("http://127.0.0.1:9")
+    done = everycall("ship")
+    assert done.returncode == 1
+    assert re.search(r"│\s+3 │\s+0 │\s+0 │\s+3 │", done.stdout)
+    (folder,) = spool_root().iterdir()
+    assert str(folder) in done.stdout
+    assert b"canary 2" in next(folder.glob("*.spool")).read_bytes()
+
+
+def test_a_wrong_key_keeps_the_records(serving: Serving) -> None:
+    """401 is no refusal of the records: they stay until the key is right."""
+    leave_records(serving.address)
+    wrong = everycall("ship", "--api-key", "ek_" + "wrong" * 8)
+    assert wrong.returncode == 1
+    assert re.search(r"│\s+3 │\s+0 │\s+0 │\s+3 │", wrong.stdout)
+    assert "401" in wrong.stdout
+    assert everycall("ship").returncode == 0
+
+
+def test_a_living_process_keeps_its_spool(serving: Serving) -> None:
+    """Its files are locked by it: `ship` leaves them alone and says so."""
+    program = (
+        "import everycall, sys\n"
+        "everycall.init(endpoint='http://127.0.0.1:9', exit_timeout_s=0)\n"
+        "everycall.trace(lambda: 1)()\n"
+        "print('recorded', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as owner:
+        assert owner.stdin is not None
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"recorded\n"
+        done = everycall("ship", "--endpoint", serving.address)
+        owner.stdin.close()
+    assert done.returncode == 0
+    assert "1 spool file of living processes left to them" in done.stdout
+    again = everycall("ship", "--endpoint", serving.address)
+    assert re.search(r"│\s+1 │\s+1 │\s+0 │\s+0 │", again.stdout)
+
+
+def test_the_key_of_the_environment_goes_to_its_endpoint_alone() -> None:
+    """EVERYCALL_API_KEY belongs to EVERYCALL_ENDPOINT; a spool bound for another place does not get it."""
+    with socketserver.TCPServer(("127.0.0.1", 0), _KeepsHeaders) as listening:
+        thread = threading.Thread(target=listening.handle_request)
+        thread.start()
+        leave_records(f"http://127.0.0.1:{listening.server_address[1]}")
+        everycall("ship", EVERYCALL_API_KEY="ek_" + "secret" * 7, EVERYCALL_ENDPOINT="https://other.example")
+        thread.join()
+    (headers,) = _KeepsHeaders.seen
+    assert b"/v1/records" in headers
+    assert b"ek_secret" not in headers
+
+
+class _KeepsHeaders(socketserver.StreamRequestHandler):
+    seen: ClassVar[list[bytes]] = []
+
+    def handle(self) -> None:
+        self.seen.append(b"".join(iter(self.rfile.readline, b"\r\n")))
+
+
+def test_a_directory_that_is_not_there_is_misuse(tmp_path: Path) -> None:
+    """A wrong --spool-dir is said, not taken for an empty one."""
+    done = everycall("ship", "--spool-dir", str(tmp_path / "nowhere"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "nowhere" in done.stderr
+
+
+def test_output_into_a_closed_pipe_is_no_traceback(serving: Serving) -> None:
+    """`everycall ship | true` ends quietly."""
+    leave_records(serving.address)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "everycall", "ship"], stdout=writing, stderr=subprocess.PIPE, timeout=50, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")

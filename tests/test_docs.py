@@ -1,0 +1,214 @@
+"""The words are true: Python in README and docs runs, requests in docs are answered as shown, commands can be parsed.
+
+The blocks of a page are taken in their order, against one real server that has the deployment which the pages name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from everycall.cli import build_parser
+from everycall.demo.stand_in import StandInModel
+from everycall.server.gateway.settings import ProviderSettings, provider_settings
+from everycall.server.options import ServerOptions
+from everycall.server.running import DATABASE, Server
+from everycall.server.store.base import Deployment
+from everycall.server.store.sqlite import SqliteStore
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DEPLOYMENT = Deployment(
+    deployment_id="p-qZrnFesaeCpqcXJ_yL3wi",
+    version=0,
+    project_name="default",
+    name="hello-world",
+    messages=({"role": "user", "content": "I want a Hello World program in {{x}}. Using the {{y}} framework."},),
+    model="gpt-4o-mini",
+    provider="openai",
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its page, language, text and first line."""
+
+    page: Path
+    language: str
+    text: str
+    line: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in FENCE.finditer(text):
+            found.append(Block(page, match[1], match[2], text.count("\n", 0, match.start()) + 1))
+    return [block for block in found if not languages or block.language in languages]
+
+
+async def _deploy(data: Path) -> None:
+    store = SqliteStore(data / DATABASE)
+    await store.open()
+    await store.put_deployment(DEPLOYMENT)
+    await store.close()
+
+
+@pytest.fixture(scope="module")
+def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the deployment that the pages name, and a provider that answers at once."""
+    data = tmp_path_factory.mktemp("documented")
+    asyncio.run(_deploy(data))
+    with StandInModel() as model:
+        provider = ProviderSettings("openai", "openai", base_url=model.base_url, api_key="local")
+        options = ServerOptions(data, port=0, local_key="ek_of_the_documents", providers={"openai": provider})
+        with Server(options) as server:
+            yield server
+
+
+def test_every_block_says_what_it_is() -> None:
+    """A block without a language would be checked by nobody."""
+    known = {"python", "console", "http", "json", "text", "toml"}
+    assert [b.label for b in blocks() if b.language not in known and b.page.name != "architecture.md"] == []
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.label)
+def test_python_runs_as_it_stands(block: Block, documented: Server, tmp_path: Path) -> None:
+    """In a process of its own, with nothing but the endpoint's address and key set; what follows is what it prints."""
+    script = tmp_path / "block.py"
+    script.write_text(block.text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        env={**os.environ, "EVERYCALL_ENDPOINT": documented.address, "EVERYCALL_API_KEY": documented.key},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    following = [b for b in blocks() if b.page == block.page and b.line > block.line]
+    if following and following[0].language == "text":
+        assert done.stdout == following[0].text
+
+
+@pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.label)
+def test_commands_can_be_parsed(block: Block) -> None:
+    """Each line that runs everycall is one its parser takes; each script named is there."""
+    parser = build_parser()
+    for line in block.text.splitlines():
+        assert line.startswith("$ "), f"{block.label}: {line}"
+        for command in re.split(r"&&|\|", line.removeprefix("$ ")):
+            words = shlex.split(command)
+            words = words[2:] if words[:2] == ["uv", "run"] else words
+            if words[0] == "everycall":
+                parser.parse_args(words[1:])
+            elif words[0].startswith("scripts/"):
+                assert os.access(ROOT / words[0], os.X_OK), line
+            else:
+                assert words[0] in ("pip", "pytest"), line
+
+
+INLINE = sorted({command for page in PAGES for command in re.findall(r"`(everycall [^`]+)`", page.read_text("utf-8"))})
+
+
+@pytest.mark.parametrize("command", INLINE)
+def test_commands_in_the_text_can_be_parsed(command: str) -> None:
+    """A command named in a sentence exists; its required arguments may be left out there."""
+    parser = build_parser()
+    words = shlex.split(command)[1:]
+    words += ["NAME"] if words == ["key", "create"] else []
+    parser.parse_args(words)
+
+
+def requests() -> list[tuple[Block, Block]]:
+    """Each request of docs/api.md with the answer that follows it."""
+    found = [block for block in blocks("http", "json") if block.page.name == "api.md"]
+    assert [block.language for block in found] == ["http", "json"] * (len(found) // 2)
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
+def test_requests_are_answered_as_shown(documented: Server) -> None:
+    """Status, fields and types of every answer are those of the page; the requests are sent in its order."""
+    with httpx.Client(base_url=documented.address, headers={"x-api-key": documented.key}, timeout=30) as client:
+        for request, answer in requests():
+            head, _, body = request.text.partition("\n\n")
+            start, *headers = head.strip().splitlines()
+            match = re.fullmatch(r"(\w+) (\S+) → (\d+)", start)
+            assert match, request.label
+            sent = dict(line.split(": ") for line in headers)
+            got = client.request(match[1], match[2], content=body or None, headers=sent)
+            assert got.status_code == int(match[3]), f"{request.label}: {got.text}"
+            assert fits(got.json(), json.loads(answer.text)), f"{answer.label}: {got.text}"
+
+
+def fits(got: Any, shown: Any) -> bool:
+    """Whether an answer has the shown fields in the shown types; a list shown empty stands for any."""
+    if isinstance(shown, dict):
+        return isinstance(got, dict) and got.keys() == shown.keys() and all(fits(got[n], shown[n]) for n in shown)
+    if isinstance(shown, list):
+        return isinstance(got, list) and (not shown or (len(got) == len(shown) and all(map(fits, got, shown))))
+    numbers = isinstance(got, int | float) and isinstance(shown, int | float)
+    return type(got) is type(shown) or (numbers and not isinstance(got, bool) and not isinstance(shown, bool))
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=lambda block: block.label)
+def test_settings_files_can_be_read(block: Block, tmp_path: Path) -> None:
+    """The example of providers.toml is one the server takes."""
+    path = tmp_path / "providers.toml"
+    path.write_text(block.text, encoding="utf-8")
+    assert set(provider_settings({"LOCAL_KEY": "k"}, path)) == set(tomllib.loads(block.text))
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link of a page names a file that is there, and a heading that it has."""
+    wrong = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            name, _, anchor = target.partition("#")
+            path = (page.parent / name).resolve() if name else page
+            headings = (
+                re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE) if path.is_file() else []
+            )
+            anchors = {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+            if not path.exists() or (anchor and anchor not in anchors):
+                wrong.append(f"{page.name}: {target}")
+    assert wrong == []
+
+
+def test_the_routes_are_documented(documented: Server) -> None:
+    """Every path of the OpenAPI document is named in docs/api.md."""
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    document = httpx.get(f"{documented.address}/openapi.json", headers={"x-api-key": documented.key}, timeout=30).json()
+    names = {re.sub(r"\{\w+\}", "{", path).split("{")[0] for path in document["paths"]}
+    assert [name for name in sorted(names) if name not in text] == []
+
+
+def test_the_readme_shows_the_two_durabilities() -> None:
+    """The guarantee is given in the words of the design, in README and in docs/architecture.md alike."""
+    words = (
+        "a returned call survives the death of its process (page cache); it survives the loss of power once the sender "
+        "has synced it (`SYNC_INTERVAL`, group `fdatasync`, never on the caller's thread)"
+    )
+    for page in (ROOT / "README.md", ROOT / "docs" / "architecture.md"):
+        assert words in " ".join(page.read_text(encoding="utf-8").split()).replace("A returned", "a returned")

@@ -1,0 +1,117 @@
+"""The examples run as they stand, each in a process of its own, against a real server and the deterministic model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from everycall.demo.stand_in import STAND_IN_MODEL, StandInModel
+from everycall.server.gateway.settings import ProviderSettings
+from everycall.server.options import ServerOptions
+from everycall.server.running import Server
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+SPOKEN = {
+    "langchain_chain.py": "What is a spool?",
+    "nested_async.py": "['Madrid', 'Paris', 'Rome']",
+    "omit.py": "no record of this",
+    "parea_completion.py": "from the cache: [False, True]",
+    "quickstart.py": "Name the first step of this plan: bake bread",
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A server, and a model that both it and the examples may ask."""
+
+    server: Server
+    model: StandInModel
+
+    def run(self, example: Path) -> str:
+        """Run an example to its end; returns what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(example)],
+            env={
+                **os.environ,
+                "EVERYCALL_ENDPOINT": self.server.address,
+                "EVERYCALL_API_KEY": self.server.key,
+                "OPENAI_BASE_URL": self.model.base_url,
+                "OPENAI_API_KEY": "local",
+                "MODEL": STAND_IN_MODEL,
+            },
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    def records(self) -> dict[str, list[dict[str, Any]]]:
+        """All records of the server, by their names, oldest first."""
+        address, headers = f"{self.server.address}/api/records?limit=1000", {"x-api-key": self.server.key}
+        found: dict[str, list[dict[str, Any]]] = {}
+        for record in reversed(httpx.get(address, headers=headers, timeout=30).json()["records"]):
+            found.setdefault(record["name"], []).append(record)
+        return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with StandInModel() as model:
+        provider = ProviderSettings("openai", "openai", base_url=model.base_url, api_key="local")
+        with Server(ServerOptions(tmp_path / "data", port=0, providers={"openai": provider})) as server:
+            yield Bench(server, model)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs_and_delivers_all(example: Path, bench: Bench) -> None:
+    """Exit code 0, nothing on standard error, what it says, and every record on the server."""
+    said = bench.run(example)
+    assert SPOKEN[example.name] in said
+    assert "spooled=0, dropped=0" in said or example.name == "parea_completion.py"
+    assert bench.records()
+
+
+def test_quickstart_is_one_trace_with_tokens(bench: Bench) -> None:
+    """The model's call is below the plan, with the model's own counts."""
+    bench.run(next(path for path in EXAMPLES if path.name == "quickstart.py"))
+    records = bench.records()
+    (plan,), (ask,) = records["plan"], records["ask"]
+    assert ask["parent_id"] == plan["inference_id"]
+    assert (ask["model"], ask["provider"], ask["kind"]) == (STAND_IN_MODEL, "openai", "llm")
+    assert ask["input_tokens"] > 0
+    assert (plan["trace_name"], plan["tags"]) == ("quickstart", ["example"])
+
+
+def test_nested_async_calls_are_children_of_their_caller(bench: Bench) -> None:
+    """Tasks of `gather` nest under the tour that started them; the failed tour has the program's own error."""
+    bench.run(next(path for path in EXAMPLES if path.name == "nested_async.py"))
+    records = bench.records()
+    tours, looks = records["tour"], records["look_up"]
+    assert [tour.get("status", "success") for tour in tours] == ["success", "error"]
+    assert [look["parent_id"] for look in looks] == [tours[0]["inference_id"]] * 3 + [tours[1]["inference_id"]]
+    assert {record["trace_id"] for record in (*tours, *looks)} == {"order-42"}
+    assert {record["end_user_identifier"] for record in looks} == {"u-7"}
+
+
+def test_omitted_things_are_not_in_the_database(bench: Bench, tmp_path: Path) -> None:
+    """No byte of the server's files has what the example omits or masks."""
+    bench.run(next(path for path in EXAMPLES if path.name == "omit.py"))
+    records = bench.records()
+    assert "inputs" not in records["check_password"][0]
+    assert "output" not in records["make_token"][0]
+    assert "not_logged_at_all" not in records
+    assert records["pay"][0]["inputs"] == {"card": "[card]"}
+    assert records["outer"][0]["omitted"] == ["outputs"]
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "data").iterdir() if path.is_file())
+    for canary in (b"battery staple", b"a secret that", b"no record of this", b"4111", b"the flag is inherited"):
+        assert canary not in stored

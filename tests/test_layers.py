@@ -1,0 +1,197 @@
+"""Who may import whom, held by walking the syntax tree of every module: no import of ours is out of sight of this.
+
+`LAYERS` is the table of docs/architecture.md. A new module is put in it, or these tests say so.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "everycall"
+INTEGRATIONS = ROOT / "integrations"
+
+SERVER, COMMANDS = "server", "commands"
+LAYERS: dict[str, int | str] = {
+    **dict.fromkeys(("_version", "errors", "limits", "locations", "semconv"), 0),
+    **dict.fromkeys(("record", "settings", "_guard", "_ledger"), 1),
+    **dict.fromkeys(("_capture", "_chain", "_price", "_spool", "_transport"), 2),
+    **dict.fromkeys(("_call", "_context", "_proxy", "_recorder", "_stream", "_trace", "instrument"), 3),
+    **dict.fromkeys(("_runtime", "_sender", "client"), 4),
+    **dict.fromkeys(("__init__", "pytest_plugin", "testing"), 5),
+    **dict.fromkeys(("__main__", "cli", "demo"), COMMANDS),
+    "server": SERVER,
+}
+THIRD_PARTY: dict[int | str, set[str]] = {
+    0: set(),
+    1: {"msgspec"},
+    2: {"msgspec"},
+    3: {"msgspec", "opentelemetry", "wrapt"},
+    4: {"msgspec", "opentelemetry"},
+    5: {"msgspec", "opentelemetry", "pytest"},
+    COMMANDS: {"langchain_core", "everycall_langchain", "msgspec", "openai", "xllamacpp"},
+    SERVER: {
+        "anthropic",
+        "genai_prices",
+        "jinja2",
+        "litestar",
+        "markupsafe",
+        "msgspec",
+        "openai",
+        "uvicorn",
+        "zstandard",
+    },
+}
+HTTPX_IN = {"client"}
+PRICES_IN = {"_price"}  # which only the server imports
+SERVER_MAY = {"errors", "limits", "locations", "record", "semconv", "_price", "dialects", "server"}
+INTEGRATIONS_MAY = {"errors", "instrument", "limits", "semconv"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: the module it stands in (a path below src/everycall, dotted), what it names, and where."""
+
+    module: str
+    target: str
+    place: str
+
+    @property
+    def own(self) -> str | None:
+        """The part of everycall that is imported, such as `_spool` or `server.store`; None for other packages."""
+        return self.target.removeprefix("everycall.") if self.target.startswith("everycall.") else None
+
+    @property
+    def package(self) -> str:
+        return self.target.partition(".")[0]
+
+
+def imports_of(path: Path, module: str, package: str) -> Iterator[Import]:
+    """Every import of a file, those inside functions and under TYPE_CHECKING too; relative ones made absolute."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield Import(module, name.name, where)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
+            for name in node.names:
+                # `from everycall import limits` names a module; `from everycall.record import Record` a thing in one.
+                yield Import(module, f"{base}.{name.name}" if base == "everycall" else base, where)
+
+
+def source_imports() -> list[Import]:
+    found: list[Import] = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        package = ".".join(["everycall", *parts[:-1]])
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+        found.extend(imports_of(path, module, package))
+    return found
+
+
+def is_face(entry: Import) -> bool:
+    """`from everycall import trace`: a name of the face, not a module."""
+    assert entry.own is not None
+    top = entry.own.partition(".")[0]
+    return not (SOURCE / f"{top}.py").exists() and not (SOURCE / top).is_dir()
+
+
+IMPORTS = source_imports()
+
+
+def test_every_module_has_a_layer() -> None:
+    """Each file of the package is in the table, and the table names no file that has gone."""
+    there = {path.stem if path.is_file() else path.name for path in SOURCE.iterdir() if path.suffix in (".py", "")}
+    assert there - {"__pycache__"} - LAYERS.keys() == set()
+    assert LAYERS.keys() - there == set()
+
+
+def test_a_layer_imports_only_those_below_it() -> None:
+    """Layers 0 to 5 import their own and lower ones; the server and the commands are imported by none of them."""
+    wrong = []
+    for entry in IMPORTS:
+        layer = LAYERS[entry.module.partition(".")[0]]
+        if not isinstance(layer, int) or (entry.own is None and entry.target != "everycall"):
+            continue
+        if entry.target == "everycall" or is_face(entry):
+            ok = layer >= 5
+        else:
+            other = LAYERS[entry.own.partition(".")[0]]
+            ok = isinstance(other, int) and other <= layer
+        if not ok:
+            wrong.append(f"{entry.place} layer {layer} imports {entry.target}")
+    assert wrong == []
+
+
+def test_the_server_imports_only_what_it_shares_with_the_sdk() -> None:
+    """The server knows the record, names and bounds; never the SDK that makes records (it does not trace itself)."""
+    wrong = [
+        f"{entry.place} imports {entry.target}"
+        for entry in IMPORTS
+        if entry.module.partition(".")[0] == "server" and entry.own is not None
+        if entry.own.partition(".")[0] not in SERVER_MAY
+    ]
+    assert wrong == []
+
+
+def test_the_store_knows_nothing_of_routes_and_pages() -> None:
+    """`server.store` imports neither `api` nor `pages` nor `gateway` nor the application."""
+    wrong = [
+        f"{entry.place} imports {entry.target}"
+        for entry in IMPORTS
+        if entry.module.startswith("server.store") and (entry.own or "").startswith("server")
+        if not (entry.own or "").startswith("server.store")
+    ]
+    assert wrong == []
+
+
+def test_third_party_packages_stay_in_their_layer() -> None:
+    """The core needs msgspec, httpx and the OpenTelemetry API; what an extra brings is imported by its part alone."""
+    wrong = []
+    for entry in IMPORTS:
+        if entry.package in sys.stdlib_module_names or entry.package in ("everycall", "__future__"):
+            continue
+        top = entry.module.partition(".")[0]
+        allowed = THIRD_PARTY[LAYERS[top]] | ({"httpx"} if top in HTTPX_IN else set())
+        allowed |= {"genai_prices"} if top in PRICES_IN else set()
+        if entry.package not in allowed:
+            wrong.append(f"{entry.place} imports {entry.target}")
+    assert wrong == []
+
+
+def test_http_is_spoken_in_few_places() -> None:
+    """httpx is imported by the client of the API alone, and the SDK's batches leave through the transport alone."""
+    assert {entry.module for entry in IMPORTS if entry.package == "httpx"} <= HTTPX_IN
+    sdk = {m for m, layer in LAYERS.items() if isinstance(layer, int)}
+    assert {e.module for e in IMPORTS if e.target == "http.client" and e.module in sdk} == {"_transport"}
+
+
+def test_the_opentelemetry_sdk_is_nowhere() -> None:
+    """The API alone: everycall makes its own spans and leaves the provider of a program as it is."""
+    assert [entry.place for entry in IMPORTS if entry.target.startswith("opentelemetry.sdk")] == []
+
+
+@pytest.mark.parametrize("folder", sorted(INTEGRATIONS.iterdir()), ids=lambda folder: folder.name)
+def test_an_integration_uses_the_public_seam(folder: Path) -> None:
+    """An integration imports `everycall.instrument`, names and errors; never a module that starts with `_`."""
+    files = [p for p in folder.rglob("*.py") if "tests" not in p.parts and p.parent.name.startswith("everycall_")]
+    assert files
+    wrong = []
+    for path in files:
+        for entry in imports_of(path, path.stem, path.parent.name):
+            if entry.package != "everycall":
+                continue
+            top = (entry.own or "").partition(".")[0]
+            if top not in INTEGRATIONS_MAY:
+                wrong.append(f"{entry.place} imports {entry.target}")
+    assert wrong == []
