@@ -223,7 +223,7 @@ def main() -> None:
         os.environ["EVERYCALL_HOME"] = home
         for name in [n for n in os.environ if n.startswith(("OTEL_", "EVERYCALL_")) and n != "EVERYCALL_HOME"]:
             del os.environ[name]
-        sink = subprocess.Popen([sys.executable, str(HERE / "sink.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        sink = subprocess.Popen([sys.executable, str(HERE / "_sink.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             assert sink.stdout is not None
             report(f"http://127.0.0.1:{int(sink.stdout.readline())}", options.pairs, options.json)

@@ -71,7 +71,7 @@ def test_every_call_arrives_once(sink: Sink) -> None:
 
 
 @pytest.mark.parametrize(
-    "mode", ["status:500", "status:503", "status:429", "status:408", "reset", "status:302", "status:401"]
+    "mode", ["status:500", "status:503", "status:429", "status:408", "reset", "swallow", "status:302", "status:401"]
 )
 def test_an_endpoint_that_comes_back_gets_everything(sink: Sink, mode: str) -> None:
     """While it answers wrongly nothing is lost; when it recovers, all arrive once."""

@@ -19,9 +19,12 @@ from typing import Any
 
 
 class Sink:
-    """Modes: ok, status:NNN, retry_after:S (429), hang, slow:S, reset (before reading), lost_ack (stored, then reset),
-    garbage (2xx that is not JSON), endless (2xx without end), too_large:BYTES (413 above), refuse:SUBSTRING (that
-    record alone), bad_batch:SUBSTRING (400 for a batch that holds it)."""
+    """A misbehaving endpoint.
+
+    Modes: ok, status:NNN, retry_after:S (429), hang, slow:S, reset (before reading), swallow (read, then reset),
+    lost_ack (stored, then reset), garbage (2xx that is not JSON), endless (2xx without end), too_large:BYTES (413
+    above), refuse:SUBSTRING (that record alone), bad_batch:SUBSTRING (400 for a batch that holds it).
+    """
 
     def __init__(self, mode: str = "ok") -> None:
         self.mode = mode
@@ -104,6 +107,9 @@ class Sink:
         if mode == "hang":
             self._released.wait(60)
             handler.close_connection = True
+            return
+        if mode == "swallow":
+            self._reset(handler)
             return
         if mode == "slow":
             time.sleep(float(value))

@@ -287,6 +287,22 @@ def test_a_printed_address_logs_in_once(server: Any) -> None:
         assert other.get("/api/records").status_code == 401
 
 
+def test_a_link_on_another_site_works_for_who_is_logged_in(browser: httpx.Client, server: Any) -> None:
+    """A browser sends no strict cookie along such a link; a page of our own leads on, and from there it does."""
+    cookie = browser.cookies["everycall_session"]
+    browser.cookies.clear()
+    html = {"accept": "text/html", "sec-fetch-dest": "document"}
+    first = browser.get('/traces/a"b?cursor=<x>', headers={**html, "sec-fetch-site": "cross-site"})
+    assert first.status_code == 200
+    assert 'content="0; url=/traces/a%22b?cursor=%3Cx%3E"' in first.text
+    with_cookie = {**html, "sec-fetch-site": "same-origin", "cookie": f"everycall_session={cookie}"}
+    assert browser.get("/status", headers=with_cookie).status_code == 200
+    assert browser.get("/traces", headers={**html, "sec-fetch-site": "same-origin"}).status_code == 303
+    token = browser.get(server.login_url("/traces"), headers={**html, "sec-fetch-site": "cross-site"})
+    assert "set-cookie" in token.headers
+    assert "url=/traces" in token.text
+
+
 def test_a_printed_address_is_good_for_a_while(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LOGIN_TOKEN_AGE_S", -1.0)
     assert httpx.get(server.login_url()).status_code == 401

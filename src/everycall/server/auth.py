@@ -8,17 +8,24 @@ session cookie of a browser that logged in.
 from __future__ import annotations
 
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import quote
 
-from litestar import Request
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from everycall.semconv import API_KEY_HEADER, DEFAULT_PROJECT
 from everycall.server.keys import ROLES, Identity, Keyring, Role
 from everycall.server.options import ServerOptions
 from everycall.server.problems import problem
-from everycall.server.security import AllowedHosts, WrongKeys, header, headers_of, is_same_origin, wants_page
+from everycall.server.security import (
+    AllowedHosts,
+    WrongKeys,
+    header,
+    headers_of,
+    is_same_origin,
+    local_path,
+    onward,
+    wants_page,
+)
 from everycall.server.sessions import COOKIE, Sessions
 from everycall.server.store.base import Store
 
@@ -137,9 +144,12 @@ def _presented(scope: Scope) -> str | None:
 
 
 async def _to_login(scope: Scope, send: Send) -> None:
-    request: Request[Any, Any, Any] = Request(scope)
-    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    location = f"/login?next={quote(asked, safe='')}"
-    headers = [(b"location", location.encode()), (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 303, "headers": headers})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    path = scope.get("raw_path") or quote(scope["path"]).encode()  # as it was asked for: ids may hold ? and #
+    query = scope.get("query_string", b"")
+    asked = path.decode("latin-1") + (f"?{query.decode('latin-1')}" if query else "")
+    page = onward(scope, local_path(asked))
+    headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(page or b"")).encode())]
+    if page is None:
+        headers.append((b"location", f"/login?next={quote(asked, safe='')}".encode()))
+    await send({"type": "http.response.start", "status": 303 if page is None else 200, "headers": headers})
+    await send({"type": "http.response.body", "body": page or b"", "more_body": False})

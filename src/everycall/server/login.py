@@ -7,13 +7,14 @@ from urllib.parse import parse_qs, quote
 
 from litestar import Request, Response, get, post
 from litestar.datastructures import Cookie
+from litestar.enums import MediaType
 
 from everycall import limits
 from everycall.server.auth import Access
 from everycall.server.bodies import Bodies
 from everycall.server.pages.rendering import html as render
 from everycall.server.problems import ProblemError, problem
-from everycall.server.security import is_same_origin, local_path
+from everycall.server.security import is_same_origin, local_path, onward
 from everycall.server.sessions import COOKIE
 
 __all__ = ["handlers"]
@@ -30,7 +31,9 @@ async def login_page(request: Request[Any, Any, Any]) -> Response[Any]:
     if token is None:
         return _form(path)
     if access.sessions.use(token):
-        return _go(path, _cookie(request, access.sessions.issue(access.keyring.local_digest)))
+        cookie = _cookie(request, access.sessions.issue(access.keyring.local_digest))
+        page = onward(request.scope, path)
+        return _go(path, cookie) if page is None else Response(page, media_type=MediaType.HTML, cookies=[cookie])
     return _form(path, "This address was used before, or is too old. Log in with a key.", 401)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -131,6 +132,8 @@ def run(options: ServerOptions, started: Callable[[str, str], None] | None = Non
     """
     key = options.local_key or local_key(locations.local_key_path())
     listening = listen(options)
+    # the process is the server's own: the store's threads must not wait 5 ms for each turn beside a busy event loop
+    sys.setswitchinterval(0.0005)
 
     def ready(server: _Uvicorn, access: Access, address: str) -> None:
         loop = asyncio.get_running_loop()
@@ -153,7 +156,8 @@ def listen(options: ServerOptions) -> socket.socket:
     where = f"{options.host}:{options.port}"
     try:
         family, _, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # with its protocol named, asyncio sets TCP_NODELAY on each connection: answers do not wait for delayed ACKs
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {where}: {error.strerror}; choose another --host") from error
     try:

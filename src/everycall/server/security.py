@@ -10,6 +10,7 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from html import escape
 from urllib.parse import urlsplit
 
 from litestar.types import Message, Scope
@@ -25,6 +26,7 @@ __all__ = [
     "headers_of",
     "is_same_origin",
     "local_path",
+    "onward",
     "secure",
     "wants_page",
 ]
@@ -141,6 +143,21 @@ def local_path(asked: str | None) -> str:
         return "/"
     parts = urlsplit(asked)
     return "/" if parts.scheme or parts.netloc else asked
+
+
+def onward(scope: Scope, path: str) -> bytes | None:
+    """Return a page that goes on to `path`, for a browser that came by a link of another site; None for any other.
+
+    Browsers leave a `SameSite=Strict` cookie out of such a visit and of what it is redirected to, but not of where a
+    page of this server leads. So a link to a trace in a chat or a ticket works for who is logged in.
+    """
+    if header(scope, b"sec-fetch-site") not in ("cross-site", "same-site"):
+        return None
+    if header(scope, b"sec-fetch-dest") != "document":
+        return None
+    return (
+        f'<!doctype html><title>everycall</title><meta http-equiv="refresh" content="0; url={escape(path)}">'.encode()
+    )
 
 
 class WrongKeys:

@@ -1,6 +1,6 @@
 """A sink for benchmarks, run as a process of its own so that its CPU is not counted: answers every POST at once.
 
-`python benchmarks/sink.py` prints its port on the first line. It reads each body, counts it, and answers 200; for
+`python benchmarks/_sink.py` prints its port on the first line. It reads each body, counts it, and answers 200; for
 `/v1/records` with the receipt of a server that stored everything. `GET /count` tells how many records came.
 """
 
