@@ -9,6 +9,7 @@ the server acknowledged, and then those it says it has. With `--json` the last l
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -26,6 +27,8 @@ from typing import Any
 import psutil
 
 BATCH = 500
+TRACE = 8
+"""Calls of one trace: a root above seven others."""
 RECORD_BYTES = 2_500
 WORDS = (  # noqa: SIM905
     "the model answered with a plan that names each step and the tool it needs before the request goes out to search "
@@ -182,23 +185,31 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes]:
 def body(encoding: str, connection: int, number: int) -> bytes:
     """Return one batch as it is sent."""
     chance = random.Random(f"{encoding} {connection} {number}")
-    lines = b"\n".join(line(chance, f"{encoding}-{connection}-{number}-{place}") for place in range(BATCH)) + b"\n"
+    first = number * BATCH
+    records = (line(chance, f"{encoding}-{connection}", place) for place in range(first, first + BATCH))
+    lines = b"\n".join(records) + b"\n"
     if encoding == "identity":
         return lines
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
     return packer.compress(lines) + packer.flush()
 
 
-def line(chance: random.Random, name: str) -> bytes:
-    """Return one record of about `RECORD_BYTES`: three in four are chat completions, the others steps above them."""
-    trace = f"{chance.getrandbits(32) % 400:032x}"
-    start = 1_790_000_000_000_000_000 + chance.getrandbits(40) * 1_000
+def line(chance: random.Random, source: str, place: int) -> bytes:
+    """Return one record of about `RECORD_BYTES`, the `place`th that a client ends.
+
+    A client's records come as its calls end: time goes on, the calls of a trace come together, children before the
+    parent that they all have, and some traces span two batches. Three in four are chat completions.
+    """
+    number, turn = divmod(place, TRACE)
+    trace = hashlib.sha256(f"{source} {number}".encode()).hexdigest()[:32]
+    start = 1_790_000_000_000_000_000 + place * 50_000_000 + chance.getrandbits(26)
+    root = turn == TRACE - 1
     tokens = chance.randrange(50, 900), chance.randrange(20, 400)
     record: dict[str, Any] = {
-        "inference_id": f"{trace}-{name}",
+        "inference_id": f"{trace}-{'root' if root else turn}",
         "trace_id": trace,
         "trace_name": chance.choice(["support", "search", "billing", "triage"]),
-        "parent_id": f"{trace}-root",
+        "parent_id": None if root else f"{trace}-root",
         "name": chance.choice(["plan", "answer", "rank", "chat"]),
         "end_user_identifier": f"u-{chance.randrange(5000)}",
         "session_id": f"s-{chance.randrange(2000)}",
@@ -210,7 +221,7 @@ def line(chance: random.Random, name: str) -> bytes:
         "sdk": "everycall-python/0.1.0",
         "scope": "everycall",
     }
-    if chance.random() < 0.75:
+    if not root and chance.random() < 0.86:
         record |= {
             "kind": "llm",
             "model": "gpt-4o-mini",

@@ -171,6 +171,17 @@ def test_a_refused_record_takes_nobody_along(sink: Sink) -> None:
     assert put_aside["record"]["inputs"]["n"] == 7
 
 
+def test_more_refusals_than_an_answer_names(sink: Sink) -> None:
+    """When the answer names only some of the refused, smaller batches find them all: none counts as delivered."""
+    sink.mode = "refuse:poison"
+    begin(sink)
+    for n in range(60):
+        numbered(n, "poison" if n % 2 else "")
+    sheet = settle(60, sink)
+    assert sheet.dropped == {"refused": 30}
+    assert set(sink.numbers()) == set(range(0, 60, 2))
+
+
 def test_a_batch_refused_whole_is_sent_line_by_line(sink: Sink) -> None:
     """A 400 for the batch costs only the record that caused it."""
     sink.mode = "bad_batch:poison"

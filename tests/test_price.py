@@ -134,3 +134,12 @@ def test_an_embedding_needs_no_output_tokens() -> None:
     assert priced.cost is not None
     assert priced.cost > 0
     assert msgspec.structs.replace(priced, cost=None).output_tokens is None
+
+
+def test_a_clients_cache_hit_costs_nothing_and_says_what_it_saved() -> None:
+    """Cost 0 on a cache hit stays 0; the price of its tokens is `saved_cost`, and None when it is not known."""
+    hit = price_record(record(cost=0.0, cost_source="cache", cache_hit=True))
+    paid = price_record(record())
+    assert (hit.cost, hit.cost_source, hit.saved_cost) == (0.0, "cache", paid.cost)
+    unknown = price_record(record(cost=0.0, cache_hit=True, model="no-such-model"))
+    assert (unknown.cost, unknown.saved_cost) == (0.0, None)

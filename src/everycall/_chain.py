@@ -13,11 +13,11 @@ from msgspec import Raw
 
 from everycall import _guard, limits
 from everycall._capture import cut_text
-from everycall.record import ABSENT, CONTENT_FIELDS, INPUT_FIELDS, OUTPUT_FIELDS, Cut, Record, encode
+from everycall.record import ABSENT, CONTENT_FIELDS, INPUT_FIELDS, OUTPUT_FIELDS, Cut, Record, decode, encode
 from everycall.semconv import CODE_LOCATION, EXCEPTION_TYPE
 from everycall.settings import OMIT_INPUTS, OMIT_OUTPUTS, Mask
 
-__all__ = ["Draft", "encode_within", "limit", "mask_record", "omit"]
+__all__ = ["Draft", "encode_within", "limit", "mask_and_limit", "mask_record", "omit"]
 
 Draft = dict[str, Any]
 """A record under construction: field name -> value as `Record` takes it. Fields that are absent are not in it."""
@@ -167,6 +167,14 @@ def _cut_raw(draft: Draft, name: str, value: Raw, bytes_max: int) -> Raw:
     raw = Raw(_encode(text))
     _note(draft, name, Cut(kept=len(memoryview(raw)), bytes=len(whole), sha256=hashlib.sha256(whole).hexdigest()))
     return raw
+
+
+def mask_and_limit(line: bytes, mask: Mask | None) -> bytes:
+    """Return a record's line masked and within its bounds; for the few lines that need either."""
+    record = decode(line)
+    if mask is not None:
+        record = mask_record(record, mask)
+    return encode_within(record)
 
 
 def encode_within(record: Record, bytes_max: int = limits.RECORD_BYTES_MAX) -> bytes:

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 NODE_KEY = otel_context.create_key("everycall-node")
+REMOTE_KEY = otel_context.create_key("everycall-remote")
 SPAN_KEY = otel_trace.propagation._SPAN_KEY
 # The API's own functions look the runtime context up at each call and log on a foreign token: half a microsecond.
 _current = otel_context._RUNTIME_CONTEXT.get_current
@@ -88,12 +89,15 @@ class Scope:
     """What `everycall.context(...)` sets for every call below. `call` is the nearest call in progress, if any."""
 
     __slots__ = (
-        "call", "end_user_identifier", "inherited_metadata", "inherited_tags", "omit", "session_id", "trace_hex",
-        "trace_id", "trace_name",
+        "call", "end_user_identifier", "inherited_metadata", "inherited_tags", "omit", "remote", "session_id",
+        "trace_hex", "trace_id", "trace_name", "within",
     )  # fmt: skip
 
     def __init__(self, above: Scope | Call | None) -> None:
         self.call: Call | None = above.call if above is not None else None
+        self.within = self.call  # the call it was made in, also where it begins a trace of its own
+        # the span of another process, parent of the calls below while none is in progress here
+        self.remote: SpanContext | None = above.remote if isinstance(above, Scope) else None
         self.trace_id: str | None = above.trace_id if above is not None else None
         self.trace_hex: str | None = above.trace_hex if above is not None else None
         self.trace_name: str | None = above.trace_name if above is not None else None
@@ -139,11 +143,11 @@ def current_node() -> Scope | Call | None:
 
 
 def _is_below(call: Call, node: Scope | Call | None) -> bool:
-    """Tell whether `call` is deeper than what the context holds: then it is the true parent."""
-    held = node.call if node is not None else None
+    """Tell whether `call` lies below the call in which the node was made: then it is the true parent."""
+    held = node.within if node is not None else None
     if held is None:
         return True
-    above: Call | None = call
+    above: Call | None = call.above
     steps = 0
     while above is not None and steps < 1_000:
         if above is held:
@@ -164,6 +168,38 @@ def attach(node: Scope | Call, span: otel_trace.Span | None) -> object:
     if span is None:
         return _attach(Context({**_current(), NODE_KEY: node}))
     return _attach(Context({**_current(), NODE_KEY: node, SPAN_KEY: span}))
+
+
+def attach_scope(scope: Scope) -> object:
+    """Make a scope current that came from another process; its span too, where no span is current already."""
+    values = {**_current(), NODE_KEY: scope}
+    if scope.remote is not None:
+        values[REMOTE_KEY] = scope.remote
+        if foreign_span() is None:
+            values[SPAN_KEY] = otel_trace.NonRecordingSpan(scope.remote)
+    return _attach(Context(values))
+
+
+def remote_span() -> SpanContext | None:
+    """Return the span of another process under which this one works, as it came."""
+    found = _current().get(REMOTE_KEY)
+    return found if isinstance(found, SpanContext) else None
+
+
+def snapshot() -> Context | None:
+    """Return the whole OpenTelemetry context for work done elsewhere; None when no call or scope is in it."""
+    node = current_node()
+    if node is None:
+        return None
+    context = _current()
+    if node is context.get(NODE_KEY):
+        return context
+    return Context({**context, NODE_KEY: node, SPAN_KEY: node.call or context.get(SPAN_KEY)})
+
+
+def attach_whole(context: Context) -> object:
+    """Make a context current as it is, as `snapshot` took it in another thread; returns the token for `detach`."""
+    return _attach(context)
 
 
 def detach(token: object) -> None:
@@ -234,7 +270,7 @@ class context:  # noqa: N801 - used like a function: `with everycall.context(...
         if self._trace_id and self._trace_id != scope.trace_id:
             scope.trace_id = self._trace_id
             scope.trace_hex = trace_id_hex(self._trace_id)
-            scope.call = None
+            scope.call = scope.remote = None
         scope.trace_name = self._trace_name or scope.trace_name
         scope.end_user_identifier = self._end_user_identifier or scope.end_user_identifier
         scope.session_id = self._session_id or scope.session_id

@@ -27,8 +27,15 @@ _told: dict[str, float] = {}
 
 
 def report(place: str, error: BaseException) -> None:
-    """Count a swallowed exception and tell of it at most once a minute per place."""
+    """Count a swallowed exception and tell of it at most once a minute per place. Never raises."""
     failures[place] = failures.get(place, 0) + 1
+    try:
+        _tell(place, error)
+    except Exception:  # noqa: BLE001 - a logging handler of the user's, or no room left on the stack to tell it
+        return
+
+
+def _tell(place: str, error: BaseException) -> None:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

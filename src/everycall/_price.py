@@ -100,9 +100,12 @@ def price(
 def price_record(record: Record) -> Record:
     """Return the record with its cost, or the same record when it has one or its price cannot be known.
 
+    A client's cache hit (cost 0) gets `saved_cost`: what its tokens would have cost.
+
     Only kinds in `semconv.PRICED_KINDS` are priced: the leaves where money is spent. Does not raise.
     """
-    if record.cost is not None or record.kind not in PRICED_KINDS:
+    saved = record.cost == 0 and bool(record.cache_hit) and record.saved_cost is None  # a client's own cache answered
+    if (record.cost is not None and not saved) or record.kind not in PRICED_KINDS:
         return record
     output_tokens = record.output_tokens
     if output_tokens is None and record.kind in (EMBEDDING, RERANKER):
@@ -114,6 +117,8 @@ def price_record(record: Record) -> Record:
     )
     if found is None:
         return record
+    if saved:
+        return msgspec.structs.replace(record, saved_cost=found.cost, price_version=found.version)
     return msgspec.structs.replace(record, cost=found.cost, cost_source=found.source, price_version=found.version)
 
 

@@ -160,7 +160,9 @@ def _reason(error: BaseException) -> str:
 
 def _receipt(status: int, answer: bytes, retry_after: str | None, count: int) -> Receipt:
     if 200 <= status < 300:
-        return Committed(_refusals(answer, count))
+        refused, told = _refusals(answer, count)
+        # more were refused than the answer had room to name: smaller batches will name them all
+        return Committed(refused) if told <= len(refused) or count == 1 else TooLarge()
     if status == 413:
         return TooLarge()
     if status in (401, 403):
@@ -170,17 +172,18 @@ def _receipt(status: int, answer: bytes, retry_after: str | None, count: int) ->
     return Refused(status, _detail(answer) or f"the endpoint answered {status}")
 
 
-def _refusals(answer: bytes, count: int) -> dict[int, str]:
-    """Read who was refused. A 2xx whose body cannot be read counts as committed: the endpoint said yes."""
+def _refusals(answer: bytes, count: int) -> tuple[dict[int, str], int]:
+    """Read who was refused, and how many were. A 2xx that cannot be read counts as committed: the endpoint said yes."""
     try:
-        refused = json.loads(answer)["refused"]
-        return {
+        body = json.loads(answer)
+        refused = {
             int(entry["index"]): str(entry.get("reason", "refused"))[:500]
-            for entry in refused
+            for entry in body["refused"]
             if 0 <= int(entry["index"]) < count
         }
+        return refused, int(body.get("refused_count", 0))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        return {}, 0
 
 
 def _detail(answer: bytes) -> str | None:

@@ -13,12 +13,16 @@ from contextlib import contextmanager
 from everycall._call import INHERIT, UNSET, Call, Inherit, Unset, start_call
 from everycall._context import add_lookup, attach, current_call, detach
 from everycall._guard import guarded, report
-from everycall._stream import AsyncSteps, Chunks, drive
+from everycall._stream import Chunks, drive, drive_async
+from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_NOTHING, OMIT_OUTPUTS, omit_flags
 
 __all__ = [
     "INHERIT",
+    "OMIT_ALL",
+    "OMIT_INPUTS",
+    "OMIT_NOTHING",
+    "OMIT_OUTPUTS",
     "UNSET",
-    "AsyncSteps",
     "Call",
     "Chunks",
     "Inherit",
@@ -26,7 +30,9 @@ __all__ = [
     "active",
     "current",
     "drive",
+    "drive_async",
     "guarded",
+    "omit_flags",
     "register_parent_lookup",
     "report",
     "start_call",

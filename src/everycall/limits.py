@@ -47,7 +47,11 @@ CAPTURE_NODES_MAX = _limit(
     "CAPTURE_NODES_MAX", 20_000, "values", "walked in one argument; bounds the stall of a call to about 10 ms"
 )
 CAPTURE_DEPTH_MAX = _limit("CAPTURE_DEPTH_MAX", 64, "levels", "deeper nesting is shown as a marker, as JSON viewers do")
-CAPTURE_TEXT_MAX = _limit("CAPTURE_TEXT_MAX", 256 * KIB, "characters", "one string inside a value too large to keep")
+CAPTURE_TEXT_MAX = _limit(
+    "CAPTURE_TEXT_MAX", 256 * KIB, "characters", "encoded without a second look: 4 bytes for each stay within a field"
+)
+CAPTURE_TIME_S = _time("CAPTURE_TIME_S", 0.025, "of a thread's CPU for one value; a busy machine alone cuts nothing")
+CAPTURE_SHAPES_MAX = _limit("CAPTURE_SHAPES_MAX", 4_096, "classes", "whose declared fields are looked up once and kept")
 STREAM_CHUNKS_MAX = _limit("STREAM_CHUNKS_MAX", 10_000, "chunks", "kept of what a generator yields")
 NAME_CHARS_MAX = _limit("NAME_CHARS_MAX", 1_024, "characters", "names are labels; longer text belongs in inputs")
 ID_CHARS_MAX = _limit("ID_CHARS_MAX", 512, "characters", "ids are indexed")
@@ -88,6 +92,17 @@ RUNS_MAX = _limit(
     "RUNS_MAX", 10_000, "runs", "open at once in one LangChain handler; the oldest is closed as abandoned"
 )
 RUN_AGE_MAX_S = _time("RUN_AGE_MAX_S", 3_600.0, "a run whose end never comes is closed as abandoned")
+
+# --- between processes ---
+BAGGAGE_SENT_BYTES = _limit(
+    "BAGGAGE_SENT_BYTES", 8 * KIB, "bytes", "of a whole baggage header that is sent, what every reader of W3C takes"
+)
+BAGGAGE_READ_CHARS = _limit(
+    "BAGGAGE_READ_CHARS", 64 * KIB, "characters", "of a baggage header that are looked at; more than servers take"
+)
+TRACESTATE_CHARS = _limit(
+    "TRACESTATE_CHARS", 512, "characters", "of a tracestate that is passed on, as W3C Trace Context asks at least"
+)
 
 # --- the server ---
 BODY_BYTES_MAX = _limit("BODY_BYTES_MAX", 20 * MIB, "bytes", "of a request after decompression, as the OTel Collector")

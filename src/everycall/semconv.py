@@ -49,6 +49,15 @@ USAGE_REASONING = "reasoning"
 USAGE_INPUT_AUDIO = "input_audio"
 USAGE_OUTPUT_AUDIO = "output_audio"
 
+# --- between processes: W3C `baggage` members, beside `traceparent` ---
+BAGGAGE_TRACE_ID = "everycall.trace_id"
+"""The trace id as the user gave it, where it is not the 32 hex digits of `traceparent`."""
+BAGGAGE_TRACE_NAME = "everycall.trace_name"
+BAGGAGE_END_USER = "everycall.end_user_identifier"
+BAGGAGE_SESSION_ID = "everycall.session_id"
+BAGGAGE_OMIT = "everycall.omit"
+"""`inputs`, `outputs`, `all`, or several joined with dots."""
+
 # --- HTTP ---
 API_KEY_HEADER = "x-api-key"
 CLIENT_HEADER = "x-everycall-client"

@@ -6,7 +6,8 @@ Layer 1. Everything that varies is here; nothing else reads `EVERYCALL_*`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ Mask = Callable[[str, Any], Any]
 OMIT_NOTHING, OMIT_INPUTS, OMIT_OUTPUTS, OMIT_ALL = 0, 1, 2, 4
 _OMIT_NAMES = {"": OMIT_NOTHING, "none": OMIT_NOTHING, "inputs": OMIT_INPUTS, "outputs": OMIT_OUTPUTS, "all": OMIT_ALL}
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
+_HOST_PATTERN = re.compile(r"(?:(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -54,6 +57,8 @@ class Settings:
     mask: Mask | None = None
     sample_rate: float = 1.0
     exit_timeout_s: float = limits.EXIT_TIMEOUT_S
+    propagate_threads: bool = True
+    propagate_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.endpoint)
@@ -69,13 +74,20 @@ class Settings:
             raise ConfigurationError("mask must be a function mask(field, value) that returns what to keep")
         if self.exit_timeout_s < 0:
             raise ConfigurationError("exit_timeout_s must not be negative")
+        for pattern in self.propagate_to:
+            if not _HOST_PATTERN.fullmatch(pattern):
+                raise ConfigurationError(
+                    "propagate_to takes host names such as 'api.internal.example', '*.internal.example', '127.0.0.1', "
+                    f"'[::1]', each with a port or without, not {pattern!r}"
+                )
 
     @classmethod
     def build(cls, environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
         """Join what was given with the environment; a value given (not None) wins, omit flags are joined.
 
         Reads EVERYCALL_ENDPOINT, EVERYCALL_API_KEY, EVERYCALL_PROJECT, EVERYCALL_SPOOL_DIR, EVERYCALL_LOG_OMIT
-        ("all", "inputs", "outputs", or several with commas), EVERYCALL_SAMPLE_RATE, EVERYCALL_EXIT_TIMEOUT.
+        ("all", "inputs", "outputs", or several with commas), EVERYCALL_SAMPLE_RATE, EVERYCALL_EXIT_TIMEOUT,
+        EVERYCALL_PROPAGATE_THREADS (0 switches it off), EVERYCALL_PROPAGATE_TO (hosts with commas).
         """
         env = os.environ if environment is None else environment
         spool_dir = given.get("spool_dir") or env.get("EVERYCALL_SPOOL_DIR") or None
@@ -93,6 +105,8 @@ class Settings:
             exit_timeout_s=_number(
                 "exit_timeout_s", given.get("exit_timeout_s"), env.get("EVERYCALL_EXIT_TIMEOUT"), limits.EXIT_TIMEOUT_S
             ),
+            propagate_threads=_switch(given.get("propagate_threads"), env.get("EVERYCALL_PROPAGATE_THREADS", "")),
+            propagate_to=_hosts(given.get("propagate_to"), env.get("EVERYCALL_PROPAGATE_TO", "")),
         )
 
     @property
@@ -124,6 +138,16 @@ def _omit_from(text: str) -> int:
             raise ConfigurationError(f"EVERYCALL_LOG_OMIT may be all, inputs, outputs or none, not {word.strip()!r}")
         flags |= _OMIT_NAMES[name]
     return flags
+
+
+def _switch(given: bool | None, text: str) -> bool:
+    return bool(given) if given is not None else text.strip().lower() not in _FALSE
+
+
+def _hosts(given: str | Iterable[str] | None, text: str) -> tuple[str, ...]:
+    if given is None or isinstance(given, str):
+        given = (given if given is not None else text).split(",")
+    return tuple(host.strip().lower().rstrip(".") for host in given if host.strip())
 
 
 def _number(name: str, given: float | None, text: str | None, default: float) -> float:

@@ -104,7 +104,7 @@ class Runs:
     def drop_overdue(self) -> None:
         """Abandon the oldest runs beyond the bounds of number and age."""
         now = time.monotonic()
-        self._look_at = now + limits.WARN_INTERVAL_S
+        self._look_at = now + max(limits.RUN_AGE_MAX_S / 60, 1.0)
         overdue: list[Run] = []
         with self._lock:
             while self.by_key:

@@ -10,10 +10,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from everycall._version import __version__
 from everycall.errors import ConfigurationError, EverycallError
 from everycall.semconv import DEFAULT_PORT, DEFAULT_PROJECT
 
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`everycall COMMAND --help` explains one command.",
         formatter_class=_Help,
     )
-    parser.add_argument("--version", action="version", version=f"everycall {version('everycall')}")
+    parser.add_argument("--version", action="version", version=f"everycall {__version__}")
     parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     _add_demo(commands)

@@ -1,0 +1,372 @@
+"""How a value that is not plain JSON is shown: one bounded walk that runs no code of the user's. Layer 2; `_capture`.
+
+No method, property, descriptor or metaclass of a user's class is called: only what the interpreter itself stores is
+read (instance dictionaries, slots, base classes' own data), through the base types' own functions.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import enum
+import gc
+import pathlib
+import sys
+import time
+import types
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from everycall import limits
+from everycall.record import Cut
+
+__all__ = ["Walk", "name_of", "plain_text"]
+
+_encode = msgspec.json.Encoder().encode
+_SECRETS = frozenset({"SecretStr", "SecretBytes", "Secret"})
+_HIDDEN = "**********"
+_TIME_BOUND_NS = int(limits.CAPTURE_TIME_S * 1e9)
+_ROOM_LEAST = 256
+_TEXTS: tuple[tuple[type, Any], ...] = (
+    (decimal.Decimal, decimal.Decimal.__str__),
+    (dt.timedelta, dt.timedelta.__str__),
+    (complex, complex.__repr__),
+)
+_SEQUENCES: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
+_EXTRA = "__pydantic_extra__"
+_SECRET = ("a secret",)
+_MISSING: Any = object()
+
+# What a class says of itself, read where no metaclass can answer in its place.
+_name_of = type.__dict__["__name__"].__get__
+_qualname_of = type.__dict__["__qualname__"].__get__
+_module_of = type.__dict__["__module__"].__get__
+_mro_of = type.__dict__["__mro__"].__get__
+_dict_of = type.__dict__["__dict__"].__get__
+_struct_fields_of = type(msgspec.Struct).__dict__["__struct_fields__"].__get__
+_module_dict_of: Any = vars(types.ModuleType)["__dict__"].__get__
+
+
+def plain_text(value: str) -> str:
+    """Return text that can be encoded: an exact `str`, with lone surrogates written as `\\udXXX`."""
+    text = str.__str__(value)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text
+
+
+class Walk:
+    """One bounded walk over a value that is not plain: values, bytes of text and CPU time are spent as it goes."""
+
+    __slots__ = ("above", "cut", "deadline", "dropped", "late", "nodes", "room")
+
+    def __init__(self, room: int) -> None:
+        self.nodes = 0
+        self.room = room
+        self.cut = False
+        self.dropped: int | None = 0  # bytes left out, None when that is not known
+        self.late = False
+        self.deadline = 0
+        self.above: set[int] = set()
+
+    def note(self, kept: int) -> Cut | None:
+        """Return what is to be said in the record of what was cut."""
+        if not self.cut:
+            return None
+        return Cut(kept=kept, bytes=kept + self.dropped if self.dropped is not None else None)
+
+    def render(self, value: Any, depth: int) -> Any:
+        """Return `value` as plain JSON values."""
+        self.nodes += 1
+        if not self.nodes & 127:
+            self._look_at_the_clock()
+        kind = type(value)
+        if kind is str:
+            return self.text(value)
+        if value is None or kind is bool or (kind is int and -(2**63) <= value < 2**63):
+            return value
+        if issubclass(kind, enum.Enum):
+            value = _stored(value, kind).get("_value_", _MISSING)
+            return self.render(value, depth + 1) if depth <= limits.CAPTURE_DEPTH_MAX else self._too_deep()
+        if issubclass(kind, str):
+            return self.text(value)
+        if issubclass(kind, int):
+            number = int.__int__(value)
+            return number if -(2**63) <= number < 2**63 else self._large(number)
+        if issubclass(kind, float):
+            real = float.__float__(value)
+            return real if real - real == 0.0 else float.__repr__(real)
+        if depth > limits.CAPTURE_DEPTH_MAX:
+            return self._too_deep()
+        marker = id(value)
+        if marker in self.above:
+            return self.text(f"<cycle to {name_of(kind)}>")
+        self.above.add(marker)
+        try:
+            return self._compound(value, kind, depth)
+        finally:
+            self.above.discard(marker)
+
+    def _look_at_the_clock(self) -> None:
+        now = time.thread_time_ns()
+        self.deadline = self.deadline or now + _TIME_BOUND_NS
+        self.late = now > self.deadline
+
+    def text(self, value: str) -> str:
+        """Return a text: whole when there is room for it, else its head and tail in three quarters of the room."""
+        length, ascii_only = str.__len__(value), str.isascii(value)
+        if length <= self.room:
+            text = plain_text(value)
+            size = length if ascii_only else len(text.encode("utf-8"))
+            if size <= self.room:
+                self.room -= size
+                return text
+        share = self.room * 3 // 4
+        self.room -= share
+        keep = share if ascii_only else share // 4
+        self._leave_out(length - keep if ascii_only else None)
+        head = plain_text(str.__getitem__(value, slice(0, keep - keep // 3)))
+        tail = plain_text(str.__getitem__(value, slice(length - keep // 3, None)))
+        return f"{head}[... {length - keep} characters cut ...]{tail}"
+
+    def _leave_out(self, size: int | None) -> None:
+        """Note that something is not in what is shown: so many bytes, or None when nobody knows."""
+        self.cut = True
+        self.dropped = self.dropped + size if self.dropped is not None and size is not None else None
+
+    def _too_deep(self) -> str:
+        self._leave_out(None)
+        return "<... deeper, cut ...>"
+
+    def _large(self, number: int) -> str:
+        """An integer that JSON readers would round: its digits as text, or its size where Python refuses them."""
+        try:
+            return self.text(str(number))
+        except ValueError:  # more digits than `sys.set_int_max_str_digits` lets through
+            self._leave_out(None)
+            return f"<int of {number.bit_length()} bits>"
+
+    def _spent(self) -> bool:
+        return self.late or self.nodes >= limits.CAPTURE_NODES_MAX or self.room < _ROOM_LEAST
+
+    def _compound(self, value: Any, kind: type, depth: int) -> Any:
+        if issubclass(kind, dict):
+            return self._mapping(dict.items(value), dict.__len__(value), depth)
+        if issubclass(kind, _SEQUENCES):
+            base = next(base for base in _SEQUENCES if issubclass(kind, base))
+            return self._sequence(base.__iter__(value), base.__len__(value), depth)
+        shape = _shape(kind)
+        if shape is not None:
+            return _HIDDEN if shape is _SECRET else self._fields(value, kind, shape, depth)
+        shown = self._standard(value, kind, depth)
+        return shown if shown is not None else self.text(f"<{_qualified(kind)}>")
+
+    def _bytes(self, name: str, size: int) -> str:
+        if size:
+            self._leave_out(size)
+        return f"<{name} of {size} bytes>"
+
+    def _standard(self, value: Any, kind: type, depth: int) -> Any:
+        """Render values of the standard library and arrays; None for what is none of these."""
+        for binary in (bytes, bytearray):
+            if issubclass(kind, binary):
+                return self._bytes(binary.__name__, binary.__len__(value))
+        if kind is memoryview:
+            return self._bytes("memoryview", value.nbytes)
+        if kind is types.MappingProxyType:
+            below = gc.get_referents(value)[0]  # the mapping itself, which the proxy would run
+            return self._compound(below, type(below), depth) if issubclass(type(below), dict) else None
+        if issubclass(kind, (dt.datetime, dt.time)):
+            return self.text(_moment(value, dt.datetime if issubclass(kind, dt.datetime) else dt.time))
+        if issubclass(kind, dt.date):
+            return dt.date.isoformat(value)
+        for base, text_of in _TEXTS:
+            if issubclass(kind, base):
+                return self.text(text_of(value))
+        if issubclass(kind, uuid.UUID):
+            number = _field(value, kind, "int")
+            return str(uuid.UUID(int=number)) if type(number) is int and 0 <= number < 2**128 else None
+        if kind is range:
+            return f"range({', '.join(str(self.render(n, depth)) for n in (value.start, value.stop, value.step))})"
+        if issubclass(kind, pathlib.PurePath) and _is_exported(kind, "pathlib"):
+            return self.text(str(value))
+        if issubclass(kind, type):
+            return self.text(f"<class {_qualified(value)}>")
+        if issubclass(kind, BaseException):
+            arguments = BaseException.args.__get__(value)  # type: ignore[attr-defined]
+            return {"type": _qualified(kind), "args": self._sequence(iter(arguments), len(arguments), depth)}
+        if kind is types.MethodType:
+            value, kind = value.__func__, type(value.__func__)
+        if kind is types.FunctionType:
+            return self.text(f"<function {_plain(value.__qualname__)}>")
+        if kind is types.BuiltinFunctionType:
+            return self.text(f"<function {_plain(value.__name__)}>")
+        if issubclass(kind, types.ModuleType):
+            return self.text(f"<module {_plain(_module_dict_of(value).get('__name__'))}>")
+        return self._array(value, kind, depth)
+
+    def _array(self, value: Any, kind: type, depth: int) -> Any:
+        """Render numpy's and pandas' own classes; their look-alikes are other people's code."""
+        if _is_exported(kind, "numpy"):
+            if name_of(kind) == "ndarray":
+                if value.dtype.kind in "biuf" and value.size <= 1_000:
+                    return self.render(value.tolist(), depth + 1)
+                self._leave_out(value.nbytes)
+                return self.text(f"<ndarray of shape {value.shape} and dtype {value.dtype}>")
+            plain = value.item() if issubclass(kind, sys.modules["numpy"].generic) else value
+            return self.render(plain, depth + 1) if type(plain) is not kind else None
+        if _is_exported(kind, "pandas") and name_of(kind) in ("DataFrame", "Series"):
+            self._leave_out(None)
+            return f"<{name_of(kind)} of shape {value.shape}>"
+        return None
+
+    def _fields(self, value: Any, kind: type, names: tuple[str, ...], depth: int) -> Any:
+        """Render what declares its fields: from what the object stores, never through a property or `__getattr__`."""
+        stored = _stored(value, kind)
+        found = [(name, _field(value, kind, name, stored)) for name in names]
+        if names and names[-1] == _EXTRA:
+            extra = found.pop()[1]
+            if issubclass(type(extra), dict):
+                found += islice(dict.items(extra), limits.CAPTURE_NODES_MAX)
+        found = [pair for pair in found if pair[1] is not _MISSING]
+        return self._mapping(found, len(found), depth)
+
+    def _mapping(self, items: Iterable[tuple[Any, Any]], size: int, depth: int) -> Any:
+        shown: dict[str, Any] = {}
+        for key, item in self._taken(items):
+            if self._spent():
+                break
+            name = self._key(key, depth)
+            if name in shown:  # 1 and "1" are one key in JSON
+                name = f"{name} <{name_of(type(key))} {len(shown)}>"
+            shown[name] = self.render(item, depth + 1)
+        if len(shown) < size:
+            self._leave_out(None)
+            shown["..."] = f"{size - len(shown)} more, cut"
+        return shown
+
+    def _key(self, key: Any, depth: int) -> str:
+        shown = self.render(key, depth + 1)
+        return shown if isinstance(shown, str) else _encode(shown).decode()
+
+    def _sequence(self, items: Iterable[Any], size: int, depth: int) -> list[Any]:
+        shown: list[Any] = []
+        for item in self._taken(items):
+            if self._spent():
+                break
+            shown.append(self.render(item, depth + 1))
+        if len(shown) < size:
+            self._leave_out(None)
+            shown.append(f"<... {size - len(shown)} more, cut ...>")
+        return shown
+
+    def _taken(self, items: Iterable[Any]) -> list[Any]:
+        """Take what there is room for, in one step of the interpreter: other threads may be changing it."""
+        try:
+            return list(islice(items, max(limits.CAPTURE_NODES_MAX - self.nodes, 0)))
+        except RuntimeError:  # one got in between all the same
+            return []
+
+
+def _moment(value: Any, base: Any) -> str:
+    """Return an ISO time; of a time zone that is a user's class only the name, for to ask it is to run it."""
+    zone, kind = base.tzinfo.__get__(value), type(value)
+    known = zone is None or type(zone) is dt.timezone or (kind is base and _is_exported(type(zone), "zoneinfo"))
+    if known:
+        return str(base.isoformat(value))
+    if kind is base:
+        return f"{base.isoformat(value.replace(tzinfo=None))} <{_qualified(type(zone))}>"
+    return f"<{_qualified(kind)}>"
+
+
+def _plain(text: Any) -> str:
+    return str.__str__(text) if issubclass(type(text), str) else "?"
+
+
+def name_of(kind: type) -> str:
+    """Return a class's name, which nobody can forge into code."""
+    return _plain(_name_of(kind))
+
+
+def _qualified(kind: type) -> str:
+    module, name = _plain(_module_of(kind)), _plain(_qualname_of(kind))
+    return name if module == "builtins" else f"{module}.{name}"
+
+
+def _is_exported(kind: type, module: str) -> bool:
+    """Tell whether a class is the very one that an imported module exports under its name."""
+    loaded = sys.modules.get(module)
+    return type(loaded) is types.ModuleType and vars(loaded).get(name_of(kind)) is kind
+
+
+def _in_class(kind: type, name: str) -> Any:
+    """Return what a class or its bases store under a name, without asking a descriptor or a metaclass."""
+    for base in _mro_of(kind):
+        if name in (own := _dict_of(base)):
+            return own[name]
+    return _MISSING
+
+
+def _stored(value: Any, kind: type) -> dict[str, Any]:
+    """Return an object's instance dictionary; an empty one when it has none, or a user's property in its place."""
+    getter = _in_class(kind, "__dict__")
+    found = getter.__get__(value) if type(getter) is types.GetSetDescriptorType else None
+    return found if type(found) is dict else {}
+
+
+def _field(value: Any, kind: type, name: str, stored: dict[str, Any] | None = None) -> Any:
+    """Return the stored value of a field, from the instance's dictionary or a slot; `_MISSING` when there is none."""
+    found = (_stored(value, kind) if stored is None else stored).get(name, _MISSING)
+    if found is _MISSING:
+        slot = _in_class(kind, name)
+        if type(slot) is types.MemberDescriptorType:
+            try:
+                return slot.__get__(value)
+            except AttributeError:
+                return _MISSING
+    return found
+
+
+_shapes: dict[int, tuple[weakref.ref[type], tuple[str, ...] | None]] = {}
+
+
+def _shape(kind: type) -> tuple[str, ...] | None:
+    """Return the names of the fields that a class declares for showing; None for a class that is not data."""
+    known = _shapes.get(id(kind))
+    if known is not None and known[0]() is kind:
+        return known[1]
+    shape = _declared(kind)
+    if len(_shapes) >= limits.CAPTURE_SHAPES_MAX:
+        _shapes.clear()
+    _shapes[id(kind)] = (weakref.ref(kind), shape)
+    return shape
+
+
+def _declared(kind: type) -> tuple[str, ...] | None:
+    if any(name_of(base) in _SECRETS for base in _mro_of(kind)):
+        return _SECRET
+    fields = _in_class(kind, "__pydantic_fields__")
+    if type(fields) is dict:
+        return (*(_plain(name) for name, field in fields.items() if _is_shown(field)), _EXTRA)
+    fields = _in_class(kind, "__dataclass_fields__")
+    if type(fields) is dict:
+        return tuple(_plain(name) for name, field in fields.items() if _is_shown(field))
+    fields = _in_class(kind, "__attrs_attrs__")
+    if issubclass(type(fields), tuple):
+        return tuple(_plain(_field(field, type(field), "name")) for field in tuple.__iter__(fields) if _is_shown(field))
+    return tuple(_struct_fields_of(kind)) if issubclass(kind, msgspec.Struct) else None
+
+
+def _is_shown(field: Any) -> bool:
+    """A field with `repr=False` or `exclude=True` stays hidden; so does one whose `repr` is a function to be run."""
+    kind = type(field)
+    shown, left_out = _field(field, kind, "repr"), _field(field, kind, "exclude")
+    return (shown is True or shown is _MISSING) and left_out is not True
