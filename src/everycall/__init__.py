@@ -7,11 +7,18 @@ from everycall._ledger import Balance, Flushed
 from everycall._runtime import flush, init, shutdown, stats
 from everycall._trace import span, trace
 from everycall._version import __version__
+from everycall.client import Completion, CompletionResponse, LLMInputs, Message, ModelParams, Parea
 
 __all__ = [
     "Balance",
     "Call",
+    "Completion",
+    "CompletionResponse",
     "Flushed",
+    "LLMInputs",
+    "Message",
+    "ModelParams",
+    "Parea",
     "__version__",
     "context",
     "current",

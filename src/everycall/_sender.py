@@ -20,18 +20,19 @@ from opentelemetry import context as otel_context
 from everycall import _guard, limits
 from everycall._chain import encode_within
 from everycall._ledger import Balance
-from everycall._spool import REFUSED_DIR, Chunk, Segment, Spool, adoptable, read_lines
+from everycall._segment import Chunk, Segment, adoptable, read_lines
+from everycall._spool import REFUSED_DIR, Spool
 from everycall._transport import Committed, Refused, TooLarge, Transport, Unreachable
 from everycall.errors import Loss
 from everycall.record import decode
 
-__all__ = ["Outcome", "Sender", "deliver", "ship_segment"]
+__all__ = ["Outcome", "Sender", "Stuck", "deliver", "ship_segment"]
 
 Outcome = tuple[int, dict[Loss, int]]
 """What became of some lines: how many were delivered, and how many were lost for which reason."""
 
 
-class _Stuck(Exception):
+class Stuck(Exception):
     def __init__(self, receipt: Unreachable) -> None:
         super().__init__(receipt.reason)
         self.receipt = receipt
@@ -121,7 +122,7 @@ class Sender:
                 try:
                     busy = self._round(transport)
                     failures = 0
-                except _Stuck as stuck:
+                except Stuck as stuck:
                     failures += 1
                     self._tell(stuck.receipt)
                     self._turned()
@@ -140,7 +141,7 @@ class Sender:
             self._turned()
 
     def _round(self, transport: Transport) -> bool:
-        """Deliver one chunk; returns whether there was one. Raises `_Stuck` when the endpoint cannot be reached."""
+        """Deliver one chunk; returns whether there was one. Raises `Stuck` when the endpoint cannot be reached."""
         found = self._spool.next_chunk()
         if found is None:
             self._adopt(transport)
@@ -148,7 +149,7 @@ class Sender:
         segment, chunk = found
         try:
             delivered, dropped = deliver(chunk, transport, self._key(), self._spool.balance(), self._spool.directory)
-        except _Stuck:
+        except Stuck:
             self._sync()
             raise
         self._spool.acknowledge(segment, chunk, delivered, dropped)
@@ -221,7 +222,7 @@ def _backoff(failures: int, receipt: Unreachable) -> float:
 
 
 def deliver(chunk: Chunk, transport: Transport, key: str | None, balance: Balance, directory: Path) -> Outcome:
-    """Ship a chunk's lines; returns what became of them. Raises `_Stuck` when the endpoint cannot be reached.
+    """Ship a chunk's lines; returns what became of them. Raises `Stuck` when the endpoint cannot be reached.
 
     A line whose checksum is wrong is a `Loss.SPOOL_CORRUPT`. 413 splits the batch; a single record that is too large is
     cut and sent again. Another 4xx is answered line by line, so that one bad record never takes its neighbours along.
@@ -238,7 +239,7 @@ def deliver(chunk: Chunk, transport: Transport, key: str | None, balance: Balanc
         lines = pending.pop()
         receipt = transport.send(lines, key, balance)
         if isinstance(receipt, Unreachable):
-            raise _Stuck(receipt)
+            raise Stuck(receipt)
         if isinstance(receipt, Committed):
             for index, reason in receipt.refused.items():
                 _keep_refused(directory, lines[index], reason)
@@ -287,7 +288,7 @@ def _keep_refused(directory: Path, line: bytes, reason: str) -> None:
 
 
 def ship_segment(segment: Segment, transport: Transport, key: str | None, balance: Balance, directory: Path) -> Outcome:
-    """Deliver a segment of a dead process whole, then delete it. Raises `_Stuck` and leaves it when it cannot."""
+    """Deliver a segment of a dead process whole, then delete it. Raises `Stuck` and leaves it when it cannot."""
     delivered, dropped = 0, dict[Loss, int]()
     try:
         while (chunk := segment.read(limits.BATCH_BYTES_MAX)) is not None:

@@ -1,18 +1,12 @@
 """The spool: append-only files between the traced program and the endpoint. Layer 2; calls append, the sender reads.
 
-A line is a record's JSON, a tab, its CRC-32 in eight hex digits and a newline. One appending `write` puts it into the
-page cache before the traced call returns: it survives the death of the process. Power loss is survived from the moment
-the sender has synced it (`sync`, at most every `limits.SYNC_INTERVAL_S`, never on the caller's thread).
-
-One process owns a segment: it holds an exclusive `flock` on it while it lives, and the kernel lets go when it dies,
-however it dies. A segment that can be locked has no living owner: anybody who ships to the same endpoint may adopt it.
+`append` returns when the line is in the page cache: it survives the death of the process. Power loss is survived from
+the moment the sender has synced it (`sync`, at most every `limits.SYNC_INTERVAL_S`, never on the caller's thread).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,22 +15,20 @@ import socket
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from everycall import _guard, limits
 from everycall._ledger import Balance, Ledger
+from everycall._segment import Chunk, Segment, create
 from everycall.errors import Loss
 
-__all__ = ["Chunk", "Segment", "Spool", "adoptable", "read_lines", "spool_dir", "target_of"]
+__all__ = ["Spool", "spool_dir", "target_of"]
 
-SUFFIX = ".spool"
 TARGET_FILE = "target.json"
 REFUSED_DIR = "refused"
-_write, _crc32 = os.write, zlib.crc32
-_CRC_TAIL = 10  # tab, eight digits, newline
+_crc32 = zlib.crc32
 
 
 def spool_dir(root: Path, endpoint: str, project: str) -> Path:
@@ -56,140 +48,8 @@ def target_of(directory: Path) -> tuple[str, str] | None:
         return None
 
 
-def read_lines(data: bytes) -> Iterator[bytes | None]:
-    """Yield the records' JSON of complete lines; None for a line whose checksum does not match."""
-    for line in data.split(b"\n"):
-        if not line:
-            continue
-        body, tab, digits = line[: 1 - _CRC_TAIL], line[1 - _CRC_TAIL : 2 - _CRC_TAIL], line[2 - _CRC_TAIL :]
-        try:
-            good = tab == b"\t" and zlib.crc32(body) == int(digits, 16)
-        except ValueError:
-            good = False
-        yield body if good else None
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A stretch of whole lines read from a segment, to be delivered as one batch."""
-
-    data: bytes
-    end: int
-
-
-class Segment:
-    """One file of the spool. `sent` is how far receipts have come.
-
-    How far it is written is always asked of the file: an exception that strikes between a write and our note of it
-    (a `KeyboardInterrupt` may) must not lose sight of a line.
-    """
-
-    __slots__ = ("_counted", "_fd", "_lines", "dirty", "path", "received", "sent")
-
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
-        self._fd = fd
-        self.sent = 0
-        self.received = 0  # lines that have their receipt, or their loss
-        self.dirty = True
-        self._counted = 0
-        self._lines = 0
-
-    @classmethod
-    def create(cls, directory: Path, sequence: int) -> Segment:
-        """Make a new file, locked to this process. Raises `OSError`."""
-        path = directory / f"{time.time_ns():020d}-{os.getpid()}-{sequence}{SUFFIX}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            raise
-        return cls(path, fd)
-
-    @classmethod
-    def adopt(cls, path: Path) -> Segment | None:
-        """Take over a segment whose owner is dead; None while it lives or when the file is gone."""
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_nlink == 0:
-                raise OSError("it was removed meanwhile")
-        except OSError:
-            os.close(fd)
-            return None
-        return cls(path, fd)
-
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return os.fstat(self._fd).st_size
-
-    def append(self, line: bytes) -> int:
-        """Write one line; returns its length. Raises `OSError` when it was not written whole (and takes it back)."""
-        written = _write(self._fd, line)
-        self.dirty = True
-        if written != len(line):
-            os.ftruncate(self._fd, self.size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return written
-
-    def read(self, bytes_max: int) -> Chunk | None:
-        """Return whole lines from `sent` on, about `bytes_max` of them (at least one); None when there are none."""
-        left = self.size - self.sent
-        want, data, end = bytes_max, b"", 0
-        while left > 0 and not end:
-            data = os.pread(self._fd, min(want, left), self.sent)
-            end = data.rfind(b"\n") + 1
-            if len(data) >= left or not data:
-                break
-            want *= 4
-        if not end:
-            return None
-        lines = data[:end]
-        if lines.count(b"\n") > limits.BATCH_RECORDS_MAX:
-            end = 0
-            for _ in range(limits.BATCH_RECORDS_MAX):
-                end = lines.index(b"\n", end) + 1
-            lines = lines[:end]
-        return Chunk(lines, self.sent + end)
-
-    def lines(self) -> int:
-        """Count the whole lines in the file."""
-        end = self.size
-        while self._counted < end:
-            data = os.pread(self._fd, min(limits.MIB, end - self._counted), self._counted)
-            if not data:
-                break
-            self._lines += data.count(b"\n")
-            self._counted += len(data)
-        return self._lines
-
-    def pending(self) -> int:
-        """Count the whole lines that have no receipt yet."""
-        return self.lines() - self.received
-
-    def sync(self) -> None:
-        """Put what is written on stable storage."""
-        self.dirty = False
-        _sync(self._fd)
-
-    def empty(self) -> None:
-        """Forget all lines: each has its receipt."""
-        os.ftruncate(self._fd, 0)
-        self.sent = self.received = self._counted = self._lines = 0
-        self.dirty = False
-
-    def remove(self) -> None:
-        """Delete the file; it stays readable until `release`."""
-        self.path.unlink(missing_ok=True)
-
-    def release(self) -> None:
-        """Let go of the file and its lock."""
-        os.close(self._fd)
+def _no_segment(_: bytes) -> None:
+    raise ValueError("no segment yet")
 
 
 class Spool:
@@ -215,8 +75,9 @@ class Spool:
         self._memory_bytes = 0
         self._held = 0  # lines that ever were in memory
         self._emptied = 0  # lines of segments that are emptied or gone
-        self._written = 0  # bytes of the current segment, about
         self._gone: list[Segment] = []
+        self._spare: Segment | None = None
+        self._write: Callable[[bytes], object] = _no_segment
         self._sequence = 0
         self._turning = False
         self._retry_at = 0.0
@@ -227,38 +88,53 @@ class Spool:
         """Take one record's JSON. When this returns, it survives the death of the process (or is counted as lost)."""
         data = b"%b\t%08x\n" % (line, _crc32(line))
         with self._lock:
-            segment = self.current
-            if segment is None or self._written >= limits.SEGMENT_BYTES:
-                segment = self._turn()
-            if segment is not None:
-                try:
-                    self._written += segment.append(data)
-                    return
-                except OSError as error:
-                    self._unwritable(error)
-            self._hold(data)
+            try:
+                self._write(data)
+            except (ValueError, OSError) as error:
+                self._append_elsewhere(data, error)
 
-    def _turn(self) -> Segment | None:
-        """Begin the next segment. Called under the lock; a call made by a finalizer meanwhile uses the old one."""
+    def _append_elsewhere(self, data: bytes, error: Exception) -> None:
+        """Append to a fresh segment, or failing that hold the line in memory. Called under the lock."""
+        if isinstance(error, OSError):
+            self._unwritable(error)
+        elif self._turn(len(data)):
+            try:
+                self._write(data)
+                return
+            except (ValueError, OSError) as again:
+                if isinstance(again, OSError):
+                    self._unwritable(again)
+        self._hold(data)
+
+    def _turn(self, room: int) -> bool:
+        """Begin the next segment. Called under the lock; a call made by a finalizer meanwhile is held in memory."""
         if self._turning or time.monotonic() < self._retry_at:
-            return self.current
+            return False
         self._turning = True
         try:
             if self.current is None:
                 self._prepare()
-            self._sequence += 1
-            fresh = Segment.create(self.directory, self._sequence)
+            fresh = self._spare if self._spare is not None and room <= limits.SEGMENT_BYTES else None
+            if fresh is not None:
+                self._spare = None
+            else:
+                self._sequence += 1
+                fresh = create(self.directory, self._sequence, room)
         except OSError as error:
             self._unwritable(error)
-            return self.current
+            return False
         finally:
             self._turning = False
         if self.current is not None:
             self.full.append(self.current)
-        self.current = fresh
-        self._written = 0
+            self.current.seal()
+        self._make_current(fresh)
         self._keep_within_bound()
-        return fresh
+        return True
+
+    def _make_current(self, segment: Segment | None) -> None:
+        self.current = segment
+        self._write = segment.write if segment is not None else _no_segment
 
     def _prepare(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -341,21 +217,35 @@ class Spool:
                 return True
             segment.sent = chunk.end
             segment.received += chunk.data.count(b"\n")
-            if segment.sent >= segment.size:
-                self._emptied += segment.lines()
-                if segment is self.current:
-                    segment.empty()
-                    self._written = 0
-                else:
-                    self.full.remove(segment)
-                    segment.remove()
-                    segment.release()
-            return True
+            if segment.sent < segment.size:
+                return True
+            self._emptied += segment.lines()
+            if segment is not self.current:
+                self.full.remove(segment)
+                segment.remove()
+                segment.release()
+                return True
+            spare, self._spare = self._spare, None
+            self._make_current(spare)
+        self._recycle(segment)
+        return True
+
+    def _recycle(self, segment: Segment) -> None:
+        """Keep one emptied segment for reuse; emptied outside the lock, for that takes its time."""
+        segment.empty()
+        with self._lock:
+            if self.current is None:
+                self._make_current(segment)
+            elif self._spare is None:
+                self._spare = segment
+            else:
+                segment.remove()
+                segment.release()
 
     def sync(self) -> None:
         """Put what has no receipt yet on stable storage. Only the sender's thread calls this."""
         with self._lock:
-            dirty = [s for s in self._segments() if s.dirty]
+            dirty = [s for s in self._segments() if s.synced != s.size]
         for segment in dirty:
             with contextlib.suppress(OSError):
                 segment.sync()
@@ -383,7 +273,7 @@ class Spool:
     def own_paths(self) -> frozenset[Path]:
         """Return the files of this process, which it must not adopt."""
         with self._lock:
-            return frozenset(s.path for s in self._segments())
+            return frozenset(s.path for s in (*self._segments(), self._spare) if s is not None)
 
     def close(self) -> None:
         """Let go: what has its receipt is deleted, the rest stays for the next process. Memory that is left is lost."""
@@ -396,8 +286,12 @@ class Spool:
                     with contextlib.suppress(OSError):
                         segment.sync()
                 segment.release()
+            if self._spare is not None:
+                self._spare.remove()
+                self._spare.release()
+                self._spare = None
             self.full.clear()
-            self.current = None
+            self._make_current(None)
             self.ledger.drop(Loss.SPOOL_UNWRITABLE, len(self.memory))
             self.memory.clear()
             self._memory_bytes = 0
@@ -407,23 +301,7 @@ class Spool:
 
         Takes no lock: the thread that held it may not exist here.
         """
-        for segment in (*self.full, *self._gone, self.current):
+        for segment in (*self.full, *self._gone, self.current, self._spare):
             if segment is not None:
                 segment.release()
-        self.current = None
-
-
-def _sync(fd: int) -> None:
-    getattr(os, "fdatasync", os.fsync)(fd)
-
-
-def adoptable(directory: Path, own: frozenset[Path] = frozenset()) -> Iterator[Segment]:
-    """Yield the segments of a folder that have no living owner, oldest first, each now locked to this process."""
-    try:
-        paths = sorted(p for p in directory.iterdir() if p.name.endswith(SUFFIX) and p not in own)
-    except OSError:
-        return
-    for path in paths:
-        segment = Segment.adopt(path)
-        if segment is not None:
-            yield segment
+        self._make_current(None)

@@ -52,6 +52,10 @@ CAPTURE_TEXT_MAX = _limit(
 )
 CAPTURE_TIME_S = _time("CAPTURE_TIME_S", 0.025, "of a thread's CPU for one value; a busy machine alone cuts nothing")
 CAPTURE_SHAPES_MAX = _limit("CAPTURE_SHAPES_MAX", 4_096, "classes", "whose declared fields are looked up once and kept")
+MASK_RUNS_MAX = _limit(
+    "MASK_RUNS_MAX", 2_000, "runs", "of letters and digits looked at for a key; beyond, its literals are searched for"
+)
+MASK_NAMES_MAX = _limit("MASK_NAMES_MAX", 4_096, "names", "of fields whose being a secret's is found once and kept")
 STREAM_CHUNKS_MAX = _limit("STREAM_CHUNKS_MAX", 10_000, "chunks", "kept of what a generator yields")
 NAME_CHARS_MAX = _limit("NAME_CHARS_MAX", 1_024, "characters", "names are labels; longer text belongs in inputs")
 ID_CHARS_MAX = _limit("ID_CHARS_MAX", 512, "characters", "ids are indexed")
@@ -61,7 +65,12 @@ ATTRIBUTES_MAX = _limit("ATTRIBUTES_MAX", 1_024, "attributes", "per call; OpenTe
 ERROR_CHARS_MAX = _limit("ERROR_CHARS_MAX", 32 * KIB, "characters", "an error message or traceback")
 
 # --- the spool and the sender ---
-SEGMENT_BYTES = _limit("SEGMENT_BYTES", 4 * MIB, "bytes", "the unit that is rotated, dropped and adopted")
+SEGMENT_BYTES = _limit(
+    "SEGMENT_BYTES",
+    2 * MIB,
+    "bytes",
+    "the unit that is reserved, rotated, dropped and adopted; a longer line has its own",
+)
 SPOOL_BYTES_MAX = _limit(
     "SPOOL_BYTES_MAX", 1024 * MIB, "bytes", "of one process; the oldest whole segment goes first and is counted"
 )

@@ -56,7 +56,7 @@ def ship(sink: Sink) -> None:
 import sys
 from everycall._ledger import Balance
 from everycall._sender import ship_segment
-from everycall._spool import adoptable
+from everycall._segment import adoptable
 from everycall._transport import Transport
 from everycall.locations import spool_root
 transport = Transport({sink.address!r}, compress=False, client="ship:1:1", user_agent="test")

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from everycall._ledger import Balance
-from everycall._sender import _Stuck as Stuck
+from everycall._segment import SUFFIX, adoptable
+from everycall._sender import Stuck as Stuck
 from everycall._sender import ship_segment
-from everycall._spool import REFUSED_DIR, SUFFIX, adoptable, target_of
+from everycall._spool import REFUSED_DIR, target_of
 from everycall._transport import Transport
 from everycall._version import SDK
 from everycall.cli.terminal import Column, Terminal
