@@ -1,5 +1,7 @@
 """Every LLM call, on the record, once. See `trace`, `span`, `context`, `Parea` and `init`."""
 
+from typing import TYPE_CHECKING, Any
+
 from everycall._call import Call
 from everycall._context import context
 from everycall._context import current_call as current
@@ -7,7 +9,9 @@ from everycall._ledger import Balance, Flushed
 from everycall._runtime import flush, init, shutdown, stats
 from everycall._trace import span, trace
 from everycall._version import __version__
-from everycall.client import Completion, CompletionResponse, LLMInputs, Message, ModelParams, Parea
+
+if TYPE_CHECKING:
+    from everycall.client import Completion, CompletionResponse, LLMInputs, Message, ModelParams, Parea
 
 __all__ = [
     "Balance",
@@ -29,3 +33,16 @@ __all__ = [
     "stats",
     "trace",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the client at its first use: who only records calls does not pay for it."""
+    if name in __all__:
+        from everycall import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module 'everycall' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

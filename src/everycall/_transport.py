@@ -1,26 +1,26 @@
 """One request to the endpoint and its receipt. Layer 2; only the sender and `everycall ship` call it.
 
 On the standard library's `http.client`: a batch must not show up in anybody's httpx log or instrumentation, and the
-first one must not import a hundred modules into a running program. At most `limits.ANSWER_BYTES_MAX` of an answer is
+first one must not import a hundred modules into a running program (what it needs is imported by the sender's thread,
+not with everycall). At most `limits.ANSWER_BYTES_MAX` of an answer is
 read.
 """
 
 from __future__ import annotations
 
-import email.utils
-import gzip
-import http.client
 import json
-import ssl
 import time
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from everycall import limits
 from everycall._ledger import Balance
 from everycall.semconv import API_KEY_HEADER, BALANCE_HEADER, CLIENT_HEADER, NDJSON, RECORDS_PATH
+
+if TYPE_CHECKING:
+    import http.client
 
 __all__ = ["Committed", "Receipt", "Refused", "TooLarge", "Transport", "Unreachable"]
 
@@ -76,6 +76,8 @@ class Transport:
         self, lines: Sequence[bytes], key: str | None, balance: Balance, timeout_s: float = limits.ANSWER_TIMEOUT_S
     ) -> Receipt:
         """Post a batch of records' JSON and return its receipt; what network and endpoint do is never raised."""
+        from http.client import HTTPException
+
         body = b"\n".join(lines) + b"\n"
         headers = {
             "content-type": NDJSON,
@@ -94,16 +96,20 @@ class Transport:
         if key:
             headers[API_KEY_HEADER] = key
         if self._compress:
+            import gzip
+
             body = gzip.compress(body, 1, mtime=0)
             headers["content-encoding"] = "gzip"
         try:
             status, answer, retry_after = self._exchange(body, headers, timeout_s)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             self.close()
             return Unreachable(_reason(error))
         return _receipt(status, answer, retry_after, len(lines))
 
     def _exchange(self, body: bytes, headers: dict[str, str], timeout_s: float) -> tuple[int, bytes, str | None]:
+        from http.client import CannotSendRequest
+
         fresh = self._connection is None
         connection = self._connection or self._connect()
         if connection.sock is not None:
@@ -113,7 +119,7 @@ class Transport:
             if connection.sock is not None:
                 connection.sock.settimeout(timeout_s)
             response = connection.getresponse()
-        except (ConnectionError, http.client.RemoteDisconnected, http.client.CannotSendRequest):
+        except (ConnectionError, CannotSendRequest):
             self.close()
             if fresh:
                 raise
@@ -125,10 +131,14 @@ class Transport:
         return response.status, answer, response.headers.get("retry-after")
 
     def _connect(self) -> http.client.HTTPConnection:
+        import http.client
+
         proxy = self._proxy()
         host, port = proxy or (self._host, self._port)
         connection: http.client.HTTPConnection
         if self._secure:
+            import ssl
+
             context = ssl.create_default_context()
             connection = http.client.HTTPSConnection(host, port, timeout=limits.CONNECT_TIMEOUT_S, context=context)
         else:
@@ -140,7 +150,11 @@ class Transport:
         return connection
 
     def _proxy(self) -> tuple[str, int] | None:
-        if not self._proxied or urllib.request.proxy_bypass(self._host):
+        if not self._proxied:
+            return None
+        import urllib.request
+
+        if urllib.request.proxy_bypass(self._host):
             return None
         address = urllib.request.getproxies().get("https" if self._secure else "http")
         parts = urlsplit(address) if address else None
@@ -200,6 +214,8 @@ def _retry_after(value: str | None) -> float | None:
     try:
         seconds = float(value)
     except ValueError:
+        import email.utils
+
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         except (ValueError, TypeError):
