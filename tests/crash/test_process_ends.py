@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,9 +70,20 @@ sys.exit(len(left))
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture(autouse=True)
+def table(record_property: Callable[[str, object], None]) -> None:
+    """Let `assert_once` add its counts to the fault table of the run."""
+    COUNTED[:] = [record_property]
+
+
+COUNTED: list[Callable[[str, object], None]] = []
+
+
 def assert_once(sink: Sink, returned: set[int]) -> None:
     """Every call that returned is stored, once by its id; calls that did not return may be."""
     numbers = sink.numbers()
+    once = sum(numbers[n] == 1 for n in returned)
+    COUNTED[0]("fault", (len(returned), once, sum(numbers[n] > 1 for n in returned), len(returned - set(numbers))))
     assert returned <= set(numbers), sorted(returned - set(numbers))[:5]
     assert set(numbers.values()) == {1}
 
@@ -313,3 +324,38 @@ def test_an_outage_of_the_server_costs_nothing(sink: Sink) -> None:
     returned = {int(line) for line in out.split()}
     assert returned == set(range(1000))
     assert_once(sink, returned)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["status:500", "status:503", "retry_after:1", "reset", "swallow", "lost_ack", "garbage", "hang", "slow:0.3"],
+)
+def test_an_endpoint_that_is_ill_for_a_while(sink: Sink, fault: str) -> None:
+    """Any wrong behaviour of the endpoint for the first second of the program, then health: every call once."""
+    sink.mode = fault
+    process = start(sink, "for n in range(1000):\n    call(n)\n    time.sleep(0.0005)\neverycall.flush(30)")
+    time.sleep(1.2)
+    sink.mode = "ok"
+    sink.release()
+    out, err = process.communicate(timeout=50)
+    assert process.returncode == 0, err
+    ship(sink)
+    returned = {int(line) for line in out.split()}
+    assert returned == set(range(1000))
+    assert_once(sink, returned)
+
+
+def test_a_burst(sink: Sink) -> None:
+    """50 000 calls as fast as they go: none is lost and the program is not held up at its end."""
+    code, _, said = run(
+        sink,
+        """
+        for n in range(50_000): numbered(n)
+        left = everycall.flush(40).spooled
+        sheet = everycall.stats()
+        assert left == 0 and sheet.recorded == sheet.delivered == 50_000, sheet
+        """,
+        timeout=55,
+    )
+    assert code == 0, said
+    assert_once(sink, set(range(50_000)))

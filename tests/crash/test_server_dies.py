@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -59,7 +60,9 @@ def serve(port: int, data: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_a_server_killed_under_load_has_every_call_once(tmp_path: Path) -> None:
+def test_a_server_killed_under_load_has_every_call_once(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """SIGKILL at five moments of ingest, restarted each time on the same store: stored = called, once each."""
     port, data = free_port(), tmp_path / "data"
     server = serve(port, data)
@@ -89,17 +92,16 @@ def test_a_server_killed_under_load_has_every_call_once(tmp_path: Path) -> None:
         server.communicate()
     with sqlite3.connect(data / "everycall.db") as store:
         assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert store.execute("SELECT count(*), count(DISTINCT inference_id) FROM records").fetchone() == (
-            called,
-            called,
-        )
+        rows, distinct = store.execute("SELECT count(*), count(DISTINCT inference_id) FROM records").fetchone()
+    record_property("fault", (called, distinct, rows - distinct, called - distinct))
+    assert (rows, distinct) == (called, called)
     assert called > 1_000
     assert not list(Path(os.environ["EVERYCALL_HOME"]).rglob("*.spool"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_twenty_seconds_without_a_server(tmp_path: Path) -> None:
+def test_twenty_seconds_without_a_server(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """Server stopped while a thousand calls are made: a thousand records afterwards, once each."""
     port, data = free_port(), tmp_path / "data"
     server = serve(port, data)
@@ -138,6 +140,7 @@ print(everycall.flush(30).spooled)
             cursor = page["next_cursor"]
             if not cursor:
                 break
+        record_property("fault", (1000, len(set(found)), len(found) - len(set(found)), 1000 - len(set(found))))
         assert sorted(map(int, found)) == list(range(1000))
     finally:
         server.send_signal(signal.SIGTERM)

@@ -74,6 +74,11 @@ class Sink:
             self._server = None
         self._released = threading.Event()
 
+    def release(self) -> None:
+        """Let hanging requests go: their connections are closed without an answer."""
+        self._released.set()
+        self._released = threading.Event()
+
     def __enter__(self) -> Sink:
         return self.start()
 
