@@ -2,10 +2,10 @@
 
     uv run python benchmarks/overhead.py [--pairs 30] [--json]
 
-One process, blocks in turn (A B A B ...), medians of the pairs' ratios. *Caller* is the CPU of the calling thread
-(`CLOCK_THREAD_CPUTIME_ID`); *process* is the CPU of the whole process until everything is delivered to a sink in another
-process. The baseline is `start_as_current_span` with a BatchSpanProcessor, the OTLP/HTTP exporter and two attributes.
-everycall's figures include its durable append: when the call returns, the record is in the page cache.
+One process, blocks in turn (A B A B ...), the median of the pairs' ratios. *Caller* is the CPU of the calling thread
+(`CLOCK_THREAD_CPUTIME_ID`); *process* is the CPU of the whole process until everything is delivered to a sink in
+another process. The baseline is `start_as_current_span` with a BatchSpanProcessor, the OTLP/HTTP exporter and two
+attributes. everycall's figures include its durable append: when the call returns, the record is in the page cache.
 
 `--json` prints one JSON object as the last line; `caller_ratio` and `cpu_ratio` are those of the plain call.
 """
