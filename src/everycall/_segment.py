@@ -59,17 +59,20 @@ class Segment:
     file: an exception between a write and our note of it (a `KeyboardInterrupt` may be) must not lose sight of a line.
     """
 
-    __slots__ = ("_counted", "_fd", "_lines", "path", "received", "sent", "synced", "write")
+    __slots__ = ("_counted", "_fd", "_lines", "path", "received", "sent", "synced", "write", "write_long")
 
     write: Callable[[bytes], object]
     """Append one line. Raises `ValueError` when the segment is full, `OSError` when it could not be written whole."""
+
+    write_long: Callable[[bytes], object]
+    """The same, for a line of several pages."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
         self.sent = self.received = self.synced = 0
         self._counted = self._lines = 0
-        self.write = self._write
+        self.write = self.write_long = self._write
 
     def _write(self, line: bytes) -> None:
         if self.size + len(line) > limits.SEGMENT_BYTES and self.size:
@@ -152,13 +155,27 @@ class Segment:
 class MappedSegment(Segment):
     """A file of reserved blocks, mapped: a line is a copy into the page cache. Its size is the mapping's position."""
 
-    __slots__ = ("_end", "_map")
+    __slots__ = ("_end", "_map", "_touched")
 
     def __init__(self, path: Path, fd: int, mapping: mmap.mmap) -> None:
         super().__init__(path, fd)
         self._map = mapping
         self._end: int | None = None  # set when it is sealed
+        self._touched = 0  # how far it was ever written: what is beyond costs a page fault for each page
         self.write = mapping.write
+        self.write_long = self._write_long
+
+    def _write_long(self, line: bytes) -> None:
+        """Append a line of several pages: by a `write` where each page would fault, by a copy where none does."""
+        start = self._map.tell()
+        end = start + len(line)
+        if end <= self._touched or end > len(self._map):
+            self._map.write(line)
+            return
+        written = os.pwrite(self._fd, line, start)
+        if written != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._map.seek(end)
 
     @property
     def size(self) -> int:
@@ -182,6 +199,7 @@ class MappedSegment(Segment):
     def empty(self) -> None:
         """Forget all lines: each has its receipt. They are overwritten, not only forgotten. Not once it is sealed."""
         used = self.size
+        self._touched = max(self._touched, used)
         self._map[:used] = bytes(used)
         self._map.seek(0)
         self._restart()

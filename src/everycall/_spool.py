@@ -29,6 +29,7 @@ __all__ = ["Spool", "spool_dir", "target_of"]
 TARGET_FILE = "target.json"
 REFUSED_DIR = "refused"
 _crc32 = zlib.crc32
+_PAGE = 4_096
 
 
 def spool_dir(root: Path, endpoint: str, project: str) -> Path:
@@ -78,6 +79,7 @@ class Spool:
         self._gone: list[Segment] = []
         self._spare: Segment | None = None
         self._write: Callable[[bytes], object] = _no_segment
+        self._write_long: Callable[[bytes], object] = _no_segment
         self._sequence = 0
         self._turning = False
         self._retry_at = 0.0
@@ -89,7 +91,10 @@ class Spool:
         data = b"%b\t%08x\n" % (line, _crc32(line))
         with self._lock:
             try:
-                self._write(data)
+                if len(data) < _PAGE:
+                    self._write(data)
+                else:
+                    self._write_long(data)
             except (ValueError, OSError) as error:
                 self._append_elsewhere(data, error)
 
@@ -135,6 +140,7 @@ class Spool:
     def _make_current(self, segment: Segment | None) -> None:
         self.current = segment
         self._write = segment.write if segment is not None else _no_segment
+        self._write_long = segment.write_long if segment is not None else _no_segment
 
     def _prepare(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
