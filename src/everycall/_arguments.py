@@ -50,7 +50,8 @@ class Arguments:
 
     def bound(self) -> Arguments:
         """Return these for a method that is bound: its receiver is not among the arguments."""
-        return replace(self, names=self.names[1:], shown=self.names[1:])
+        names = self.names[1:]
+        return replace(self, names=names, shown=names)
 
     def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the arguments by name, defaults included, in the order given."""

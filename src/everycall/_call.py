@@ -21,6 +21,7 @@ from everycall import _chain, _guard, limits
 from everycall import _context as ids
 from everycall._capture import capture, cut_text, plain_text
 from everycall._context import Scope, current_node, foreign_span, trace_id_hex
+from everycall._context import clipped as _clipped
 from everycall._recorder import Recorder, active
 from everycall._version import SDK
 from everycall.errors import Loss
@@ -84,6 +85,9 @@ class Call(otel_trace.Span):
     _events: list[dict[str, Any]] | None = None
     _context: SpanContext | None = None
     _declared: tuple[Raw, list[str]] = (ABSENT, [])
+    _around: Call | None = None  # the call above in the code, of one that begins a trace of its own
+    _sampled_out = False  # not recorded for that reason alone: no flag covers its errors
+    _withheld_errors: tuple[tuple[int, type, str | None], ...] = ()
 
     def __init__(self, name: str, kind: str, node: Scope | Call | None, recorder: Recorder | None, scope: str) -> None:
         self.name = name
@@ -208,7 +212,9 @@ class Call(otel_trace.Span):
         """Keep a handled exception as an event; the call's status stays as it is."""
         if self.ended or self._withheld("attributes"):
             return
-        found = {"exception.type": _type_name(exception), "exception.message": _message(exception)}
+        found = {"exception.type": _type_name(exception)}
+        if not self._holds_withheld(exception):
+            found["exception.message"] = _message(exception)
         self.add_event("exception", {**found, **(attributes or {})}, timestamp)
 
     def end(self, end_time: int | None = None) -> None:
@@ -374,13 +380,44 @@ class Call(otel_trace.Span):
         name = _type_name(error)
         location = _location(error)
         attributes = {CODE_LOCATION: location} if location else {}
-        if self.omit:
-            self._draft.update(error=name, error_type=name)
+        if self.omit or self._holds_withheld(error):
+            self._withhold(error)
+            self._draft.update(error=f"{name} at {location}" if location else name, error_type=name)
         else:
             message = _message(error)
             self._draft.update(error=f"{name}: {message}" if message else name, error_type=name)
             attributes["exception.stacktrace"] = _stacktrace(error)
         self._attributes = {**(self._attributes or {}), **attributes}
+
+    def _withhold(self, error: BaseException) -> None:
+        """Leave an error's text out, here and in the calls above, which it may pass through: it may repeat content.
+
+        Errors are known again by identity, type and place: to keep one would keep its frames alive.
+        """
+        if self._sampled_out:
+            return
+        if not self.omit:
+            self._draft["omitted"] = [*self._draft.get("omitted", ()), "error"]
+        around = self.above or self._around
+        if around is not None:
+            around._withheld_errors = (*around._withheld_errors[1 - limits.ERRORS_WITHHELD_MAX :], _identity(error))
+
+    def _holds_withheld(self, error: BaseException) -> bool:
+        """Tell whether an error is, was raised from, or holds one whose text an omit flag of a call below covers."""
+        if not self._withheld_errors:
+            return False
+        left: list[BaseException | None] = [error]
+        for _ in range(limits.ERRORS_WITHHELD_MAX):
+            if not left:
+                return False
+            one = left.pop()
+            if one is not None:
+                if _identity(one) in self._withheld_errors:
+                    return True
+                left += (one.__context__, one.__cause__)
+                if isinstance(one, BaseExceptionGroup):
+                    left += one.exceptions
+        return bool(left)
 
     def _finish(self, end_time: int | None) -> None:
         """End the call, once. The time is taken first; nothing here raises."""
@@ -402,14 +439,13 @@ class Call(otel_trace.Span):
             line = _encode(self._fields(elapsed, recorder.project_name))
             if recorder.mask is not None or len(line) > limits.FIELD_BYTES_MAX:
                 line = _chain.mask_and_limit(line, recorder.mask)
+            recorder.append(line)
         except Exception as error:  # noqa: BLE001 - the guard
             _guard.report("Call.end", error)
             recorder.ledger.drop(Loss.CAPTURE_FAILED, was_spooled=False)
-            return
         finally:
             # children may keep this call for long: what it held of the program's data goes with its record
             self._draft, self._attributes, self._events = {}, None, None
-        recorder.append(line)
 
     def _fields(self, elapsed: int, project_name: str) -> dict[str, Any]:
         """Return the fields of the `Record` that are given, ready for the codec: a third cheaper than the class."""
@@ -444,11 +480,6 @@ class Call(otel_trace.Span):
         if self._events:
             attributes["events"] = self._events
         self._capture("attributes", attributes)
-
-
-def _clipped(text: Any, characters: int) -> str:
-    shown = plain_text(text if isinstance(text, str) else str(text))
-    return shown if len(shown) <= characters else shown[: characters - 1] + "…"
 
 
 def _tags(tags: Iterable[Any]) -> list[str]:
@@ -494,6 +525,10 @@ def _location(error: BaseException) -> str | None:
     return f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
 
 
+def _identity(error: BaseException) -> tuple[int, type, str | None]:
+    return id(error), type(error), _location(error)
+
+
 def _stacktrace(error: BaseException) -> str:
     try:
         lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-20)
@@ -507,12 +542,14 @@ def begin(name: str, kind: str, fields: Mapping[str, Any], omit: int) -> Call:
     """Begin a call of a decorated function: as `start_call`, without its keywords when there are none."""
     if fields:
         call = start_call(name, kind=kind, **fields)
+        call._sampled_out = call._sampled_out and not omit
     else:
         recorder = active()
         call = Call(name, kind, current_node(), recorder, "everycall")
         if call.inherited_metadata is not None or call.inherited_tags:
             call.declare(None, ())
         if recorder is not None and recorder.sample_rate < 1.0 and not sampled(call):
+            call._sampled_out = not call.omit | omit
             call.omit |= OMIT_ALL
     call.omit |= omit
     return call
@@ -544,13 +581,14 @@ def start_call(
     node = current_node() if isinstance(parent, Inherit) else parent
     call = Call(name, kind, node, active(), scope)
     try:
-        if len(name) > limits.NAME_CHARS_MAX or not name.isascii():
+        if type(name) is not str or len(name) > limits.NAME_CHARS_MAX or not name.isascii():
             call.name = _clipped(name, limits.NAME_CHARS_MAX)
         call.omit |= omit_flags(log_omit, log_omit_inputs, log_omit_outputs)
         if trace_id and trace_id != call.trace_id:
-            call.trace_id, call.trace_hex = _clipped(trace_id, limits.ID_CHARS_MAX), trace_id_hex(trace_id)
+            text = trace_id if isinstance(trace_id, str) else str(trace_id)
+            call.trace_id, call.trace_hex = _clipped(text, limits.ID_CHARS_MAX), trace_id_hex(text)
             call.inference_id = f"{call.trace_hex}-{call.span_id}"
-            call.parent_id = call.above = None
+            call._around, call.parent_id, call.above = call.above, None, None
         if trace_name:
             call.trace_name = _clipped(trace_name, limits.NAME_CHARS_MAX)
         if end_user_identifier:
@@ -562,6 +600,7 @@ def start_call(
         if fields:
             call.update(**fields)
         if call._recorder is not None and call._recorder.sample_rate < 1.0 and not sampled(call):
+            call._sampled_out = not call.omit
             call.omit |= OMIT_ALL
     except Exception as error:  # noqa: BLE001 - the guard: a call is always returned
         _guard.report("start_call", error)

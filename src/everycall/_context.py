@@ -17,7 +17,8 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.context.context import Context
 from opentelemetry.trace import SpanContext
 
-from everycall import _guard
+from everycall import _guard, limits
+from everycall._render import plain_text
 from everycall.settings import omit_flags
 
 if TYPE_CHECKING:
@@ -83,6 +84,17 @@ def trace_id_hex(text: str) -> str:
         if digits != _ZERO:
             return digits
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+def clipped(text: Any, characters: int) -> str:
+    """Return a label as a record takes it: text that can be encoded, within its bound."""
+    shown = plain_text(text if isinstance(text, str) else str(text))
+    return shown if len(shown) <= characters else shown[: characters - 1] + "…"
+
+
+@_guard.guarded
+def _label(text: object, characters: int) -> str | None:
+    return clipped(text, characters) if text is not None else None
 
 
 class Scope:
@@ -180,6 +192,14 @@ def attach_scope(scope: Scope) -> object:
     return _attach(Context(values))
 
 
+def attach_alone(scope: Scope) -> object:
+    """Make a scope current with nothing else around it: no call, span or baggage of where this runs."""
+    values: dict[str, object] = {NODE_KEY: scope}
+    if scope.remote is not None:
+        values |= {REMOTE_KEY: scope.remote, SPAN_KEY: otel_trace.NonRecordingSpan(scope.remote)}
+    return _attach(Context(values))
+
+
 def remote_span() -> SpanContext | None:
     """Return the span of another process under which this one works, as it came."""
     found = _current().get(REMOTE_KEY)
@@ -240,10 +260,11 @@ class context:  # noqa: N801 - used like a function: `with everycall.context(...
         unknown = set(flags) - {"log_omit", "log_omit_inputs", "log_omit_outputs"}
         if unknown:
             raise TypeError(f"context() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-        self._trace_id = str(trace_id) if trace_id is not None else None
-        self._trace_name = trace_name
-        self._end_user_identifier = end_user_identifier
-        self._session_id = session_id
+        self._trace_id = _label(trace_id, limits.ID_CHARS_MAX)
+        self._trace_hex = trace_id_hex(trace_id if isinstance(trace_id, str) else self._trace_id or "")
+        self._trace_name = _label(trace_name, limits.NAME_CHARS_MAX)
+        self._end_user_identifier = _label(end_user_identifier, limits.ID_CHARS_MAX)
+        self._session_id = _label(session_id, limits.ID_CHARS_MAX)
         self._tags = tuple(tags)
         self._metadata = dict(metadata) if metadata else None
         self._omit = omit_flags(**flags)
@@ -269,7 +290,7 @@ class context:  # noqa: N801 - used like a function: `with everycall.context(...
         scope = Scope(current_node())
         if self._trace_id and self._trace_id != scope.trace_id:
             scope.trace_id = self._trace_id
-            scope.trace_hex = trace_id_hex(self._trace_id)
+            scope.trace_hex = self._trace_hex
             scope.call = scope.remote = None
         scope.trace_name = self._trace_name or scope.trace_name
         scope.end_user_identifier = self._end_user_identifier or scope.end_user_identifier

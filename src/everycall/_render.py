@@ -12,7 +12,6 @@ import enum
 import gc
 import pathlib
 import sys
-import time
 import types
 import uuid
 import weakref
@@ -31,13 +30,17 @@ __all__ = ["Walk", "name_of", "plain_text"]
 _encode = msgspec.json.Encoder().encode
 _SECRETS = frozenset({"SecretStr", "SecretBytes", "Secret"})
 _HIDDEN = "**********"
-_TIME_BOUND_NS = int(limits.CAPTURE_TIME_S * 1e9)
 _ROOM_LEAST = 256
 _TEXTS: tuple[tuple[type, Any], ...] = (
     (decimal.Decimal, decimal.Decimal.__str__),
     (dt.timedelta, dt.timedelta.__str__),
     (complex, complex.__repr__),
 )
+_STANDARD: tuple[type, ...] = (
+    bytes, bytearray, memoryview, types.MappingProxyType, dt.date, dt.time, dt.timedelta, decimal.Decimal, complex,
+    uuid.UUID, range, pathlib.PurePath, type, BaseException, types.MethodType, types.FunctionType,
+    types.BuiltinFunctionType, types.ModuleType,
+)  # fmt: skip
 _SEQUENCES: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 _EXTRA = "__pydantic_extra__"
 _SECRET = ("a secret",)
@@ -64,17 +67,18 @@ def plain_text(value: str) -> str:
 
 
 class Walk:
-    """One bounded walk over a value that is not plain: values, bytes of text and CPU time are spent as it goes."""
+    """One bounded walk over a value that is not plain: values and bytes of text are spent as it goes.
 
-    __slots__ = ("above", "cut", "deadline", "dropped", "late", "nodes", "room")
+    There is no clock in it: what is cut depends on the value alone, not on how busy the machine is.
+    """
+
+    __slots__ = ("above", "cut", "dropped", "nodes", "room")
 
     def __init__(self, room: int) -> None:
         self.nodes = 0
         self.room = room
         self.cut = False
         self.dropped: int | None = 0  # bytes left out, None when that is not known
-        self.late = False
-        self.deadline = 0
         self.above: set[int] = set()
 
     def note(self, kept: int) -> Cut | None:
@@ -86,8 +90,6 @@ class Walk:
     def render(self, value: Any, depth: int) -> Any:
         """Return `value` as plain JSON values."""
         self.nodes += 1
-        if not self.nodes & 127:
-            self._look_at_the_clock()
         kind = type(value)
         if kind is str:
             return self.text(value)
@@ -114,11 +116,6 @@ class Walk:
             return self._compound(value, kind, depth)
         finally:
             self.above.discard(marker)
-
-    def _look_at_the_clock(self) -> None:
-        now = time.thread_time_ns()
-        self.deadline = self.deadline or now + _TIME_BOUND_NS
-        self.late = now > self.deadline
 
     def text(self, value: str) -> str:
         """Return a text: whole when there is room for it, else its head and tail in three quarters of the room."""
@@ -148,14 +145,17 @@ class Walk:
 
     def _large(self, number: int) -> str:
         """An integer that JSON readers would round: its digits as text, or its size where Python refuses them."""
-        try:
-            return self.text(str(number))
-        except ValueError:  # more digits than `sys.set_int_max_str_digits` lets through
-            self._leave_out(None)
-            return f"<int of {number.bit_length()} bits>"
+        bits = number.bit_length()
+        if bits <= limits.CAPTURE_INT_BITS_MAX:
+            try:
+                return self.text(str(number))
+            except ValueError:  # more digits than `sys.set_int_max_str_digits` lets through
+                pass
+        self._leave_out(None)
+        return f"<int of {bits} bits>"
 
     def _spent(self) -> bool:
-        return self.late or self.nodes >= limits.CAPTURE_NODES_MAX or self.room < _ROOM_LEAST
+        return self.nodes >= limits.CAPTURE_NODES_MAX or self.room < _ROOM_LEAST
 
     def _compound(self, value: Any, kind: type, depth: int) -> Any:
         if issubclass(kind, dict):
@@ -166,7 +166,7 @@ class Walk:
         shape = _shape(kind)
         if shape is not None:
             return _HIDDEN if shape is _SECRET else self._fields(value, kind, shape, depth)
-        shown = self._standard(value, kind, depth)
+        shown = (self._standard if issubclass(kind, _STANDARD) else self._array)(value, kind, depth)
         return shown if shown is not None else self.text(f"<{_qualified(kind)}>")
 
     def _bytes(self, name: str, size: int) -> str:
@@ -175,7 +175,7 @@ class Walk:
         return f"<{name} of {size} bytes>"
 
     def _standard(self, value: Any, kind: type, depth: int) -> Any:
-        """Render values of the standard library and arrays; None for what is none of these."""
+        """Render values of the standard library; None for what shows nothing of itself."""
         for binary in (bytes, bytearray):
             if issubclass(kind, binary):
                 return self._bytes(binary.__name__, binary.__len__(value))
@@ -211,7 +211,7 @@ class Walk:
             return self.text(f"<function {_plain(value.__name__)}>")
         if issubclass(kind, types.ModuleType):
             return self.text(f"<module {_plain(_module_dict_of(value).get('__name__'))}>")
-        return self._array(value, kind, depth)
+        return None
 
     def _array(self, value: Any, kind: type, depth: int) -> Any:
         """Render numpy's and pandas' own classes; their look-alikes are other people's code."""

@@ -115,6 +115,20 @@ def _take_names(steps: Any, original: Any) -> None:
         setattr(steps, name, getattr(original, name, "generator"))
 
 
+def _end(call: Call, chunks: Chunks, failure: BaseException | None, returned: Any = None, left: bool = False) -> None:
+    """End a call whose body is through: failed, left by its consumer (and it let itself be closed), or at its end."""
+    try:
+        chunks.finish(returned)
+        if failure is not None:
+            call.fail(failure)
+        elif left:
+            call.abandon()
+        else:
+            call.end()
+    except Exception as error:  # noqa: BLE001 - the guard; a full stack, for one
+        _guard.report("stream", error)
+
+
 def _steps(generator: Generator[Any, Any, Any], call: Call, chunks: Chunks) -> Generator[Any, Any, Any]:
     # Items and exceptions pass through lists that are emptied at once: a variable would keep them alive for a step.
     inside: Context | None = None
@@ -140,11 +154,9 @@ def _steps(generator: Generator[Any, Any, Any], call: Call, chunks: Chunks) -> G
     except StopIteration as stop:
         returned = stop.value
     except BaseException as failure:
-        chunks.finish()
-        call.fail(failure)
+        _end(call, chunks, failure)
         raise
-    chunks.finish(returned)
-    call.abandon() if left else call.end()
+    _end(call, chunks, None, returned, left)
     return returned
 
 
@@ -179,11 +191,9 @@ async def _async_steps(
                 left = isinstance(error, GeneratorExit)
                 thrown.append(error)
     except StopAsyncIteration:
-        chunks.finish()
-        call.abandon() if left else call.end()
+        _end(call, chunks, None, None, left)
     except BaseException as failure:
-        chunks.finish()
-        call.fail(failure)
+        _end(call, chunks, failure)
         raise
 
 

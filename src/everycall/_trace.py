@@ -134,9 +134,13 @@ def _decorate(target: Any, *, options: Options) -> Any:
 
     if not callable(target) and not hasattr(type(target), "__get__"):
         raise TypeError(f"@trace needs something that can be called, not {type(target).__name__}")
-    if type(target) is CallableProxy:
-        return CallableProxy(target.__wrapped__, target._self_options.within(options))
-    return CallableProxy(target, options)
+    try:
+        if type(target) is CallableProxy:
+            return CallableProxy(target.__wrapped__, target._self_options.within(options))
+        return CallableProxy(target, options)
+    except Exception as error:  # noqa: BLE001 - an object whose attributes raise stays as it is, and untraced
+        _guard.report("trace", error)
+        return target
 
 
 _METHODS = (
@@ -177,11 +181,14 @@ class Plan:
         """Begin a call for these arguments; None when that failed (the function then runs untraced)."""
         try:
             call = begin(self.name, self.kind, self.fields, self.omit)
-            if not call.omit & (OMIT_INPUTS | OMIT_ALL):
-                call._capture("inputs", self.arguments.by_name(args, kwargs))
         except Exception as error:  # noqa: BLE001 - the guard: the user's call must happen
             _guard.report("trace", error)
             return None
+        if not call.omit & (OMIT_INPUTS | OMIT_ALL):
+            try:
+                call._capture("inputs", self.arguments.by_name(args, kwargs))
+            except Exception as error:  # noqa: BLE001 - the guard; the call is recorded without its inputs
+                _guard.report("trace", error)
         return call
 
 
@@ -223,9 +230,12 @@ def _at_home(wrapper: Any, function: types.FunctionType) -> Any:
 
 def _lose(call: Call, failure: BaseException) -> None:
     """A call that could not be recorded is a named loss, never an exception in the user's program."""
-    _guard.report("trace", failure)
-    if call._recorder is not None:
-        call._recorder.ledger.drop(Loss.CAPTURE_FAILED, was_spooled=False)
+    try:
+        _guard.report("trace", failure)
+        if call._recorder is not None:
+            call._recorder.ledger.drop(Loss.CAPTURE_FAILED, was_spooled=False)
+    except RecursionError:  # no room on the stack even to count it
+        return
 
 
 Wrapping = Callable[[Any, Plan], Callable[..., Any]]

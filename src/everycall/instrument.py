@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from everycall._call import INHERIT, UNSET, Call, Inherit, Unset, start_call
 from everycall._context import add_lookup, attach, current_call, detach
 from everycall._guard import guarded, report
+from everycall._patches import Patches
 from everycall._stream import Chunks, drive, drive_async
 from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_NOTHING, OMIT_OUTPUTS, omit_flags
 
@@ -26,6 +27,7 @@ __all__ = [
     "Call",
     "Chunks",
     "Inherit",
+    "Patches",
     "Unset",
     "active",
     "current",
@@ -33,6 +35,7 @@ __all__ = [
     "drive_async",
     "guarded",
     "omit_flags",
+    "recorded_by_framework",
     "register_parent_lookup",
     "report",
     "start_call",
@@ -52,6 +55,22 @@ def active(call: Call) -> Iterator[Call]:
         yield call
     finally:
         detach(token)
+
+
+def recorded_by_framework(scope: str, kind: str) -> Call | None:
+    """Return the call in progress here when a framework opened it for the very request that is made now, else None.
+
+    `scope` and `kind` are those of the provider integration that asks. A framework's model call (LangChain's chat
+    model) is the record of the request its own code sends: the provider's integration then opens none of its own, makes
+    that call current while the request runs, and tells it what only the provider knows. So one request is one record.
+
+    A user's own call, such as `@trace(kind="llm")`, is not such a record: it may hold several requests. Each of them
+    has its own below it, and the tokens are there.
+    """
+    call = current_call()
+    if call is None or call.ended or call.kind != kind or call._scope_name in ("everycall", scope):
+        return None
+    return call
 
 
 def register_parent_lookup(lookup: Callable[[], Call | None]) -> Callable[[], None]:

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from everycall import _call, _context, _recorder
+from everycall import _call, _context, _recorder, _threads
 from everycall._ledger import Ledger
 from everycall.record import Record, decode
 from everycall.settings import Settings
@@ -33,11 +33,15 @@ def capture_records(settings: Settings | None = None) -> Iterator[list[Record]]:
     """
     records: list[Record] = []
     recorder = _recorder.Recorder(settings or Settings(), _List(records), Ledger())
-    before = _recorder.activate(recorder)
+    before, threads_before = _recorder.activate(recorder), _threads.is_installed()
+    if recorder.settings.propagate_threads:
+        _threads.install()
     try:
         yield records
     finally:
         _recorder.activate(before)
+        if not threads_before:
+            _threads.uninstall()
 
 
 @contextmanager

@@ -1,0 +1,294 @@
+"""What is captured of values: as they were, bounded, and without running one line of the user's code."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import json
+import math
+import pathlib
+import sys
+import types
+import uuid
+import zoneinfo
+from typing import Any, NamedTuple
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from everycall import limits
+from everycall._capture import capture
+
+
+def shown(value: Any) -> Any:
+    """Return what is captured of a value that must come whole."""
+    raw, cut = capture(value)
+    assert cut is None, cut
+    return json.loads(bytes(raw))
+
+
+def cut_of(value: Any) -> tuple[Any, Any]:
+    """Return what is captured of a value that must be cut, and what is said of the cut."""
+    raw, cut = capture(value)
+    assert cut is not None
+    assert len(bytes(raw)) <= limits.FIELD_BYTES_MAX
+    return json.loads(bytes(raw)), cut
+
+
+# --- any JSON comes back ---
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=20),  # type: ignore[arg-type]
+    lambda below: st.lists(below, max_size=6) | st.dictionaries(st.text(st.characters(codec=None)), below, max_size=6),  # type: ignore[arg-type]
+    max_leaves=60,
+)
+
+
+def documented(value: Any) -> Any:
+    """The value with the changes that the capture makes to what JSON does not have."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {documented(key): documented(item) for key, item in value.items()}
+    return [documented(item) for item in value]
+
+
+@given(json_values)
+@settings(max_examples=300, deadline=None)
+def test_any_json_value_comes_back(value: Any) -> None:
+    assert shown(value) == documented(value)
+
+
+@given(json_values)
+@settings(max_examples=100, deadline=None)
+def test_any_json_value_comes_back_from_beside_an_object(value: Any) -> None:
+    """The same by the slow way, which an object beside it makes it take."""
+    assert shown({"object": object(), "value": value})["value"] == documented(value)
+
+
+@given(st.dictionaries(st.none() | st.booleans() | st.integers() | st.text() | st.floats(), st.integers(), max_size=20))
+@settings(max_examples=100, deadline=None)
+def test_no_key_is_lost(value: dict[Any, int]) -> None:
+    assert sorted(map(str, shown(value).values())) == sorted(map(str, value.values()))
+
+
+# --- values of many kinds ---
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Word(enum.StrEnum):
+    YES = "yes"
+
+
+class Pair(NamedTuple):
+    left: int
+    right: int
+
+
+@dataclasses.dataclass
+class Plain:
+    x: int
+    secret: str = dataclasses.field(default="canary", repr=False)
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class Slotted:
+    x: int
+    below: Any = None
+
+
+@dataclasses.dataclass
+class Partial:
+    x: int = dataclasses.field(init=False)
+
+
+class Packed(msgspec.Struct):
+    x: int
+    names: list[str] = []
+
+
+class Model(pydantic.BaseModel):
+    name: str
+    key: pydantic.SecretStr = pydantic.SecretStr("canary")
+    hidden: str = pydantic.Field(default="canary", repr=False)
+    left_out: str = pydantic.Field(default="canary", exclude=True)
+    tags: list[str] = []
+    _private: str = pydantic.PrivateAttr(default="canary")
+
+
+class Open(pydantic.BaseModel, extra="allow"):
+    x: int
+
+
+class Root(pydantic.RootModel[list[int]]):
+    pass
+
+
+class Generic(pydantic.BaseModel):
+    secret: pydantic.Secret[int] = pydantic.Secret(4711)
+    raw: pydantic.SecretBytes = pydantic.SecretBytes(b"canary")
+
+
+VALUES: list[tuple[Any, Any]] = [
+    ((1, (2, 3)), [1, [2, 3]]),
+    ({1, 2}, [1, 2]),
+    (frozenset({"a"}), ["a"]),
+    (collections.deque([1, 2]), [1, 2]),
+    (collections.OrderedDict(a=1), {"a": 1}),
+    (collections.defaultdict(list, a=[1]), {"a": [1]}),
+    (collections.Counter("aab"), {"a": 2, "b": 1}),
+    (types.MappingProxyType({"a": 1}), {"a": 1}),
+    (Pair(1, 2), [1, 2]),
+    (2**63 - 1, 2**63 - 1),
+    (-(2**63), -(2**63)),
+    (2**63, str(2**63)),
+    (10**400, str(10**400)),
+    (True, True),
+    (1e300, 1e300),
+    (-0.0, -0.0),
+    (math.nan, "nan"),
+    (-math.inf, "-inf"),
+    (1 + 2j, "(1+2j)"),
+    (decimal.Decimal("1.10"), "1.10"),
+    (uuid.UUID(int=7), str(uuid.UUID(int=7))),
+    (pathlib.PurePosixPath("/a/b"), "/a/b"),
+    (range(2, 9, 3), "range(2, 9, 3)"),
+    (dt.date(2026, 1, 2), "2026-01-02"),
+    (dt.datetime(2026, 1, 2, 3, 4, 5, 6), "2026-01-02T03:04:05.000006"),  # noqa: DTZ001
+    (dt.datetime(2026, 1, 2, tzinfo=dt.UTC), "2026-01-02T00:00:00+00:00"),
+    (dt.datetime(2026, 7, 2, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")), "2026-07-02T00:00:00+02:00"),
+    (dt.time(1, 2), "01:02:00"),
+    (dt.timedelta(hours=1), "1:00:00"),
+    (Colour.RED, "red"),
+    (Level.LOW, 1),
+    (Word.YES, "yes"),
+    ({Word.YES: 1, Level.LOW: 2}, {"yes": 1, "1": 2}),
+    (
+        {1: "a", "1": "b", (1, 2): "c", None: "d", 1.5: "e"},
+        {"1": "a", "1 <str 1>": "b", "[1,2]": "c", "null": "d", "1.5": "e"},
+    ),
+    (Plain(1), {"x": 1}),
+    (Slotted(1, [Slotted(2)]), {"x": 1, "below": [{"x": 2, "below": None}]}),
+    (Partial(), {}),
+    (Packed(1, ["a"]), {"x": 1, "names": ["a"]}),
+    (Model(name="n", tags=["t"]), {"name": "n", "key": "**********", "tags": ["t"]}),
+    (Open(x=1, y=[2]), {"x": 1, "y": [2]}),  # type: ignore[call-arg]
+    (Root([1]), {"root": [1]}),
+    (Generic(), {"secret": "**********", "raw": "**********"}),
+    (pydantic.SecretStr("canary"), "**********"),
+    (ValueError("a", 1), {"type": "ValueError", "args": ["a", 1]}),
+    (int, "<class int>"),
+    (Plain, f"<class {__name__}.Plain>"),
+    (sys, "<module sys>"),
+    (len, "<function len>"),
+    (shown, "<function shown>"),
+    ("x".join, "<function join>"),
+    (Model.model_dump, "<function BaseModel.model_dump>"),
+    (object(), "<object>"),
+    (NotImplemented, "<NotImplementedType>"),
+    (b"", "<bytes of 0 bytes>"),
+    (slice(1, 2), "<slice>"),
+    ("\ud800 x", "\\ud800 x"),
+    ({"\udc00": "\x00"}, {"\\udc00": "\x00"}),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), VALUES, ids=lambda v: type(v).__name__)
+def test_values_of_many_kinds(value: Any, expected: Any) -> None:
+    assert shown({"v": value}) == {"v": expected}
+    assert json.dumps(shown({"v": value})).count("canary") == 0
+
+
+def test_none_alone_is_absent() -> None:
+    assert bytes(capture(None)[0]) == b"null"
+
+
+def test_a_bound_method_is_shown_by_name() -> None:
+    assert shown([Plain(1).__init__]) == ["<function Plain.__init__>"]
+
+
+@pytest.mark.parametrize("value", [b"\xff\x00", bytearray(b"abc"), memoryview(b"abc")], ids=lambda v: type(v).__name__)
+def test_bytes_are_counted_not_kept(value: Any) -> None:
+    found, cut = cut_of({"v": value})
+    assert found == {"v": f"<{type(value).__name__} of {len(value)} bytes>"}
+    assert cut.bytes == cut.kept + len(value)
+
+
+def test_cycles() -> None:
+    held: list[Any] = [1]
+    held.append({"again": held})
+    assert shown(held) == [1, {"again": "<cycle to list>"}]
+    thing = Slotted(1, [])
+    thing.below.append(thing)
+    assert shown(thing) == {"x": 1, "below": ["<cycle to Slotted>"]}
+    same = [1]
+    assert shown([same, same, object()]) == [[1], [1], "<object>"]  # twice is no cycle
+
+
+def test_attrs() -> None:
+    attrs = pytest.importorskip("attrs")
+
+    @attrs.define
+    class Box:
+        x: int
+        secret: str = attrs.field(default="canary", repr=False)
+        masked: str = attrs.field(default="canary", repr=lambda _: "***")
+
+    class Below(Box):
+        pass
+
+    assert shown([Box(1), Below(2)]) == [{"x": 1}, {"x": 2}]
+
+
+def test_numpy() -> None:
+    numpy = pytest.importorskip("numpy")
+    value = {
+        "ints": numpy.arange(3),
+        "floats": numpy.array([[1.5, math.nan]]),
+        "scalar": numpy.float32(1.5),
+        "int": numpy.int64(7),
+        "bool": numpy.bool_(True),
+        "text": numpy.str_("t"),
+        "time": numpy.datetime64("2026-01-02"),
+        "long": numpy.longdouble(1),
+    }
+    assert shown(value) == {
+        "ints": [0, 1, 2],
+        "floats": [[1.5, "nan"]],
+        "scalar": 1.5,
+        "int": 7,
+        "bool": True,
+        "text": "t",
+        "time": "2026-01-02",
+        "long": "<numpy.longdouble>",
+    }
+    found, cut = cut_of({"big": numpy.zeros((1000, 1000)), "objects": numpy.array([object()], dtype=object)})
+    assert found["big"] == "<ndarray of shape (1000, 1000) and dtype float64>"
+    assert found["objects"] == "<ndarray of shape (1,) and dtype object>"
+    assert cut.bytes > 8_000_000
+
+
+def test_pandas() -> None:
+    pandas = pytest.importorskip("pandas")
+    found, _ = cut_of([pandas.DataFrame({"a": [1, 2]}), pandas.Series([1])])
+    assert found == ["<DataFrame of shape (2, 1)>", "<Series of shape (1,)>"]
+    assert shown([pandas.Timestamp(2026, 1, 2)]) == ["2026-01-02T00:00:00"]
