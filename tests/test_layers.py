@@ -20,7 +20,7 @@ INTEGRATIONS = ROOT / "integrations"
 SERVER, COMMANDS = "server", "commands"
 LAYERS: dict[str, int | str] = {
     **dict.fromkeys(("_version", "errors", "limits", "locations", "semconv"), 0),
-    **dict.fromkeys(("record", "settings", "_guard", "_ledger", "_patches"), 1),
+    **dict.fromkeys(("masks", "record", "settings", "_guard", "_ledger", "_patches", "_secrets"), 1),
     **dict.fromkeys(("_capture", "_chain", "_price", "_render", "_segment", "_spool", "_transport"), 2),
     **dict.fromkeys(("_arguments", "_call", "_context", "_proxy", "_recorder", "_stream", "_trace", "instrument"), 3),
     **dict.fromkeys(("_carrier", "_http_hooks", "_middleware", "_threads", "propagation"), 3),
@@ -45,6 +45,7 @@ THIRD_PARTY: dict[int | str, set[str]] = {
         "markupsafe",
         "msgspec",
         "openai",
+        "rapidfuzz",
         "uvicorn",
         "zstandard",
     },

@@ -12,9 +12,10 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from everycall import _recorder
+from everycall import _guard, _recorder, _threads, _transport
 from everycall._ledger import Balance, Flushed, Ledger
 from everycall._recorder import Recorder
 from everycall._sender import Sender
@@ -75,6 +76,7 @@ _runtime: Runtime | None = None
 _last: Balance = EMPTY
 _lock = threading.RLock()
 _hooked = _failed = _closed = False
+_undo: list[Callable[[], None]] = []
 
 
 def init(
@@ -89,6 +91,8 @@ def init(
     mask: Mask | None = None,
     sample_rate: float | None = None,
     exit_timeout_s: float | None = None,
+    propagate_threads: bool | None = None,
+    propagate_to: Iterable[str] | None = None,
 ) -> None:
     """Set where and how calls are recorded; optional, the first traced call does it from the environment.
 
@@ -97,6 +101,9 @@ def init(
     (EVERYCALL_PROJECT). `spool_dir` holds what is not delivered yet (EVERYCALL_SPOOL_DIR). The omit flags hold for the
     whole process (EVERYCALL_LOG_OMIT). `mask(field, value)` returns what to keep of a field. `sample_rate` (0.0 to 1.0)
     keeps that share of traces. `exit_timeout_s` bounds how long the process's exit may be held up.
+    `propagate_threads=False` leaves threads as they are (EVERYCALL_PROPAGATE_THREADS=0). `propagate_to` names the hosts
+    that httpx and requests tell of the trace they are called in, see `everycall.propagation`
+    (EVERYCALL_PROPAGATE_TO); none by default.
 
     Raises `ConfigurationError` for a value that cannot be used. Connects to nothing, starts no thread. A second `init`
     closes the first: its records stay spooled and are delivered.
@@ -112,6 +119,8 @@ def init(
         mask=mask,
         sample_rate=sample_rate,
         exit_timeout_s=exit_timeout_s,
+        propagate_threads=propagate_threads,
+        propagate_to=propagate_to,
     )
     global _runtime, _closed, _failed
     with _lock:
@@ -120,6 +129,7 @@ def init(
         if before is not None:
             _recorder.activate(None)
             before.close(0.0)
+        _transport.preload(compress=not settings.on_loopback)
         _begin(settings)
 
 
@@ -130,7 +140,22 @@ def _begin(settings: Settings) -> Recorder | None:
     _hook()
     _runtime = Runtime(settings)
     _recorder.activate(_runtime.recorder)
+    _propagate(settings)
     return _runtime.recorder
+
+
+@_guard.guarded
+def _propagate(settings: Settings) -> None:
+    """Switch the patches on that the settings ask for, and those off that they do not."""
+    if settings.propagate_threads:
+        _threads.install()
+    else:
+        _threads.uninstall()
+    if settings.propagate_to:
+        from everycall import _http_hooks  # those who name a host need it
+
+        _http_hooks.install(*_http_hooks.LIBRARIES)
+        _undo.append(_http_hooks.uninstall)
 
 
 def _on_demand() -> Recorder | None:
@@ -199,6 +224,9 @@ def shutdown(timeout_s: float = 2.0) -> None:
         runtime, _runtime = _runtime, None
         _closed = True
         _recorder.activate(None)
+        _threads.uninstall()
+        while _undo:
+            _undo.pop()()
         if runtime is None:
             return
         _last = runtime.close(timeout_s)

@@ -213,9 +213,11 @@ class MappedSegment(Segment):
 def create(directory: Path, sequence: int, room: int) -> Segment:
     """Make a new segment with room for a line of `room` bytes, locked to this process. Raises `OSError`."""
     path = directory / f"{time.time_ns():020d}-{os.getpid()}-{sequence}{SUFFIX}"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    part = path.with_suffix(".part")  # by this name nobody adopts it before it is locked
+    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.rename(path)
         if not _can_map(directory):
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
             return Segment(path, fd)
@@ -223,6 +225,7 @@ def create(directory: Path, sequence: int, room: int) -> Segment:
         os.posix_fallocate(fd, 0, size)
         return MappedSegment(path, fd, mmap.mmap(fd, size))
     except OSError:
+        part.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         os.close(fd)
         raise

@@ -284,7 +284,8 @@ def _keep_refused(directory: Path, line: bytes, reason: str) -> None:
             os.close(fd)
     except OSError as error:
         _guard.report("refused", error)
-    _guard.warn_once("refused", "everycall's endpoint refused a record (%s); it is kept in %s", reason, folder)
+    # An endpoint's words may repeat the record: they are in the file, and not in a log.
+    _guard.warn_once("refused", "everycall's endpoint refused a record; it is kept, with the reason, in %s", folder)
 
 
 def ship_segment(segment: Segment, transport: Transport, key: str | None, balance: Balance, directory: Path) -> Outcome:

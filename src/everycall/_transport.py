@@ -8,6 +8,7 @@ read.
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from everycall.semconv import API_KEY_HEADER, BALANCE_HEADER, CLIENT_HEADER, NDJ
 if TYPE_CHECKING:
     import http.client
 
-__all__ = ["Committed", "Receipt", "Refused", "TooLarge", "Transport", "Unreachable"]
+__all__ = ["Committed", "Receipt", "Refused", "TooLarge", "Transport", "Unreachable", "preload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +168,18 @@ class Transport:
             self._connection = None
 
 
+def preload(*, compress: bool) -> None:
+    """Import what sending needs; `everycall.init` calls it, so that it does not happen while the program runs or ends.
+
+    (In CPython, an import that runs while an uncaught `KeyboardInterrupt` ends the program can change its exit code.)
+    """
+    for module in ("http.client", "email.utils", *(("gzip", "urllib.request") if compress else ())):
+        importlib.import_module(module)
+
+
 def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    """Return what to tell of a failure: the system's words, never the endpoint's, which may repeat what was sent."""
+    text = error.strerror if isinstance(error, OSError) else None
     return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__
 
 

@@ -50,10 +50,13 @@ CAPTURE_DEPTH_MAX = _limit("CAPTURE_DEPTH_MAX", 64, "levels", "deeper nesting is
 CAPTURE_TEXT_MAX = _limit(
     "CAPTURE_TEXT_MAX", 256 * KIB, "characters", "encoded without a second look: 4 bytes for each stay within a field"
 )
-CAPTURE_TIME_S = _time("CAPTURE_TIME_S", 0.025, "of a thread's CPU for one value; a busy machine alone cuts nothing")
+CAPTURE_INT_BITS_MAX = _limit("CAPTURE_INT_BITS_MAX", 4_096, "bits", "shown as digits: their cost grows as the square")
 CAPTURE_SHAPES_MAX = _limit("CAPTURE_SHAPES_MAX", 4_096, "classes", "whose declared fields are looked up once and kept")
+ERRORS_WITHHELD_MAX = _limit(
+    "ERRORS_WITHHELD_MAX", 32, "errors", "of omitted calls below that a call knows again, and of a chain looked at"
+)
 MASK_RUNS_MAX = _limit(
-    "MASK_RUNS_MAX", 2_000, "runs", "of letters and digits looked at for a key; beyond, its literals are searched for"
+    "MASK_RUNS_MAX", 500, "runs", "of letters and digits looked at for a key; beyond, its literals are searched for"
 )
 MASK_NAMES_MAX = _limit("MASK_NAMES_MAX", 4_096, "names", "of fields whose being a secret's is found once and kept")
 STREAM_CHUNKS_MAX = _limit("STREAM_CHUNKS_MAX", 10_000, "chunks", "kept of what a generator yields")
@@ -101,6 +104,12 @@ RUNS_MAX = _limit(
     "RUNS_MAX", 10_000, "runs", "open at once in one LangChain handler; the oldest is closed as abandoned"
 )
 RUN_AGE_MAX_S = _time("RUN_AGE_MAX_S", 3_600.0, "a run whose end never comes is closed as abandoned")
+MEDIA_HASH_BYTES_MAX = _limit(
+    "MEDIA_HASH_BYTES_MAX",
+    8 * MIB,
+    "bytes",
+    "of an image or recording that are hashed; of larger ones the size is kept",
+)
 
 # --- between processes ---
 BAGGAGE_SENT_BYTES = _limit(
@@ -166,6 +175,17 @@ ANSWERS_KEPT_MAX = _limit(
     "ANSWERS_KEPT_MAX", 256, "answers", "held in memory for a repeated inference_id whose record cannot answer it"
 )
 ANSWERS_KEPT_BYTES_MAX = _limit("ANSWERS_KEPT_BYTES_MAX", 32 * MIB, "bytes", "of these answers; the oldest go first")
+SCORED_CHARS_MAX = _limit(
+    "SCORED_CHARS_MAX",
+    20_000,
+    "characters",
+    "of an answer compared with its target: about 10 ms, which grow as the square",
+)
+STREAM_EVENT_BYTES_MAX = _limit("STREAM_EVENT_BYTES_MAX", 4 * MIB, "bytes", "of one event of a provider's stream")
+STREAM_CHARS_MAX = _limit(
+    "STREAM_CHARS_MAX", 8 * MIB, "characters", "of one streamed answer, held until its record is stored"
+)
+STREAM_TIME_MAX_S = _time("STREAM_TIME_MAX_S", 1_800.0, "for one streamed answer, however slowly it comes")
 COMMIT_PATIENCE_S = _time(
     "COMMIT_PATIENCE_S", 5.0, "a paid answer waits for a busy store before the caller is told 503"
 )
@@ -181,6 +201,14 @@ QUERY_TIMEOUT_S = _time("QUERY_TIMEOUT_S", 5.0, "one read of the store; then it 
 CLIENTS_MAX = _limit("CLIENTS_MAX", 10_000, "processes", "whose balance sheets are kept; the least recent go first")
 STORE_READERS = _limit("STORE_READERS", 4, "connections", "that read the store at once; a slow read leaves three free")
 PAGE_BYTES_MAX = _limit("PAGE_BYTES_MAX", 64 * MIB, "bytes", "of records in one page of a read; a cursor goes on")
+TREE_DEPTH_MAX = _limit("TREE_DEPTH_MAX", 60, "levels", "of logs nested in one answer; Parea's clients recurse")
+FEEDBACK_MAX = _limit("FEEDBACK_MAX", 100, "feedbacks", "kept of one record; the oldest go first")
+EXPERIMENTS_MAX = _limit("EXPERIMENTS_MAX", 1_000, "experiments", "listed in one answer, the latest")
+EXPERIMENT_RECORDS_MAX = _limit(
+    "EXPERIMENT_RECORDS_MAX", 100_000, "records", "read for the statistics of one experiment"
+)
+DATASET_CASES_MAX = _limit("DATASET_CASES_MAX", 50_000, "cases", "of one dataset, which is read as a whole")
+DATASET_BYTES_MAX = _limit("DATASET_BYTES_MAX", 64 * MIB, "bytes", "of one dataset's cases, for the same reason")
 PATCHES_MAX = _limit(
     "PATCHES_MAX", 100_000, "patches", "of a project that wait for their record; then they are refused"
 )

@@ -1,0 +1,107 @@
+"""Outgoing requests of httpx and requests tell the hosts that were named of the trace they are made in. Layer 3.
+
+`everycall.propagation` and the runtime install it. The headers are on a request only while it is on its way: each hop
+of a redirect is judged by its own host, and the program's request object stays as it made it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import wrapt
+
+from everycall import _guard
+from everycall._carrier import additions
+from everycall._patches import AnyFunction, Patches
+
+__all__ = ["HTTPX", "LIBRARIES", "REQUESTS", "install", "uninstall"]
+
+HTTPX: Final = ("httpx", "httpx2")
+REQUESTS: Final = ("requests",)
+LIBRARIES: Final = (*HTTPX, *REQUESTS)
+_patches = {name: Patches() for name in LIBRARIES}
+_wanted: set[str] = set()
+_awaited: set[str] = set()
+
+
+def install(*libraries: str) -> None:
+    """Hook into libraries that are imported, and into the others when they are. Once is enough."""
+    for library in libraries:
+        _wanted.add(library)
+        if library not in _awaited:
+            _awaited.add(library)
+            wrapt.register_post_import_hook(_imported(library), library)
+        else:
+            _imported(library)(None)
+
+
+def uninstall() -> None:
+    """Put the libraries' own functions back; where somebody wrapped ours since, ours stays below and does nothing."""
+    _wanted.clear()
+    for patches in _patches.values():
+        patches.undo()
+
+
+def _imported(library: str) -> Callable[[Any], None]:
+    """What to do once a library is there. A library that is made otherwise than expected is left as it is."""
+
+    def hook(module: Any) -> None:
+        module = module or sys.modules.get(library)
+        if module is None or library not in _wanted:
+            return
+        try:
+            _hook_into(library, module)
+        except (AttributeError, TypeError) as error:
+            _guard.report(f"propagation to {library}", error)
+
+    return hook
+
+
+def _hook_into(library: str, module: Any) -> None:
+    patches = _patches[library]
+    if library in REQUESTS:
+        patches.replace(module.adapters.HTTPAdapter, "send", lambda original: _send(original, patches))
+    else:
+        patches.replace(module.Client, "_send_single_request", lambda original: _send(original, patches))
+        patches.replace(module.AsyncClient, "_send_single_request", lambda original: _send_async(original, patches))
+
+
+@_guard.guarded
+def _told(request: Any) -> Any:
+    """Return a request's headers with ours added, as a copy; None when there is nothing to tell its host."""
+    found = additions(request.headers, str(request.url))
+    if not found:
+        return None
+    headers = request.headers.copy()
+    headers.update(found)
+    return headers
+
+
+def _send(original: AnyFunction, patches: Patches) -> AnyFunction:
+    def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        headers = _told(request) if patches.on else None
+        if headers is None:
+            return original(self, request, *args, **kwargs)
+        before, request.headers = request.headers, headers
+        try:
+            return original(self, request, *args, **kwargs)
+        finally:
+            request.headers = before
+
+    return send
+
+
+def _send_async(original: AnyFunction, patches: Patches) -> AnyFunction:
+    async def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        headers = _told(request) if patches.on else None
+        if headers is None:
+            return await original(self, request, *args, **kwargs)
+        before, request.headers = request.headers, headers
+        try:
+            return await original(self, request, *args, **kwargs)
+        finally:
+            request.headers = before
+
+    return send

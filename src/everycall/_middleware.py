@@ -1,0 +1,132 @@
+"""Incoming requests: an ASGI and a WSGI application whose calls continue the trace of their caller. Layer 3.
+
+`everycall.propagation` shows both. They open no call, hold nothing back and change no message; a request that says
+nothing to us passes as if they were not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from typing import Any
+
+from everycall import _guard
+from everycall._carrier import BAGGAGE, HEADERS, TRACEPARENT, TRACESTATE, scope_of
+from everycall._context import Scope, attach_scope, current_node, detach
+
+__all__ = ["ASGIMiddleware", "WSGIMiddleware"]
+
+Message = MutableMapping[str, Any]
+ASGIApp = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
+                   Awaitable[None]]  # fmt: skip
+WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class ASGIMiddleware:
+    """`app = ASGIMiddleware(app)`: calls made while a request or a websocket is served belong to its caller's trace.
+
+    For services that your own programs call: whoever can send the headers says which trace, user and session the calls
+    are filed under, and may have them omitted. Never raises by itself; `lifespan` passes untouched.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        """Serve one connection (ASGI 3)."""
+        node = _from_asgi(scope) if scope["type"] in ("http", "websocket") else None
+        if node is None:
+            await self.app(scope, receive, send)
+            return
+        token = attach_scope(node)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            detach(token)
+
+
+@_guard.guarded
+def _from_asgi(scope: MutableMapping[str, Any]) -> Scope | None:
+    """Headers given several times are joined, as RFC 9110 (5.3) says: two of `traceparent` then are none."""
+    found: dict[str, str] = {}
+    for raw_name, raw_value in scope.get("headers", ()):
+        name = raw_name.decode("latin-1").lower() if len(raw_name) <= len(TRACEPARENT) else ""
+        if name in HEADERS:
+            value = raw_value.decode("latin-1")
+            found[name] = f"{found[name]},{value}" if name in found else value
+    return scope_of(found, current_node()) if found else None
+
+
+class WSGIMiddleware:
+    """`app = WSGIMiddleware(app)`: as `ASGIMiddleware`, for WSGI (PEP 3333); also while the response is produced.
+
+    A body that is a list, a tuple or the server's own file wrapper is handed on as it is.
+    """
+
+    def __init__(self, app: WSGIApp) -> None:
+        self.app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Serve one request."""
+        node = _from_wsgi(environ)
+        if node is None:
+            return self.app(environ, start_response)
+        token = attach_scope(node)
+        try:
+            body = self.app(environ, start_response)
+        finally:
+            detach(token)
+        wrapper = environ.get("wsgi.file_wrapper")
+        if type(body) in (list, tuple) or (isinstance(wrapper, type) and isinstance(body, wrapper)):
+            return body
+        return (_SizedBody if hasattr(body, "__len__") else _Body)(body, node)
+
+
+@_guard.guarded
+def _from_wsgi(environ: dict[str, Any]) -> Scope | None:
+    found = {
+        name: environ[key] for name in (TRACEPARENT, TRACESTATE, BAGGAGE) if (key := f"HTTP_{name.upper()}") in environ
+    }
+    return scope_of(found, current_node()) if found else None
+
+
+class _Body:
+    """A response body, each step of which runs with the caller's trace current, and so does its `close`."""
+
+    def __init__(self, body: Any, node: Scope) -> None:
+        self._body = body
+        self._node = node
+        self._items: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        token = attach_scope(self._node)
+        try:
+            if self._items is None:
+                self._items = iter(self._body)
+            return next(self._items)
+        finally:
+            detach(token)
+
+    def close(self) -> None:
+        close = getattr(self._body, "close", None)
+        if close is None:
+            return
+        token = attach_scope(self._node)
+        try:
+            close()
+        finally:
+            detach(token)
+
+
+class _SizedBody(_Body):
+    """A body that says how many pieces it has; servers find the content length of one piece by it."""
+
+    def __len__(self) -> int:
+        return len(self._body)

@@ -1,0 +1,138 @@
+"""Threads get the call they were started in, and tasks of thread pools the call they were submitted in. Layer 3.
+
+The runtime installs it at `init` or the first traced call and takes it away at `shutdown`. Work goes elsewhere with
+the whole OpenTelemetry context, as `asyncio.to_thread` carries it; without a call or scope in progress nothing is
+touched. The threads that serve a pool, and everycall's own, belong to no call.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry.context.context import Context
+
+from everycall import _guard
+from everycall._context import attach_whole, detach, snapshot
+from everycall._patches import AnyFunction, Patches
+
+__all__ = ["install", "is_installed", "uninstall"]
+
+_WORKERS = frozenset(
+    {"concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool", "everycall._sender"}
+)
+_POOL_METHODS = ("apply_async", "map", "map_async", "imap", "imap_unordered", "starmap", "starmap_async")
+_patches = Patches()
+
+
+def install() -> None:
+    """Carry the context into threads from now on, process-wide; a forked child keeps it. Once is enough."""
+    from concurrent.futures import ThreadPoolExecutor  # here, not above: importing everycall loads little
+
+    _patches.replace(threading.Thread, "start", _start)
+    _patches.replace(ThreadPoolExecutor, "submit", _submit)
+    _install_pool()
+
+
+def uninstall() -> None:
+    """Put the original functions back; where somebody wrapped ours since, ours stays below and does nothing."""
+    _patches.undo()
+
+
+def is_installed() -> bool:
+    """Tell whether threads get their context from us now."""
+    return _patches.on
+
+
+def _install_pool() -> None:
+    """`multiprocessing.pool.ThreadPool`, when its module is loaded: at the latest when its first worker starts."""
+    module = sys.modules.get("multiprocessing.pool")
+    if module is not None and hasattr(module, "ThreadPool"):
+        for name in _POOL_METHODS:
+            _patches.replace(module.ThreadPool, name, _submit)
+
+
+def _start(original: AnyFunction) -> AnyFunction:
+    def start(self: threading.Thread, *args: Any, **kwargs: Any) -> Any:
+        undo = _prepare(self) if _patches.on else None
+        if undo is None:
+            return original(self, *args, **kwargs)
+        try:
+            return original(self, *args, **kwargs)
+        except BaseException:
+            undo()
+            raise
+
+    return start
+
+
+def _prepare(thread: threading.Thread) -> Callable[[], None] | None:
+    """Have a thread's `run` begin with this context, whatever class it is of; returns what undoes that."""
+    try:
+        context = snapshot()
+        if context is None or _is_worker(thread):
+            return None
+        own = vars(thread)
+        before = own.get("run")
+
+        def undo() -> None:
+            if before is None:
+                own.pop("run", None)
+            else:
+                own["run"] = before
+
+        own["run"] = _carrying(thread.run, context, undo)
+    except Exception as error:  # noqa: BLE001 - the guard: the user's thread must start
+        _guard.report("Thread.start", error)
+        return None
+    return undo
+
+
+def _is_worker(thread: threading.Thread) -> bool:
+    """A thread of a pool lives longer than the call in which the pool happened to start it."""
+    module = getattr(getattr(thread, "_target", None), "__module__", None)
+    if module == "multiprocessing.pool":
+        _install_pool()
+    return module in _WORKERS or type(thread).__module__ in _WORKERS
+
+
+def _submit(original: AnyFunction) -> AnyFunction:
+    def submit(*args: Any, **kwargs: Any) -> Any:
+        if _patches.on and (len(args) > 1 or "func" in kwargs) and not _leaves_the_interpreter(args[0]):
+            context = snapshot()
+            if context is not None:
+                if len(args) > 1:
+                    args = (args[0], _carrying(args[1], context), *args[2:])
+                else:
+                    kwargs["func"] = _carrying(kwargs["func"], context)
+        return original(*args, **kwargs)
+
+    return submit
+
+
+def _leaves_the_interpreter(pool: object) -> bool:
+    """Tell whether a pool pickles its tasks: Python 3.14 has one that is a kind of thread pool."""
+    module = sys.modules.get("concurrent.futures.interpreter")
+    return module is not None and isinstance(pool, module.InterpreterPoolExecutor)
+
+
+def _carrying(function: AnyFunction, context: Context, first: Callable[[], None] | None = None) -> AnyFunction:
+    """Return a function that runs with `context` current; its exceptions' tracebacks do not show it."""
+
+    def carried(*args: Any, **kwargs: Any) -> Any:
+        if first is not None:
+            first()
+        token = attach_whole(context)
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            trace = error.__traceback__
+            if trace is not None and trace.tb_next is not None:
+                error.__traceback__ = trace.tb_next
+            raise
+        finally:
+            detach(token)
+
+    return carried
