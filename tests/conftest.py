@@ -19,6 +19,11 @@ FAKES = Path(__file__).parent / "fakes"
 FOREIGN_PREFIXES = ("EVERYCALL_", "OTEL_", "OPENAI_", "AZURE_OPENAI_", "ANTHROPIC_", "PAREA_")
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name long bytes by their length: compressed ones hold the time, and every worker must collect the same names."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) and len(val) > 16 else None
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has a state directory of its own, and nothing from outside configures it."""

@@ -55,7 +55,6 @@ async def test_an_async_span() -> None:
         (asyncio.CancelledError(), "error", "cancelled"),
         (GeneratorExit(), "success", "abandoned"),
     ],
-    ids=repr,
 )
 def test_the_blocks_exception_passes_and_is_recorded(error: BaseException, status: str, error_type: str) -> None:
     with capture_records() as records:
@@ -154,7 +153,6 @@ def test_a_handled_exception_leaves_the_call_a_success() -> None:
         {"session_id": "s" * 100_000},
         {"attribute": object()},
     ],
-    ids=str,
 )
 def test_bad_fields_raise_nothing_and_lose_no_record(fields: dict[str, Any]) -> None:
     with capture_records() as records:
@@ -168,7 +166,7 @@ def test_bad_fields_raise_nothing_and_lose_no_record(fields: dict[str, Any]) -> 
     assert to_json(records[0].output) == "kept"
 
 
-@pytest.mark.parametrize("settings", [Settings(omit=1), Settings(omit=2), Settings(omit=3), Settings(omit=4)], ids=str)
+@pytest.mark.parametrize("settings", [Settings(omit=1), Settings(omit=2), Settings(omit=3), Settings(omit=4)])
 def test_omit_flags_hold_for_spans(settings: Settings) -> None:
     with capture_records(settings) as records:
         with contextlib.suppress(ValueError):

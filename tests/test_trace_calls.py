@@ -40,7 +40,7 @@ class Falsy:
 
 
 @pytest.mark.parametrize(
-    "value", [None, 0, "", [], Falsy(), object(), NotImplemented, ValueError("returned")], ids=repr
+    "value", [None, 0, "", [], Falsy(), object(), NotImplemented, ValueError("returned")]
 )
 def test_the_value_is_the_very_object(value: Any) -> None:
     ran = []
@@ -120,7 +120,7 @@ def test_an_exception_in_an_except_block_keeps_its_context() -> None:
     assert info.value.__context__ is first
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), BaseException("b")], ids=repr)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), BaseException("b")])
 @pytest.mark.parametrize("kind", ["function", "coroutine"])
 def test_base_exceptions_pass_and_are_recorded(error: BaseException, kind: str) -> None:
     @trace

@@ -522,7 +522,7 @@ def test_a_callable_object_in_a_class_is_not_bound() -> None:
     assert len(records) == 2
 
 
-@pytest.mark.parametrize("target", [5, None, object()], ids=str)
+@pytest.mark.parametrize("target", [5, None, object()], ids=["int", "none", "object"])
 def test_what_cannot_be_called_is_refused(target: Any) -> None:
     with pytest.raises(TypeError, match="needs something that can be called"):
         trace(kind="tool")(target)
