@@ -191,7 +191,7 @@ def test_a_passing_failure_is_tried_again_under_the_same_id(stub: Stub, passing:
     assert len(set(ids)) == 1
 
 
-@pytest.mark.parametrize("passing", [None, (503, b'{"title": "Busy", "detail": "try again"}', {})], ids=str)
+@pytest.mark.parametrize("passing", [None, (503, b'{"title": "Busy", "detail": "try again"}', {})])
 def test_tries_are_bounded(stub: Stub, passing: Any) -> None:
     stub.script.append(passing)
     with Parea("k", base_url=stub.address) as parea, pytest.raises(errors.UnreachableError, match="after 3 tries"):
@@ -208,7 +208,7 @@ def test_a_wait_that_is_too_long_is_not_waited(stub: Stub) -> None:
         parea.completion(Completion(llm_configuration=PROMPT))
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", ANSWER.replace(b'"cost": 0.5, ', b"")], ids=str)
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", ANSWER.replace(b'"cost": 0.5, ', b"")])
 def test_an_answer_that_is_none_is_unreachable(stub: Stub, body: bytes) -> None:
     stub.script.append((200, body, {}))
     with Parea("k", base_url=stub.address) as parea, pytest.raises(errors.UnreachableError, match="not a completion"):

@@ -23,6 +23,7 @@ SPOKEN = {
     "langchain_chain.py": "What is a spool?",
     "nested_async.py": "['Madrid', 'Paris', 'Rome']",
     "omit.py": "no record of this",
+    "openai_wrap.py": "You asked: Who needs a spool?",
     "parea_completion.py": "from the cache: [False, True]",
     "quickstart.py": "Name the first step of this plan: bake bread",
 }
@@ -101,6 +102,18 @@ def test_nested_async_calls_are_children_of_their_caller(bench: Bench) -> None:
     assert [look["parent_id"] for look in looks] == [tours[0]["inference_id"]] * 3 + [tours[1]["inference_id"]]
     assert {record["trace_id"] for record in (*tours, *looks)} == {"order-42"}
     assert {record["end_user_identifier"] for record in looks} == {"u-7"}
+
+
+def test_a_wrapped_client_is_one_record_for_each_request(bench: Bench) -> None:
+    """The answer and the stream are below the function that asked, in their order, with what the model counted."""
+    bench.run(next(path for path in EXAMPLES if path.name == "openai_wrap.py"))
+    records = bench.records()
+    (both,), (answer, stream) = records["both"], records[f"chat {STAND_IN_MODEL}"]
+    assert {answer["parent_id"], stream["parent_id"]} == {both["inference_id"]}
+    assert (answer["scope"], answer["session_id"], answer["tags"]) == ("everycall_openai", "s-1", ["example"])
+    assert answer["input_tokens"] > 0
+    assert stream["content"].startswith("Sure! You asked: Who needs a spool?")
+    assert stream["time_to_first_token"] <= stream["latency"]
 
 
 def test_omitted_things_are_not_in_the_database(bench: Bench, tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ INTEGRATIONS = ROOT / "integrations"
 SERVER, COMMANDS = "server", "commands"
 LAYERS: dict[str, int | str] = {
     **dict.fromkeys(("_version", "errors", "limits", "locations", "semconv"), 0),
-    **dict.fromkeys(("masks", "record", "settings", "_guard", "_ledger", "_patches", "_secrets"), 1),
+    **dict.fromkeys(("masks", "record", "settings", "_guard", "_ledger", "_patches", "_secret_names", "_secrets"), 1),
     **dict.fromkeys(("_capture", "_chain", "_price", "_render", "_segment", "_spool", "_transport"), 2),
     **dict.fromkeys(("_arguments", "_call", "_context", "_proxy", "_recorder", "_stream", "_trace", "instrument"), 3),
     **dict.fromkeys(("_carrier", "_http_hooks", "_middleware", "_threads", "propagation"), 3),
-    **dict.fromkeys(("_runtime", "_sender", "client"), 4),
+    **dict.fromkeys(("_completion", "_runtime", "_sender", "_streamed", "client"), 4),
     **dict.fromkeys(("__init__", "pytest_plugin", "testing"), 5),
     **dict.fromkeys(("__main__", "cli", "demo"), COMMANDS),
     "server": SERVER,

@@ -69,6 +69,22 @@ print(json.dumps({"file": everycall_langchain.__file__, "recorded": everycall.st
 """
 
 
+REQUEST = """
+import json
+import openai, everycall, everycall_openai
+
+client = everycall_openai.wrap(openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="k", max_retries=0))
+for ask in (client.chat.completions.create, client.with_options(timeout=5).chat.completions.create):
+    try:
+        ask(model="m", messages=[])
+    except openai.APIConnectionError:
+        pass
+print(json.dumps({"file": everycall_openai.__file__, "recorded": everycall.stats().recorded}))
+"""
+SMOKE = {"langchain": (CHAIN, 3), "openai": (REQUEST, 2)}
+"""What an integration is tried with once it is installed, and the records that makes."""
+
+
 class Venv:
     """A fresh environment in a folder of its own; nothing of this tree is on its path."""
 
@@ -179,12 +195,12 @@ def test_ship_needs_no_extra(core: Venv, tmp_path: Path) -> None:
 def test_an_integration_works_from_its_wheel(
     folder: Path, wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    """Installed beside the core's wheel, with the SDK it names, it records a chain."""
-    assert folder.name == "langchain", "a new integration needs its own smoke test here"
+    """Installed beside the core's wheel, with the SDK it names, it records what that SDK does."""
+    program, recorded = SMOKE[folder.name]
     venv = Venv(tmp_path_factory.mktemp(folder.name))
     venv.install(str(wheels["everycall"]), str(wheels[f"everycall-{folder.name}"]))
-    done = venv.run("-c", CHAIN, home=tmp_path)
+    done = venv.run("-c", program, home=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert Path(report["file"]).is_relative_to(venv.folder)
-    assert report["recorded"] == 3
+    assert report["recorded"] == recorded

@@ -11,6 +11,7 @@ from everycall._trace import span, trace
 from everycall._version import __version__
 
 if TYPE_CHECKING:
+    from everycall import masks as masks
     from everycall.client import Completion, CompletionResponse, LLMInputs, Message, ModelParams, Parea
 
 __all__ = [
@@ -36,7 +37,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the client at its first use: who only records calls does not pay for it."""
+    """Import the client and the masks at their first use: who only records calls does not pay for them."""
+    if name == "masks":
+        import everycall.masks as ready
+
+        return ready
     if name in __all__:
         from everycall import client
 

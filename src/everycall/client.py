@@ -12,15 +12,30 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from everycall import _recorder, limits
-from everycall._context import current_node
+from everycall import limits
+from everycall._completion import (
+    Completion,
+    CompletionResponse,
+    FeedbackRequest,
+    LLMInputs,
+    Message,
+    ModelParams,
+    Prompt,
+    UseDeployedPrompt,
+    UseDeployedPromptResponse,
+    completion_body,
+    feedback_body,
+    prompt_body,
+)
+from everycall._streamed import AsyncCompletionStream, CompletionStream, Events
+from everycall._version import __version__
 from everycall.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -29,111 +44,38 @@ from everycall.errors import (
     RequestError,
     UnreachableError,
 )
-from everycall.semconv import API_KEY_HEADER, DEFAULT_PROJECT
-from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_OUTPUTS, Settings
+from everycall.semconv import API_KEY_HEADER, DEFAULT_PROJECT, STREAM_HEADER
+from everycall.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     import httpx
 
-__all__ = ["Completion", "CompletionResponse", "LLMInputs", "Message", "ModelParams", "Parea"]
+__all__ = [
+    "AsyncCompletionStream",
+    "Completion",
+    "CompletionResponse",
+    "CompletionStream",
+    "FeedbackRequest",
+    "LLMInputs",
+    "Message",
+    "ModelParams",
+    "Parea",
+    "Prompt",
+    "UseDeployedPrompt",
+    "UseDeployedPromptResponse",
+]
 
 API_PATH = "/api/parea/v1"
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-_encoder = msgspec.json.Encoder()
+_FINAL = frozenset({"provider_failed"})
+"""Problems that another try under the same `inference_id` cannot change, whatever their status."""
 
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message of a prompt. `content` is text, or a list of OpenAI content parts; the rest belongs to tool use."""
-
-    content: str | Sequence[Mapping[str, Any]] | None = ""
-    role: str = "user"
-    name: str | None = None
-    tool_calls: Sequence[Mapping[str, Any]] | None = None
-    tool_call_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelParams:
-    """Parameters of the generation. None leaves it to the deployment, else to the provider."""
-
-    temp: float | None = None
-    top_p: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    max_length: int | None = None
-    response_format: Mapping[str, Any] | None = None
-    safe_prompt: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LLMInputs:
-    """The seed's `llm_configuration`: what is given here is used instead of the deployment's."""
-
-    model: str | None = None
-    provider: str | None = None
-    model_params: ModelParams | Mapping[str, Any] | None = None
-    messages: Sequence[Message | Mapping[str, Any]] | None = None
-    history: Sequence[Message | Mapping[str, Any]] | None = None
-    functions: Sequence[Any] | None = None
-    function_call: str | Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """What to complete: the seed's request fields. A `deployment_id`, or a configuration with model and messages.
-
-    None leaves a field to the call in progress (`trace_id`, `trace_name`, `end_user_identifier`, `session_id`,
-    `parent_trace_id`), to the client (`cache`, `project_name`) or out. `inference_id` is made when it is not given.
-    """
-
-    trace_id: str | None = None
-    trace_name: str | None = None
-    end_user_identifier: str | None = None
-    deployment_id: str | None = None
-    name: str | None = None
-    project_name: str | None = None
-    llm_inputs: Mapping[str, Any] | None = None
-    llm_configuration: LLMInputs | Mapping[str, Any] | None = None
-    metadata: Mapping[str, Any] | None = None
-    target: str | None = None
-    tags: Sequence[str] | None = None
-    cache: bool | None = None
-    log_omit_inputs: bool = False
-    log_omit_outputs: bool = False
-    log_omit: bool = False
-    inference_id: str | None = None
-    parent_trace_id: str | None = None
-    session_id: str | None = None
-    log_sample_rate: float | None = None
-    provider_api_key: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompletionResponse:
-    """The seed's answer. `status` is "success" or "error" (a provider's failure, with `error`, is an answer too).
-
-    `latency` is seconds, `cost` US dollars; a number that is not known is 0 here and null in the record. Times are
-    `YYYY-MM-DD HH:MM:SS`, UTC.
-    """
-
-    inference_id: str
-    content: str
-    latency: float
-    input_tokens: int
-    output_tokens: int
-    total_tokens: int
-    cost: float
-    model: str
-    provider: str
-    cache_hit: bool
-    status: str
-    start_timestamp: str
-    end_timestamp: str
-    error: str | None = None
-
+T = TypeVar("T")
 
 _answer_decoder = msgspec.json.Decoder(CompletionResponse)
+_prompt_decoder = msgspec.json.Decoder(UseDeployedPromptResponse)
 
 
 class Parea:
@@ -142,7 +84,8 @@ class Parea:
     `api_key`: EVERYCALL_API_KEY, else this user's local key when the endpoint is on this machine. `base_url`: the
     endpoint, EVERYCALL_ENDPOINT or `semconv.DEFAULT_ENDPOINT` when left out; `/api/parea/v1` is added where it is
     missing. `cache` False asks for no cached answers, unless a `Completion` says otherwise. `timeout_s` is for a whole
-    completion, tries included. Raises `ConfigurationError` for an address that is none.
+    completion, tries included; of a stream, for the first text and between two. Raises `ConfigurationError` for an
+    address that is none.
 
     Synchronous calls share connections; so do asynchronous ones inside `async with Parea(...) as p:`. Outside of it
     each makes its own connection, so that nothing is bound to an event loop that may be gone.
@@ -161,7 +104,7 @@ class Parea:
         self._settings = Settings.build(
             endpoint=(base_url or "").rstrip("/").removesuffix(API_PATH), api_key=api_key, project_name=project_name
         )
-        self._url = f"{self._settings.endpoint}{API_PATH}/completion"
+        self._base = f"{self._settings.endpoint}{API_PATH}"
         self._cache = cache
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -178,45 +121,50 @@ class Parea:
         Raises `AuthenticationError`, `NotFoundError` (an unknown deployment), `RequestError` for another refusal, and
         `UnreachableError` when no try got an answer; `TypeError` for a value that is not JSON.
         """
-        attempts = _Attempts(_body(completion, self._settings, self._cache), self._timeout_s)
-        client = self._sync_client()
-        while True:
-            wait_s = attempts.wait_s
-            if wait_s:
-                time.sleep(wait_s)
-            try:
-                answer = client.post(
-                    self._url, content=attempts.body, headers=self._headers(), timeout=attempts.timeout
-                )
-            except _transport_errors() as error:
-                attempts.failed(error)
-            else:
-                if attempts.answered(answer):
-                    return _response(answer)
+        body = completion_body(completion, self._settings, self._cache)
+        return _decoded(self._post("/completion", body), _answer_decoder, "a completion")
 
     async def acompletion(self, completion: Completion) -> CompletionResponse:
         """Do as `completion` does, on the running event loop."""
-        attempts = _Attempts(_body(completion, self._settings, self._cache), self._timeout_s)
-        pool = self._pool
-        if pool is not None and pool[0] is asyncio.get_running_loop():
-            return await self._aattempt(pool[1], attempts)
-        async with self._async_client() as client:
-            return await self._aattempt(client, attempts)
+        body = completion_body(completion, self._settings, self._cache)
+        return _decoded(await self._apost("/completion", body), _answer_decoder, "a completion")
 
-    async def _aattempt(self, client: httpx.AsyncClient, attempts: _Attempts) -> CompletionResponse:
-        while True:
-            wait_s = attempts.wait_s
-            if wait_s:
-                await asyncio.sleep(wait_s)
-            try:
-                answer = await client.post(
-                    self._url, content=attempts.body, headers=self._headers(), timeout=attempts.timeout
-                )
-            except _transport_errors() as error:
-                attempts.failed(error)
-            else:
-                if attempts.answered(answer):
-                    return _response(answer)
+    def stream(self, completion: Completion) -> CompletionStream:
+        """Return the texts of a completion as they come; nothing is asked before the first one is wanted.
+
+        Until the first text it is sent again and raises as `completion` does, and raises `RequestError` with the code
+        `provider_failed` when the provider does not answer. After it nothing is sent again: `RequestError` says that
+        the provider failed, `UnreachableError` that the connection broke.
+        """
+        body = completion_body(completion, self._settings, self._cache)
+        events = Events()
+        return CompletionStream(self._texts(body, events), events)
+
+    def astream(self, completion: Completion) -> AsyncCompletionStream:
+        """Do as `stream` does, on the running event loop."""
+        body = completion_body(completion, self._settings, self._cache)
+        events = Events()
+        return AsyncCompletionStream(self._atexts(body, events), events)
+
+    def get_prompt(self, asked: UseDeployedPrompt) -> UseDeployedPromptResponse:
+        """Return the active version of a deployed prompt, filled with `llm_inputs`. Raises as `completion` does."""
+        return _decoded(self._post("/deployed-prompt", prompt_body(asked)), _prompt_decoder, "a deployed prompt")
+
+    async def aget_prompt(self, asked: UseDeployedPrompt) -> UseDeployedPromptResponse:
+        """Do as `get_prompt` does, on the running event loop."""
+        answer = await self._apost("/deployed-prompt", prompt_body(asked))
+        return _decoded(answer, _prompt_decoder, "a deployed prompt")
+
+    def record_feedback(self, feedback: FeedbackRequest) -> None:
+        """Keep a feedback, also on a completion or call whose record has not come yet. Raises as `completion` does.
+
+        Sent again, it is kept once.
+        """
+        self._post("/feedback", feedback_body(feedback))
+
+    async def arecord_feedback(self, feedback: FeedbackRequest) -> None:
+        """Do as `record_feedback` does, on the running event loop."""
+        await self._apost("/feedback", feedback_body(feedback))
 
     def close(self) -> None:
         """Close the connections of synchronous calls. The client can be used again, with new ones."""
@@ -246,6 +194,99 @@ class Parea:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
+    def _post(self, path: str, body: bytes) -> httpx.Response:
+        attempts = _Attempts(self._timeout_s)
+        client = self._sync_client()
+        while True:
+            if attempts.wait_s:
+                time.sleep(attempts.wait_s)
+            try:
+                answer = client.post(
+                    self._base + path, content=body, headers=self._headers(), timeout=attempts.timeout()
+                )
+            except _transport_errors() as error:
+                attempts.failed(error)
+            else:
+                if attempts.answered(answer):
+                    return answer
+
+    async def _apost(self, path: str, body: bytes) -> httpx.Response:
+        attempts = _Attempts(self._timeout_s)
+        async with self._in_loop() as client:
+            while True:
+                if attempts.wait_s:
+                    await asyncio.sleep(attempts.wait_s)
+                try:
+                    answer = await client.post(
+                        self._base + path, content=body, headers=self._headers(), timeout=attempts.timeout()
+                    )
+                except _transport_errors() as error:
+                    attempts.failed(error)
+                else:
+                    if attempts.answered(answer):
+                        return answer
+
+    def _texts(self, body: bytes, events: Events) -> Generator[str]:
+        attempts = _Attempts(self._timeout_s)
+        client = self._sync_client()
+        while True:
+            if attempts.wait_s:
+                time.sleep(attempts.wait_s)
+            request = client.build_request("POST", self._base + "/completion/stream", **self._streaming(body, attempts))
+            try:
+                answer = client.send(request, stream=True)
+            except _transport_errors() as error:
+                attempts.failed(error)
+                continue
+            try:
+                if not answer.is_success:
+                    answer.read()
+                if attempts.answered(answer):
+                    for data in answer.iter_raw():
+                        yield from events.feed(data)
+                    events.end()
+                    return
+            except _transport_errors() as error:
+                raise _broken(error) from error
+            finally:
+                answer.close()
+
+    async def _atexts(self, body: bytes, events: Events) -> AsyncGenerator[str]:
+        attempts = _Attempts(self._timeout_s)
+        async with self._in_loop() as client:
+            while True:
+                if attempts.wait_s:
+                    await asyncio.sleep(attempts.wait_s)
+                url = self._base + "/completion/stream"
+                request = client.build_request("POST", url, **self._streaming(body, attempts))
+                try:
+                    answer = await client.send(request, stream=True)
+                except _transport_errors() as error:
+                    attempts.failed(error)
+                    continue
+                try:
+                    if not answer.is_success:
+                        await answer.aread()
+                    if attempts.answered(answer):
+                        async for data in answer.aiter_raw():
+                            for text in events.feed(data):
+                                yield text
+                        events.end()
+                        return
+                except _transport_errors() as error:
+                    raise _broken(error) from error
+                finally:
+                    await answer.aclose()
+
+    def _streaming(self, body: bytes, attempts: _Attempts) -> dict[str, Any]:
+        headers = {
+            **self._headers(),
+            "accept": "text/event-stream",
+            "accept-encoding": "identity",
+            STREAM_HEADER: "end",
+        }
+        return {"content": body, "headers": headers, "timeout": attempts.timeout(self._timeout_s)}
+
     def _sync_client(self) -> httpx.Client:
         import httpx
 
@@ -254,6 +295,16 @@ class Parea:
                 self._client = httpx.Client(**self._options())
                 self._client_pid = os.getpid()
             return self._client
+
+    @asynccontextmanager
+    async def _in_loop(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Give the client of the running event loop: the one of `async with`, else one for this request alone."""
+        pool = self._pool
+        if pool is not None and pool[0] is asyncio.get_running_loop():
+            yield pool[1]
+            return
+        async with self._async_client() as client:
+            yield client
 
     def _async_client(self) -> httpx.AsyncClient:
         import httpx
@@ -267,7 +318,7 @@ class Parea:
         return {"verify": self._certificates()}
 
     def _certificates(self) -> ssl.SSLContext | bool:
-        if urlsplit(self._url).scheme == "http":
+        if urlsplit(self._base).scheme == "http":
             return False  # nothing to verify
         if self._tls is None:
             import httpx
@@ -276,7 +327,7 @@ class Parea:
         return self._tls
 
     def _headers(self) -> dict[str, str]:
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", "user-agent": f"everycall/{__version__}"}
         key = self._settings.key()
         if key:
             headers[API_KEY_HEADER] = key
@@ -284,21 +335,19 @@ class Parea:
 
 
 class _Attempts:
-    """The tries of one completion: how long to wait, how much time is left, and what to raise at the end."""
+    """The tries of one request: how long to wait, how much time is left, and what to raise at the end."""
 
-    def __init__(self, body: bytes, timeout_s: float) -> None:
-        self.body = body
+    def __init__(self, timeout_s: float) -> None:
         self.wait_s = 0.0
         self._until = time.monotonic() + timeout_s
         self._tries = 0
 
-    @property
-    def timeout(self) -> httpx.Timeout:
-        """The time that is left for a try; a connection that does not open is given up early."""
+    def timeout(self, read_s: float | None = None) -> httpx.Timeout:
+        """Return the time that is left for a try; a connection that does not open is given up early."""
         import httpx
 
         left_s = max(self._until - time.monotonic(), 0.001)
-        return httpx.Timeout(left_s, connect=min(left_s, limits.CONNECT_TIMEOUT_S))
+        return httpx.Timeout(left_s, connect=min(left_s, limits.CONNECT_TIMEOUT_S), read=read_s or left_s)
 
     def failed(self, error: Exception) -> None:
         """Note a try without an answer. Raises `UnreachableError` when it was the last."""
@@ -309,7 +358,7 @@ class _Attempts:
         if answer.is_success:
             return True
         problem = _problem(answer)
-        if answer.status_code not in _PASSING:
+        if answer.status_code not in _PASSING or problem.code in _FINAL:
             kind = {401: AuthenticationError, 403: AuthenticationError, 404: NotFoundError}.get(problem.status)
             raise (kind or RequestError)(problem)
         self._next(f"{problem.status} {problem.title}: {problem.detail}", answer.headers.get("retry-after"), None)
@@ -322,7 +371,7 @@ class _Attempts:
         self.wait_s = max(backoff_s, min(asked_s, limits.RETRY_AFTER_MAX_S))
         if self._tries >= limits.COMPLETION_TRIES_MAX or time.monotonic() + self.wait_s >= self._until:
             raise UnreachableError(
-                f"no answer to the completion after {self._tries} tries; the last: {reason}"
+                f"no answer of the endpoint after {self._tries} tries; the last: {reason}"
             ) from cause
 
 
@@ -332,11 +381,15 @@ def _transport_errors() -> tuple[type[Exception], ...]:
     return (httpx.TransportError,)
 
 
-def _response(answer: httpx.Response) -> CompletionResponse:
+def _broken(error: Exception) -> UnreachableError:
+    return UnreachableError(f"the stream broke off before its end: {type(error).__name__}: {error}")
+
+
+def _decoded(answer: httpx.Response, decoder: msgspec.json.Decoder[T], what: str) -> T:
     try:
-        return _answer_decoder.decode(answer.content)
+        return decoder.decode(answer.content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnreachableError(f"{answer.request.url} answered something that is not a completion: {error}") from error
+        raise UnreachableError(f"{answer.request.url} answered something that is not {what}: {error}") from error
 
 
 def _problem(answer: httpx.Response) -> Problem:
@@ -350,35 +403,3 @@ def _problem(answer: httpx.Response) -> Problem:
     further = {name: value for name, value in body.items() if name not in ("type", "title", "status", "detail")}
     code = str(body.get("type", "unknown")).rpartition(":")[2]
     return Problem(code, answer.status_code, body["title"], str(body.get("detail", "")), further or None)
-
-
-def _body(completion: Completion, settings: Settings, cache: bool) -> bytes:
-    """Return the request: what was given, and from the call in progress what was not. Raises `TypeError`."""
-    if not isinstance(completion, Completion):
-        raise TypeError(f"completion() takes a Completion, not {type(completion).__name__}")
-    given = {one.name: getattr(completion, one.name) for one in fields(completion)}
-    body = {name: value for name, value in given.items() if value is not None}
-    body.setdefault("project_name", settings.project_name)
-    body.setdefault("cache", cache)
-    body.setdefault("inference_id", f"{secrets.token_hex(16)}-{secrets.token_hex(8)}")
-    _inherit(body, settings)
-    try:
-        return _encoder.encode(body)
-    except RecursionError:
-        raise TypeError("the completion holds a value that contains itself, or is nested too deep for JSON") from None
-
-
-def _inherit(body: dict[str, Any], settings: Settings) -> None:
-    node = current_node()
-    recorder = _recorder._active  # not active(): a completion alone is no reason to open a spool
-    omit = settings.omit | (recorder.omit if recorder is not None else 0)
-    if node is not None:
-        omit |= node.omit
-        same_trace = "trace_id" not in body or body["trace_id"] == node.trace_id
-        if node.call is not None and same_trace:
-            body.setdefault("parent_trace_id", node.call.inference_id)
-        for name in ("trace_id", "trace_name", "end_user_identifier", "session_id"):
-            if (value := getattr(node, name)) is not None:
-                body.setdefault(name, value)
-    for name, flag in (("log_omit", OMIT_ALL), ("log_omit_inputs", OMIT_INPUTS), ("log_omit_outputs", OMIT_OUTPUTS)):
-        body[name] = bool(body[name] or omit & flag)

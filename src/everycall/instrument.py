@@ -7,8 +7,7 @@ exactly once. What an integration does inside the user's program goes through `g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from everycall._call import INHERIT, UNSET, Call, Inherit, Unset, start_call
 from everycall._context import add_lookup, attach, current_call, detach
@@ -47,14 +46,20 @@ def current() -> Call | None:
     return current_call()
 
 
-@contextmanager
-def active(call: Call) -> Iterator[Call]:
-    """Make a call current while a block runs; does not end it."""
-    token = attach(call, call)
-    try:
-        yield call
-    finally:
-        detach(token)
+class active:  # noqa: N801 - used like a function: `with active(call): ...`
+    """Make a call current while a block runs; does not end it. Used once."""
+
+    __slots__ = ("_call", "_token")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __enter__(self) -> Call:
+        self._token = attach(self._call, self._call)
+        return self._call
+
+    def __exit__(self, *exc_info: object) -> None:
+        detach(self._token)
 
 
 def recorded_by_framework(scope: str, kind: str) -> Call | None:

@@ -21,6 +21,7 @@ __all__ = [
     "ABSENT",
     "CONTENT_FIELDS",
     "INPUT_FIELDS",
+    "OMITTED_FIELDS",
     "OUTPUT_FIELDS",
     "Cut",
     "Record",
@@ -108,6 +109,8 @@ INPUT_FIELDS = ("llm_inputs", "llm_configuration", "inputs", "target")
 """What `log_omit_inputs` leaves out (of `llm_configuration`, `model` and `provider` have fields of their own)."""
 OUTPUT_FIELDS = ("content", "output")
 """What `log_omit_outputs` leaves out; error text and user attributes are handled by the chain."""
+OMITTED_FIELDS = {"inputs": INPUT_FIELDS, "outputs": OUTPUT_FIELDS}
+"""What a record does not hold when its `omitted` names this."""
 CONTENT_FIELDS = (*INPUT_FIELDS, *OUTPUT_FIELDS, "metadata", "attributes")
 
 _encoder = msgspec.json.Encoder()

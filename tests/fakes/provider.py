@@ -1,23 +1,43 @@
 """A provider of language models on loopback: a real HTTP server that speaks OpenAI's, Azure's and Anthropic's APIs.
 
 The same request gets the same answer. `script(...)` says how the next requests go instead: failures, slow answers,
-tool calls. What was asked is in `requests`. Loaded by fixtures; used from any client library.
+tool calls. What was asked is in `requests`. Loaded by fixtures; used from any client library. OpenAI's APIs are spoken
+whole (chat, legacy completions, responses, embeddings), also streamed; what they send is made by `openai_wire.py`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import socket
+import sys
 import threading
 from collections import deque
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 __all__ = ["FakeProvider", "Reply", "Seen"]
 
 RESOLVED = {"gpt-3.5-turbo": "gpt-3.5-turbo-0613", "gpt-4o": "gpt-4o-2024-08-06"}
 """The dated name with which a provider answers for an alias; other models answer under their own name."""
+
+
+def _load(name: str) -> ModuleType:
+    """Load a module that stands beside this one, once: neither is in a package."""
+    full = f"everycall_fakes_{name}"
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
+
+
+openai_wire = _load("openai_wire")
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,11 @@ class Reply:
     `usage` None sends none; "default" the one above; a dict is sent as it is. `error` is the message of a failure with
     `status`. `body` replaces the whole body. `cut` closes the connection in the middle of the body. `hold` is waited
     for before anything is sent (at most ten seconds), so that a test says when the provider answers.
+
+    Of OpenAI's APIs: `pieces` is the content as it is streamed (`content` in one piece by default), `finish` the reason
+    for the end (of a response: its status), `message` what a chat's message has beside its content. A stream waits for
+    `go` after `pause_after` pieces, and has its connection broken after `break_after` or an error event after
+    `error_after`.
     """
 
     status: int = 200
@@ -53,6 +78,13 @@ class Reply:
     body: bytes | None = None
     cut: bool = False
     hold: threading.Event | None = None
+    pieces: list[str] | None = None
+    finish: str | None = None
+    message: dict[str, Any] = field(default_factory=dict)
+    pause_after: int | None = None
+    go: threading.Event = field(default_factory=threading.Event)
+    break_after: int | None = None
+    error_after: int | None = None
 
 
 class FakeProvider:
@@ -119,6 +151,7 @@ class FakeProvider:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -137,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.hold is not None:
             reply.hold.wait(10)
         anthropic = path.endswith("/messages")
-        if not anthropic and not path.endswith("/chat/completions"):
+        if not anthropic and not path.endswith(openai_wire.PATHS):
             self._send(404, json.dumps({"error": {"message": f"no such path {path}"}}).encode(), reply)
         elif reply.body is not None:
             self._send(reply.status, reply.body, reply)
@@ -146,7 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(reply.status, json.dumps({"type": "error", "error": error}).encode(), reply)
         else:
             model = reply.model or RESOLVED.get(body["model"], body["model"])
-            answer = _anthropic(reply, model) if anthropic else _openai(reply, model)
+            if not anthropic and body.get("stream"):
+                self._stream(openai_wire.events(path, body, reply, model), reply)
+                return
+            answer = _anthropic(reply, model) if anthropic else openai_wire.answer(path, body, reply, model)
             self._send(200, json.dumps(answer).encode(), reply)
 
     def _send(self, status: int, body: bytes, reply: Reply) -> None:
@@ -164,41 +200,40 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.wfile.write(body)
 
+    def _stream(self, events: list[tuple[bool, bytes]], reply: Reply) -> None:
+        """Send events one by one, as `reply` says; each with whether it is a piece of what the model says."""
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        sent = 0
+        for is_piece, event in events:
+            if is_piece and sent == reply.pause_after:
+                reply.go.wait(10)
+            if is_piece and sent == reply.error_after:
+                self._chunk(b'event: error\ndata: {"error": {"message": "overloaded in the middle"}}\n\n')
+                break
+            if is_piece and sent == reply.break_after:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+                return
+            self._chunk(event)
+            sent += is_piece
+        self._chunk(b"")
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.wfile.flush()
+
     def log_message(self, *args: object) -> None:
         """Say nothing on stderr."""
 
 
 def _openai(reply: Reply, model: str) -> dict[str, Any]:
-    usage: Any = reply.usage
-    if usage == "default":
-        usage = {
-            "prompt_tokens": 22,
-            "completion_tokens": 189,
-            "total_tokens": 211,
-            "prompt_tokens_details": {"cached_tokens": 10, "audio_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 64, "audio_tokens": 0},
-        }
-    message: dict[str, Any] = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
-    if reply.tool_calls:
-        message["tool_calls"] = [
-            {"id": f"call_{n}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
-            for n, (name, arguments) in enumerate(reply.tool_calls, 1)
-        ]
-    answer: dict[str, Any] = {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1_700_000_000,
-        "model": model,
-        "choices": [
-            {
-                "index": 0,
-                "message": message,
-                "logprobs": None,
-                "finish_reason": "tool_calls" if reply.tool_calls else "stop",
-            }
-        ],
-    }
-    return answer if usage is None else {**answer, "usage": usage}
+    made: dict[str, Any] = openai_wire.answer("/chat/completions", {}, reply, model)
+    return made
 
 
 def _anthropic(reply: Reply, model: str) -> dict[str, Any]:

@@ -256,7 +256,7 @@ def test_what_is_no_request_is_refused(api: httpx.Client, content: bytes, status
     assert api.post(PATH, content=content).status_code == status
 
 
-@pytest.mark.parametrize("body", [{}, {"llm_configuration": {"model": "gpt-4o"}}, {"llm_inputs": {"x": "y"}}], ids=str)
+@pytest.mark.parametrize("body", [{}, {"llm_configuration": {"model": "gpt-4o"}}, {"llm_inputs": {"x": "y"}}])
 def test_nothing_to_complete_says_what_to_give(api: httpx.Client, body: dict[str, Any]) -> None:
     answer = api.post(PATH, json=body)
     assert answer.status_code == 422

@@ -14,7 +14,22 @@ from litestar.middleware import DefineMiddleware
 from everycall import limits, locations
 from everycall.errors import Problem
 from everycall.server import login, pages
-from everycall.server.api import completion, deployments, documents, parea, query, records, service
+from everycall.server.api import (
+    completion,
+    datasets,
+    deployments,
+    documents,
+    experiments,
+    feedback,
+    langchain_runs,
+    logs,
+    parea,
+    prompts,
+    query,
+    records,
+    service,
+    streaming,
+)
 from everycall.server.auth import Access, Guard
 from everycall.server.bodies import Bodies
 from everycall.server.gateway import Gateway
@@ -72,6 +87,13 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
             *query.handlers,
             *parea.handlers,
             *completion.handlers,
+            *streaming.handlers,
+            *prompts.handlers,
+            *feedback.handlers,
+            *langchain_runs.handlers,
+            *logs.handlers,
+            *experiments.handlers,
+            *datasets.handlers,
             *deployments.handlers,
             *service.handlers,
             *login.handlers,

@@ -7,6 +7,7 @@ nobody foresaw into the same shape.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -81,7 +82,9 @@ def exception_handlers(page: Callable[[Problem], Response[Any]]) -> ExceptionHan
             found = read(error)
             if found.problem.status >= 500 and not isinstance(error, StoreError | ProblemError):
                 route = request.scope.get("path_template") or request.scope["path"]
-                logger.error("%s %s failed", request.method, route, exc_info=error)
+                # Where, but not what it says: an exception's text may repeat content that was to be left out.
+                where = "".join(traceback.format_tb(error.__traceback__))
+                logger.error("%s %s failed: %s\n%s", request.method, route, type(error).__name__, where)
             if wants_page(request.scope):
                 shown = page(found.problem)
                 shown.headers.update(found.headers)

@@ -21,7 +21,15 @@ from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
 from everycall.server.problems import problem
 from everycall.server.store.base import Store
 
-__all__ = ["check_nesting", "handlers", "project_in", "read_body", "schema_of"]
+__all__ = [
+    "check_nesting",
+    "handlers",
+    "project_in",
+    "project_with",
+    "read_body",
+    "request_decoder",
+    "schema_of",
+]
 
 _encoder = msgspec.json.Encoder()
 
@@ -102,7 +110,7 @@ def project_in(identity: Identity, name: str | None) -> str:
     return project_of(identity, None if name == DEFAULT_PROJECT else name)
 
 
-_request_decoder = msgspec.json.Decoder(CompletionRequest)
+request_decoder = msgspec.json.Decoder(CompletionRequest)
 
 
 @post(
@@ -128,10 +136,14 @@ async def post_completion(request: Request[Identity, Any, Any]) -> Response[byte
     bodies: Bodies = request.app.state.bodies
     gateway: Gateway = request.app.state.gateway
     async with bodies.body(request.scope, request.receive) as data:
-        asked: CompletionRequest = read_body(data, _request_decoder)
-    project = project_in(request.user, asked.project_name or await _project_with(request, asked.project_uuid))
-    answer = await gateway.complete(project, asked)
+        asked: CompletionRequest = read_body(data, request_decoder)
+    answer = await gateway.complete(await project_with(request, asked), asked)
     return Response(_encoder.encode(answer), media_type="application/json")
+
+
+async def project_with(request: Request[Identity, Any, Any], asked: CompletionRequest) -> str:
+    """Return the project of a completion: the one it names, by name or by Parea's UUID, else the caller's own."""
+    return project_in(request.user, asked.project_name or await _project_with(request, asked.project_uuid))
 
 
 async def _project_with(request: Request[Identity, Any, Any], uuid: str | None) -> str | None:

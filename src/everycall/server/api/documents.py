@@ -73,6 +73,7 @@ def operation(
     parameters: Sequence[Parameter] = (),
     body: Schema | None = None,
     body_type: str = "application/json",
+    answer_type: str = "application/json",
     problems: dict[int, str] | None = None,
 ) -> type[Operation]:
     """Return an operation class that says what a route takes and answers, beside what every route does."""
@@ -86,7 +87,7 @@ def operation(
             kept = {status: text for status, text in (self.responses or {}).items() if not status.startswith("4")}
             for response in kept.values():
                 if isinstance(response, OpenAPIResponse):
-                    response.content = {"application/json": OpenAPIMediaType(schema=answer)}
+                    response.content = {answer_type: OpenAPIMediaType(schema=answer)}
             for status, text in (problems or {}).items():
                 kept[str(status)] = OpenAPIResponse(description=text)
             self.responses = kept

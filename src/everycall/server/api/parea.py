@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +28,16 @@ from everycall.server.bodies import Bodies
 from everycall.server.problems import ProblemError, problem
 from everycall.server.store.base import Store
 
-__all__ = ["Projects", "handlers"]
+__all__ = [
+    "PREFIX",
+    "Projects",
+    "find_project",
+    "handlers",
+    "invalid",
+    "read_object",
+    "restore_attributes",
+    "written_project",
+]
 
 PREFIX = "/api/parea/v1"
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:everycall:project")
@@ -137,9 +146,9 @@ async def health(request: Request[Identity, Any, Any]) -> dict[str, str]:
 async def post_project(request: Request[Identity, Any, Any]) -> dict[str, Any]:
     """Return the project of a name, which every Parea client asks for first. `default` is the key's own project."""
     require(request.user, "write")
-    name = (await _object(request)).get("name")
+    name = (await read_object(request)).get("name")
     if not isinstance(name, str) or not 0 < len(name) <= 256:
-        raise _invalid("name", "name is required: 1 to 256 characters")
+        raise invalid("name", "name is required: 1 to 256 characters")
     project = project_of(request.user, None if name == semconv.DEFAULT_PROJECT else name)
     since, new = await _projects(request).ask(project)
     return {"name": project, "uuid": Projects.uuid(project), "created_at": since.isoformat(), "was_created": new}
@@ -151,27 +160,31 @@ async def post_project(request: Request[Identity, Any, Any]) -> dict[str, Any]:
     operation_class=operation(body=_LOG, answer=_DONE, problems=_PROBLEMS),
 )
 async def post_trace_log(request: Request[Identity, Any, Any]) -> dict[str, str]:
-    """Store one log. The same id again sets what is given and keeps the rest."""
+    """Store one log. The same id again sets what is given and keeps the rest; with `log_omit` nothing is stored."""
     require(request.user, "write")
-    log = await _object(request)
+    log = await read_object(request)
     store: Store = request.app.state.store
     projects = _projects(request)
-    project = await _project(request, log)
+    project = await written_project(request, log)
     try:
-        fields = fields_of_log(log)
-        async with projects.turn(project, fields["inference_id"]):
+        own = fields_of_log(log)["inference_id"]
+        if log.get("log_omit"):
+            return {"trace_id": own}
+        async with projects.turn(project, own):
+            stored = await store.record(project, own)
+            fields = fields_of_log(log, () if stored is None else stored.omitted)
             if "attributes" in fields:
-                fields["attributes"] = await _attributes(store, project, fields["inference_id"]) | fields["attributes"]
+                fields["attributes"] = _attributes_of(stored) | fields["attributes"]
             found = checked({**fields, "project_name": project})
             if found.cost is None and found.model and found.kind in semconv.PRICED_KINDS:
                 found = price_record(found)
             commit = await store.commit(project, [found])
             if "attributes" in fields and not commit.refused:
-                await _restore(store, found, fields["attributes"])
+                await restore_attributes(store, found, fields["attributes"])
     except (ValueError, RecursionError) as error:
-        raise _invalid("body", str(error)) from error
+        raise invalid("body", str(error)) from error
     if commit.refused:
-        raise _invalid("body", commit.refused[0].reason)
+        raise invalid("body", commit.refused[0].reason)
     return {"trace_id": found.inference_id}
 
 
@@ -182,13 +195,13 @@ async def post_trace_log(request: Request[Identity, Any, Any]) -> dict[str, str]
 async def put_trace_log(request: Request[Identity, Any, Any]) -> dict[str, str]:
     """Set fields of a log, which may come later."""
     require(request.user, "write")
-    update = await _object(request)
+    update = await read_object(request)
     own = update.get("trace_id")
     given = update.get("field_name_to_value_map")
     if not isinstance(own, str) or not own:
-        raise _invalid("trace_id", "trace_id is required: the id of the log")
+        raise invalid("trace_id", "trace_id is required: the id of the log")
     if not isinstance(given, dict):
-        raise _invalid("field_name_to_value_map", "field_name_to_value_map is required: an object of fields")
+        raise invalid("field_name_to_value_map", "field_name_to_value_map is required: an object of fields")
     store: Store = request.app.state.store
     projects = _projects(request)
     root = update.get("root_trace_id")
@@ -196,34 +209,40 @@ async def put_trace_log(request: Request[Identity, Any, Any]) -> dict[str, str]:
     try:
         async with projects.turn(project, own):
             stored = await store.record(project, own)
-            fields = fields_of_update(given, llm=None if stored is None else stored.kind == semconv.LLM)
+            fields = (
+                fields_of_update(given, llm=None)
+                if stored is None
+                else fields_of_update(given, llm=stored.kind == semconv.LLM, omitted=stored.omitted)
+            )
             if "attributes" in fields:
-                fields["attributes"] = await _attributes(store, project, own) | fields["attributes"]
+                fields["attributes"] = _attributes_of(stored) | fields["attributes"]
             if isinstance(root, str) and root:
                 fields["trace_id"] = root
             checked({"inference_id": own, "trace_id": own, **fields})
             await store.merge(project, own, fields)
     except (ValueError, RecursionError) as error:
-        raise _invalid("field_name_to_value_map", str(error)) from error
+        raise invalid("field_name_to_value_map", str(error)) from error
     return {"trace_id": own}
 
 
-async def _object(request: Request[Identity, Any, Any]) -> dict[str, Any]:
+async def read_object(request: Request[Identity, Any, Any]) -> dict[str, Any]:
+    """Return the body, a JSON object. Raises `ProblemError` 422."""
     bodies: Bodies = request.app.state.bodies
     async with bodies.body(request.scope, request.receive) as data:
         try:
             found = msgspec.json.decode(data)
         except (ValueError, RecursionError) as error:
-            raise _invalid("body", f"the body is not JSON: {error}") from error
+            raise invalid("body", f"the body is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise _invalid("body", "the body must be a JSON object")
+        raise invalid("body", "the body must be a JSON object")
     return found
 
 
-async def _project(request: Request[Identity, Any, Any], log: Mapping[str, Any]) -> str:
+async def written_project(request: Request[Identity, Any, Any], log: Mapping[str, Any]) -> str:
+    """Return the project that a body names, by name or by Parea's UUID, else the caller's own."""
     asked = log.get("project_name") or log.get("project_uuid")
     if asked is not None and not isinstance(asked, str):
-        raise _invalid("project_uuid", "project_uuid is text")
+        raise invalid("project_uuid", "project_uuid is text")
     if not asked or asked == semconv.DEFAULT_PROJECT:
         return project_of(request.user)
     if request.user.project is not None and asked == Projects.uuid(request.user.project):
@@ -233,30 +252,43 @@ async def _project(request: Request[Identity, Any, Any], log: Mapping[str, Any])
 
 async def _project_of_log(request: Request[Identity, Any, Any], own: str, root: str) -> str:
     """Return the project of an update, which names none: the key's, else the one that has the log or its tree."""
+    store: Store = request.app.state.store
+
+    async def has_log(name: str) -> bool:
+        return await store.record(name, own) is not None
+
+    async def has_tree(name: str) -> bool:
+        return await store.trace_summary(name, root) is not None
+
+    return await find_project(request, has_log, has_tree)
+
+
+async def find_project(request: Request[Identity, Any, Any], *tests: Callable[[str], Awaitable[bool]]) -> str:
+    """Return the project of a request that names none: the key's own.
+
+    For a key of all projects, it is the first one that passes the first test, else the second, else `default`.
+    """
     project = project_of(request.user)
     if request.user.project is not None:
         return project
     store: Store = request.app.state.store
     names = [project, *(name for name in await store.projects() if name != project)]
-    for name in names:
-        if await store.record(name, own) is not None:
-            return name
-    for name in names:
-        if await store.trace_summary(name, root) is not None:
-            return name
+    for test in tests:
+        for name in names:
+            if await test(name):
+                return name
     return project
 
 
-async def _attributes(store: Store, project: str, inference_id: str) -> dict[str, Any]:
+def _attributes_of(stored: Record | None) -> dict[str, Any]:
     """Return the attributes already stored with a log: an update or a repeated log adds to them."""
-    stored = await store.record(project, inference_id)
     found = None if stored is None else record.to_json(stored.attributes)
     return found if isinstance(found, dict) else {}
 
 
-async def _restore(store: Store, sent: Record, attributes: dict[str, Any]) -> None:
+async def restore_attributes(store: Store, sent: Record, attributes: dict[str, Any]) -> None:
     """Put back the attributes of a log that an earlier update replaced as a whole: a store applies updates last."""
-    stored = await _attributes(store, sent.project_name, sent.inference_id)
+    stored = _attributes_of(await store.record(sent.project_name, sent.inference_id))
     if any(stored.get(name) != value for name, value in attributes.items()):
         await store.merge(sent.project_name, sent.inference_id, {"attributes": {**stored, **attributes}})
 
@@ -266,7 +298,8 @@ def _projects(request: Request[Identity, Any, Any]) -> Projects:
     return found
 
 
-def _invalid(where: str, message: str) -> ProblemError:
+def invalid(where: str, message: str) -> ProblemError:
+    """Return the 422 to raise for a field; `errors` has it in the form that Parea's clients know."""
     errors = [{"loc": ["body"] if where == "body" else ["body", where], "msg": message, "type": "value_error"}]
     return problem("invalid", 422, "Not as documented", f"{message[:1].upper()}{message[1:]}.", errors=errors)
 

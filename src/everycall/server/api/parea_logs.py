@@ -6,13 +6,13 @@ In Parea's API from 0.2.0 on, `trace_id` is the id of one log and `root_trace_id
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 
 from everycall import limits, record, semconv
-from everycall.record import Record
+from everycall.record import OMITTED_FIELDS, Record
 from everycall.server.api.records import check_json
 from everycall.server.times import read_timestamp
 
@@ -39,9 +39,10 @@ _UNDERSTOOD = frozenset(
     {
         *_PLAIN, *_TOKENS, "trace_id", "parent_trace_id", "root_trace_id", "start_timestamp", "end_timestamp", "output",
         "configuration", "cost", "status", "cache_hit", "tags", "project_name", "project_uuid", "organization_id",
-        "children", "children_ids", "children_logs", "fill_children",
+        "children", "children_ids", "children_logs", "fill_children", "log_omit", "log_omit_inputs", "log_omit_outputs",
     }
 )  # fmt: skip
+_CONTENT = frozenset(KEPT_PREFIX + name for name in ("output_for_eval_metrics", "images", "children_logs"))
 _DEFAULTS: dict[str, Any] = {"apply_eval_frac": 1.0, "log_sample_rate": 1.0, "depth": 0, "execution_order": 0}
 """What clients send without having been told to; kept only when it says something else."""
 
@@ -55,14 +56,17 @@ def checked(fields: Mapping[str, Any]) -> Record:
     return record.decode(line)
 
 
-def fields_of_log(log: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record's fields for a whole log (`POST /trace_log`). Raises `ValueError` for an unusable one."""
+def fields_of_log(log: Mapping[str, Any], omitted: Collection[str] = ()) -> dict[str, Any]:
+    """Return the record's fields for a whole log (`POST /trace_log`). Raises `ValueError` for an unusable one.
+
+    `omitted` is what the record stored under its id, if any, says was left out.
+    """
     own = _text(log, "trace_id")
     if own is None:
         raise ValueError("trace_id is required: the id of this log")
     if not isinstance(log.get("start_timestamp"), str):
         raise ValueError("start_timestamp is required: a time such as 2024-05-30T13:48:34+00:00")
-    fields = _mapped(log, llm=_is_llm(log))
+    fields = _left_out(log, _mapped(log, llm=_is_llm(log)), omitted)
     parent = _text(log, "parent_trace_id")
     root = _text(log, "root_trace_id") or parent or own
     fields |= {"inference_id": own, "trace_id": root, "scope": SCOPE}
@@ -76,12 +80,30 @@ def fields_of_log(log: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def fields_of_update(update: Mapping[str, Any], *, llm: bool | None) -> dict[str, Any]:
+def fields_of_update(update: Mapping[str, Any], *, llm: bool | None, omitted: Collection[str] = ()) -> dict[str, Any]:
     """Return the record's fields for some of a log's (`PUT /trace_log`).
 
     `llm` says whether the stored log is of a model; None when that is not known, and then zeros are left out.
+    `omitted` is what the stored log says was left out.
     """
-    return _mapped(update, llm=_is_llm(update) or bool(llm))
+    return _left_out(update, _mapped(update, llm=_is_llm(update) or bool(llm)), omitted)
+
+
+def _left_out(log: Mapping[str, Any], fields: Mapping[str, Any], omitted: Collection[str]) -> dict[str, Any]:
+    """Return the fields without what the log's own flags, or those of the stored record, leave out.
+
+    Parea's clients send no flags with logs; these are the completion's, for whoever does.
+    """
+    sides = [side for side in OMITTED_FIELDS if side in omitted or log.get("log_omit") or log.get(f"log_omit_{side}")]
+    if not sides:
+        return dict(fields)
+    gone = {name for side in sides for name in OMITTED_FIELDS[side]}
+    kept = {name: value for name, value in fields.items() if name not in gone}
+    if "error" in kept:
+        kept["error"] = "error"  # its text may repeat either side
+    if "attributes" in kept:
+        kept["attributes"] = {name: value for name, value in kept["attributes"].items() if name not in _CONTENT}
+    return {**kept, "omitted": [*sides, *(name for name in omitted if name not in sides)]}
 
 
 def _mapped(log: Mapping[str, Any], *, llm: bool) -> dict[str, Any]:

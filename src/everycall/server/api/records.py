@@ -19,7 +19,7 @@ from litestar.types import Scope
 
 from everycall import limits, record, semconv
 from everycall._price import price_record
-from everycall.record import ABSENT, INPUT_FIELDS, OUTPUT_FIELDS, Record
+from everycall.record import ABSENT, OMITTED_FIELDS, Record
 from everycall.server.api.documents import operation, query_text
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.bodies import Bodies
@@ -27,13 +27,16 @@ from everycall.server.problems import problem
 from everycall.server.security import header
 from everycall.server.store.base import ClientReport, Refusal, Store
 
-__all__ = ["check_json", "client_report", "handlers", "receive_record"]
+__all__ = ["check_json", "client_report", "handlers", "left_out", "receive_record"]
 
 LINES_AT_ONCE = 500
 """Lines read before other requests get a turn: about 5 ms."""
 REASON_CHARS_MAX = 300
 CLIENT_CHARS_MAX = 256
 ANSWER_ROOM = 2 * limits.KIB
+_SAFE_ATTRIBUTES = frozenset(
+    {semconv.EXCEPTION_TYPE, semconv.CODE_LOCATION, semconv.GEN_AI_RESPONSE_ID, semconv.GEN_AI_FINISH_REASONS}
+)
 
 _json = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
@@ -162,7 +165,7 @@ def receive_record(line: bytes, identity: Identity) -> Record:
             raise ValueError("the record names another project than the key's")
         changes["project_name"] = identity.project
     if found.omitted:
-        changes.update(_left_out(found))
+        changes.update(left_out(found))
     if changes:
         found = msgspec.structs.replace(found, **changes)
     if found.cost is None and found.model and found.kind in semconv.PRICED_KINDS:
@@ -193,12 +196,29 @@ def check_json(line: bytes) -> None:
     raise ValueError(f"the record is nested deeper than {limits.NESTING_MAX} levels")
 
 
-def _left_out(found: Record) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
-    if "inputs" in found.omitted:
-        changes.update(dict.fromkeys(INPUT_FIELDS, ABSENT))
-    if "outputs" in found.omitted:
-        changes.update({name: None if name == "content" else ABSENT for name in OUTPUT_FIELDS})
+def left_out(found: Record) -> dict[str, Any]:
+    """Return the fields to change so that a record does not hold what its `omitted` says was left out.
+
+    As in the SDK's chain, either side takes along where content travels by the way: the error's message (its type and
+    code location stay) and attributes, but for those that cannot hold content. A caller that is believed loses nothing.
+    """
+    sides = [side for side in OMITTED_FIELDS if side in found.omitted]
+    if not sides:
+        return {}
+    fields = [name for side in sides for name in OMITTED_FIELDS[side]]
+    changes: dict[str, Any] = {name: None if name == "content" else ABSENT for name in fields}
+    attributes = record.to_json(found.attributes) if found.attributes is not ABSENT else None
+    kept = {k: v for k, v in attributes.items() if k in _SAFE_ATTRIBUTES} if isinstance(attributes, dict) else {}
+    if kept != (attributes or {}):
+        changes["attributes"] = record.to_raw(kept or None)
+        if "attributes" not in found.omitted:
+            changes["omitted"] = [*found.omitted, "attributes"]
+    if found.error is not None:
+        location = kept.get(semconv.CODE_LOCATION)
+        shown = found.error_type or "error"
+        changes["error"] = f"{shown} at {location}" if isinstance(location, str) else shown
+    if found.truncated:
+        changes["truncated"] = {name: cut for name, cut in found.truncated.items() if name not in fields}
     return changes
 
 

@@ -83,7 +83,10 @@ async def make_key(request: Request[Identity, Any, Any]) -> Response[Any]:
         try:
             asked = msgspec.json.decode(data, type=NewKey)
         except (ValueError, RecursionError) as error:
-            raise problem("invalid", 422, "Not as documented", str(error)) from error
+            told = str(error)
+            if "unknown field" in told:  # whose name is the caller's
+                told = "A key has a name, a project and a role, and no further field"
+            raise problem("invalid", 422, "Not as documented", told) from error
     project = asked.project or request.user.project or DEFAULT_PROJECT
     if request.user.project not in (None, project):
         raise problem("forbidden", 403, "Forbidden", "This key belongs to another project; leave the project out.")

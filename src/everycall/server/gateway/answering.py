@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from everycall import limits
 from everycall.server.gateway.asking import Asked
+
+if TYPE_CHECKING:
+    from everycall.server.gateway.events import ProviderStream
 
 __all__ = [
     "Backend",
@@ -23,6 +26,7 @@ __all__ = [
     "Tokens",
     "count",
     "decode_body",
+    "streamed_texts",
     "tool_text",
     "without_secrets",
 ]
@@ -76,6 +80,13 @@ class Backend(Protocol):
         """
         ...
 
+    def stream(self, asked: Asked, own_key: str | None) -> ProviderStream:
+        """Return the answer as it will come; nothing is asked before its texts are read.
+
+        Raises `ProblemError` 422 for what this provider cannot be asked.
+        """
+        ...
+
     async def close(self) -> None:
         """Close the connections."""
         ...
@@ -104,6 +115,12 @@ def decode_body(data: bytes, provider: str) -> dict[str, Any]:
 def tool_text(calls: list[dict[str, Any]]) -> str:
     """Return tool calls as the text that Parea's callers get: an indented JSON list, arguments as objects."""
     return json.dumps(calls, indent=4, ensure_ascii=False)
+
+
+def streamed_texts(answer: ProviderAnswer) -> list[str]:
+    """Return what a whole answer is when it is streamed: its text, then its tool calls as `tool_text` writes them."""
+    before = [part["text"] for part in answer.output or () if part.get("type") == "text"]
+    return [text for text in (*before, answer.content) if text]
 
 
 def without_secrets(message: str, secrets: Iterable[str | None]) -> str:

@@ -25,6 +25,7 @@ from everycall.server.gateway.answering import (
     without_secrets,
 )
 from everycall.server.gateway.asking import Asked
+from everycall.server.gateway.events import ProviderStream
 from everycall.server.gateway.settings import ProviderSettings, on_loopback
 from everycall.server.problems import problem
 
@@ -62,9 +63,22 @@ class AnthropicMessages:
             raise self._failure(error, own_key) from None
         return _answer(decode_body(raw.http_response.content, self._settings.name), asked, self._settings.name)
 
+    def stream(self, asked: Asked, own_key: str | None) -> ProviderStream:
+        """See `Backend.stream`."""
+        client = self._client.with_options(api_key=own_key) if own_key else self._client
+        opening = client.messages.with_streaming_response.create(**_parameters(asked), stream=True)
+        pieces = _MessagePieces(asked, self._settings.name)
+        return ProviderStream(opening, pieces, lambda error: self._any_failure(error, own_key), self._settings.name)
+
     async def close(self) -> None:
         """See `Backend.close`."""
         await self._client.close()
+
+    def _any_failure(self, error: Exception, own_key: str | None) -> ProviderFailure:
+        if isinstance(error, anthropic.AnthropicError):
+            return self._failure(error, own_key)
+        message = without_secrets(str(error), (self._settings.api_key, own_key))
+        return ProviderFailure(type(error).__name__, None, message)
 
     def _failure(self, error: anthropic.AnthropicError, own_key: str | None) -> ProviderFailure:
         status = error.status_code if isinstance(error, anthropic.APIStatusError) else None
@@ -76,6 +90,77 @@ class AnthropicMessages:
         return ProviderFailure(
             type(error).__name__, status, without_secrets(message, (self._settings.api_key, own_key))
         )
+
+
+class _MessagePieces:
+    """The events of one streamed message, put together into the body that it would have been."""
+
+    def __init__(self, asked: Asked, provider: str) -> None:
+        self.finished = False
+        self._asked = asked
+        self._provider = provider
+        self._body: dict[str, Any] = {}
+        self._usage: dict[str, Any] = {}
+        self._blocks: dict[int, dict[str, Any]] = {}
+
+    def take(self, data: bytes) -> str:
+        """See `Pieces.take`."""
+        event = decode_body(data, self._provider)
+        kind = event.get("type")
+        if kind == "error":
+            told = event.get("error")
+            message = told.get("message") if isinstance(told, dict) else told
+            raise ProviderFailure("StreamError", None, without_secrets(str(message), ()))
+        if kind == "message_start" and isinstance(event.get("message"), dict):
+            self._body = {name: event["message"].get(name) for name in ("id", "model")}
+            self._count(event["message"].get("usage"))
+            self._usage.pop("output_tokens", None)  # those of the start alone; the last event has all of them
+        elif kind == "message_delta":
+            self._count(event.get("usage"))
+            if isinstance(event.get("delta"), dict):
+                self._body["stop_reason"] = event["delta"].get("stop_reason")
+        elif kind == "message_stop":
+            self.finished = True
+        elif kind in ("content_block_start", "content_block_delta"):
+            return self._block(event)
+        return ""
+
+    def so_far(self) -> ProviderAnswer:
+        """See `Pieces.so_far`."""
+        content: list[dict[str, Any]] = []
+        for index in sorted(self._blocks):
+            block = dict(self._blocks[index])
+            if pieces := block.pop("json", None):
+                text = "".join(pieces)
+                try:
+                    block["input"] = json.loads(text)
+                except ValueError:
+                    block["input"] = text
+            content.append({**block, "text": "".join(block["text"])} if "text" in block else block)
+        return _answer({**self._body, "content": content, "usage": self._usage}, self._asked, self._provider)
+
+    def _block(self, event: Mapping[str, Any]) -> str:
+        index = event.get("index")
+        start, delta = event.get("content_block"), event.get("delta")
+        index = index if isinstance(index, int) else 0
+        text = ""
+        if isinstance(start, dict):
+            block = self._blocks[index] = {name: start.get(name) for name in ("type", "id", "name", "input")}
+            if start.get("type") == "text":
+                text = str(start.get("text") or "")
+                self._blocks[index] = {**block, "text": [text]}
+        elif isinstance(delta, dict):
+            block = self._blocks.setdefault(index, {"type": "text", "text": []})
+            if delta.get("type") == "text_delta":
+                text = str(delta.get("text") or "")
+                block.setdefault("text", []).append(text)
+            elif delta.get("type") == "input_json_delta":
+                block.setdefault("json", []).append(str(delta.get("partial_json") or ""))
+        return text
+
+    def _count(self, usage: Any) -> None:
+        if isinstance(usage, dict):
+            self._usage.update({name: value for name, value in usage.items() if value is not None})
 
 
 def _parameters(asked: Asked) -> dict[str, Any]:

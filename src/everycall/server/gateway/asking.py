@@ -107,7 +107,7 @@ def as_messages(messages: Sequence[Message], field: str) -> list[dict[str, Any]]
                 "invalid_request",
                 422,
                 "Unknown role of a message",
-                f"{field}[{index}].role is {message.role[:64]!r}; it may be {', '.join(_ROLES)}.",
+                f"{field}[{index}].role may be {', '.join(_ROLES)}.",
                 field=f"{field}[{index}].role",
             )
         value: dict[str, Any] = {"role": role, "content": message.content}

@@ -88,17 +88,22 @@ class ResponseCache:
     async def _find_or_ask(
         self, project: str, key: str, use: CacheUse, ask: Callable[[], Awaitable[ProviderAnswer]]
     ) -> tuple[ProviderAnswer, bool]:
-        if use.read and (found := await self._read(project, key)) is not None:
+        if use.read and (found := await self.find(project, key)) is not None:
             return found, True
         answer = await ask()
         if use.write:
-            try:
-                await self._store.cache(project, key, msgspec.json.encode(answer))
-            except StoreError as error:
-                logger.warning("a response was not kept in the cache: %s", error)
+            await self.keep(project, key, answer)
         return answer, False
 
-    async def _read(self, project: str, key: str) -> ProviderAnswer | None:
+    async def keep(self, project: str, key: str, answer: ProviderAnswer) -> None:
+        """Store an answer; when that cannot be done, the cache is without it."""
+        try:
+            await self._store.cache(project, key, msgspec.json.encode(answer))
+        except StoreError as error:
+            logger.warning("a response was not kept in the cache: %s", error)
+
+    async def find(self, project: str, key: str) -> ProviderAnswer | None:
+        """Return a stored answer, or None."""
         try:
             found = await self._store.cached(project, key, limits.CACHE_AGE_MAX_S)
             return None if found is None else _decoder.decode(found.body)

@@ -32,6 +32,7 @@ from everycall.server.gateway.answering import (
     without_secrets,
 )
 from everycall.server.gateway.asking import Asked
+from everycall.server.gateway.events import ProviderStream
 from everycall.server.gateway.settings import ProviderSettings, on_loopback
 
 __all__ = ["OpenAIChat"]
@@ -81,9 +82,24 @@ class OpenAIChat:
             raise self._failure(error, own_key) from None
         return _answer(decode_body(raw.http_response.content, self._settings.name), asked, self._settings.name)
 
+    def stream(self, asked: Asked, own_key: str | None) -> ProviderStream:
+        """See `Backend.stream`. Counts come with the last event, where the provider knows `include_usage`."""
+        client = self._client.with_options(api_key=own_key) if own_key else self._client
+        opening = client.chat.completions.with_streaming_response.create(
+            **_parameters(asked, self._settings.kind), stream=True, stream_options={"include_usage": True}
+        )
+        pieces = _ChatPieces(asked, self._settings.name)
+        return ProviderStream(opening, pieces, lambda error: self._any_failure(error, own_key), self._settings.name)
+
     async def close(self) -> None:
         """See `Backend.close`."""
         await self._client.close()
+
+    def _any_failure(self, error: Exception, own_key: str | None) -> ProviderFailure:
+        if isinstance(error, openai.OpenAIError):
+            return self._failure(error, own_key)
+        message = without_secrets(str(error), (self._settings.api_key, own_key))
+        return ProviderFailure(type(error).__name__, None, message)
 
     def _failure(self, error: openai.OpenAIError, own_key: str | None) -> ProviderFailure:
         status = error.status_code if isinstance(error, openai.APIStatusError) else None
@@ -95,6 +111,71 @@ class OpenAIChat:
         return ProviderFailure(
             type(error).__name__, status, without_secrets(message, (self._settings.api_key, own_key))
         )
+
+
+class _ChatPieces:
+    """The chunks of one streamed answer, put together into the body that it would have been."""
+
+    def __init__(self, asked: Asked, provider: str) -> None:
+        self.finished = False
+        self._asked = asked
+        self._provider = provider
+        self._about: dict[str, Any] = {}
+        self._texts: list[str] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._legacy: dict[str, Any] = {}
+        self._finish: str | None = None
+
+    def take(self, data: bytes) -> str:
+        """See `Pieces.take`."""
+        chunk = decode_body(data, self._provider)
+        if error := chunk.get("error"):
+            told = error.get("message") if isinstance(error, dict) else error
+            raise ProviderFailure("StreamError", None, without_secrets(str(told), ()))
+        self._about.update((name, chunk[name]) for name in ("id", "model", "usage") if chunk.get(name))
+        choices = chunk.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(choice, dict) or choice.get("index"):
+            return ""
+        if isinstance(choice.get("finish_reason"), str):
+            self._finish = choice["finish_reason"]
+            self.finished = True
+        delta = choice.get("delta")
+        return self._delta(delta) if isinstance(delta, dict) else ""
+
+    def so_far(self) -> ProviderAnswer:
+        """See `Pieces.so_far`."""
+        message: dict[str, Any] = {"content": "".join(self._texts)}
+        if self._calls:
+            message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
+        if self._legacy:
+            message["function_call"] = self._legacy
+        body = {**self._about, "choices": [{"message": message, "finish_reason": self._finish}]}
+        return _answer(body, self._asked, self._provider)
+
+    def _delta(self, delta: Mapping[str, Any]) -> str:
+        calls = delta.get("tool_calls")
+        for place, call in enumerate(calls if isinstance(calls, list) else ()):
+            if isinstance(call, dict):
+                index = call.get("index")
+                known = self._calls.setdefault(index if isinstance(index, int) else place, {"function": {}})
+                known["id"] = call.get("id") or known.get("id")
+                _join(known["function"], call.get("function"))
+        _join(self._legacy, delta.get("function_call"))
+        text = _text(delta.get("content")) or _text(delta.get("refusal"))
+        if text:
+            self._texts.append(text)
+        return text
+
+
+def _join(function: dict[str, Any], more: Any) -> None:
+    """Add a part of a function call: its name, and the next piece of its arguments' text."""
+    if not isinstance(more, Mapping):
+        return
+    if isinstance(more.get("name"), str) and more["name"]:
+        function["name"] = more["name"]
+    if isinstance(more.get("arguments"), str):
+        function["arguments"] = function.get("arguments", "") + more["arguments"]
 
 
 def _parameters(asked: Asked, kind: str) -> dict[str, Any]:

@@ -6,17 +6,22 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 
 from everycall import _price
 from everycall.server.gateway.answering import Backend, ProviderAnswer, ProviderFailure, without_secrets
 from everycall.server.gateway.asking import Asked
+from everycall.server.gateway.events import ProviderStream
 from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.problems import ProblemError, problem
 
 __all__ = ["Providers", "provider_of"]
 
 logger = logging.getLogger("everycall.server.gateway")
+
+_asking: ContextVar[bool] = ContextVar("everycall-asking", default=False)
+"""Whether the running task works for a completion of ours."""
 
 _MODELS = (
     (re.compile(r"^claude\b"), "anthropic"),
@@ -72,13 +77,18 @@ class Providers:
         return settings, replace(asked, provider=settings.name, model=model)
 
     async def prepare(self, settings: ProviderSettings) -> None:
-        """Make the provider's client, once. Raises `ProblemError` 422 when its settings cannot be used."""
+        """Make the provider's client, once. Raises `ProblemError` 422 when its settings cannot be used.
+
+        From here on the provider's package tells no details of what this task does.
+        """
+        _asking.set(True)
         if settings.name in self._backends:
             return
         async with self._building:
             if settings.name not in self._backends:
                 # In a thread: importing a provider's package takes a second that other requests need not wait.
                 self._backends[settings.name] = await asyncio.to_thread(_backend, settings)
+                _keep_requests_out_of_logs()
 
     async def ask(self, settings: ProviderSettings, asked: Asked, own_key: str | None) -> ProviderAnswer:
         """Ask a prepared provider. Raises `ProviderFailure`, and `ProblemError` 422 for what it cannot be asked."""
@@ -90,6 +100,10 @@ class Providers:
             logger.warning("the client of %s raised %s", settings.name, type(error).__name__)
             message = without_secrets(str(error), (settings.api_key, own_key))
             raise ProviderFailure(type(error).__name__, None, message) from None
+
+    def stream(self, settings: ProviderSettings, asked: Asked, own_key: str | None) -> ProviderStream:
+        """Return the answer of a prepared provider as it will come. Raises `ProblemError` 422 as `ask` does."""
+        return self._backends[settings.name].stream(asked, own_key)
 
     async def close(self) -> None:
         """Close the clients' connections."""
@@ -113,6 +127,23 @@ class Providers:
             f"{detail} Configured: {configured}. {how} in the server's environment or in providers.toml; then restart.",
             field="llm_configuration.provider",
         )
+
+
+class _NoRequests(logging.Filter):
+    """Drops what a provider's package logs at DEBUG about our requests: it repeats them, prompts and all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a line may be logged."""
+        return record.levelno > logging.DEBUG or not _asking.get()
+
+
+_no_requests = _NoRequests()
+
+
+def _keep_requests_out_of_logs() -> None:
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("openai", "anthropic"):
+            logging.getLogger(name).addFilter(_no_requests)  # adding it again changes nothing
 
 
 def _backend(settings: ProviderSettings) -> Backend:

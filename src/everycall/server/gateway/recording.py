@@ -18,10 +18,11 @@ from msgspec import Raw
 from everycall import limits
 from everycall._price import SOURCE
 from everycall.record import ABSENT, CONTENT_FIELDS, Cut, Record, encode, to_json, to_raw
-from everycall.semconv import ERROR, GEN_AI_FINISH_REASONS, GEN_AI_RESPONSE_ID, LLM, SUCCESS
+from everycall.semconv import ABANDONED, ERROR, GEN_AI_FINISH_REASONS, GEN_AI_RESPONSE_ID, LLM, SUCCESS
 from everycall.server.gateway.answering import ProviderAnswer, ProviderFailure
 from everycall.server.gateway.asking import Asked
 from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
+from everycall.server.gateway.scoring import score
 
 __all__ = ["SCOPE", "Identifiers", "Outcome", "Timing", "answer_of", "asked_before", "make_record", "repeat_of"]
 
@@ -58,6 +59,12 @@ class Outcome:
 
     result: ProviderAnswer | ProviderFailure
     hit: bool = False
+    partial: ProviderAnswer | None = None
+    """What had come of a stream that failed or was abandoned."""
+    abandoned: bool = False
+    """Whether all callers of a stream went away before its end; `result` is then what had come."""
+    first_text_s: float | None = None
+    """Seconds to the first text of a stream."""
 
 
 def make_record(
@@ -68,7 +75,7 @@ def make_record(
     A hit costs 0 and has the original cost in `saved_cost`; a cost or count that is not known is None.
     """
     result = outcome.result
-    answer = result if isinstance(result, ProviderAnswer) else None
+    answer = result if isinstance(result, ProviderAnswer) else outcome.partial
     failure = result if isinstance(result, ProviderFailure) else None
     omit_inputs, omit_outputs = bool(request.log_omit_inputs), bool(request.log_omit_outputs)
     name = f"llm-{asked.provider}"
@@ -94,16 +101,17 @@ def make_record(
         provider=asked.provider,
         cache=request.cache is not False,
         cache_hit=outcome.hit,
-        status=SUCCESS if answer else ERROR,
+        status=ERROR if failure else SUCCESS,
         error=None if failure is None else failure.brief if omit_inputs or omit_outputs else failure.text,
-        error_type=None if failure is None else failure.error_type,
+        error_type=failure.error_type if failure else ABANDONED if outcome.abandoned else None,
         latency=timing.latency,
+        time_to_first_token=outcome.first_text_s,
         start_time_unix_nano=timing.start_unix_nano,
         end_time_unix_nano=timing.end_unix_nano,
         omitted=[*(["inputs"] if omit_inputs else []), *(["outputs"] if omit_outputs else [])],
         sdk=_SDK,
         scope=SCOPE,
-        attributes=_attributes(request, answer, None if omit_inputs or omit_outputs else request.digest()),
+        attributes=_attributes(request, outcome, omits=omit_inputs or omit_outputs),
         **(_figures(answer, outcome.hit) if answer else {}),
     )
     return _bounded(record)
@@ -126,13 +134,17 @@ def _figures(answer: ProviderAnswer, hit: bool) -> dict[str, Any]:
     return figures
 
 
-def _attributes(request: CompletionRequest, answer: ProviderAnswer | None, digest: str | None) -> Raw:
+def _attributes(request: CompletionRequest, outcome: Outcome, *, omits: bool) -> Raw:
+    answer = outcome.result if isinstance(outcome.result, ProviderAnswer) else outcome.partial
     attributes: dict[str, Any] = {
         GEN_AI_FINISH_REASONS: answer.finish_reasons if answer else None,
         GEN_AI_RESPONSE_ID: answer.response_id if answer else None,
         "parea.experiment_uuid": request.experiment_uuid or None,
-        DIGEST: digest if request.inference_id else None,
+        DIGEST: request.digest() if request.inference_id and not omits else None,
     }
+    target = request.target or request.taget
+    if target and not omits and not outcome.abandoned and isinstance(outcome.result, ProviderAnswer):
+        attributes["parea.scores"] = score(outcome.result.content, target)
     return to_raw({name: value for name, value in attributes.items() if value} or None)
 
 
@@ -162,10 +174,12 @@ def repeat_of(record: Record) -> CompletionAnswer | None:
     """Return the answer that a stored record of this room gave, or None when its content was not kept whole."""
     if record.status == SUCCESS and (record.content is None or "content" in record.truncated):
         return None
+    if record.error_type == ABANDONED:
+        return None
     cost = record.saved_cost if record.cache_hit else record.cost
     return CompletionAnswer(
         inference_id=record.inference_id,
-        content=record.content or "",
+        content=(record.content or "") if record.status == SUCCESS else "",
         latency=record.latency or 0.0,
         input_tokens=record.input_tokens or 0,
         output_tokens=record.output_tokens or 0,

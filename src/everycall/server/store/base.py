@@ -27,7 +27,14 @@ __all__ = [
     "CachedResponse",
     "ClientReport",
     "Commit",
+    "Condition",
+    "Dataset",
+    "DatasetCase",
     "Deployment",
+    "Experiment",
+    "Feedback",
+    "LogPage",
+    "LogQuery",
     "RecordPage",
     "RecordQuery",
     "Refusal",
@@ -211,6 +218,109 @@ class ApiKey:
     revoked_unix_nano: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition on a record: `paths` lead to values in its wire form, `operator` compares these with `value`.
+
+    A path goes into objects by key (`*` is every key) and into lists of named objects (`{"name": ..., "score": ...}`)
+    by name, to the score. `("feedback",)` is the score of the latest feedback. Values compare as numbers where both
+    are, else as text; of a list, one element is enough. Operators: equals, not_equals, like (text within, case aside;
+    `%` is any text), greater_than, greater_than_or_equal, less_than, less_than_or_equal, is_null, exists, in and
+    between (`value` is a JSON list, or texts with commas between).
+    """
+
+    paths: tuple[tuple[str, ...], ...]
+    operator: str
+    value: str | None = None
+
+
+OPERATORS = (
+    "equals", "not_equals", "like", "greater_than_or_equal", "less_than_or_equal", "greater_than", "less_than",
+    "is_null", "exists", "in", "between",
+)  # fmt: skip
+"""Of a `Condition`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Filters of a list of logs, newest first; those given all apply.
+
+    `trace_ids` are the traces to look in, all when left out. `roots` leaves out records whose parent is stored. `since`
+    is nanoseconds on the start time. A page is found by number (`offset` records are passed over), because that is how
+    this list is asked for.
+    """
+
+    trace_ids: tuple[str, ...] | None = None
+    roots: bool = False
+    status: str | None = None
+    since: int | None = None
+    condition: Condition | None = None
+    offset: int = 0
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A page of records, and how many there are in all."""
+
+    records: tuple[Record, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What somebody thinks of a record, which may not have come yet. `score` is from 0 to 1."""
+
+    inference_id: str
+    score: float
+    name: str | None = None
+    target: str | None = None
+    comment: str | None = None
+    created_unix_nano: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One run of an experiment. `statistics` and `samples` are set when it is finished.
+
+    Its records are those with its `uuid` in their attribute `parea.experiment_uuid`.
+    """
+
+    uuid: str
+    project_name: str
+    name: str
+    run_name: str
+    status: str = "pending"
+    metadata: Mapping[str, str] | None = None
+    is_public: bool = False
+    created_unix_nano: int = 0
+    statistics: tuple[Mapping[str, Any], ...] = ()
+    samples: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetCase:
+    """One case of a dataset. `id` is set by the store, unique in it."""
+
+    inputs: Mapping[str, str]
+    target: str | None = None
+    tags: tuple[str, ...] = ()
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A named collection of test cases. `id` and the times are set by the store."""
+
+    name: str
+    project_name: str
+    columns: tuple[str, ...] = ()
+    cases: tuple[DatasetCase, ...] = ()
+    id: int = 0
+    created_unix_nano: int = 0
+    updated_unix_nano: int = 0
+
+
 class Store(Protocol):
     """Where the server keeps records. All methods are coroutines, safe to call from many tasks at once."""
 
@@ -250,12 +360,20 @@ class Store(Protocol):
         """Return a page of traces, newest activity first. Raises `StoreError` for a cursor it did not make."""
         ...
 
+    async def trees(self, project: str, trace_ids: Sequence[str], cursor: str | None = None) -> RecordPage:
+        """Return all records of these traces, oldest first, at most `limits.TRACE_RECORDS_MAX` a page."""
+        ...
+
+    async def logs(self, project: str, query: LogQuery) -> LogPage:
+        """Return a page of records by its number. Raises `StoreError` for an operator that there is not."""
+        ...
+
     async def clients(self, project: str) -> Sequence[ClientReport]:
         """Return the latest balance sheet of each client process, the most recently seen first."""
         ...
 
     async def projects(self) -> Sequence[str]:
-        """Return the names of all projects that have a record, deployment or key."""
+        """Return the names of all projects that have a record, deployment, key, experiment or dataset."""
         ...
 
     async def put_deployment(self, deployment: Deployment) -> Deployment:
@@ -291,4 +409,59 @@ class Store(Protocol):
 
     async def keys(self) -> Sequence[ApiKey]:
         """Return all keys, revoked ones included."""
+        ...
+
+    async def put_feedback(self, project: str, feedback: Feedback) -> None:
+        """Keep a feedback, the latest `limits.FEEDBACK_MAX` of a record.
+
+        One that says the same as the record's latest stores nothing: clients send again what got no answer.
+        """
+        ...
+
+    async def feedback(self, project: str, inference_ids: Sequence[str]) -> Mapping[str, Sequence[Feedback]]:
+        """Return the feedback of these records, the latest last; records without any are left out."""
+        ...
+
+    async def put_experiment(self, experiment: Experiment) -> bool:
+        """Store an experiment, or replace the one with its `uuid`.
+
+        Returns False, and stores nothing, when another one of the project has this name and run name.
+        """
+        ...
+
+    async def experiment(self, project: str, uuid: str) -> Experiment | None:
+        """Return one experiment, or None."""
+        ...
+
+    async def experiments(self, project: str) -> Sequence[Experiment]:
+        """Return the experiments of a project, the latest first, at most `limits.EXPERIMENTS_MAX`."""
+        ...
+
+    async def experiment_traces(self, project: str, uuid: str, after: str = "") -> Sequence[str]:
+        """Return the ids of the traces that have a record of an experiment, in order, those after `after`.
+
+        At most `limits.PAGE_ROWS_MAX`; the last one, given as `after`, continues.
+        """
+        ...
+
+    async def put_dataset(self, dataset: Dataset) -> Dataset | None:
+        """Store a new dataset with its cases and return it with their ids. None when the project has that name.
+
+        Raises `StoreError` for more than `limits.DATASET_CASES_MAX` cases or `limits.DATASET_BYTES_MAX` of them.
+        """
+        ...
+
+    async def add_cases(self, project: str, dataset_id: int, cases: Sequence[DatasetCase]) -> Sequence[int] | None:
+        """Add cases to a dataset and return their ids; None when the project has no such dataset.
+
+        Raises `StoreError` as `put_dataset` does.
+        """
+        ...
+
+    async def update_case(self, project: str, dataset_id: int, case: DatasetCase) -> bool:
+        """Replace the case with `case.id`. Returns whether the dataset has it."""
+        ...
+
+    async def dataset(self, project: str, key: int | str) -> Dataset | None:
+        """Return a dataset with its cases, by its id or its name; None when the project has none."""
         ...

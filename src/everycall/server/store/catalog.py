@@ -199,13 +199,15 @@ def keys(read: Read) -> list[ApiKey]:
 
 
 def projects(read: Read) -> list[str]:
-    """Return the names of the projects that have a record, a deployment or a key, in order."""
+    """Return the names of the projects that have a record or anything else of their own, in order."""
     return [
         msgspec.json.decode(name, type=str)
         for name in read.texts(
             "SELECT CAST(group_concat(json_quote(name), char(30)) AS BLOB) FROM (SELECT name FROM projects p"
             " WHERE EXISTS (SELECT 1 FROM records r WHERE r.project = p.id)"
             " OR EXISTS (SELECT 1 FROM deployments d WHERE d.project = p.id)"
+            " OR EXISTS (SELECT 1 FROM experiments e WHERE e.project = p.id)"
+            " OR EXISTS (SELECT 1 FROM datasets d WHERE d.project = p.id)"
             " OR EXISTS (SELECT 1 FROM api_keys k WHERE k.project = p.id) ORDER BY name)"
         )
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -117,6 +118,20 @@ class Queries:
             " AND (start, id) > (?, ?) ORDER BY start, id LIMIT ?)"
         )
         return self._page(read, statement, [project, trace_id, start, number, limit + 1], limit, scope)
+
+    def trees(self, read: Read, project: str, trace_ids: Sequence[str], cursor: str | None) -> RecordPage:
+        """Return all records of some traces, oldest first."""
+        scope = ["trees", project, list(trace_ids)]
+        start, number = (-1, -1) if cursor is None else self._cursors.read(scope, cursor)
+        limit = limits.TRACE_RECORDS_MAX
+        statement = (
+            "SELECT group_concat(id), group_concat(start), group_concat(size) FROM ("  # noqa: S608 - a constant
+            "SELECT id, start, size FROM records WHERE trace IN"
+            f" (SELECT id FROM traces WHERE project = {_PROJECT} AND trace_id IN (SELECT value FROM json_each(?)))"
+            " AND (start, id) > (?, ?) ORDER BY start, id LIMIT ?)"
+        )
+        ids = msgspec.json.encode(list(trace_ids)).decode()
+        return self._page(read, statement, [project, ids, start, number, limit + 1], limit, scope)
 
     def trace_summary(self, read: Read, project: str, trace_id: str) -> TraceSummary | None:
         """Return one trace's sums, or None."""

@@ -14,13 +14,20 @@ from typing import Any, TypeVar
 
 from everycall import limits
 from everycall.record import Record
-from everycall.server.store import catalog
+from everycall.server.store import catalog, evaluation
+from everycall.server.store import logs as log_list
 from everycall.server.store.base import (
     ApiKey,
     CachedResponse,
     ClientReport,
     Commit,
+    Dataset,
+    DatasetCase,
     Deployment,
+    Experiment,
+    Feedback,
+    LogPage,
+    LogQuery,
     RecordPage,
     RecordQuery,
     StoreBusy,
@@ -111,12 +118,20 @@ class SqliteStore:
         """
         return await self._query(lambda queries, read: queries.traces(read, project, query))
 
+    async def trees(self, project: str, trace_ids: Sequence[str], cursor: str | None = None) -> RecordPage:
+        """Return all records of these traces, oldest first; a page as in `records`."""
+        return await self._query(lambda queries, read: queries.trees(read, project, trace_ids, cursor))
+
+    async def logs(self, project: str, query: LogQuery) -> LogPage:
+        """Return a page of records by its number, newest first."""
+        return await self._read(lambda read: log_list.logs(read, project, query))
+
     async def clients(self, project: str) -> Sequence[ClientReport]:
         """Return the latest balance sheets, the most recently seen first."""
         return await self._read(lambda read: catalog.clients(read, project))
 
     async def projects(self) -> Sequence[str]:
-        """Return the names of all projects that have a record, deployment or key, in order."""
+        """Return the names of all projects that have anything of their own, in order."""
         return await self._read(catalog.projects)
 
     async def put_deployment(self, deployment: Deployment) -> Deployment:
@@ -172,6 +187,68 @@ class SqliteStore:
         """Return all keys, revoked ones included, the oldest first."""
         return await self._read(catalog.keys)
 
+    async def put_feedback(self, project: str, feedback: Feedback) -> None:
+        """Keep a feedback, unless the record's latest says the same."""
+        await self._write(
+            Change(lambda ingest, connection: evaluation.put_feedback(connection, ingest.project(project), feedback))
+        )
+
+    async def feedback(self, project: str, inference_ids: Sequence[str]) -> Mapping[str, Sequence[Feedback]]:
+        """Return the feedback of records, the latest last."""
+        return await self._read(lambda read: evaluation.feedback(read, project, inference_ids))
+
+    async def put_experiment(self, experiment: Experiment) -> bool:
+        """Store an experiment, or replace the one with its `uuid`; False when its names are taken."""
+
+        def put(ingest: Ingest, connection: sqlite3.Connection) -> bool:
+            return evaluation.put_experiment(connection, ingest.project(experiment.project_name), experiment)
+
+        stored: bool = await self._write(Change(put))
+        return stored
+
+    async def experiment(self, project: str, uuid: str) -> Experiment | None:
+        """Return one experiment, or None."""
+        return await self._read(lambda read: evaluation.experiment(read, project, uuid))
+
+    async def experiments(self, project: str) -> Sequence[Experiment]:
+        """Return the experiments of a project, the latest first."""
+        return await self._read(lambda read: evaluation.experiments(read, project))
+
+    async def experiment_traces(self, project: str, uuid: str, after: str = "") -> Sequence[str]:
+        """Return the ids of the traces that have a record of an experiment, in order."""
+        return await self._read(lambda read: evaluation.experiment_traces(read, project, uuid, after))
+
+    async def put_dataset(self, dataset: Dataset) -> Dataset | None:
+        """Store a new dataset with its cases; None when its name is taken."""
+
+        def put(ingest: Ingest, connection: sqlite3.Connection) -> Dataset | None:
+            return evaluation.put_dataset(connection, ingest.project(dataset.project_name), dataset)
+
+        stored: Dataset | None = await self._write(Change(put))
+        return stored
+
+    async def add_cases(self, project: str, dataset_id: int, cases: Sequence[DatasetCase]) -> Sequence[int] | None:
+        """Add cases to a dataset; None when the project has no such dataset."""
+
+        def add(ingest: Ingest, connection: sqlite3.Connection) -> list[int] | None:
+            return evaluation.add_cases(connection, ingest.project(project), dataset_id, cases)
+
+        ids: Sequence[int] | None = await self._write(Change(add))
+        return ids
+
+    async def update_case(self, project: str, dataset_id: int, case: DatasetCase) -> bool:
+        """Replace a case of a dataset; False when there is none."""
+
+        def update(ingest: Ingest, connection: sqlite3.Connection) -> bool:
+            return evaluation.update_case(connection, ingest.project(project), dataset_id, case)
+
+        found: bool = await self._write(Change(update))
+        return found
+
+    async def dataset(self, project: str, key: int | str) -> Dataset | None:
+        """Return a dataset with its cases, by its id or its name."""
+        return await self._read(lambda read: evaluation.dataset(read, project, key))
+
     def _open(self) -> None:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -198,6 +275,7 @@ class SqliteStore:
     def _connect(self) -> sqlite3.Connection:
         connection = open_reader(self._path)
         add_functions(connection)
+        log_list.add_log_functions(connection)
         return connection
 
     def _close(self, writer: Writer, readers: Readers) -> None:

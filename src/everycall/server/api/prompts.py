@@ -1,0 +1,114 @@
+"""`POST /api/parea/v1/deployed-prompt`: a deployment as Parea's clients fetch it, filled where there are values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, post
+from litestar.openapi.spec import Schema
+from litestar.openapi.spec.enums import OpenAPIType
+from msgspec import Meta
+
+from everycall import limits
+from everycall.server.api.completion import read_body, schema_of
+from everycall.server.api.documents import operation
+from everycall.server.api.parea import PREFIX, find_project
+from everycall.server.auth import Identity, require
+from everycall.server.bodies import Bodies
+from everycall.server.gateway.gateway import unknown_deployment
+from everycall.server.gateway.templates import fill_messages
+from everycall.server.security import header
+from everycall.server.store.base import Deployment, Store
+
+__all__ = ["handlers"]
+
+
+class PromptRequest(msgspec.Struct, kw_only=True):
+    """Which deployment, and the values of its variables."""
+
+    deployment_id: Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARS_MAX)]
+    llm_inputs: dict[str, Any] | None = None
+
+
+_decoder = msgspec.json.Decoder(PromptRequest)
+_encoder = msgspec.json.Encoder()
+_TEXT = Schema(type=[OpenAPIType.STRING, OpenAPIType.NULL])
+_MESSAGES = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT))
+
+
+@post(
+    f"{PREFIX}/deployed-prompt",
+    status_code=200,
+    operation_class=operation(
+        body=schema_of(PromptRequest),
+        answer=Schema(
+            type=OpenAPIType.OBJECT,
+            required=["deployment_id", "version_number", "prompt"],
+            properties={
+                "deployment_id": Schema(type=OpenAPIType.STRING),
+                "version_number": Schema(type=OpenAPIType.INTEGER),
+                "name": _TEXT,
+                "model": _TEXT,
+                "provider": _TEXT,
+                "model_params": Schema(type=OpenAPIType.OBJECT),
+                "functions": Schema(
+                    type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.STRING), description="Each is JSON."
+                ),
+                "function_call": _TEXT,
+                "prompt": Schema(
+                    type=OpenAPIType.OBJECT,
+                    properties={
+                        "raw_messages": _MESSAGES,
+                        "messages": _MESSAGES,
+                        "inputs": Schema(type=[OpenAPIType.OBJECT, OpenAPIType.NULL]),
+                    },
+                ),
+            },
+        ),
+        problems={404: "No such deployment in this project.", 422: "A field is wrong; `field` names it."},
+    ),
+)
+async def post_deployed_prompt(request: Request[Identity, Any, Any]) -> Response[bytes]:
+    """Return the active version of a deployment: its messages as they are written, and filled with `llm_inputs`."""
+    require(request.user, "read")
+    store: Store = request.app.state.store
+    bodies: Bodies = request.app.state.bodies
+    async with bodies.body(request.scope, request.receive) as data:
+        asked: PromptRequest = read_body(data, _decoder)
+
+    async def has(project: str) -> bool:
+        return await store.deployment(project, asked.deployment_id) is not None
+
+    deployment = await store.deployment(await find_project(request, has), asked.deployment_id)
+    if deployment is None:
+        raise unknown_deployment()
+    answer = _answer(deployment, asked.llm_inputs)
+    if _is_first_client(request):
+        del answer["version_number"]
+    return Response(_encoder.encode(answer), media_type="application/json")
+
+
+def _answer(deployment: Deployment, inputs: dict[str, Any] | None) -> dict[str, Any]:
+    raw = [dict(message) for message in deployment.messages]
+    call = deployment.function_call
+    return {
+        "deployment_id": deployment.deployment_id,
+        "version_number": deployment.version,
+        "name": deployment.name,
+        "functions": [_encoder.encode(function).decode() for function in deployment.functions],
+        "function_call": call if isinstance(call, str) or call is None else _encoder.encode(call).decode(),
+        "prompt": {"raw_messages": raw, "messages": fill_messages(raw, inputs or {}), "inputs": inputs},
+        "model": deployment.model,
+        "provider": deployment.provider or None,
+        "model_params": dict(deployment.model_params),
+    }
+
+
+def _is_first_client(request: Request[Identity, Any, Any]) -> bool:
+    """Return whether this is a client of Parea's from before it announced its version, which fails on a new field."""
+    agent = header(request.scope, b"user-agent") or ""
+    return agent.startswith("python-httpx/") and header(request.scope, b"x-sdk-version") is None
+
+
+handlers = [post_deployed_prompt]

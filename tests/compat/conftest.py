@@ -1,0 +1,168 @@
+"""Fixtures of the compatibility tests: the genuine `parea-ai` packages, each in an environment of its own.
+
+The environments are made once and kept in the user's cache directory, under a name that tells what is in them. Where
+the packages cannot be installed the tests are skipped and say why; with CI=true that is a failure.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+HERE = Path(__file__).parent
+FAKES = HERE.parent / "fakes"
+PROGRAM_S = 55  # below pytest's own time-out, so that a program that hangs says where
+
+# What each client met in its time, and what it needs without declaring it. The clients themselves are installed alone:
+# they declare tools of their own development, which nothing of theirs imports.
+PACKAGES = {
+    "0.2.220": [
+        "openai==1.59.9",
+        "anthropic==0.42.0",
+        "langchain-core==0.3.30",
+        "httpx==0.28.1",
+        "cattrs==24.1.2",
+        "tenacity==9.0.0",
+        "python-dotenv",
+        "pytz",
+        "pysbd",
+        "levenshtein",
+        "orjson",
+        "tiktoken",
+        "wrapt",
+        "tqdm",
+        "numpy",
+    ],
+    "0.1.3": ["httpx==0.24.1", "attrs==23.1.0", "python-dotenv==1.0.0"],
+}
+
+
+def environment_of(version: str) -> Path:
+    """Return the Python of a client's environment, made if it is not there. Raises `RuntimeError` with the reason."""
+    uv = shutil.which("uv")
+    if uv is None:
+        raise RuntimeError("uv is not installed")
+    wanted = [f"parea-ai=={version}", *PACKAGES[version], f"{sys.version_info.major}.{sys.version_info.minor}"]
+    mark = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everycall-tests"
+    folder = home / f"parea-{version}-{mark}"
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        python = folder / "bin" / "python"
+        if (folder / "complete").exists():
+            return python
+        shutil.rmtree(folder, ignore_errors=True)
+        into = ["--python", str(python)]
+        for command in (
+            [uv, "venv", "-q", "--python", sys.executable, str(folder)],
+            [uv, "pip", "install", "-q", *into, *PACKAGES[version]],
+            [uv, "pip", "install", "-q", *into, "--no-deps", f"parea-ai=={version}"],
+        ):
+            # beside the project: inside it, uv would hold the packages to the versions that the project is tested with
+            done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=600, check=False)
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(command[:4])} failed: {done.stderr.strip()[-500:]}")
+        (folder / "complete").touch()
+    return python
+
+
+@pytest.fixture(scope="session")
+def parea_python() -> Callable[[str], Path]:
+    """Return the Python of a client's version; skips the test, or fails it in CI, when there is none."""
+    found: dict[str, Path] = {}
+
+    def of(version: str) -> Path:
+        if version not in found:
+            try:
+                found[version] = environment_of(version)
+            except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+                reason = f"parea-ai {version} cannot be installed: {error}"
+                if os.environ.get("CI") == "true":
+                    pytest.fail(reason)
+                pytest.skip(reason)
+        return found[version]
+
+    return of
+
+
+def load_fake(name: str) -> Any:
+    full = f"everycall_fakes_{name}"
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, FAKES / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[full] = module
+        spec.loader.exec_module(module)
+    return sys.modules[full]
+
+
+@pytest.fixture
+def provider() -> Iterator[Any]:
+    """The fake provider that also streams; `gateway_server` asks it as `openai`."""
+    load_fake("provider")
+    with load_fake("stream_provider").StreamProvider() as started:
+        yield started
+
+
+@pytest.fixture
+def api(gateway_server: Any) -> Iterator[httpx.Client]:
+    """An HTTP client of the server, with its local key."""
+    with httpx.Client(base_url=gateway_server.address, headers={"x-api-key": gateway_server.key}, timeout=30) as opened:
+        yield opened
+
+
+@pytest.fixture
+def deployment_id(api: httpx.Client) -> str:
+    """The seed's deployed prompt."""
+    body = {
+        "name": "hello world",
+        "messages": [{"role": "user", "content": "I want a Hello World program in {{x}}. Using the {{y}} framework."}],
+        "model": "gpt-3.5-turbo",
+        "model_params": {"temp": 0.5},
+    }
+    return str(api.post("/api/deployments", json=body).json()["deployment_id"])
+
+
+@pytest.fixture
+def run_program(
+    gateway_server: Any, provider: Any, parea_python: Callable[[str], Path], tmp_path: Path
+) -> Callable[..., Any]:
+    """Run a program of `programs/` on a client's version; returns what it said last, read as JSON.
+
+    A client that could not do something logs it and goes on; so whatever it logs as an error fails the test.
+    """
+
+    def run(version: str, name: str, *arguments: str) -> Any:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "PAREA_BASE_URL": f"{gateway_server.address}/api/parea/v1",
+            "PAREA_API_KEY": gateway_server.key,
+            "PROVIDER": provider.root,
+        }
+        command = [str(parea_python(version)), str(HERE / "programs" / f"{name}.py"), *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PROGRAM_S, check=False
+        )
+        assert done.returncode == 0, done.stderr[-4_000:]
+        # "Error occurred in function" is the client's word on a function of the program that raised.
+        lines = [line for line in done.stderr.splitlines() if "Error occurred in function" not in line]
+        complaints = [line for line in lines if "rror" in line]
+        assert complaints == [], done.stderr[-4_000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run

@@ -1,0 +1,236 @@
+"""Completions under omit flags: flag x entry x outcome, each searched for in every byte the server keeps or says.
+
+The prompt's canary stands in each place of a request that is an input, the answer's in what the provider says. The
+provider repeats the prompt in its errors, as providers do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+import everycall
+from everycall.client import Completion, LLMInputs, Message, Parea
+
+PATH = "/api/parea/v1/completion"
+FLAGS: dict[str, dict[str, bool]] = {
+    "none": {},
+    "inputs": {"log_omit_inputs": True},
+    "outputs": {"log_omit_outputs": True},
+    "both": {"log_omit_inputs": True, "log_omit_outputs": True},
+    "all": {"log_omit": True},
+}
+MODELS = ["gpt-4o-mini", "claude-test"]
+
+
+class Case:
+    """One completion with its canaries: `i-` and the canary in the prompt, `o-` and the canary in the answer."""
+
+    def __init__(self, endpoint: Any, canary: str, flags: dict[str, bool], model: str) -> None:
+        self.endpoint = endpoint
+        endpoint.provider.forget()
+        self.canary = canary
+        self.asked, self.answered = f"i-{canary}", f"o-{canary}"
+        self.inference_id = f"id-{time.time_ns()}"
+        self.body: dict[str, Any] = {
+            "inference_id": self.inference_id,
+            "llm_configuration": {
+                "model": model,
+                "messages": [
+                    {"role": "system", "content": self.asked},
+                    {"role": "user", "content": [{"type": "text", "text": "{{x}}"}]},
+                ],
+                "history": [{"role": "assistant", "content": self.asked}],
+                "functions": [{"name": "f", "description": self.asked, "parameters": {"type": "object"}}],
+            },
+            "llm_inputs": {"x": self.asked, "unused": {"deep": [self.asked]}},
+            "target": self.asked,
+            **flags,
+        }
+
+    def post(self, path: str = PATH, **more: Any) -> Any:
+        answer = self.endpoint.client.post(path, json={**self.body, **more})
+        assert answer.status_code == 200, answer.text
+        return answer.json() if path == PATH else answer.text
+
+    def answers(self, **reply: Any) -> None:
+        self.endpoint.provider.reply(**{"content": self.answered, **reply})
+
+
+def ok(case: Case) -> None:
+    """An answer, returned whole whatever the log leaves out."""
+    case.answers()
+    assert case.answered in case.post()["content"]
+
+
+def tool_calls(case: Case) -> None:
+    """An answer that calls a tool with arguments from the prompt."""
+    case.answers(tool_calls=[("look_up", {"city": case.answered})])
+    assert case.answered in case.post()["content"]
+
+
+def error(case: Case) -> None:
+    """A provider that refuses the request and repeats it."""
+    case.answers(status=400, error=f"cannot do {case.asked} nor {case.answered}")
+    assert case.asked in case.post()["error"]
+
+
+def broken(case: Case) -> None:
+    """A provider that answers no JSON but what it was sent."""
+    case.answers(body=f"<html>{case.asked} {case.answered}".encode())
+    assert case.post()["status"] == "error"
+
+
+def cached(case: Case) -> None:
+    """The same prompt again under another id: nothing was kept to be served."""
+    case.answers()
+    case.post()
+    case.answers()
+    case.post(inference_id=case.inference_id + "-b")
+
+
+def repeated(case: Case) -> None:
+    """The same id again is given the same answer, and the provider is not asked."""
+    case.answers()
+    asked = len(case.endpoint.provider.requests)
+    assert case.post() == case.post()
+    assert len(case.endpoint.provider.requests) == asked + 1
+
+
+def deployed(case: Case) -> None:
+    """A deployed template filled with an input."""
+    given = {"messages": [{"content": "Say {{x}}"}], "model": case.body["llm_configuration"]["model"], "name": "say"}
+    deployment = case.endpoint.client.post("/api/deployments", json=given).json()["deployment_id"]
+    case.answers()
+    case.post(deployment_id=deployment, llm_configuration=None)
+    sent = case.endpoint.provider.requests[-1].body
+    assert f"Say {case.asked}" in str(sent)
+
+
+def streamed(case: Case) -> None:
+    """A stream to its end."""
+    case.endpoint.provider.stream(pieces=["one ", case.answered, " three"])
+    assert case.answered in case.post(PATH + "/stream")
+
+
+def stream_breaks(case: Case) -> None:
+    """A stream that ends in an error; the record has what had come, or not."""
+    case.endpoint.provider.stream(pieces=[case.answered, "two", "three"], break_after=2)
+    with contextlib.suppress(httpx.HTTPError):
+        case.post(PATH + "/stream")
+
+
+def stream_left(case: Case) -> None:
+    """A stream whose caller goes away: abandoned."""
+    reply = case.endpoint.provider.stream(pieces=[case.answered, "two"], pause_after=1)
+    with case.endpoint.client.stream("POST", PATH + "/stream", json=case.body) as answer:
+        assert case.answered in next(answer.iter_text())
+    reply.gone.wait(10)
+    if not case.body.get("log_omit"):
+        until = time.monotonic() + 10
+        while case.endpoint.record(case.inference_id) is None:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
+def client(case: Case) -> None:
+    """`Parea.completion` with the flags on it."""
+    case.answers()
+    configuration = LLMInputs(
+        model=case.body["llm_configuration"]["model"], messages=[Message(case.asked, "system"), Message("{{x}}")]
+    )
+    flags = {name: value for name, value in case.body.items() if name.startswith("log_omit")}
+    with Parea(api_key=case.endpoint.key, base_url=case.endpoint.address) as parea:
+        answer = parea.completion(
+            Completion(llm_configuration=configuration, llm_inputs={"x": case.asked}, target=case.asked, **flags)
+        )
+    assert answer.content == case.answered
+
+
+def client_in_context(case: Case) -> None:
+    """`Parea.completion` without flags, inside a traced function that has them."""
+    flags = {name: value for name, value in case.body.items() if name.startswith("log_omit")}
+    case.body = {name: value for name, value in case.body.items() if name not in flags}
+    everycall.init(endpoint=case.endpoint.address, api_key=case.endpoint.key)
+
+    @everycall.trace(name="around", **flags)
+    def around(question: str) -> str:
+        client(case)
+        return case.answered
+
+    try:
+        around(case.asked)
+        assert everycall.flush(10).spooled == 0
+    finally:
+        everycall.shutdown(1)
+
+
+def client_in_process(case: Case) -> None:
+    """`Parea.completion` without flags, in a process that was told them."""
+    flags = {name: value for name, value in case.body.items() if name.startswith("log_omit")}
+    case.body = {name: value for name, value in case.body.items() if name not in flags}
+    everycall.init(endpoint=case.endpoint.address, api_key=case.endpoint.key, **flags)
+    try:
+        client(case)
+    finally:
+        everycall.shutdown(1)
+
+
+OUTCOMES = [
+    ok, tool_calls, error, broken, cached, repeated, deployed, streamed, stream_breaks, stream_left, client,
+    client_in_context, client_in_process,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.__name__)
+@pytest.mark.parametrize("flag", FLAGS)
+def test_what_a_flag_covers_is_in_no_byte(
+    endpoint: Any, canary: str, said: Callable[[], str], tmp_path: Any, flag: str, outcome: Callable[[Case], None]
+) -> None:
+    """Database, write-ahead log, cache, the client's own files, everybody's log at DEBUG, standard streams.
+
+    Without a flag the same search finds both: it works.
+    """
+    for model in MODELS:
+        case = Case(endpoint, f"{canary}-{model[:3]}", FLAGS[flag], model)
+        outcome(case)
+        kept = endpoint.every_byte() + b"\n".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+        has_in, has_out = case.asked.encode() in kept, case.answered.encode() in kept
+        told = said()
+        if flag == "none":
+            assert has_in
+            assert has_out or outcome is broken
+        if flag in ("inputs", "both", "all"):
+            assert not has_in
+        if flag in ("outputs", "both", "all"):
+            assert not has_out
+        if flag != "none" or outcome is not client_in_context:
+            assert canary not in told
+        record = endpoint.record(case.inference_id)
+        if flag == "all":
+            assert record is None
+        elif "client" not in outcome.__name__:
+            assert record is not None
+            assert record.get("omitted", []) == [s for s in ("inputs", "outputs") if flag in (s, "both")]
+            assert record["model"].startswith(model)
+
+
+def test_an_answer_cached_before_is_not_recorded_with_the_omitted(endpoint: Any, canary: str) -> None:
+    """A hit in the cache, filled by a request without flags, is served, and its record is as empty as any."""
+    case = Case(endpoint, canary, {}, MODELS[0])
+    case.answers()
+    case.post()
+    before = endpoint.every_byte().count(canary.encode())
+    for flags in (FLAGS["inputs"], FLAGS["outputs"], FLAGS["both"]):
+        again = case.post(inference_id=f"{case.inference_id}-{len(flags)}-{next(iter(flags))}", **flags)
+        assert again["cache_hit"] is True
+        record = endpoint.record(again["inference_id"])
+        assert record is not None
+        sides = {"llm_inputs", "llm_configuration", "target"} if "log_omit_inputs" in flags else {"content", "output"}
+        assert not sides & record.keys()
+    assert endpoint.every_byte().count(canary.encode()) >= before
