@@ -12,18 +12,37 @@ from everycall._version import __version__
 
 if TYPE_CHECKING:
     from everycall import masks as masks
-    from everycall.client import Completion, CompletionResponse, LLMInputs, Message, ModelParams, Parea
+    from everycall.client import (
+        AsyncCompletionStream,
+        Completion,
+        CompletionResponse,
+        CompletionStream,
+        FeedbackRequest,
+        LLMInputs,
+        Message,
+        ModelParams,
+        Parea,
+        Prompt,
+        UseDeployedPrompt,
+        UseDeployedPromptResponse,
+    )
 
 __all__ = [
+    "AsyncCompletionStream",
     "Balance",
     "Call",
     "Completion",
     "CompletionResponse",
+    "CompletionStream",
+    "FeedbackRequest",
     "Flushed",
     "LLMInputs",
     "Message",
     "ModelParams",
     "Parea",
+    "Prompt",
+    "UseDeployedPrompt",
+    "UseDeployedPromptResponse",
     "__version__",
     "context",
     "current",
