@@ -39,9 +39,7 @@ class Falsy:
 # --- values and exceptions ---
 
 
-@pytest.mark.parametrize(
-    "value", [None, 0, "", [], Falsy(), object(), NotImplemented, ValueError("returned")]
-)
+@pytest.mark.parametrize("value", [None, 0, "", [], Falsy(), object(), NotImplemented, ValueError("returned")])
 def test_the_value_is_the_very_object(value: Any) -> None:
     ran = []
 
