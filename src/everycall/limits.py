@@ -44,7 +44,7 @@ RECORD_BYTES_MAX = _limit(
     "RECORD_BYTES_MAX", 4 * MIB, "bytes", "one line of the spool and of a batch; larger than all content fields cut"
 )
 CAPTURE_NODES_MAX = _limit(
-    "CAPTURE_NODES_MAX", 20_000, "values", "walked in one argument; bounds the stall of a call to about 10 ms"
+    "CAPTURE_NODES_MAX", 20_000, "values", "walked in one argument; bounds the stall of a call to tens of milliseconds"
 )
 CAPTURE_DEPTH_MAX = _limit("CAPTURE_DEPTH_MAX", 64, "levels", "deeper nesting is shown as a marker, as JSON viewers do")
 CAPTURE_TEXT_MAX = _limit(
