@@ -110,6 +110,8 @@ class Call(otel_trace.Span):
     def _inherit(self, node: Scope | Call) -> None:
         above = node.call
         self.above = above
+        if above is None:
+            self._around = node.within  # a scope with a trace of its own: errors still pass through the call around it
         self.omit |= node.omit
         if node.trace_name is not None:
             self.trace_name = node.trace_name
@@ -588,7 +590,7 @@ def start_call(
             text = trace_id if isinstance(trace_id, str) else str(trace_id)
             call.trace_id, call.trace_hex = _clipped(text, limits.ID_CHARS_MAX), trace_id_hex(text)
             call.inference_id = f"{call.trace_hex}-{call.span_id}"
-            call._around, call.parent_id, call.above = call.above, None, None
+            call._around, call.parent_id, call.above = call.above or call._around, None, None
         if trace_name:
             call.trace_name = _clipped(trace_name, limits.NAME_CHARS_MAX)
         if end_user_identifier:

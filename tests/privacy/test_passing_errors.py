@@ -204,3 +204,25 @@ def test_an_error_is_not_kept_alive(records: list[Record]) -> None:
         with contextlib.suppress(ValueError):
             inner()
         assert seen[0]() is None
+
+
+@pytest.mark.parametrize("inner_trace", [None, "inner-trace"])
+@pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: next(iter(flags)))
+def test_a_trace_of_its_own_does_not_let_the_text_through(
+    records: list[Record], canary: str, flags: dict[str, bool], inner_trace: str | None
+) -> None:
+    """The omitted call is in a context with another trace id: the calls around that still leave the text out."""
+
+    @everycall.trace(trace_id=inner_trace, **flags)
+    def inner() -> None:
+        raise ValueError(canary)
+
+    @everycall.trace
+    def outer() -> None:
+        with everycall.context(trace_id="another-trace"):
+            inner()
+
+    with pytest.raises(ValueError, match=canary):
+        outer()
+    assert [r.name for r in records][-1].endswith("outer")
+    assert canary not in "".join(encode(record).decode() for record in records)
