@@ -11,9 +11,13 @@ from collections.abc import Callable
 
 from everycall._call import INHERIT, UNSET, Call, Inherit, Unset, start_call
 from everycall._context import add_lookup, attach, current_call, detach
+from everycall._exchange import Exchange, Labels, Options, recorded_by_framework
 from everycall._guard import guarded, report
 from everycall._patches import Patches
+from everycall._reading import Gathering, Reading, Text, follow, follow_parse, watch_closing
 from everycall._stream import Chunks, drive, drive_async
+from everycall._values import members, plain, read, reference, text
+from everycall._wrapping import Wrapping
 from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_NOTHING, OMIT_OUTPUTS, omit_flags
 
 __all__ = [
@@ -25,19 +29,34 @@ __all__ = [
     "UNSET",
     "Call",
     "Chunks",
+    "Exchange",
+    "Gathering",
     "Inherit",
+    "Labels",
+    "Options",
     "Patches",
+    "Reading",
+    "Text",
     "Unset",
+    "Wrapping",
     "active",
     "current",
     "drive",
     "drive_async",
+    "follow",
+    "follow_parse",
     "guarded",
+    "members",
     "omit_flags",
+    "plain",
+    "read",
     "recorded_by_framework",
+    "reference",
     "register_parent_lookup",
     "report",
     "start_call",
+    "text",
+    "watch_closing",
 ]
 
 
@@ -60,22 +79,6 @@ class active:  # noqa: N801 - used like a function: `with active(call): ...`
 
     def __exit__(self, *exc_info: object) -> None:
         detach(self._token)
-
-
-def recorded_by_framework(scope: str, kind: str) -> Call | None:
-    """Return the call in progress here when a framework opened it for the very request that is made now, else None.
-
-    `scope` and `kind` are those of the provider integration that asks. A framework's model call (LangChain's chat
-    model) is the record of the request its own code sends: the provider's integration then opens none of its own, makes
-    that call current while the request runs, and tells it what only the provider knows. So one request is one record.
-
-    A user's own call, such as `@trace(kind="llm")`, is not such a record: it may hold several requests. Each of them
-    has its own below it, and the tokens are there.
-    """
-    call = current_call()
-    if call is None or call.ended or call.kind != kind or call._scope_name in ("everycall", scope):
-        return None
-    return call
 
 
 def register_parent_lookup(lookup: Callable[[], Call | None]) -> Callable[[], None]:

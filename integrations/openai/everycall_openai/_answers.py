@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from everycall_openai._values import members, plain, read, reference
+from everycall.instrument import members, plain, read, reference
 
 __all__ = ["chat", "completion", "embeddings", "message", "response", "tokens"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from everycall import limits
+from everycall.instrument import Gathering, Text, members, read
 from everycall_openai import _answers
-from everycall_openai._values import members, read
 
-__all__ = ["Chat", "Completion", "Gathering", "Response"]
+__all__ = ["Chat", "Completion", "Response", "is_usage_alone"]
 
 _TEXTS: Final = frozenset({"content", "refusal", "reasoning_content", "reasoning"})
 _SPEAKS: Final = _TEXTS | {"tool_calls", "function_call", "audio"}
@@ -20,29 +20,14 @@ _SPEAKS: Final = _TEXTS | {"tool_calls", "function_call", "audio"}
 _AUDIO_CHARS: Final = "audio_base64_chars"
 
 
-class Gathering:
-    """The base: what all streams have. `complete` tells that the model has said all it had to say."""
+class _Chunked(Gathering):
+    """What chunks of chat and legacy completions, and events of responses, have in common."""
 
-    __slots__ = ("complete", "keeps", "spoke", "told")
+    __slots__ = ("told",)
 
     def __init__(self, keeps: bool) -> None:
-        self.keeps = keeps
-        self.spoke = False  # something the model made has come
-        self.complete = False
+        super().__init__(keeps)
         self.told: dict[str, Any] = {}
-
-    def take(self, piece: Any) -> None:
-        """Take one piece of the stream."""
-        raise NotImplementedError
-
-    def is_usage_alone(self, piece: Any) -> bool:
-        """Tell whether a chunk is there for its report of tokens only; the Responses API has none such."""
-        stored = members(piece)
-        return not stored.get("choices") and stored.get("usage") is not None
-
-    def fields(self) -> dict[str, Any]:
-        """Return what has come as fields of a record."""
-        raise NotImplementedError
 
     def _note(self, stored: dict[str, Any]) -> None:
         """Take what each chunk repeats from the first that has it, and the last report of tokens."""
@@ -56,27 +41,6 @@ class Gathering:
             self.told["usage"] = usage
 
 
-class _Text:
-    """Pieces of text, joined when asked for. Beyond the bound of a field they are counted as cut, and not kept."""
-
-    __slots__ = ("_pieces", "_room")
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._room = limits.FIELD_BYTES_MAX
-
-    def add(self, piece: Any) -> None:
-        if isinstance(piece, str) and self._room >= 0:
-            self._pieces.append(piece)
-            self._room -= len(piece)
-
-    def __str__(self) -> str:
-        return "".join(self._pieces)
-
-    def __bool__(self) -> bool:
-        return any(self._pieces)
-
-
 class _Choice:
     """One choice of a chat that is streamed."""
 
@@ -85,7 +49,7 @@ class _Choice:
     def __init__(self) -> None:
         self.role = "assistant"
         self.finish_reason: str | None = None
-        self.texts: dict[str, _Text] = {}
+        self.texts: dict[str, Text] = {}
         self.calls: dict[Any, dict[str, Any]] = {}
         self.audio: dict[str, Any] | None = None
 
@@ -97,7 +61,7 @@ class _Choice:
             if name in _TEXTS:
                 held = self.texts.get(name)
                 if held is None:
-                    held = self.texts[name] = _Text()
+                    held = self.texts[name] = Text()
                 held.add(value)
             elif name == "tool_calls":
                 for call in value:
@@ -110,7 +74,7 @@ class _Choice:
     def _hear_call(self, index: Any, call: Any) -> None:
         if index is None:  # some hosts do not number them: a new id is a new call
             index = len(self.calls) - (read(call, "id") is None and bool(self.calls))
-        held = self.calls.setdefault(index, {"id": None, "type": "function", "name": None, "arguments": _Text()})
+        held = self.calls.setdefault(index, {"id": None, "type": "function", "name": None, "arguments": Text()})
         for name in ("id", "type"):
             held[name] = read(call, name) or held[name]
         what = read(call, "function") or read(call, "custom")
@@ -119,7 +83,7 @@ class _Choice:
 
     def _hear_audio(self, audio: Any) -> None:
         if self.audio is None:
-            self.audio = {"id": None, "transcript": _Text(), _AUDIO_CHARS: 0}
+            self.audio = {"id": None, "transcript": Text(), _AUDIO_CHARS: 0}
         self.audio["id"] = read(audio, "id") or self.audio["id"]
         self.audio["transcript"].add(read(audio, "transcript"))
         self.audio[_AUDIO_CHARS] += len(read(audio, "data") or "")
@@ -154,7 +118,7 @@ def _called(kind: str, name: str | None, given: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Chat(Gathering):
+class Chat(_Chunked):
     """The chunks of a chat completion."""
 
     __slots__ = ("choices",)
@@ -190,14 +154,14 @@ class Chat(Gathering):
         return _answers.chat({**self.told, "choices": said})
 
 
-class Completion(Gathering):
+class Completion(_Chunked):
     """The chunks of a legacy completion."""
 
     __slots__ = ("reasons", "texts")
 
     def __init__(self, keeps: bool) -> None:
         super().__init__(keeps)
-        self.texts: dict[int, _Text] = {}
+        self.texts: dict[int, Text] = {}
         self.reasons: dict[int, Any] = {}
 
     def take(self, piece: Any) -> None:
@@ -207,7 +171,7 @@ class Completion(Gathering):
             told = members(choice)
             index, said = told.get("index") or 0, told.get("text")
             self.reasons[index] = told.get("finish_reason") or self.reasons.get(index)
-            held = self.texts.setdefault(index, _Text())
+            held = self.texts.setdefault(index, Text())
             if said:
                 self.spoke = True
                 if self.keeps:
@@ -221,15 +185,15 @@ class Completion(Gathering):
         return _answers.completion({**self.told, "choices": said})
 
 
-class Response(Gathering):
+class Response(_Chunked):
     """The events of a response. The last one has the whole response; until then its items are put together here."""
 
     __slots__ = ("failure", "items", "refusal", "text", "whole")
 
     def __init__(self, keeps: bool) -> None:
         super().__init__(keeps)
-        self.text = _Text()
-        self.refusal = _Text()
+        self.text = Text()
+        self.refusal = Text()
         self.items: list[Any] = []
         self.whole: Any = None
         self.failure: str | None = None
@@ -265,3 +229,9 @@ class Response(Gathering):
         if self.failure is not None:
             fields["failure"] = self.failure
         return fields
+
+
+def is_usage_alone(piece: Any) -> bool:
+    """Tell whether a chunk is there for its report of tokens only; the Responses API has none such."""
+    stored = members(piece)
+    return not stored.get("choices") and stored.get("usage") is not None

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from everycall.instrument import Gathering, plain, read
 from everycall_openai import _answers, _gathering
-from everycall_openai._values import plain, read
 
 __all__ = ["Endpoint", "endpoint_of"]
 
@@ -81,7 +81,7 @@ class Endpoint:
     kind: str
     asks: Callable[[Body], dict[str, Any]]
     answers: Callable[[Any], dict[str, Any]]
-    gathers: Callable[[bool], _gathering.Gathering] | None
+    gathers: Callable[[bool], Gathering] | None
     streams_usage: bool = False
 
     def fields(self, body: Body, provider: str | None) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import pydantic
 import pytest
 
 from everycall import limits
-from everycall_openai import _answers, _values
+from everycall.instrument import reference
+from everycall_openai import _answers
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 ASKED: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES}
@@ -125,11 +126,11 @@ async def test_media_are_shown_by_reference(both: Any, provider: Any, records: A
 def test_references() -> None:
     """Of what is too large to hash the size is kept; what is no base64 stays, or is said to be none."""
     large = "data:image/png;base64," + "A" * (limits.MEDIA_HASH_BYTES_MAX * 4 // 3 + 8)
-    assert _values.reference(large) == f"<image/png, {(len(large) - 22) * 3 // 4} bytes>"
-    assert _values.reference("data:text/plain,hello") == "data:text/plain,hello"
-    assert _values.reference("data:;base64,aGk=").startswith("<text/plain, 2 bytes, sha256 8f4343")
-    assert _values.reference("data:image/png;base64,a") == "<image/png, not base64>"
-    assert _values.reference("café") == "café"
+    assert reference(large) == f"<image/png, {(len(large) - 22) * 3 // 4} bytes>"
+    assert reference("data:text/plain,hello") == "data:text/plain,hello"
+    assert reference("data:;base64,aGk=").startswith("<text/plain, 2 bytes, sha256 8f4343")
+    assert reference("data:image/png;base64,a") == "<image/png, not base64>"
+    assert reference("café") == "café"
 
 
 async def test_only_known_parameters_are_kept(both: Any, provider: Any, records: Any, value: Any) -> None:

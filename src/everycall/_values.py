@@ -1,4 +1,4 @@
-"""Values of requests and answers as plain ones, media by reference. Called where a record's fields are made.
+"""Values of requests and answers as plain ones, media by reference. Layer 3; the integrations' part of the seam.
 
 Answers are read member by member, without `model_dump`, which costs more than the rest of a record. What is base64 on
 the wire becomes `<image/png, 1234 bytes, sha256 ...>`: enough to find the file again, and small enough to keep.
@@ -16,8 +16,9 @@ from everycall import limits
 __all__ = ["members", "plain", "read", "reference", "text"]
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
-_BASE64_KEYS: Final = frozenset({"data", "file_data", "result", "b64_json", "partial_image_b64"})
+_BASE64_KEYS: Final = frozenset({"data", "file_data", "result", "b64_json", "partial_image_b64", "image_bytes"})
 """Members that hold base64 without saying so: of audio, files, and images that a model made."""
+_TYPE_KEYS: Final = ("media_type", "mime_type", "mimeType")
 _BASE64_CHARS_LEAST: Final = 256
 _HEAD: Final = 4_096
 
@@ -78,16 +79,33 @@ def plain(value: Any, depth: int = 0) -> Any:
 def _members(members: Mapping[str, Any], depth: int) -> dict[str, Any]:
     shown = {}
     for name, item in members.items():
-        if type(item) is not str:
+        kind = type(item)
+        if kind is bytes:
+            shown[name] = _described(item, _media_type(members) or "bytes")
+        elif kind is not str:
             shown[name] = plain(item, depth + 1)
         elif item.startswith("data:") and name not in ("text", "content"):
             shown[name] = reference(item)
         elif name in _BASE64_KEYS and len(item) >= _BASE64_CHARS_LEAST:
-            media_type = members.get("format")
-            shown[name] = reference(item, f"audio/{media_type}" if isinstance(media_type, str) else "base64")
+            shown[name] = reference(item, _media_type(members) or "base64")
         else:
             shown[name] = item
     return shown
+
+
+def _media_type(members: Mapping[str, Any]) -> str | None:
+    """Return what the members beside some media say of its type; sound has a format only."""
+    for key in _TYPE_KEYS:
+        if isinstance(given := members.get(key), str):
+            return given
+    given = members.get("format")
+    return f"audio/{given}" if isinstance(given, str) else None
+
+
+def _described(data: bytes, media_type: str) -> str:
+    if len(data) > limits.MEDIA_HASH_BYTES_MAX:
+        return f"<{media_type}, {len(data)} bytes>"
+    return f"<{media_type}, {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}>"
 
 
 def reference(media: str, media_type: str = "base64") -> str:
@@ -109,4 +127,4 @@ def reference(media: str, media_type: str = "base64") -> str:
         data = binascii.a2b_base64(media[start:])
     except (binascii.Error, ValueError):
         return media if start == 0 else f"<{media_type}, not base64>"
-    return f"<{media_type}, {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}>"
+    return _described(data, media_type)
