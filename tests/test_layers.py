@@ -24,7 +24,7 @@ LAYERS: dict[str, int | str] = {
     **dict.fromkeys(("_capture", "_chain", "_price", "_render", "_segment", "_spool", "_transport"), 2),
     **dict.fromkeys(("_arguments", "_call", "_context", "_proxy", "_recorder", "_stream", "_trace", "instrument"), 3),
     **dict.fromkeys(("_carrier", "_http_hooks", "_middleware", "_threads", "propagation"), 3),
-    **dict.fromkeys(("_exchange", "_reading", "_values", "_wrapping"), 3),
+    **dict.fromkeys(("_exchange", "_integrations", "_reading", "_values", "_wrapping"), 3),
     **dict.fromkeys(("_completion", "_runtime", "_sender", "_streamed", "client"), 4),
     **dict.fromkeys(("__init__", "pytest_plugin", "testing"), 5),
     **dict.fromkeys(("__main__", "cli", "demo"), COMMANDS),

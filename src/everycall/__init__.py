@@ -12,6 +12,8 @@ from everycall._version import __version__
 
 if TYPE_CHECKING:
     from everycall import masks as masks
+    from everycall._integrations import instrument as instrument
+    from everycall._integrations import uninstrument as uninstrument
     from everycall.client import (
         AsyncCompletionStream,
         Completion,
@@ -48,19 +50,25 @@ __all__ = [
     "current",
     "flush",
     "init",
+    "instrument",
     "shutdown",
     "span",
     "stats",
     "trace",
+    "uninstrument",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the client and the masks at their first use: who only records calls does not pay for them."""
-    if name == "masks":
-        import everycall.masks as ready
+    """Import the client, the masks and the integrations' seam at their first use: who only records does not pay."""
+    if name in ("masks", "instrument"):
+        import importlib
 
-        return ready
+        return importlib.import_module(f"everycall.{name}")
+    if name == "uninstrument":
+        from everycall._integrations import uninstrument as found
+
+        return found
     if name in __all__:
         from everycall import client
 

@@ -16,7 +16,7 @@ from everycall._guard import report
 from everycall._values import read
 from everycall.settings import OMIT_ALL, OMIT_OUTPUTS
 
-__all__ = ["Exchange", "Keywords", "Labels", "Options", "recorded_by_framework"]
+__all__ = ["Exchange", "Labels", "Options", "SharedLabels", "recorded_by_framework"]
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
@@ -24,11 +24,10 @@ _KNOWN_HERE: Final = ("input_tokens", "output_tokens", "total_tokens", "usage", 
 _PROVIDER: Final = "provider"
 
 
-class Labels(TypedDict, total=False):
-    """What `wrap` and `instrument` of every integration of a client take, for the records of its requests.
+class SharedLabels(TypedDict, total=False):
+    """What every integration takes for its records, one of a framework too.
 
-    `trace_name` names traces that begin with a request. The flags add up with those around the call. `provider` names
-    who answers, where the client's class and host do not tell.
+    `trace_name` names traces that begin with a request. The flags add up with those around the call.
     """
 
     trace_name: str | None
@@ -39,6 +38,14 @@ class Labels(TypedDict, total=False):
     log_omit: bool
     log_omit_inputs: bool
     log_omit_outputs: bool
+
+
+class Labels(SharedLabels, total=False):
+    """What `wrap` and `instrument` of every integration of a client take, for the records of its requests.
+
+    `provider` names who answers, where the client's class and host do not tell.
+    """
+
     provider: str | None
 
 

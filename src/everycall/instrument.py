@@ -3,15 +3,22 @@
 An integration imports this module, `everycall.errors`, `everycall.limits` and its own library, nothing else of
 everycall's. A call is begun with `start_call`, made current only while the instrumented code runs (`active`), and ended
 exactly once. What an integration does inside the user's program goes through `guarded`.
+
+The module itself can be called: `everycall.instrument("openai", "langchain")` switches installed integrations on, see
+`everycall._integrations.instrument`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import ModuleType
+from typing import Unpack
 
+from everycall import _integrations
 from everycall._call import INHERIT, UNSET, Call, Inherit, Unset, start_call
 from everycall._context import add_lookup, attach, current_call, detach
-from everycall._exchange import Exchange, Labels, Options, recorded_by_framework
+from everycall._exchange import Exchange, Labels, Options, SharedLabels, recorded_by_framework
 from everycall._guard import guarded, report
 from everycall._patches import Patches
 from everycall._reading import Gathering, Reading, Text, follow, follow_parse, watch_closing
@@ -36,6 +43,7 @@ __all__ = [
     "Options",
     "Patches",
     "Reading",
+    "SharedLabels",
     "Text",
     "Unset",
     "Wrapping",
@@ -88,3 +96,13 @@ def register_parent_lookup(lookup: Callable[[], Call | None]) -> Callable[[], No
     framework that carries its own context (LangChain's run tree) needs nothing attached and nothing patched.
     """
     return add_lookup(lookup)
+
+
+class _Callable(ModuleType):
+    """What this module is, so that it is the face's function too."""
+
+    def __call__(self, *names: str, **labels: Unpack[SharedLabels]) -> tuple[str, ...]:
+        return _integrations.instrument(*names, **labels)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -1,0 +1,104 @@
+"""Integrations by name: `everycall.instrument("openai")` switches installed ones on, real libraries and all."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+import everycall
+from everycall.errors import ConfigurationError
+from everycall.testing import capture_records
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_on() -> Any:
+    yield
+    everycall.uninstrument()
+
+
+def ask(provider: Any) -> None:
+    client = openai.OpenAI(api_key="k", base_url=provider.base_url)
+    client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "hi"}])
+
+
+def test_a_named_integration_records_until_it_is_undone(provider: Any) -> None:
+    with capture_records() as records:
+        assert everycall.instrument("openai", trace_name="named", tags=["a"]) == ("openai",)
+        ask(provider)
+        everycall.uninstrument("openai")
+        ask(provider)
+    assert [(record.scope, record.trace_name, record.tags) for record in records] == [
+        ("everycall_openai", "named", ["a"])
+    ]
+
+
+def test_without_names_all_that_are_installed_are_on(provider: Any) -> None:
+    with capture_records() as records:
+        assert everycall.instrument() == ("anthropic", "google", "langchain", "openai")
+        ask(provider)
+        everycall.uninstrument()
+        ask(provider)
+    assert len(records) == 1
+
+
+def test_a_second_call_replaces_the_labels_and_records_once(provider: Any) -> None:
+    with capture_records() as records:
+        everycall.instrument("openai", session_id="first")
+        everycall.instrument("openai", session_id="second")
+        ask(provider)
+    assert [record.session_id for record in records] == ["second"]
+
+
+def test_an_unknown_name_says_what_there_is_and_switches_nothing_on(provider: Any) -> None:
+    with (
+        capture_records() as records,
+        pytest.raises(ConfigurationError, match=r"no integration 'nope'.*anthropic, google, langchain, openai.*pip"),
+    ):
+        everycall.instrument("openai", "nope")
+    with capture_records() as records:
+        ask(provider)
+    assert list(records) == []
+
+
+def test_an_unknown_label_is_an_error_of_the_caller() -> None:
+    with pytest.raises(TypeError, match="sesion_id"):
+        everycall.instrument("openai", sesion_id="s")  # type: ignore[call-arg]
+
+
+def test_a_library_that_is_not_installed(tmp_path: Path) -> None:
+    """By name it is an error that tells why; among all, it is left, with a warning."""
+    (tmp_path / "openai.py").write_text("raise ImportError('openai is broken here')")
+    code = """
+import everycall, logging
+logging.basicConfig(format="%(message)s")
+on = everycall.instrument()
+assert "openai" not in on and "langchain" in on, on
+try:
+    everycall.instrument("openai")
+except everycall.errors.ConfigurationError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1])\nimport everycall.errors" + code, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "the integration 'openai' does not load: openai is broken here" in done.stdout
+    assert "the integration openai does not load: openai is broken here" in done.stderr
+
+
+def test_the_seam_is_the_same_module_under_the_same_name(caplog: pytest.LogCaptureFixture) -> None:
+    """`everycall.instrument` is what integrations import from, and the function that switches them on."""
+    from everycall.instrument import start_call
+
+    assert everycall.instrument.start_call is start_call  # type: ignore[attr-defined]
+    with caplog.at_level(logging.WARNING):
+        assert callable(everycall.instrument)
+    assert not caplog.records
