@@ -47,7 +47,7 @@ class Sender:
         self._key = key
         self._wake = threading.Event()
         self._progress = threading.Condition()
-        self._hurry = False
+        self._hurry = threading.Event()  # somebody waits for what is spooled to be gone
         self._stopping = False
         self._rounds = 0  # how often an attempt or a look at an empty spool has ended
         self._thread: threading.Thread | None = None
@@ -87,7 +87,7 @@ class Sender:
         if not self._spool.has_pending():
             return True
         before = self._rounds
-        self._hurry = True
+        self._hurry.set()
         self.wake()
         with self._progress:
             while self._spool.has_pending():
@@ -95,15 +95,17 @@ class Sender:
                 if left <= 0 or not self.alive:
                     break
                 if self._rounds != before:
-                    before, self._hurry = self._rounds, True
+                    before = self._rounds
+                    self._hurry.set()
                     self._wake.set()
                 self._progress.wait(min(left, 0.25))
-        self._hurry = False
+        self._hurry.clear()
         return not self._spool.has_pending()
 
     def stop(self, timeout_s: float) -> None:
         """Ask the thread to end and wait for it, at most this long; it may still be waiting for an answer."""
         self._stopping = True
+        self._hurry.set()
         self._wake.set()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -163,16 +165,15 @@ class Sender:
         if not self._spool.has_pending():
             self._wake.wait(limits.IDLE_POLL_S)
         self.idle = False
-        if not self._hurry and not self._stopping:
-            time.sleep(limits.BATCH_DELAY_S)
+        self._hurry.wait(limits.BATCH_DELAY_S)
 
     def _wait(self, seconds: float, *, until_hurry: bool) -> None:
         deadline = time.monotonic() + seconds
         self.idle = False
         while not self._stopping and (left := deadline - time.monotonic()) > 0:
             self._wake.clear()
-            if until_hurry and self._hurry:
-                self._hurry = False
+            if until_hurry and self._hurry.is_set():
+                self._hurry.clear()
                 return
             self._wake.wait(min(left, 0.25))
             self._sync()

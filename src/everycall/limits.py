@@ -87,7 +87,9 @@ SMALL_RECORD_BYTES = _limit(
 BATCH_BYTES_MAX = _limit("BATCH_BYTES_MAX", 1 * MIB, "bytes", "of records in one request, before compression")
 BATCH_RECORDS_MAX = _limit("BATCH_RECORDS_MAX", 1_000, "records", "in one request")
 ANSWER_BYTES_MAX = _limit("ANSWER_BYTES_MAX", 64 * KIB, "bytes", "read of any answer: an endless one costs nothing")
-BATCH_DELAY_S = _time("BATCH_DELAY_S", 0.05, "waited for company before a batch leaves")
+BATCH_DELAY_S = _time(
+    "BATCH_DELAY_S", 0.25, "waited for company before a batch leaves: few requests, and soon on the page"
+)
 IDLE_POLL_S = _time("IDLE_POLL_S", 1.0, "the sender's look-round when nothing wakes it")
 SYNC_INTERVAL_S = _time("SYNC_INTERVAL_S", 1.0, "between two fdatasync of what is not delivered yet")
 BACKOFF_FIRST_S = _time("BACKOFF_FIRST_S", 0.25, "first wait after an unreachable endpoint, then doubled, with jitter")
@@ -123,6 +125,9 @@ TRACESTATE_CHARS = _limit(
 )
 
 # --- the server ---
+HEAD_BYTES_MAX = _limit("HEAD_BYTES_MAX", 64 * KIB, "bytes", "of a request's line and headers that come in pieces")
+HEAD_TIMEOUT_S = _time("HEAD_TIMEOUT_S", 20.0, "for the head of a request, from a connection's or its own first byte")
+UNREAD_TIMEOUT_S = _time("UNREAD_TIMEOUT_S", 5.0, "to go on with a body that nobody reads, once it was answered")
 BODY_BYTES_MAX = _limit("BODY_BYTES_MAX", 20 * MIB, "bytes", "of a request after decompression, as the OTel Collector")
 BODY_WIRE_BYTES_MAX = _limit("BODY_WIRE_BYTES_MAX", 20 * MIB, "bytes", "of a request as sent")
 BODY_RECORDS_MAX = _limit("BODY_RECORDS_MAX", 20_000, "records", "in one request")
@@ -153,6 +158,20 @@ TREE_ROWS = _limit("TREE_ROWS", 500, "rows", "of a trace drawn on one page; a li
 VIEW_VALUES_MAX = _limit("VIEW_VALUES_MAX", 2_000, "values", "of one JSON field drawn on a page; the JSON twin has all")
 VIEW_TEXT_CHARS = _limit("VIEW_TEXT_CHARS", 1_000, "characters", "of a text shown before 'show all'")
 TEMPLATE_CHARS_MAX = _limit("TEMPLATE_CHARS_MAX", 256 * KIB, "characters", "of one prompt template")
+DEPLOYMENT_BYTES_MAX = _limit(
+    "DEPLOYMENT_BYTES_MAX", 2 * MIB, "bytes", "of one version of a deployment; it is read for each completion"
+)
+DEPLOYMENT_USES_MAX = _limit(
+    "DEPLOYMENT_USES_MAX", 1_000, "records", "of a deployment read for its figures on the page; beyond: the latest"
+)
+DEPLOY_FILES_MAX = _limit("DEPLOY_FILES_MAX", 1_000, "files", "of prompts deployed by one command")
+DEPLOY_VALUES_MAX = _limit("DEPLOY_VALUES_MAX", 20_000, "values", "in one such file, aliases counted each time")
+FORM_BYTES_MAX = _limit("FORM_BYTES_MAX", 4 * MIB, "bytes", "of a page's form with templates, as a browser sends it")
+FORM_VARIABLES_MAX = _limit("FORM_VARIABLES_MAX", 100, "fields", "for variables in a page's form; the API takes any")
+DIFF_LINES_MAX = _limit(
+    "DIFF_LINES_MAX", 1_000, "lines", "changed on each side that are compared one by one: the time grows as the square"
+)
+ENDED_SESSIONS_MAX = _limit("ENDED_SESSIONS_MAX", 10_000, "sessions", "ended and not yet run out; the oldest go first")
 CACHE_BYTES_MAX = _limit(
     "CACHE_BYTES_MAX", 256 * MIB, "bytes", "of stored responses per project; least recent go first"
 )
@@ -162,6 +181,18 @@ COMMIT_RECORDS_MAX = _limit("COMMIT_RECORDS_MAX", 5_000, "records", "in one tran
 WRITE_QUEUE_MAX = _limit("WRITE_QUEUE_MAX", 64, "batches", "waiting for the writer; then 503, and clients keep theirs")
 PROVIDER_TIMEOUT_S = _time("PROVIDER_TIMEOUT_S", 180.0, "for a provider's answer, as Parea's own client waits")
 PROVIDER_RETRIES = _limit("PROVIDER_RETRIES", 2, "retries", "of a provider call that failed in a passing way")
+FALLBACKS_MAX = _limit("FALLBACKS_MAX", 8, "fallbacks", "of one model; each may take its own tries")
+FALLBACK_WAIT_MAX_S = _time(
+    "FALLBACK_WAIT_MAX_S", 5.0, "the longest Retry-After that is waited for while there is a fallback to ask instead"
+)
+REQUESTS_PER_MINUTE_MAX = _limit(
+    "REQUESTS_PER_MINUTE_MAX", 60_000, "requests", "a key's rate limit at most; the time of each is kept for a minute"
+)
+PROMPT_TOKEN_CHARS = _limit(
+    "PROMPT_TOKEN_CHARS", 3, "characters", "of a prompt counted as one token in estimates, where most tokens have four"
+)
+PART_TOKENS = _limit("PART_TOKENS", 1_500, "tokens", "estimated for an image or another part that is no text")
+SPENDING_DAYS_MAX = _limit("SPENDING_DAYS_MAX", 400, "days", "for which the amounts that a key spent are kept")
 PROMPT_CHARS_MAX = _limit(
     "PROMPT_CHARS_MAX",
     8 * MIB,
@@ -192,6 +223,9 @@ COMMIT_PATIENCE_S = _time(
 GATEWAY_CLOSE_S = _time("GATEWAY_CLOSE_S", 2.0, "for completions under way when the server stops")
 COMPLETION_TRIES_MAX = _limit(
     "COMPLETION_TRIES_MAX", 3, "tries", "of one completion by the client, all under the same inference_id"
+)
+OWN_PRICES_MAX = _limit(
+    "OWN_PRICES_MAX", 2_000, "prices", "of one's own in one file; each new model is held against all"
 )
 PRICED_MODELS_MAX = _limit("PRICED_MODELS_MAX", 4_096, "models", "whose price is looked up once and kept")
 LOGIN_TOKEN_AGE_S = _time("LOGIN_TOKEN_AGE_S", 3_600.0, "a printed address logs in once, within this")

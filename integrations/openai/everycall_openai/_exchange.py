@@ -56,7 +56,7 @@ class OpenAIExchange(Exchange):
         self.body: Mapping[str, Any] = {**body, **beside} if isinstance(beside, Mapping) else body
         model = body.get("model")
         name = f"{endpoint.operation} {model}" if isinstance(model, str) else endpoint.operation
-        super().__init__(SCOPE, name, endpoint.kind, options, provider_of(client), framework)
+        super().__init__(SCOPE, name, endpoint.kind, options, options.provider or provider_of(client), framework)
 
     def describe(self) -> None:
         """Record the request as it is now."""
