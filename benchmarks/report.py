@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 BENCHMARKS = {
     "overhead": "What a traced call costs, against a plain OpenTelemetry SDK span with the same two strings",
     "ingest": "Records per second into the server with SQLite, the load generator on the same machine",
+    "gateway": "What the endpoint adds to a completion: a provider, the server and a client as three processes",
     "integrations": "What the integrations add to the calls of their libraries",
 }
 

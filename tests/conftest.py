@@ -94,6 +94,14 @@ def provider() -> Iterator[Any]:
 
 
 @pytest.fixture
+def streaming_provider() -> Iterator[Any]:
+    """A started fake provider whose streams go as a test says, which also sees its clients hang up."""
+    load_fake("provider")
+    with load_fake("stream_provider").StreamProvider() as started:
+        yield started
+
+
+@pytest.fixture
 def gateway_server(tmp_path: Path, provider: Any) -> Iterator[Any]:
     """A started server whose provider `openai` is the fake one."""
     from everycall.server.gateway.settings import ProviderSettings

@@ -38,11 +38,11 @@ def test_help_names_every_command() -> None:
     """`everycall --help` shows what there is, and exits 0."""
     done = everycall("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("demo", "serve", "ship", "key"):
+    for command in ("demo", "serve", "ship", "key", "reprice"):
         assert re.search(rf"^\s+{command}\s{{2,}}\S", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", [["demo"], ["serve"], ["ship"], ["key"], ["key", "create"]])
+@pytest.mark.parametrize("command", [["demo"], ["serve"], ["ship"], ["key"], ["key", "create"], ["reprice"]])
 def test_each_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Each has help with what it does."""
     with pytest.raises(SystemExit) as ended:

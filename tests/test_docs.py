@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
+from everycall._price import PriceBook
 from everycall.cli import build_parser
 from everycall.demo.stand_in import StandInModel
 from everycall.server.gateway.settings import ProviderSettings, provider_settings
@@ -87,7 +88,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_every_block_says_what_it_is() -> None:
     """A block without a language would be checked by nobody."""
-    known = {"python", "console", "http", "json", "text", "toml"}
+    known = {"python", "console", "http", "json", "text", "toml", "yaml"}
     assert [b.label for b in blocks() if b.language not in known and b.page.name != "architecture.md"] == []
 
 
@@ -99,7 +100,12 @@ def test_python_runs_as_it_stands(block: Block, documented: Server, tmp_path: Pa
     done = subprocess.run(
         # A short script closes nothing, and need not: its end does.
         [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", str(script)],
-        env={**os.environ, "EVERYCALL_ENDPOINT": documented.address, "EVERYCALL_API_KEY": documented.key},
+        env={
+            **os.environ,
+            "EVERYCALL_ENDPOINT": documented.address,
+            "EVERYCALL_API_KEY": documented.key,
+            "OPENAI_API_KEY": "sk-not-used",  # clients are made without one; none is asked
+        },
         capture_output=True,
         text=True,
         timeout=50,
@@ -131,13 +137,16 @@ def test_commands_can_be_parsed(block: Block) -> None:
 INLINE = sorted({command for page in PAGES for command in re.findall(r"`(everycall [^`]+)`", page.read_text("utf-8"))})
 
 
+LEFT_OUT = {"key create": ["NAME"], "deploy": ["PATH"], "reprice": ["--since", "2026-01-01"]}
+"""What these commands need, where a sentence only names them."""
+
+
 @pytest.mark.parametrize("command", INLINE)
 def test_commands_in_the_text_can_be_parsed(command: str) -> None:
     """A command named in a sentence exists; its required arguments may be left out there."""
-    parser = build_parser()
     words = shlex.split(command)[1:]
-    words += ["NAME"] if words == ["key", "create"] else []
-    parser.parse_args(words)
+    words += LEFT_OUT.get(" ".join(words), [])
+    build_parser().parse_args(words)
 
 
 def requests() -> list[tuple[Block, Block]]:
@@ -173,7 +182,11 @@ def fits(got: Any, shown: Any) -> bool:
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=lambda block: block.label)
 def test_settings_files_can_be_read(block: Block, tmp_path: Path) -> None:
-    """The example of providers.toml is one the server takes."""
+    """The examples of providers.toml and prices.toml are such that the server takes them."""
+    if block.page.name == "money.md":
+        (tmp_path / "prices.toml").write_text(block.text, encoding="utf-8")
+        PriceBook(tmp_path / "prices.toml", required=True)
+        return
     path = tmp_path / "providers.toml"
     path.write_text(block.text, encoding="utf-8")
     assert set(provider_settings({"LOCAL_KEY": "k"}, path)) == set(tomllib.loads(block.text))

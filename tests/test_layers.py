@@ -19,13 +19,28 @@ INTEGRATIONS = ROOT / "integrations"
 
 SERVER, COMMANDS = "server", "commands"
 LAYERS: dict[str, int | str] = {
-    **dict.fromkeys(("_version", "errors", "limits", "locations", "semconv"), 0),
+    **dict.fromkeys(("_usage_names", "_version", "errors", "limits", "locations", "semconv"), 0),
     **dict.fromkeys(("masks", "record", "settings", "_guard", "_ledger", "_patches", "_secret_names", "_secrets"), 1),
-    **dict.fromkeys(("_capture", "_chain", "_price", "_render", "_segment", "_spool", "_transport"), 2),
+    **dict.fromkeys(("_capture", "_chain", "_render", "_segment", "_spool", "_transport"), 2),
+    **dict.fromkeys(("_own_prices", "_price", "_price_list"), 2),
     **dict.fromkeys(("_arguments", "_call", "_context", "_proxy", "_recorder", "_stream", "_trace", "instrument"), 3),
+    **dict.fromkeys(("_failures", "_fields"), 3),
     **dict.fromkeys(("_carrier", "_http_hooks", "_middleware", "_threads", "propagation"), 3),
-    **dict.fromkeys(("_exchange", "_integrations", "_reading", "_values", "_wrapping"), 3),
-    **dict.fromkeys(("_completion", "_runtime", "_sender", "_streamed", "client"), 4),
+    **dict.fromkeys(
+        (
+            "_exchange",
+            "_frameworks",
+            "_hosts",
+            "_integrations",
+            "_reading",
+            "_stainless",
+            "_values",
+            "_wrapping",
+            "usage",
+        ),
+        3,
+    ),
+    **dict.fromkeys(("_completion", "_runtime", "_sender", "_streamed", "_tries", "client"), 4),
     **dict.fromkeys(("__init__", "pytest_plugin", "testing"), 5),
     **dict.fromkeys(("__main__", "cli", "demo"), COMMANDS),
     "server": SERVER,
@@ -37,10 +52,11 @@ THIRD_PARTY: dict[int | str, set[str]] = {
     3: {"msgspec", "opentelemetry", "wrapt"},
     4: {"msgspec", "opentelemetry"},
     5: {"msgspec", "opentelemetry", "pytest"},
-    COMMANDS: {"langchain_core", "everycall_langchain", "msgspec", "openai", "xllamacpp"},
+    COMMANDS: {"langchain_core", "everycall_langchain", "msgspec", "openai", "xllamacpp", "yaml"},
     SERVER: {
         "anthropic",
         "genai_prices",
+        "h11",
         "jinja2",
         "litestar",
         "markupsafe",
@@ -52,8 +68,8 @@ THIRD_PARTY: dict[int | str, set[str]] = {
     },
 }
 HTTPX_IN = {"client"}
-PRICES_IN = {"_price"}  # which only the server imports
-SERVER_MAY = {"errors", "limits", "locations", "record", "semconv", "_price", "dialects", "server"}
+PRICES_IN = {"_price_list"}  # which only the server imports, through `_price`
+SERVER_MAY = {"errors", "limits", "locations", "record", "semconv", "usage", "_price", "dialects", "server"}
 INTEGRATIONS_MAY = {"errors", "instrument", "limits", "semconv"}
 
 

@@ -81,7 +81,32 @@ for ask in (client.chat.completions.create, client.with_options(timeout=5).chat.
         pass
 print(json.dumps({"file": everycall_openai.__file__, "recorded": everycall.stats().recorded}))
 """
-SMOKE = {"langchain": (CHAIN, 3), "openai": (REQUEST, 2)}
+GENERATION = """
+import json
+from google import genai
+import everycall, everycall_google
+
+client = everycall_google.wrap(genai.Client(api_key="k", http_options={"base_url": "http://127.0.0.1:9"}))
+for ask in (client.models.generate_content, client.models.embed_content):
+    try:
+        ask(model="m", contents="hi")
+    except Exception as error:
+        assert "Connect" in type(error).__name__, error
+print(json.dumps({"file": everycall_google.__file__, "recorded": everycall.stats().recorded}))
+"""
+MESSAGE = """
+import json
+import anthropic, everycall, everycall_anthropic
+
+client = everycall_anthropic.wrap(anthropic.Anthropic(base_url="http://127.0.0.1:9", api_key="k", max_retries=0))
+for ask in (client.messages.create, client.with_options(timeout=5).messages.create):
+    try:
+        ask(model="m", max_tokens=9, messages=[])
+    except anthropic.APIConnectionError:
+        pass
+print(json.dumps({"file": everycall_anthropic.__file__, "recorded": everycall.stats().recorded}))
+"""
+SMOKE = {"anthropic": (MESSAGE, 2), "google": (GENERATION, 2), "langchain": (CHAIN, 3), "openai": (REQUEST, 2)}
 """What an integration is tried with once it is installed, and the records that makes."""
 
 

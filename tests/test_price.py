@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from everycall._price import Price, price, price_record
-from everycall.record import Record
+from everycall._price import Price, PriceBook, Spent, Unpriced, price, unpriced_reason
+from everycall.record import Record, to_raw
 
 AT = 1_750_000_000_000_000_000
+AUTUMN_2026 = 1_793_000_000_000_000_000
+BOOK = PriceBook()
+price_record = BOOK.price_record
 
 
 def record(**fields: Any) -> Record:
@@ -36,17 +42,127 @@ def test_cached_tokens_are_part_of_the_input_and_cost_less() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "provider"),
+    ("model", "provider", "reason"),
     [
-        ("SmolLM2-135M", "local"),
-        ("gpt-4o", "local"),  # the same name on another machine is not OpenAI's price
-        ("no-such-model", "openai"),
-        ("", "openai"),
-        ("no-such-model", None),
+        ("SmolLM2-135M", "local", "unknown provider"),
+        ("gpt-4o", "local", "unknown provider"),  # the same name on another machine is not OpenAI's price
+        ("gpt-4o", "my-openai-proxy", "unknown provider"),
+        ("gpt-4o", "openai_compatible", "unknown provider"),
+        ("gpt-4o", "aws.sagemaker", "unknown provider"),
+        ("no-such-model", "openai", "unknown model"),
+        ("ft:gpt-4o:acme::abc", "openai", "unknown model"),
+        ("", "openai", "unknown model"),
+        ("no-such-model", None, "provider not told"),
+        ("gpt-oss:20b", None, "provider not told"),
+        ("gpt-oss-120b", None, "provider not told"),
+        ("deepseek-r1:8b", None, "provider not told"),
+        ("mistral-7b", None, "provider not told"),
+        ("openai/gpt-4o", None, "provider not told"),
+        ("kimi-k2", "", "provider not told"),
     ],
 )
-def test_an_unknown_model_or_provider_has_no_price(model: str, provider: str | None) -> None:
+def test_an_unknown_model_or_provider_has_no_price(model: str, provider: str | None, reason: str) -> None:
+    assert BOOK.price(Spent(model, provider, 10, 10, {}, AT)) == Unpriced(reason)
     assert price(model, provider, 10, 10, {}, AT) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "vendor"),
+    [
+        ("gpt-4o", "openai"),
+        ("gpt-4o-2024-08-06", "openai"),
+        ("o3", "openai"),
+        ("text-embedding-3-small", "openai"),
+        ("claude-sonnet-4-5", "anthropic"),
+        ("gemini-2.5-flash", "google"),
+        ("grok-4", "x-ai"),
+    ],
+)
+def test_a_name_that_one_vendor_alone_serves_tells_the_provider(model: str, vendor: str) -> None:
+    found = price(model, None, 1000, 0, {}, AT)
+    assert found is not None
+    assert found == price(model, vendor, 1000, 0, {}, AT)
+
+
+@pytest.mark.parametrize(
+    ("usage", "reason"),
+    [
+        ({"cached": 11}, "the parts exceed the whole"),
+        ({"cache_write": 6, "cached": 5}, None),  # no rate of its own at this model: it costs what input costs
+        ({"unpriced.dream_tokens": 1}, "unpriced tokens: dream_tokens"),
+        ({"unpriced.dream_tokens": 0}, None),
+        ({"holograms": 5}, None),
+    ],
+)
+def test_what_the_parts_of_the_tokens_do(usage: dict[str, int], reason: str | None) -> None:
+    found = BOOK.price(Spent("gpt-4o", "openai", 10, 0, usage, AT))
+    assert (found.reason if isinstance(found, Unpriced) else None) == reason
+
+
+def test_longer_in_the_cache_needs_a_rate_of_its_own() -> None:
+    """Five minutes' rate for an hour is a wrong price; more for an hour than was written at all is a contradiction."""
+    hour = {"cache_write": 100, "cache_write_1h": 100}
+    assert BOOK.price(Spent("claude-sonnet-4-5", "anthropic", 100, 0, hour, AT)) == Price(
+        0.0006,
+        "genai-prices",
+        BOOK.price(Spent("gpt-4o", "openai", 1, 1, {}, AT)).version,  # type: ignore[union-attr]
+    )
+    bedrock = Spent("us.anthropic.claude-sonnet-4-20250514-v1:0", "aws.bedrock", 100, 0, hour, AT)
+    assert BOOK.price(bedrock) == Unpriced("no price of cache_write_1h")
+    more = {"cache_write": 50, "cache_write_1h": 100}
+    assert BOOK.price(Spent("claude-sonnet-4-5", "anthropic", 100, 0, more, AT)) == Unpriced(
+        "the parts exceed the whole"
+    )
+
+
+def test_how_much_sound_was_cached_must_be_told_where_it_matters() -> None:
+    def cost(usage: dict[str, int]) -> Price | Unpriced:
+        return BOOK.price(Spent("gemini-2.5-flash", "google", 1000, 0, usage, AT))
+
+    assert cost({"cached": 500, "input_audio": 200}) == Unpriced("not told how much of input_audio was cached")
+    told = cost({"cached": 500, "input_audio": 200, "cached_audio": 100})
+    assert isinstance(told, Price)
+    assert told.cost == pytest.approx((400 * 0.3 + 100 * 1.0 + 400 * 0.03 + 100 * 0.1) / 1e6)
+    assert cost({"cached": 500, "input_audio": 200, "cached_audio": 600}) == Unpriced("the parts exceed the whole")
+
+
+@pytest.mark.parametrize("tier", ["batch", "flex", "priority"])
+def test_a_service_tier_has_its_price_or_none(tier: str) -> None:
+    """The list has these tiers of gpt-5 from autumn 2026 on; before, and elsewhere, nobody knows."""
+    standard = BOOK.price(Spent("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026))
+    found = BOOK.price(Spent("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026, tier))
+    assert isinstance(found, Price)
+    assert isinstance(standard, Price)
+    assert found.cost == standard.cost * {"batch": 0.5, "flex": 0.5, "priority": 2.0}[tier]
+    for spent in (
+        Spent("gpt-5", "openai", 1000, 1000, {}, AT, tier),
+        Spent("deepseek-chat", "deepseek", 1000, 1000, {}, AUTUMN_2026, tier),
+    ):
+        assert BOOK.price(spent) == Unpriced(f"no price of service tier {tier}")
+
+
+@pytest.mark.parametrize("tier", [None, "", "default", "auto", "standard", "ON_DEMAND"])
+def test_the_standard_tier_has_several_names(tier: str | None) -> None:
+    standard = BOOK.price(Spent("gpt-4o", "openai", 1000, 1000, {}, AT))
+    assert BOOK.price(Spent("gpt-4o", "openai", 1000, 1000, {}, AT, tier)) == standard
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"openai.response.service_tier": "flex"}, "no price of service tier flex"),
+        ({"everycall.service_tier": "batch"}, "no price of service tier batch"),
+        ({"openai.request.service_tier": "priority"}, "no price of service tier priority"),
+        ({"openai.request.service_tier": "priority", "openai.response.service_tier": "default"}, None),
+        ({"openai.request.service_tier": "auto"}, None),
+        ({"service_tier": 5}, None),
+        ({"service_tier": "my secret words"}, "no price of service tier of-another-name"),
+        ({"note": "service_tier"}, None),
+    ],
+    ids=str,
+)
+def test_a_records_attributes_name_its_tier(attributes: dict[str, Any], reason: str | None) -> None:
+    assert unpriced_reason(price_record(record(attributes=to_raw(attributes)))) == reason
 
 
 def test_parts_that_exceed_their_whole_have_no_price() -> None:
@@ -115,18 +231,47 @@ def test_a_record_is_priced_once() -> None:
     "fields",
     [
         {"kind": "chain"},
+        {"kind": "agent", "cost": 3.0},  # the sum of what is below it
         {"kind": "tool"},
-        {"model": None},
-        {"input_tokens": None},
-        {"output_tokens": None},
-        {"cost": 0.0},
-        {"model": "no-such-model"},
+        {"cost": 0.0, "cost_source": "provider"},
+        {"cost": 0.5, "cost_source": "client"},
     ],
     ids=str,
 )
-def test_a_record_that_cannot_or_need_not_be_priced_is_left_alone(fields: dict[str, Any]) -> None:
+def test_a_record_that_need_not_be_priced_is_left_alone(fields: dict[str, Any]) -> None:
     given = record(**fields)
     assert price_record(given) is given
+    assert unpriced_reason(given) is None
+
+
+def test_a_cost_without_a_source_is_the_clients() -> None:
+    assert price_record(record(cost=0.5)) == record(cost=0.5, cost_source="client")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"model": None}, "no model"),
+        ({"input_tokens": None}, "no token counts"),
+        ({"output_tokens": None}, "no token counts"),
+        ({"model": "no-such-model"}, "unknown model"),
+        ({"provider": "nobody"}, "unknown provider"),
+    ],
+    ids=str,
+)
+def test_a_record_without_a_price_says_why(fields: dict[str, Any], reason: str) -> None:
+    found = price_record(record(**fields))
+    assert (found.cost, found.cost_source, found.price_version) == (None, f"unpriced: {reason}", None)
+    assert unpriced_reason(found) == reason
+    assert price_record(found) == found
+
+
+def test_no_reason_is_too_long_for_its_field() -> None:
+    usage = {"unpriced." + "x" * 300: 1}
+    for fields in ({"usage": usage}, {"attributes": to_raw({"service_tier": "y" * 300})}):
+        found = price_record(record(**fields))
+        assert found.cost is None
+        assert len(found.cost_source or "") <= 64
 
 
 def test_an_embedding_needs_no_output_tokens() -> None:
@@ -136,10 +281,71 @@ def test_an_embedding_needs_no_output_tokens() -> None:
     assert msgspec.structs.replace(priced, cost=None).output_tokens is None
 
 
-def test_a_clients_cache_hit_costs_nothing_and_says_what_it_saved() -> None:
+def test_a_cache_hit_costs_nothing_and_says_what_it_saved() -> None:
     """Cost 0 on a cache hit stays 0; the price of its tokens is `saved_cost`, and None when it is not known."""
-    hit = price_record(record(cost=0.0, cost_source="cache", cache_hit=True))
     paid = price_record(record())
-    assert (hit.cost, hit.cost_source, hit.saved_cost) == (0.0, "cache", paid.cost)
+    for given in ({"cost": 0.0, "cost_source": "cache"}, {}):
+        hit = price_record(record(cache_hit=True, **given))
+        assert (hit.cost, hit.cost_source, hit.saved_cost) == (0.0, "cache", paid.cost)
+        assert price_record(hit) is hit
     unknown = price_record(record(cost=0.0, cache_hit=True, model="no-such-model"))
-    assert (unknown.cost, unknown.saved_cost) == (0.0, None)
+    assert (unknown.cost, unknown.cost_source, unknown.saved_cost) == (0.0, "cache", None)
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "content": {"content": "x"},
+    "tokens": {"output_tokens": 500},
+    "model": {"model": "gpt-4o-mini"},
+    "a cost": {"cost": 0.7},
+    "a cost and its source": {"cost": 0.7, "cost_source": "provider"},
+    "no tokens": {"input_tokens": None},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_the_tokens_changes_the_price_and_nothing_else_does(change: str) -> None:
+    before = msgspec.structs.replace(price_record(record()), price_version="old list")
+    after = BOOK.settle(before, msgspec.structs.replace(before, **CHANGES[change]))
+    if change in ("nothing", "content"):
+        assert (after.cost, after.price_version) == (before.cost, "old list")
+    elif change in ("tokens", "model"):
+        assert after == price_record(record(**CHANGES[change]))
+    elif change == "no tokens":
+        assert (after.cost, after.cost_source, after.price_version) == (None, "unpriced: no token counts", None)
+    else:
+        source = CHANGES[change].get("cost_source", "client")
+        assert (after.cost, after.cost_source) == (0.7, source)
+
+
+def test_repricing_leaves_what_was_given() -> None:
+    ours = msgspec.structs.replace(price_record(record()), cost=9.0, price_version="old list")
+    assert BOOK.reprice(ours) == price_record(record())
+    lacking = record(cost_source="unpriced: unknown model")
+    assert BOOK.reprice(lacking) == price_record(record())
+    for fields in (
+        {"cost": 0.5, "cost_source": "client"},
+        {"cost": 0.5, "cost_source": "provider"},
+        {"cost": 0.0, "cost_source": "cache", "cache_hit": True, "saved_cost": 1.0},
+        {"kind": "agent", "cost": 1.0},
+    ):
+        given = record(**fields)
+        assert BOOK.reprice(given) is given
+
+
+def test_a_traced_program_never_reads_the_price_list(tmp_path: Path) -> None:
+    """Neither the import nor a traced call, its tokens told, loads prices: the server alone does."""
+    program = (
+        "import sys, everycall\n"
+        "from everycall.instrument import start_call, usage_fields\n"
+        f"everycall.init(endpoint='http://127.0.0.1:9', spool_dir={str(tmp_path)!r})\n"
+        "call = start_call('ask', kind='llm', model='gpt-4o', provider='openai')\n"
+        "call.update(**usage_fields({'prompt_tokens': 10, 'completion_tokens': 5, 'total_tokens': 15}))\n"
+        "call.end()\n"
+        "everycall.flush(0)\n"
+        "print(sorted(m for m in sys.modules if m.startswith(('genai_prices', 'pydantic', 'everycall._price', "
+        "'everycall._own_prices'))), everycall.stats().recorded)\n"
+        "everycall.shutdown(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert done.stdout == "[] 1\n", done.stderr

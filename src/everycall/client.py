@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import ssl
 import threading
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -35,15 +34,9 @@ from everycall._completion import (
     prompt_body,
 )
 from everycall._streamed import AsyncCompletionStream, CompletionStream, Events
+from everycall._tries import Tries, decoded
 from everycall._version import __version__
-from everycall.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    NotFoundError,
-    Problem,
-    RequestError,
-    UnreachableError,
-)
+from everycall.errors import ConfigurationError, UnreachableError
 from everycall.semconv import API_KEY_HEADER, DEFAULT_PROJECT, STREAM_HEADER
 from everycall.settings import Settings
 
@@ -68,11 +61,6 @@ __all__ = [
 ]
 
 API_PATH = "/api/parea/v1"
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-_FINAL = frozenset({"provider_failed"})
-"""Problems that another try under the same `inference_id` cannot change, whatever their status."""
-
-T = TypeVar("T")
 
 _answer_decoder = msgspec.json.Decoder(CompletionResponse)
 _prompt_decoder = msgspec.json.Decoder(UseDeployedPromptResponse)
@@ -118,16 +106,17 @@ class Parea:
 
         A request that got no answer, or 408, 429 or 5xx, is sent again (at most `limits.COMPLETION_TRIES_MAX` times in
         all, within `timeout_s`) under the same `inference_id`: the endpoint does not ask the provider twice for it.
-        Raises `AuthenticationError`, `NotFoundError` (an unknown deployment), `RequestError` for another refusal, and
+        Raises `AuthenticationError`, `NotFoundError` (an unknown deployment), `RequestError` for another refusal (a
+        key's limit among them: `budget_exceeded` and `rate_limited`, when waiting did not help), and
         `UnreachableError` when no try got an answer; `TypeError` for a value that is not JSON.
         """
         body = completion_body(completion, self._settings, self._cache)
-        return _decoded(self._post("/completion", body), _answer_decoder, "a completion")
+        return decoded(self._post("/completion", body), _answer_decoder, "a completion")
 
     async def acompletion(self, completion: Completion) -> CompletionResponse:
         """Do as `completion` does, on the running event loop."""
         body = completion_body(completion, self._settings, self._cache)
-        return _decoded(await self._apost("/completion", body), _answer_decoder, "a completion")
+        return decoded(await self._apost("/completion", body), _answer_decoder, "a completion")
 
     def stream(self, completion: Completion) -> CompletionStream:
         """Return the texts of a completion as they come; nothing is asked before the first one is wanted.
@@ -148,12 +137,12 @@ class Parea:
 
     def get_prompt(self, asked: UseDeployedPrompt) -> UseDeployedPromptResponse:
         """Return the active version of a deployed prompt, filled with `llm_inputs`. Raises as `completion` does."""
-        return _decoded(self._post("/deployed-prompt", prompt_body(asked)), _prompt_decoder, "a deployed prompt")
+        return decoded(self._post("/deployed-prompt", prompt_body(asked)), _prompt_decoder, "a deployed prompt")
 
     async def aget_prompt(self, asked: UseDeployedPrompt) -> UseDeployedPromptResponse:
         """Do as `get_prompt` does, on the running event loop."""
         answer = await self._apost("/deployed-prompt", prompt_body(asked))
-        return _decoded(answer, _prompt_decoder, "a deployed prompt")
+        return decoded(answer, _prompt_decoder, "a deployed prompt")
 
     def record_feedback(self, feedback: FeedbackRequest) -> None:
         """Keep a feedback, also on a completion or call whose record has not come yet. Raises as `completion` does.
@@ -195,53 +184,51 @@ class Parea:
         await self.aclose()
 
     def _post(self, path: str, body: bytes) -> httpx.Response:
-        attempts = _Attempts(self._timeout_s)
+        tries = Tries(self._timeout_s)
         client = self._sync_client()
         while True:
-            if attempts.wait_s:
-                time.sleep(attempts.wait_s)
+            if tries.wait_s:
+                time.sleep(tries.wait_s)
             try:
-                answer = client.post(
-                    self._base + path, content=body, headers=self._headers(), timeout=attempts.timeout()
-                )
+                answer = client.post(self._base + path, content=body, headers=self._headers(), timeout=_timeout(tries))
             except _transport_errors() as error:
-                attempts.failed(error)
+                tries.failed(error)
             else:
-                if attempts.answered(answer):
+                if tries.answered(answer):
                     return answer
 
     async def _apost(self, path: str, body: bytes) -> httpx.Response:
-        attempts = _Attempts(self._timeout_s)
+        tries = Tries(self._timeout_s)
         async with self._in_loop() as client:
             while True:
-                if attempts.wait_s:
-                    await asyncio.sleep(attempts.wait_s)
+                if tries.wait_s:
+                    await asyncio.sleep(tries.wait_s)
                 try:
                     answer = await client.post(
-                        self._base + path, content=body, headers=self._headers(), timeout=attempts.timeout()
+                        self._base + path, content=body, headers=self._headers(), timeout=_timeout(tries)
                     )
                 except _transport_errors() as error:
-                    attempts.failed(error)
+                    tries.failed(error)
                 else:
-                    if attempts.answered(answer):
+                    if tries.answered(answer):
                         return answer
 
     def _texts(self, body: bytes, events: Events) -> Generator[str]:
-        attempts = _Attempts(self._timeout_s)
+        tries = Tries(self._timeout_s)
         client = self._sync_client()
         while True:
-            if attempts.wait_s:
-                time.sleep(attempts.wait_s)
-            request = client.build_request("POST", self._base + "/completion/stream", **self._streaming(body, attempts))
+            if tries.wait_s:
+                time.sleep(tries.wait_s)
+            request = client.build_request("POST", self._base + "/completion/stream", **self._streaming(body, tries))
             try:
                 answer = client.send(request, stream=True)
             except _transport_errors() as error:
-                attempts.failed(error)
+                tries.failed(error)
                 continue
             try:
                 if not answer.is_success:
                     answer.read()
-                if attempts.answered(answer):
+                if tries.answered(answer):
                     for data in answer.iter_raw():
                         yield from events.feed(data)
                     events.end()
@@ -252,22 +239,22 @@ class Parea:
                 answer.close()
 
     async def _atexts(self, body: bytes, events: Events) -> AsyncGenerator[str]:
-        attempts = _Attempts(self._timeout_s)
+        tries = Tries(self._timeout_s)
         async with self._in_loop() as client:
             while True:
-                if attempts.wait_s:
-                    await asyncio.sleep(attempts.wait_s)
+                if tries.wait_s:
+                    await asyncio.sleep(tries.wait_s)
                 url = self._base + "/completion/stream"
-                request = client.build_request("POST", url, **self._streaming(body, attempts))
+                request = client.build_request("POST", url, **self._streaming(body, tries))
                 try:
                     answer = await client.send(request, stream=True)
                 except _transport_errors() as error:
-                    attempts.failed(error)
+                    tries.failed(error)
                     continue
                 try:
                     if not answer.is_success:
                         await answer.aread()
-                    if attempts.answered(answer):
+                    if tries.answered(answer):
                         async for data in answer.aiter_raw():
                             for text in events.feed(data):
                                 yield text
@@ -278,14 +265,14 @@ class Parea:
                 finally:
                     await answer.aclose()
 
-    def _streaming(self, body: bytes, attempts: _Attempts) -> dict[str, Any]:
+    def _streaming(self, body: bytes, tries: Tries) -> dict[str, Any]:
         headers = {
             **self._headers(),
             "accept": "text/event-stream",
             "accept-encoding": "identity",
             STREAM_HEADER: "end",
         }
-        return {"content": body, "headers": headers, "timeout": attempts.timeout(self._timeout_s)}
+        return {"content": body, "headers": headers, "timeout": _timeout(tries, self._timeout_s)}
 
     def _sync_client(self) -> httpx.Client:
         import httpx
@@ -334,45 +321,12 @@ class Parea:
         return headers
 
 
-class _Attempts:
-    """The tries of one request: how long to wait, how much time is left, and what to raise at the end."""
+def _timeout(tries: Tries, read_s: float | None = None) -> httpx.Timeout:
+    """Return the time that is left for a try; a connection that does not open is given up early."""
+    import httpx
 
-    def __init__(self, timeout_s: float) -> None:
-        self.wait_s = 0.0
-        self._until = time.monotonic() + timeout_s
-        self._tries = 0
-
-    def timeout(self, read_s: float | None = None) -> httpx.Timeout:
-        """Return the time that is left for a try; a connection that does not open is given up early."""
-        import httpx
-
-        left_s = max(self._until - time.monotonic(), 0.001)
-        return httpx.Timeout(left_s, connect=min(left_s, limits.CONNECT_TIMEOUT_S), read=read_s or left_s)
-
-    def failed(self, error: Exception) -> None:
-        """Note a try without an answer. Raises `UnreachableError` when it was the last."""
-        self._next(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, None, error)
-
-    def answered(self, answer: httpx.Response) -> bool:
-        """Return True for an answer that counts. Raises for a refusal, and `UnreachableError` after the last try."""
-        if answer.is_success:
-            return True
-        problem = _problem(answer)
-        if answer.status_code not in _PASSING or problem.code in _FINAL:
-            kind = {401: AuthenticationError, 403: AuthenticationError, 404: NotFoundError}.get(problem.status)
-            raise (kind or RequestError)(problem)
-        self._next(f"{problem.status} {problem.title}: {problem.detail}", answer.headers.get("retry-after"), None)
-        return False
-
-    def _next(self, reason: str, retry_after: str | None, cause: Exception | None) -> None:
-        self._tries += 1
-        backoff_s = limits.BACKOFF_FIRST_S * 2 ** (self._tries - 1) * (0.5 + secrets.randbelow(1000) / 1000)
-        asked_s = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
-        self.wait_s = max(backoff_s, min(asked_s, limits.RETRY_AFTER_MAX_S))
-        if self._tries >= limits.COMPLETION_TRIES_MAX or time.monotonic() + self.wait_s >= self._until:
-            raise UnreachableError(
-                f"no answer of the endpoint after {self._tries} tries; the last: {reason}"
-            ) from cause
+    left_s = tries.left_s
+    return httpx.Timeout(left_s, connect=min(left_s, limits.CONNECT_TIMEOUT_S), read=read_s or left_s)
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
@@ -383,23 +337,3 @@ def _transport_errors() -> tuple[type[Exception], ...]:
 
 def _broken(error: Exception) -> UnreachableError:
     return UnreachableError(f"the stream broke off before its end: {type(error).__name__}: {error}")
-
-
-def _decoded(answer: httpx.Response, decoder: msgspec.json.Decoder[T], what: str) -> T:
-    try:
-        return decoder.decode(answer.content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnreachableError(f"{answer.request.url} answered something that is not {what}: {error}") from error
-
-
-def _problem(answer: httpx.Response) -> Problem:
-    """Return the problem in an answer; for another server's error, one made of its status and the start of its text."""
-    try:
-        body = msgspec.json.decode(answer.content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        body = None
-    if not isinstance(body, dict) or not isinstance(body.get("title"), str):
-        return Problem("unknown", answer.status_code, answer.reason_phrase or "Error", answer.text[:500])
-    further = {name: value for name, value in body.items() if name not in ("type", "title", "status", "detail")}
-    code = str(body.get("type", "unknown")).rpartition(":")[2]
-    return Problem(code, answer.status_code, body["title"], str(body.get("detail", "")), further or None)

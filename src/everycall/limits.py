@@ -105,6 +105,9 @@ WARN_INTERVAL_S = _time("WARN_INTERVAL_S", 60.0, "between two warnings of the sa
 RUNS_MAX = _limit(
     "RUNS_MAX", 10_000, "runs", "open at once in one LangChain handler; the oldest is closed as abandoned"
 )
+RUN_FRAMES_MAX = _limit(
+    "RUN_FRAMES_MAX", 500, "frames", "looked at for the LangChain model in whose code a call begins; 50 ns each"
+)
 RUN_AGE_MAX_S = _time("RUN_AGE_MAX_S", 3_600.0, "a run whose end never comes is closed as abandoned")
 MEDIA_HASH_BYTES_MAX = _limit(
     "MEDIA_HASH_BYTES_MAX",
@@ -159,10 +162,13 @@ VIEW_VALUES_MAX = _limit("VIEW_VALUES_MAX", 2_000, "values", "of one JSON field 
 VIEW_TEXT_CHARS = _limit("VIEW_TEXT_CHARS", 1_000, "characters", "of a text shown before 'show all'")
 TEMPLATE_CHARS_MAX = _limit("TEMPLATE_CHARS_MAX", 256 * KIB, "characters", "of one prompt template")
 DEPLOYMENT_BYTES_MAX = _limit(
-    "DEPLOYMENT_BYTES_MAX", 2 * MIB, "bytes", "of one version of a deployment; it is read for each completion"
+    "DEPLOYMENT_BYTES_MAX", 1 * MIB, "bytes", "of one version of a deployment; it is read for each completion"
 )
 DEPLOYMENT_USES_MAX = _limit(
-    "DEPLOYMENT_USES_MAX", 1_000, "records", "of a deployment read for its figures on the page; beyond: the latest"
+    "DEPLOYMENT_USES_MAX", 1_000, "records", "of a deployment counted for its figures on the page; beyond: the latest"
+)
+DEPLOYMENT_COSTS_MAX = _limit(
+    "DEPLOYMENT_COSTS_MAX", 5_000, "records", "read for the costs of all deployments of a page, shared among them"
 )
 DEPLOY_FILES_MAX = _limit("DEPLOY_FILES_MAX", 1_000, "files", "of prompts deployed by one command")
 DEPLOY_VALUES_MAX = _limit("DEPLOY_VALUES_MAX", 20_000, "values", "in one such file, aliases counted each time")
@@ -171,6 +177,7 @@ FORM_VARIABLES_MAX = _limit("FORM_VARIABLES_MAX", 100, "fields", "for variables 
 DIFF_LINES_MAX = _limit(
     "DIFF_LINES_MAX", 1_000, "lines", "changed on each side that are compared one by one: the time grows as the square"
 )
+DIFF_ROWS_MAX = _limit("DIFF_ROWS_MAX", 5_000, "lines", "of two versions drawn on one page; the API has all of them")
 ENDED_SESSIONS_MAX = _limit("ENDED_SESSIONS_MAX", 10_000, "sessions", "ended and not yet run out; the oldest go first")
 CACHE_BYTES_MAX = _limit(
     "CACHE_BYTES_MAX", 256 * MIB, "bytes", "of stored responses per project; least recent go first"
@@ -245,6 +252,9 @@ DATASET_CASES_MAX = _limit("DATASET_CASES_MAX", 50_000, "cases", "of one dataset
 DATASET_BYTES_MAX = _limit("DATASET_BYTES_MAX", 64 * MIB, "bytes", "of one dataset's cases, for the same reason")
 PATCHES_MAX = _limit(
     "PATCHES_MAX", 100_000, "patches", "of a project that wait for their record; then they are refused"
+)
+SAME_ANSWER_MAX = _limit(
+    "SAME_ANSWER_MAX", 16, "records", "of one trace with the same answer's id; more show that it names no answer"
 )
 TRACE_MODELS_MAX = _limit("TRACE_MODELS_MAX", 128, "models", "told apart in one trace's summary")
 CACHE_USES_MAX = _limit("CACHE_USES_MAX", 10_000, "uses", "of stored responses noted in memory between two evictions")

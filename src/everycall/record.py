@@ -9,12 +9,13 @@ They are encoded once, at call time, and never parsed on the way to the store. `
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Raw
 
-from everycall import limits
+from everycall import limits, semconv
 from everycall.semconv import CHAIN, DEFAULT_PROJECT, SUCCESS
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Record",
     "decode",
     "encode",
+    "is_safe_attribute",
     "to_json",
     "to_raw",
 ]
@@ -88,6 +90,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     cost: Annotated[float, Meta(ge=0)] | None = None  # USD
     cost_source: Annotated[str, Meta(max_length=64)] | None = None  # e.g. "genai-prices", "cache", "client"
     price_version: Annotated[str, Meta(max_length=64)] | None = None
+    counted_in: Id | None = None  # set by the store: the record of the same answer in which this one's sums are counted
     cache: bool | None = None  # whether a response cache was consulted
     cache_hit: bool | None = None
     saved_cost: Annotated[float, Meta(ge=0)] | None = None  # USD not spent because of the cache
@@ -113,9 +116,32 @@ OMITTED_FIELDS = {"inputs": INPUT_FIELDS, "outputs": OUTPUT_FIELDS}
 """What a record does not hold when its `omitted` names this."""
 CONTENT_FIELDS = (*INPUT_FIELDS, *OUTPUT_FIELDS, "metadata", "attributes")
 
+_TIER: Final = re.compile(r"auto|default|standard|batch|flex|priority|scale|fast|geo-[a-z]{2,16}")
+_SAFE_ATTRIBUTES: Final = {
+    semconv.EXCEPTION_TYPE: None,
+    semconv.CODE_LOCATION: None,
+    semconv.GEN_AI_RESPONSE_ID: re.compile(r"[\w.:/=+-]{1,200}", re.ASCII),
+    semconv.GEN_AI_FINISH_REASONS: re.compile(r"[A-Za-z_-]{1,64}"),
+    semconv.SERVICE_TIER: _TIER,
+    semconv.OPENAI_SERVICE_TIER: _TIER,
+}
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
 _any_decoder = msgspec.json.Decoder()
+
+
+def is_safe_attribute(name: str, value: Any) -> bool:
+    """Tell whether an attribute stays in a record whose inputs or outputs are left out.
+
+    Those stay that say where it failed, that decide the price, or by which one answer that was recorded twice is known:
+    and each only where it looks like what it is, an id or one of the words that providers use.
+    """
+    if name not in _SAFE_ATTRIBUTES:
+        return False
+    pattern = _SAFE_ATTRIBUTES[name]
+    words = value if isinstance(value, list) else [value]
+    return pattern is None or all(isinstance(word, str) and pattern.fullmatch(word) for word in words)
 
 
 def encode(record: Record) -> bytes:

@@ -45,9 +45,48 @@ GEN_AI_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 # --- keys of `usage`: parts of input_tokens and output_tokens, which include them ---
 USAGE_CACHED = "cached"
 USAGE_CACHE_WRITE = "cache_write"
-USAGE_REASONING = "reasoning"
+USAGE_CACHE_WRITE_1H = "cache_write_1h"
+"""The part of `cache_write` that is kept for an hour instead of five minutes, and costs more."""
 USAGE_INPUT_AUDIO = "input_audio"
+USAGE_INPUT_IMAGE = "input_image"
+USAGE_INPUT_VIDEO = "input_video"
+USAGE_CACHED_AUDIO = "cached_audio"
+"""The part of both `cached` and `input_audio`; likewise the next."""
+USAGE_CACHED_IMAGE = "cached_image"
+USAGE_TOOL_USE_PROMPT = "tool_use_prompt"
+USAGE_REASONING = "reasoning"
 USAGE_OUTPUT_AUDIO = "output_audio"
+USAGE_OUTPUT_IMAGE = "output_image"
+USAGE_OUTPUT_VIDEO = "output_video"
+USAGE_WEB_SEARCHES = "web_searches"
+"""Searches that the provider made and bills apart; no tokens."""
+USAGE_KEYS = frozenset(
+    {
+        USAGE_CACHED,
+        USAGE_CACHE_WRITE,
+        USAGE_CACHE_WRITE_1H,
+        USAGE_INPUT_AUDIO,
+        USAGE_INPUT_IMAGE,
+        USAGE_INPUT_VIDEO,
+        USAGE_CACHED_AUDIO,
+        USAGE_CACHED_IMAGE,
+        USAGE_TOOL_USE_PROMPT,
+        USAGE_REASONING,
+        USAGE_OUTPUT_AUDIO,
+        USAGE_OUTPUT_IMAGE,
+        USAGE_OUTPUT_VIDEO,
+        USAGE_WEB_SEARCHES,
+    }
+)
+"""The parts that have a price of their own somewhere. A part of another name costs what its whole costs."""
+USAGE_UNPRICED = "unpriced."
+"""Begins the name of a count that is in neither sum as far as anyone can tell: such a call has no price."""
+DEPLOYMENT_VERSION = "everycall.deployment.version"
+"""Which version of its deployment a completion was asked with."""
+SERVICE_TIER = "everycall.service_tier"
+"""The attribute that names the tier a call was billed by, where it is not the standard one: batch, flex, priority."""
+OPENAI_SERVICE_TIER = "openai.response.service_tier"
+"""The same in OpenTelemetry's conventions for OpenAI."""
 
 # --- between processes: W3C `baggage` members, beside `traceparent` ---
 BAGGAGE_TRACE_ID = "everycall.trace_id"

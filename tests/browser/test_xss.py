@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
-from everycall.record import Cut, Record, to_raw
+from everycall.record import Cut, Record, encode, to_raw
 
 pytestmark = pytest.mark.browser
 
@@ -156,3 +157,48 @@ def test_a_payload_is_shown_as_the_text_it_is(visit: Callable[..., Any], send: C
     expect(page.locator("#record h2")).to_have_text(payload)
     expect(page.locator("#record .message").first).to_contain_text(payload)
     assert page.locator("#main img, #main script, #main iframe").count() == 0
+
+
+@pytest.mark.timeout(180)
+def test_no_text_beside_the_records_runs_or_calls_out(
+    visit: Callable[..., Any], send: Callable[..., None], client: httpx.Client
+) -> None:
+    """Deployments with their versions, differences and forms; the names of projects, client processes and datasets."""
+    paths = ["/deployments", "/deployments?active=false", "/status", "/deployments/new", "/traces"]
+    together = ["\n".join(PAYLOADS[start : start + 4]) for start in range(0, len(PAYLOADS), 4)]
+    for number, payload in enumerate(together):
+        project = f"{payload} {number}"[:256]
+        name = "".join(one if " " <= one <= "~" else "?" for one in payload)
+        client.post(
+            "/v1/records",
+            headers={"x-everycall-client": f"{name[:100]}:{number}", "x-everycall-balance": '{"recorded":1}'},
+            content=encode(Record(inference_id=f"{number}", trace_id=f"{number}", project_name=project)),
+        )
+        body = {
+            "name": payload,
+            "model": payload,
+            "messages": [
+                {"role": "user", "name": payload, "content": payload + "{{" + payload + "}}"},
+                {"role": "assistant", "content": [{"type": "text", "text": payload}]},
+            ],
+            "functions": [{"name": payload, "description": payload, "parameters": {payload: payload}}],
+            "function_call": payload,
+            "model_params": {"response_format": {"type": payload}},
+        }
+        made = client.post("/api/deployments", json=body)
+        assert made.status_code == 200, made.text
+        own = made.json()["deployment_id"]
+        changed = {**body, "deployment_id": own, "name": payload * 2, "model": payload * 2}
+        assert client.post("/api/deployments", json=changed).json()["version"] == 2
+        paths += [f"/deployments/{own}", f"/deployments/{own}/diff?from=1&to=2", f"/deployments/{own}/edit"]
+    hostile_query = "%3Cimg%20src=x%20onerror=alert(1)%3E"
+    paths += [f"/deployments/x?done={hostile_query}", f"/deployments?project={hostile_query}", f"/x{hostile_query}"]
+    opened = visit()
+    for path in paths:
+        opened.go(path)
+        opened.page.locator("details:not([open])").evaluate_all("all => all.forEach((one) => { one.open = true; })")
+        assert opened.page.locator("main iframe, main object, main embed, main base").count() == 0
+        assert opened.page.locator("img[src=x], svg[onload], [onerror], [onmouseover]").count() == 0
+    assert opened.seen.dialogs == []
+    assert opened.seen.outside == []
+    assert [text for text in opened.seen.console if "Failed to load resource" not in text] == []

@@ -7,8 +7,10 @@ provider repeats the prompt in its errors, as providers do.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -234,3 +236,75 @@ def test_an_answer_cached_before_is_not_recorded_with_the_omitted(endpoint: Any,
         sides = {"llm_inputs", "llm_configuration", "target"} if "log_omit_inputs" in flags else {"content", "output"}
         assert not sides & record.keys()
     assert endpoint.every_byte().count(canary.encode()) >= before
+
+
+SERVERS_KEY, CALLERS_KEY = "Zx91-of-the-server-8f2c", "Zx91-of-the-caller-8f2c"
+
+
+@pytest.fixture
+def keyed(tmp_path: Path, streaming_provider: Any) -> Iterator[httpx.Client]:
+    """A server whose providers have a key that does not look like one, each with a fallback to the last."""
+    from everycall.server.gateway.settings import Fallback, ProviderSettings
+    from everycall.server.options import ServerOptions
+    from everycall.server.running import Server
+
+    provider = streaming_provider
+    then = {"*": (Fallback("local", None),)}
+    settings = [
+        ProviderSettings("openai", "openai", provider.base_url, SERVERS_KEY, fallbacks=then),
+        ProviderSettings("azure", "azure", provider.root, SERVERS_KEY, "2024-10-21", fallbacks=then),
+        ProviderSettings("anthropic", "anthropic", provider.root, SERVERS_KEY, fallbacks=then),
+        ProviderSettings("local", "openai_compatible", provider.base_url, SERVERS_KEY),
+    ]
+    options = ServerOptions(tmp_path / "keyed", port=0, providers={one.name: one for one in settings})
+    with Server(options) as server:
+        headers = {"x-api-key": server.key}
+        with httpx.Client(base_url=server.address, headers=headers, timeout=30) as opened:
+            yield opened
+
+
+@pytest.mark.parametrize("own_key", [None, CALLERS_KEY], ids=["the server's key", "the caller's key"])
+@pytest.mark.parametrize("name", ["openai", "azure", "anthropic", "local"])
+def test_keys_are_in_no_byte(
+    keyed: httpx.Client,
+    streaming_provider: Any,
+    said: Callable[[], str],
+    tmp_path: Path,
+    name: str,
+    own_key: str | None,
+) -> None:
+    """Of answers, records, cache, database and everybody's log at DEBUG; whatever a provider repeats of them."""
+    configuration = {"model": "m-1", "provider": name, "messages": [{"content": "hi"}]}
+    body = {"llm_configuration": configuration, "provider_api_key": own_key, "cache": False}
+    key = own_key or SERVERS_KEY
+    echo = f"invalid key {key}, told as Bearer {key}"
+    hurry = {"retry-after-ms": "1"}
+    answers: list[str] = []
+    for reply in (
+        {},
+        {"status": 401, "error": echo},
+        {"status": 429, "error": echo, "headers": {**hurry, "x-should-retry": "false"}},
+        {"status": 500, "body": echo.encode(), "headers": {**hurry, "x-should-retry": "false"}},
+        {"status": 307, "body": b"", "headers": {"location": f"http://127.0.0.1:9/{key}"}},
+        {"body": echo.encode()},
+        {"cut": True},
+    ):
+        for path in (PATH, PATH + "/stream"):
+            streaming_provider._script.clear()
+            streaming_provider.reply(**reply)
+            answer = keyed.post(path, json=body)
+            answers.append(f"{answer.text} {answer.headers}")
+            assert answer.status_code in (200, 502)
+    event = {"type": "error", "error": {"type": "overloaded_error", "message": echo}}
+    for raw in (json.dumps(event), json.dumps({"error": {"message": echo}}), echo):
+        streaming_provider._script.clear()
+        streaming_provider.stream(raw=f"data: {raw}\n\n".encode())
+        answers.append(keyed.post(PATH + "/stream", json=body).text)
+    used = {value for seen in streaming_provider.requests for value in seen.headers.values()}
+    assert used & {key, f"Bearer {key}"}
+    records = keyed.get("/api/records", params={"limit": 100}).text
+    assert echo[:11] in records
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "keyed").rglob("*") if path.is_file())
+    assert b"m-1" in kept
+    for place in (*answers, records, said(), kept.decode("utf-8", "replace")):
+        assert "Zx91" not in place

@@ -175,3 +175,20 @@ async def test_clearing(gateway_server: Any) -> None:
         again = (await api.post("/api/parea/v1/completion", json=body)).json()["cache_hit"]
         elsewhere = (await api.delete("/api/cache", params={"project": "empty"})).json()
     assert (hits, cleared, again, elsewhere) == ([False, True], {"cleared": 1}, False, {"cleared": 0})
+
+
+async def test_an_old_answer_is_asked_for_again(bench: Bench, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.ask()
+    monkeypatch.setattr("everycall.limits.CACHE_AGE_MAX_S", -1.0)
+    assert (await bench.ask()).cache_hit is False
+    assert len(provider.requests) == 2
+
+
+async def test_an_answer_larger_than_the_cache_is_not_kept(
+    bench: Bench, provider: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everycall.limits.CACHE_BYTES_MAX", 1_000)
+    provider.reply(content="x" * 2_000)
+    assert (await bench.ask()).status == "success"
+    assert (await bench.ask()).cache_hit is False
+    assert (await bench.ask()).cache_hit is True

@@ -99,6 +99,7 @@ def test_the_seeds_call(api: httpx.Client, complete: Any, deployment_id: str, pr
     assert record["llm_inputs"] == {"x": "Golang", "y": "Fiber"}
     assert record["llm_configuration"]["messages"] == [{"role": "user", "content": sent}]
     assert (record["deployment_id"], record["kind"], record["content"]) == (deployment_id, "llm", "hello")
+    assert record["attributes"]["everycall.deployment.version"] == 1
     assert record.get("project_name", "default") == "default"
     assert record["trace_name"] == "llm-openai"
 

@@ -423,11 +423,11 @@ class BusyStore(SqliteStore):
 
     busy = 0
 
-    async def commit(self, project: str, records: Any, client: Any = None) -> Any:
+    async def commit(self, project: str, records: Any, client: Any = None, expense: Any = None) -> Any:
         if self.busy:
             self.busy -= 1
             raise StoreBusy("the write queue is full")
-        return await super().commit(project, records, client)
+        return await super().commit(project, records, client, expense)
 
 
 async def test_a_busy_store_costs_no_second_call(

@@ -78,7 +78,7 @@ def test_unknown_cost_and_tokens_are_never_shown_as_zero(client: httpx.Client, s
     twin = client.get("/traces.json").json()
     assert (twin["traces"][0]["cost"], twin["traces"][0]["unpriced"], twin["totals"]["cost"]) == (None, 1, None)
     panel = page(client, "/traces/t1")
-    assert "price not known" in panel
+    assert "price not known: no token counts" in panel
     assert "$0" not in panel
 
 
@@ -101,6 +101,7 @@ def test_sums_of_the_page_are_the_sums_of_its_rows(client: httpx.Client, send: C
         "uncounted": 0,
         "unpriced": 0,
         "saved_cost": None,
+        "counted_elsewhere": 0,
     }
 
 

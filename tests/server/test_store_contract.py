@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,13 @@ from everycall.server.store.base import (
     ApiKey,
     ClientReport,
     Deployment,
+    DeploymentUse,
+    NoEarlierVersion,
     RecordQuery,
     Store,
     StoreError,
     TraceQuery,
+    VersionConflict,
 )
 from everycall.server.store.sqlite import SqliteStore
 
@@ -139,8 +143,8 @@ def plain(value: Any) -> Any:
 
 def test_the_examples_cover_every_field() -> None:
     fields = set(Record.__struct_fields__)
-    assert set(FULL) == fields - {"project_name"}
-    assert set(OTHER) == fields - {"project_name", "inference_id"}
+    assert set(FULL) == fields - {"project_name", "counted_in"}
+    assert set(OTHER) == fields - {"project_name", "inference_id", "counted_in"}
     assert all(FULL[name] != OTHER[name] for name in OTHER)
 
 
@@ -609,12 +613,109 @@ async def test_deployments_are_versions_that_never_change(store: Store) -> None:
     assert await store.deployment(P, "p-2") is None
     assert await store.deployment("other", "p-1") is None
     again = await store.put_deployment(prompt(model_params={"temp": 0.5}, function_call={"name": "f"}))
-    assert again.version == 3
+    assert again == first  # the content of an old version is that version
+    assert await store.deployment(P, "p-1", 2) == replace(second, active=False)
     await store.put_deployment(prompt(deployment_id="p-0", name="a"))
     await store.put_deployment(prompt(project_name="other"))
-    assert [(d.deployment_id, d.version) for d in await store.deployments(P)] == [("p-0", 1), ("p-1", 3)]
+    assert [(d.deployment_id, d.version) for d in await store.deployments(P)] == [("p-0", 1), ("p-1", 1)]
     with pytest.raises(StoreError):
         await store.put_deployment(prompt(model_params={"x": object()}))
+
+
+async def test_which_version_is_served_and_was(store: Store) -> None:
+    for number in (1, 2, 3):
+        made = await store.put_deployment(prompt(name=f"v{number}\x00\x1e", created_by="ci"), activate=number != 3)
+        assert (made.version, made.active) == (number, number != 3)
+    served = await store.deployment(P, "p-1")
+    assert served is not None
+    assert served.version == 2
+    would = await store.put_deployment(prompt(name="v4"), dry_run=True)
+    assert (would.version, would.active) == (4, True)
+    rows = await store.deployment_versions(P, "p-1")
+    assert [(row.version, row.active, row.name, row.created_by) for row in rows] == [
+        (3, False, "v3\x00\x1e", "ci"),
+        (2, True, "v2\x00\x1e", "ci"),
+        (1, False, "v1\x00\x1e", "ci"),
+    ]
+    assert [row.version for row in await store.deployment_versions(P, "p-1", before=3, limit=1)] == [2]
+    for change in (
+        store.activate_deployment(P, "p-1", 1, expected=1),
+        store.roll_back_deployment(P, "p-1", expected=0),
+        store.put_deployment(prompt(name="v4"), expected=3),
+    ):
+        with pytest.raises(VersionConflict) as raised:
+            await change
+        assert raised.value.active == 2
+    assert await store.activate_deployment(P, "p-1", 4) is None
+    assert await store.activate_deployment("other", "p-1", 1) is None
+    assert await store.roll_back_deployment(P, "p-2") is None
+    third = await store.activate_deployment(P, "p-1", 3, by="ann", expected=2)
+    assert third is not None
+    assert (third.version, third.active) == (3, True)
+    back = await store.roll_back_deployment(P, "p-1", by="bob")
+    assert back is not None
+    assert (back.version, back.active) == (2, True)
+    history = await store.deployment_activations(P, "p-1")
+    assert [(one.version, one.by, one.roll_back_to) for one in history] == [
+        (2, "bob", 1),
+        (3, "ann", 2),
+        (2, "ci", 1),
+        (1, "ci", None),
+    ]
+    assert await store.deployment_activations("other", "p-1") == []
+    await store.roll_back_deployment(P, "p-1")
+    with pytest.raises(NoEarlierVersion):
+        await store.roll_back_deployment(P, "p-1")
+    archived = await store.activate_deployment(P, "p-1", 0, by="ann")
+    assert archived is not None
+    assert (archived.version, archived.active) == (3, False)
+    assert await store.deployment(P, "p-1") is None
+    assert list(await store.deployments(P)) == []
+    assert [one.version for one in await store.deployments(P, active=False)] == [3]
+
+
+async def test_deployments_are_listed_in_pages(store: Store) -> None:
+    for number in range(5):
+        await store.put_deployment(prompt(deployment_id=f"p-{number}", name=f"n{number % 2}"))
+    first = await store.deployments(P, limit=3)
+    rest = await store.deployments(P, after=(first[-1].name, first[-1].deployment_id), limit=3)
+    assert [one.deployment_id for one in (*first, *rest)] == ["p-0", "p-2", "p-4", "p-1", "p-3"]
+
+
+async def test_how_deployments_were_used(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [
+        call(
+            number, deployment_id="p-1", cost=None if number == 3 else 0.5, status="error" if number == 2 else "success"
+        )
+        for number in range(1, 5)
+    ]
+    await store.commit(P, [*records, call(9, deployment_id="p-2"), call(10)])
+    await store.commit("other", [call(1, deployment_id="p-1", cost=100.0)])
+    latest = max(record.start_time_unix_nano for record in records)
+    used = await store.deployment_uses(P, ["p-1", "p-none"], 0)
+    assert used == {
+        "p-1": DeploymentUse(4, 1, 1.5, 1, 4, latest, whole=True),
+        "p-none": DeploymentUse(0, 0, None, 0, 0, None, whole=True),
+    }
+    later = await store.deployment_uses(P, ["p-1"], latest + 1)
+    assert later == {"p-1": DeploymentUse(0, 0, None, 0, 0, latest, whole=True)}
+    monkeypatch.setattr(limits, "DEPLOYMENT_COSTS_MAX", 4)
+    shared = await store.deployment_uses(P, ["p-1", "p-none"], 0)  # two for each, the latest first
+    assert shared["p-1"] == DeploymentUse(4, 1, 0.5, 1, 2, latest, whole=True)
+    monkeypatch.setattr(limits, "DEPLOYMENT_USES_MAX", 3)
+    assert (await store.deployment_uses(P, ["p-1"], 0))["p-1"].whole is False
+
+
+async def test_ended_sessions_are_kept_until_they_run_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ENDED_SESSIONS_MAX", 2)
+    later = int(time.time()) + 1_000
+    assert await store.ended_sessions() == {}
+    await store.end_session("old", 5)
+    await store.end_session("a", later)
+    assert await store.ended_sessions() == {"a": later}
+    await store.end_session("b", later + 1)
+    await store.end_session("c", later + 2)
+    assert await store.ended_sessions() == {"b": later + 1, "c": later + 2}
 
 
 async def test_keys_are_stored_and_revoked(store: Store) -> None:

@@ -273,18 +273,24 @@ async def test_a_file_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
     import sqlite3
     from importlib import resources
 
+    from everycall.server.store.opening import APPLICATION_ID
+
     path = tmp_path / "everycall.db"
     first = SqliteStore(path)
     await first.open()
     await first.commit(P, [call(1, "a", **of_experiment("u")), call(2, "b")])
     await first.close()
+    newest = tmp_path / "newest.db"
+    path.rename(newest)
     connection = sqlite3.connect(path)
-    script = (resources.files("everycall.server.store") / "schema" / "0002_evaluation.sql").read_text("utf-8")
-    assert "bodies_experiment" in script
-    for table in ("feedback", "experiments", "datasets", "test_cases"):
-        connection.execute(f"DROP TABLE {table}")
-    connection.execute("DROP INDEX bodies_experiment")
+    script = resources.files("everycall.server.store") / "schema" / "0001_initial.sql"
+    connection.executescript(script.read_text("utf-8"))
+    connection.execute("ATTACH ? AS newest", (str(newest),))
+    for table in ("projects", "traces", "trace_tags", "records", "bodies", "record_tags"):
+        columns = ", ".join(row[1] for row in connection.execute(f"PRAGMA main.table_info({table})"))
+        connection.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM newest.{table}")
     connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.commit()
     connection.close()
     again = SqliteStore(path)

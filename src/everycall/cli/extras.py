@@ -10,6 +10,7 @@ __all__ = ["EXTRAS", "require"]
 
 EXTRAS = {
     "server": ("anthropic", "genai_prices", "jinja2", "litestar", "openai", "uvicorn", "zstandard"),
+    "deploy": ("yaml",),
     "langchain": ("everycall_langchain", "langchain_core"),
 }
 """The modules that each extra installs, as in the package's metadata."""

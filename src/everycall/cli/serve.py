@@ -23,13 +23,25 @@ def serve(
     port: int,
     data_dir: Path | None = None,
     no_auth: bool = False,
+    prices: Path | None = None,
+    hosts: tuple[str, ...] = (),
+    trusted_proxies: tuple[str, ...] = (),
     environment: Mapping[str, str] | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM; returns 0. Raises `ConfigurationError` for what cannot be served so."""
     directory = (data_dir or locations.data_dir()).expanduser().absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     providers = provider_settings(os.environ if environment is None else environment, directory / PROVIDERS_FILE)
-    options = ServerOptions(directory, host=host, port=port, no_auth=no_auth, providers=providers)
+    options = ServerOptions(
+        directory,
+        host=host,
+        port=port,
+        no_auth=no_auth,
+        providers=providers,
+        hosts=hosts,
+        trusted_proxies=trusted_proxies,
+        prices=prices,
+    )
     screen = Terminal()
 
     def started(address: str, login_address: str) -> None:

@@ -141,11 +141,13 @@ class Terminal:
 
     def _cell(self, text: str) -> str:
         match text.strip():
-            case "success" | "hit" | "delivered":
+            case "success" | "hit" | "delivered" | "created" | "written":
                 return self.style(text, "green")
+            case "changed" | "activated" | "overwritten":
+                return self.style(text, "yellow")
             case "error" | "refused":
                 return self.style(text, "red")
-            case "—" | "miss" | "off":
+            case "—" | "miss" | "off" | "unchanged":
                 return self.style(text, "dim")
         return text
 

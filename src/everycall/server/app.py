@@ -17,6 +17,7 @@ from everycall.server import login, pages
 from everycall.server.api import (
     completion,
     datasets,
+    deployment_versions,
     deployments,
     documents,
     experiments,
@@ -27,6 +28,7 @@ from everycall.server.api import (
     prompts,
     query,
     records,
+    repricing,
     service,
     streaming,
 )
@@ -66,6 +68,7 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
         await store.open()
         try:
             await access.keyring.load()
+            access.sessions.load(await store.ended_sessions())
             yield
         finally:
             try:
@@ -95,6 +98,8 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
             *experiments.handlers,
             *datasets.handlers,
             *deployments.handlers,
+            *deployment_versions.handlers,
+            *repricing.handlers,
             *service.handlers,
             *login.handlers,
             *pages.handlers,

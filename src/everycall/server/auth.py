@@ -7,6 +7,7 @@ session cookie of a browser that logged in.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote
 
@@ -75,7 +76,7 @@ class Access:
         secret = _presented(scope)
         if secret is not None and not self.no_auth:
             return self.check(scope, secret)[0]
-        identity = NOBODY_ASKED if self.no_auth else self._session(scope)
+        identity = replace(NOBODY_ASKED, key=self.keyring.local) if self.no_auth else self._session(scope)
         if identity is not None and scope.get("method") not in SAFE_METHODS and not is_same_origin(scope):
             detail = "A page of another site sent this request. Use the server's own pages, or a key in x-api-key."
             raise problem("cross_origin", 403, "Forbidden", detail)
@@ -118,6 +119,10 @@ class Guard:
         hosts = headers_of(scope, b"host")
         if len(hosts) != 1:
             raise problem("bad_request", 400, "Bad request", "Send exactly one Host header.")
+        if headers_of(scope, b"transfer-encoding") and headers_of(scope, b"content-length"):
+            # A proxy in front may believe the other one: what follows the body would be a request nobody sent.
+            detail = "Send content-length or transfer-encoding, not both."
+            raise problem("bad_request", 400, "Bad request", detail, headers={"connection": "close"})
         if not self._access.hosts.allow(hosts[0]):
             detail = "This server does not answer to that name. Start it with the name among its hosts to allow it."
             raise problem("wrong_host", 421, "Misdirected request", detail)

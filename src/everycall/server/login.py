@@ -12,10 +12,12 @@ from litestar.enums import MediaType
 from everycall import limits
 from everycall.server.auth import Access
 from everycall.server.bodies import Bodies
+from everycall.server.options import ServerOptions
 from everycall.server.pages.rendering import html as render
 from everycall.server.problems import ProblemError, problem
-from everycall.server.security import is_same_origin, local_path, onward
+from everycall.server.security import is_same_origin, local_path, onward, over_tls
 from everycall.server.sessions import COOKIE
+from everycall.server.store.base import Store
 
 __all__ = ["handlers"]
 
@@ -56,7 +58,12 @@ async def login(request: Request[Any, Any, Any]) -> Response[Any]:
 
 @post("/logout", include_in_schema=False, status_code=303)
 async def logout(request: Request[Any, Any, Any]) -> Response[Any]:
-    """End the browser's session."""
+    """End the browser's session: its cookie goes, and a copy of it is refused from now on."""
+    access: Access = request.app.state.access
+    store: Store = request.app.state.store
+    ended = access.sessions.end(request.cookies.get(COOKIE, ""))
+    if ended is not None:
+        await store.end_session(*ended)
     return _go("/login", _cookie(request, "", 0))
 
 
@@ -80,13 +87,14 @@ def _go(path: str, cookie: Cookie | None = None) -> Response[Any]:
 
 
 def _cookie(request: Request[Any, Any, Any], value: str, max_age: int = int(limits.SESSION_AGE_S)) -> Cookie:
+    options: ServerOptions = request.app.state.options
     return Cookie(
         key=COOKIE,
         value=value,
         max_age=max_age,
         httponly=True,
         samesite="strict",
-        secure=request.scope["scheme"] == "https",
+        secure=over_tls(request.scope, options.trusted_proxies),
         path="/",
     )
 

@@ -17,13 +17,14 @@ from urllib.parse import quote
 
 import uvicorn
 
-from everycall import limits, locations
+from everycall import _price, limits, locations
 from everycall.errors import ConfigurationError
 from everycall.server.app import create_app
 from everycall.server.auth import Access
+from everycall.server.connections import Connection
 from everycall.server.gateway import Gateway
 from everycall.server.keys import local_key
-from everycall.server.options import ServerOptions
+from everycall.server.options import ServerOptions, price_book
 from everycall.server.store.base import Store, StoreError
 from everycall.server.store.sqlite import SqliteStore
 
@@ -185,11 +186,13 @@ async def _serve(
     started: Callable[[_Uvicorn, Access, str], None],
 ) -> None:
     with listening:
-        store: Store = SqliteStore(options.data_dir / DATABASE)
+        prices = price_book(options)
+        _price.use(prices)
+        store: Store = SqliteStore(options.data_dir / DATABASE, prices)
         app = create_app(replace(options, local_key=key), store, Gateway(store, options.providers))
         config = uvicorn.Config(
             app,
-            http="auto",
+            http=Connection,
             ws="none",
             lifespan="off",  # entered below, so that its errors arrive here as they are
             log_config=None,

@@ -9,7 +9,7 @@ import ipaddress
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from urllib.parse import urlsplit
 
@@ -27,6 +27,7 @@ __all__ = [
     "is_same_origin",
     "local_path",
     "onward",
+    "over_tls",
     "secure",
     "wants_page",
 ]
@@ -39,7 +40,7 @@ DATA_PREFIXES = ("/api/", "/v1/", "/static/", "/openapi.json", "/healthz")
 HEADERS: dict[str, str] = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
@@ -106,9 +107,9 @@ class AllowedHosts:
 
 
 def wants_page(scope: Scope) -> bool:
-    """Return whether an answer is for a person: a GET of a page by a browser, not of data."""
+    """Return whether an answer is for a person: of a page or a form in a browser, not of data."""
     path = scope["path"]
-    if scope.get("method") != "GET" or path.startswith(DATA_PREFIXES) or path.endswith(".json"):
+    if scope.get("method") not in ("GET", "POST") or path.startswith(DATA_PREFIXES) or path.endswith(".json"):
         return False
     return "text/html" in (header(scope, b"accept") or "")
 
@@ -117,8 +118,8 @@ def is_same_origin(scope: Scope) -> bool:
     """Return whether a request that changes something was not made by another site's page.
 
     Browsers say where a request comes from in `Sec-Fetch-Site` (to loopback and over TLS) and in `Origin` (with every
-    POST, though as `null` where the page's referrer policy is `no-referrer`); a program sends neither and has no cookie
-    that could be misused.
+    POST; as `null` where the page's referrer policy is `no-referrer`, which ours is not); a program sends neither and
+    has no cookie that could be misused.
     """
     site = header(scope, b"sec-fetch-site")
     if site is not None:
@@ -142,7 +143,26 @@ def local_path(asked: str | None) -> str:
     if not asked.isprintable() or "\\" in asked or len(asked) > 2048:
         return "/"
     parts = urlsplit(asked)
-    return "/" if parts.scheme or parts.netloc else asked
+    return "/" if parts.scheme or parts.netloc or parts.path == "/logout" else asked
+
+
+def over_tls(scope: Scope, trusted_proxies: Sequence[str]) -> bool:
+    """Return whether the browser's connection is encrypted: to this server, or to a proxy that is trusted to say so.
+
+    A proxy says it in `X-Forwarded-Proto` (the last value is that of the nearest one). From any other address the
+    header is a stranger's word and counts for nothing. `trusted_proxies` are addresses or networks (`10.0.0.0/8`).
+    """
+    if scope["scheme"] == "https":
+        return True
+    client = scope.get("client")
+    values = headers_of(scope, b"x-forwarded-proto")
+    if not client or not values or values[-1].rpartition(",")[2].strip().lower() != "https":
+        return False
+    try:
+        address = ipaddress.ip_address(client[0])
+    except ValueError:
+        return False
+    return any(address in ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies)
 
 
 def onward(scope: Scope, path: str) -> bytes | None:

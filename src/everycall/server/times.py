@@ -28,8 +28,8 @@ def read_timestamp(text: str) -> int:
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise ValueError("not a time such as 2024-05-30T13:48:34+00:00")
-    moment = datetime.fromisoformat(f"{match['day']}T{match['clock']}+00:00") - _offset(match["zone"] or "Z")
-    seconds = int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())
+    moment = datetime.fromisoformat(f"{match['day']}T{match['clock']}+00:00") - datetime(1970, 1, 1, tzinfo=UTC)
+    seconds = int((moment - _offset(match["zone"] or "Z")).total_seconds())
     if seconds < 0:
         raise ValueError("a time before 1970")
     return seconds * 10**9 + int((match["fraction"] or "").ljust(9, "0"))

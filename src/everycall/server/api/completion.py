@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from litestar import Request, Response, delete, post
@@ -46,24 +46,30 @@ _KINDS = {
 
 
 def schema_of(struct: type[msgspec.Struct], *, answer: bool = False) -> Schema:
-    """Return the OpenAPI schema of a struct's fields; of an answer, every field is required."""
-    properties = {name: _field(hint) for name, hint in get_type_hints(struct).items()}
-    required = list(properties) if answer else None
-    return Schema(type=OpenAPIType.OBJECT, properties=dict(properties), required=required)
+    """Return the OpenAPI schema of a struct's fields with their bounds; of an answer, every field is required."""
+    properties = {name: _field(hint) for name, hint in get_type_hints(struct, include_extras=True).items()}
+    required = [one.name for one in msgspec.structs.fields(struct) if answer or one.required]
+    return Schema(type=OpenAPIType.OBJECT, properties=dict(properties), required=required or None)
 
 
 def _field(hint: Any) -> Schema:
     kinds: list[OpenAPIType] = []
     schema = Schema()
     for one in get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,):
-        plain = get_origin(one) or one
+        bare, *metas = get_args(one) if get_origin(one) is Annotated else (one,)
+        plain = get_origin(bare) or bare
         if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
             schema = schema_of(plain)
             kinds.append(OpenAPIType.OBJECT)
         elif plain in _KINDS:
             kinds.append(_KINDS[plain])
         if plain is list:
-            schema.items = _field(*get_args(one))
+            schema.items = _field(*get_args(bare))
+        for meta in metas:
+            schema.minimum, schema.maximum = meta.ge, meta.le
+            bounds = ("min_items", "max_items") if plain is list else ("min_length", "max_length")
+            for name, bound in zip(bounds, (meta.min_length, meta.max_length), strict=True):
+                setattr(schema, name, bound)
     if kinds:
         schema.type = kinds[0] if len(kinds) == 1 else kinds
     return schema
@@ -120,10 +126,12 @@ request_decoder = msgspec.json.Decoder(CompletionRequest)
         body=schema_of(CompletionRequest),
         answer=schema_of(CompletionAnswer, answer=True),
         problems={
+            403: "The key may not use models without a known price.",
             404: "No such deployment in this project.",
             409: "The inference_id is taken, or its answer was not kept.",
             413: "Too many bytes.",
             422: "A field is wrong (`field` names it), or there is nothing to ask.",
+            429: "The key's budget is spent, or its rate limit reached.",
         },
     ),
 )
@@ -135,9 +143,10 @@ async def post_completion(request: Request[Identity, Any, Any]) -> Response[byte
     require(request.user, "write")
     bodies: Bodies = request.app.state.bodies
     gateway: Gateway = request.app.state.gateway
+    gateway.rates.enter(request.user.key)
     async with bodies.body(request.scope, request.receive) as data:
         asked: CompletionRequest = read_body(data, request_decoder)
-    answer = await gateway.complete(await project_with(request, asked), asked)
+    answer = await gateway.complete(await project_with(request, asked), asked, request.user.key)
     return Response(_encoder.encode(answer), media_type="application/json")
 
 

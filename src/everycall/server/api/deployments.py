@@ -1,70 +1,67 @@
-"""Deployments: versioned prompts with their model, parameters and functions. `POST` makes one, or its next version."""
+"""Deployments: versioned prompts with their model, parameters and functions. `POST` and `PUT` make one, or a version.
+
+A version never changes. Which one is served does: by activating another one, by rolling back, by archiving.
+"""
 
 from __future__ import annotations
 
-import secrets
+import asyncio
+import base64
+import binascii
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Response, get, post, put
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import Meta
 
 from everycall import limits
-from everycall.server.api.completion import project_in, read_body, schema_of
-from everycall.server.api.documents import operation, path_text, query_text
-from everycall.server.auth import Identity, project_of, require
+from everycall.server import deployments as rules
+from everycall.server.api.completion import check_nesting, project_in, read_body, schema_of
+from everycall.server.api.deployment_versions import (
+    DEPLOYMENT,
+    DEPLOYMENT_ID,
+    MISSING,
+    PROJECT,
+    Asked,
+    difference,
+    json_answer,
+    number_in,
+    reader,
+)
+from everycall.server.api.documents import operation, query_text
+from everycall.server.auth import project_of, require
 from everycall.server.bodies import Bodies
-from everycall.server.gateway.asking import as_functions, as_messages
-from everycall.server.gateway.providers import provider_of
-from everycall.server.gateway.request import Message, ModelParams
+from everycall.server.deployments import DeploymentRequest
 from everycall.server.problems import bad_request, problem
 from everycall.server.store.base import Deployment, Store
 
-__all__ = ["DeploymentRequest", "handlers"]
+__all__ = ["handlers", "next_cursor", "read_cursor"]
 
-_ID_BYTES = 16  # 21 of the 22 characters of their base64 form, as Parea's ids have
 _encoder = msgspec.json.Encoder()
-_PROJECT = query_text("project", "The project, for keys of all projects.")
-
-
-class DeploymentRequest(msgspec.Struct, kw_only=True):
-    """What a deployment is made of. With `deployment_id` it is the next version of that one, else a new one.
-
-    `messages` may have `{{variables}}`; `model_params` has Parea's names (temp, top_p, max_length, ...). `provider` is
-    a name of the server's settings; without it, the model's name tells.
-    """
-
-    name: Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
-    messages: Annotated[list[Message], Meta(min_length=1)]
-    model: Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
-    provider: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] | None = None
-    model_params: ModelParams | None = None
-    functions: list[Any] | None = None
-    function_call: str | dict[str, Any] | None = None
-    deployment_id: Annotated[str, Meta(max_length=limits.ID_CHARS_MAX)] | None = None
-    project_name: Annotated[str, Meta(max_length=256)] | None = None
-
-
 _decoder = msgspec.json.Decoder(DeploymentRequest)
 
-_DEPLOYMENT = Schema(
-    type=OpenAPIType.OBJECT,
-    description="One version of a deployment.",
-    properties={
-        **{name: Schema(type=OpenAPIType.STRING) for name in ("deployment_id", "project_name", "name", "model")},
-        "version": Schema(type=OpenAPIType.INTEGER),
-        "provider": Schema(type=OpenAPIType.STRING, description="Empty: the model's name tells."),
-        "messages": Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT)),
-        "model_params": Schema(type=OpenAPIType.OBJECT),
-        "functions": Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT)),
-        "function_call": Schema(type=[OpenAPIType.STRING, OpenAPIType.OBJECT, OpenAPIType.NULL]),
-        "created_unix_nano": Schema(type=OpenAPIType.INTEGER),
-        "active": Schema(type=OpenAPIType.BOOLEAN),
-    },
-)
+
+class Expectation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a change of the served version is asked with: the one that must be served now (0: none)."""
+
+    expected_version: Annotated[int, Meta(ge=0)] | None = None
+
+
+class ActivationRequest(Expectation, kw_only=True, forbid_unknown_fields=True):
+    """The version to serve."""
+
+    version: Annotated[int, Meta(ge=1)]
+
+
+_CHANGE_PROBLEMS = {
+    **MISSING,
+    409: "Another version is served than `expected_version`.",
+    413: "Too large.",
+    422: "A field is wrong; `field` names it.",
+}
 
 
 @post(
@@ -72,103 +69,235 @@ _DEPLOYMENT = Schema(
     status_code=200,
     operation_class=operation(
         body=schema_of(DeploymentRequest),
-        answer=_DEPLOYMENT,
-        problems={404: "No such deployment to make a version of.", 422: "A field is wrong; `field` names it."},
+        answer=DEPLOYMENT,
+        problems={**_CHANGE_PROBLEMS, 404: "No such deployment to make a version of."},
     ),
 )
-async def post_deployment(request: Request[Identity, Any, Any]) -> Response[bytes]:
-    """Make a deployment or its next version, which is served from now on. Unchanged content makes no version."""
-    require(request.user, "write")
-    bodies: Bodies = request.app.state.bodies
-    store: Store = request.app.state.store
-    async with bodies.body(request.scope, request.receive) as data:
-        given: DeploymentRequest = read_body(data, _decoder)
-    project = project_in(request.user, given.project_name)
-    if given.deployment_id and await store.deployment(project, given.deployment_id) is None:
-        raise _unknown()
-    stored = await store.put_deployment(_deployment(given, project))
-    return _json(asdict(stored))
+async def post_deployment(request: Asked) -> Response[bytes]:
+    """Make a deployment or its next version, which is served from now on. A content it has already makes no version."""
+    store, given, project = await _given(request)
+    if given.deployment_id and not await rules.newest_of(store, project, given.deployment_id):
+        raise problem(
+            "unknown_deployment",
+            404,
+            "No such deployment",
+            "There is no such deployment in this project to make a version of. Leave deployment_id out for a new one, "
+            "or choose its id with PUT /api/deployments/{deployment_id}.",
+            field="deployment_id",
+        )
+    _, stored = await rules.put(store, given, rules.as_deployment(given, project, request.user.name))
+    return json_answer(asdict(stored))
 
 
-def _deployment(given: DeploymentRequest, project: str) -> Deployment:
-    for index, message in enumerate(given.messages):
-        if isinstance(message.content, str) and len(message.content) > limits.TEMPLATE_CHARS_MAX:
-            raise problem(
-                "template_too_long",
-                422,
-                "The prompt template is too long",
-                f"messages[{index}].content may have {limits.TEMPLATE_CHARS_MAX} characters; use llm_inputs.",
-                field=f"messages[{index}].content",
-            )
-    return Deployment(
-        deployment_id=given.deployment_id or f"p-{secrets.token_urlsafe(_ID_BYTES)[:21]}",
-        version=0,
-        project_name=project,
-        name=given.name,
-        messages=tuple(as_messages(given.messages, "messages")),
-        model=given.model,
-        provider=(given.provider or provider_of(given.model) or "").lower(),
-        model_params=given.model_params.given() if given.model_params else {},
-        functions=tuple(as_functions(given.functions or ())),
-        function_call=given.function_call,
+@put(
+    "/api/deployments/{deployment_id:str}",
+    status_code=200,
+    operation_class=operation(
+        parameters=[
+            DEPLOYMENT_ID,
+            query_text("dry_run", "true: say what would be done, and do nothing.", OpenAPIType.BOOLEAN),
+        ],
+        body=schema_of(DeploymentRequest),
+        answer=Schema(
+            type=OpenAPIType.OBJECT,
+            required=["outcome", "deployment", "diff"],
+            properties={
+                "outcome": Schema(type=OpenAPIType.STRING, enum=["created", "changed", "activated", "unchanged"]),
+                "deployment": DEPLOYMENT,
+                "diff": Schema(type=OpenAPIType.OBJECT),
+            },
+        ),
+        problems=_CHANGE_PROBLEMS,
+    ),
+)
+async def put_deployment(request: Asked) -> Response[bytes]:
+    """Make a deployment with this id, or its next version; say what was done and how it differs from what was served.
+
+    The same request again changes nothing: a content that a version has already makes none.
+    """
+    store, given, project = await _given(request)
+    deployment_id = str(request.path_params["deployment_id"])
+    rules.check_id(deployment_id)
+    if given.deployment_id not in (None, deployment_id):
+        raise problem(
+            "invalid",
+            422,
+            "Not as documented",
+            "deployment_id is not the one of the address; leave it out of the body.",
+            field="deployment_id",
+        )
+    dry_run = request.query_params.get("dry_run") or "false"
+    if dry_run not in ("true", "false"):
+        raise bad_request("dry_run is true or false.", field="dry_run")
+    served = await store.deployment(project, deployment_id)
+    new = rules.as_deployment(msgspec.structs.replace(given, deployment_id=deployment_id), project, request.user.name)
+    outcome, stored = await rules.put(store, given, new, dry_run=dry_run == "true")
+    return json_answer(
+        {"outcome": outcome, "deployment": asdict(stored), "diff": await asyncio.to_thread(difference, served, stored)}
     )
 
 
 @get(
     "/api/deployments",
     operation_class=operation(
-        parameters=[_PROJECT],
+        parameters=[
+            query_text("active", "false: those of which no version is served, with their newest.", OpenAPIType.BOOLEAN),
+            query_text("limit", f"Rows of a page, 1 to {limits.PAGE_ROWS}.", OpenAPIType.INTEGER),
+            query_text("cursor", "next_cursor of the page before."),
+            PROJECT,
+        ],
         answer=Schema(
-            type=OpenAPIType.OBJECT, properties={"deployments": Schema(type=OpenAPIType.ARRAY, items=_DEPLOYMENT)}
+            type=OpenAPIType.OBJECT,
+            properties={
+                "deployments": Schema(type=OpenAPIType.ARRAY, items=DEPLOYMENT),
+                "next_cursor": Schema(type=[OpenAPIType.STRING, OpenAPIType.NULL]),
+            },
         ),
     ),
 )
-async def get_deployments(request: Request[Identity, Any, Any]) -> Response[bytes]:
-    """List the active version of each deployment of the project, by name."""
-    require(request.user, "read")
-    store: Store = request.app.state.store
-    found = await store.deployments(project_of(request.user, request.query_params.get("project")))
-    return _json({"deployments": [asdict(one) for one in found]})
+async def get_deployments(request: Asked) -> Response[bytes]:
+    """List the served version of each deployment of the project, by name."""
+    store, project = reader(request)
+    limit = number_in(request, "limit", limits.PAGE_ROWS) or limits.PAGE_ROWS  # whole versions: few fill a page
+    active = request.query_params.get("active") or "true"
+    if active not in ("true", "false"):
+        raise bad_request("active is true or false.", field="active")
+    after = read_cursor(request.query_params.get("cursor"))
+    found = await store.deployments(project, active=active == "true", after=after, limit=limit + 1)
+    shown = found[:limit]
+    return json_answer({"deployments": [asdict(one) for one in shown], "next_cursor": next_cursor(found, limit)})
 
 
 @get(
     "/api/deployments/{deployment_id:str}",
     operation_class=operation(
         parameters=[
-            path_text("deployment_id", "The deployment's id, such as p-qZrnFesaeCpqcXJ_yL3wi."),
-            query_text("version", "A version; the active one when left out.", OpenAPIType.INTEGER),
-            _PROJECT,
+            DEPLOYMENT_ID,
+            query_text("version", "A version; the one served when left out.", OpenAPIType.INTEGER),
+            PROJECT,
         ],
-        answer=_DEPLOYMENT,
-        problems={404: "No such deployment or version in this project."},
+        answer=DEPLOYMENT,
+        problems={**MISSING, 410: "No version of it is served."},
     ),
 )
-async def get_deployment(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def get_deployment(request: Asked) -> Response[bytes]:
     """Return one deployment: the version that is served, or the one asked for."""
-    require(request.user, "read")
-    store: Store = request.app.state.store
-    version = request.query_params.get("version")
-    if version is not None and not (version.isascii() and version.isdigit() and 0 < len(version) < 10):
-        raise bad_request("version must be a whole number from 1.", field="version")
-    project = project_of(request.user, request.query_params.get("project"))
-    deployment_id = str(request.path_params["deployment_id"])
-    found = await store.deployment(project, deployment_id, int(version) if version else None)
-    if found is None:
-        raise _unknown()
-    return _json(asdict(found))
+    store, project = reader(request)
+    version = number_in(request, "version")
+    return json_answer(asdict(await rules.version_of(store, project, request.path_params["deployment_id"], version)))
 
 
-def _unknown() -> Exception:
-    return problem(
-        "unknown_deployment",
-        404,
-        "No such deployment",
-        "There is no such deployment or version in this project. GET /api/deployments lists those that are.",
+@post(
+    "/api/deployments/{deployment_id:str}/activate",
+    status_code=200,
+    operation_class=operation(
+        parameters=[DEPLOYMENT_ID, PROJECT],
+        body=schema_of(ActivationRequest),
+        answer=DEPLOYMENT,
+        problems=_CHANGE_PROBLEMS,
+    ),
+)
+async def post_activate(request: Asked) -> Response[bytes]:
+    """Serve this version from now on. The one that is served already stays, without a note in the history."""
+    given: ActivationRequest = await _change(request, ActivationRequest)
+    store, project, deployment_id = _writer(request)
+    found = await rules.activate(
+        store, project, deployment_id, given.version, by=request.user.name, expected=given.expected_version
+    )
+    return json_answer(asdict(found))
+
+
+@post(
+    "/api/deployments/{deployment_id:str}/roll-back",
+    status_code=200,
+    operation_class=operation(
+        parameters=[DEPLOYMENT_ID, PROJECT], body=schema_of(Expectation), answer=DEPLOYMENT, problems=_CHANGE_PROBLEMS
+    ),
+)
+async def post_roll_back(request: Asked) -> Response[bytes]:
+    """Serve the version that was served before this one; asked again, the one before that. The body may be empty."""
+    given: Expectation = await _change(request, Expectation)
+    store, project, deployment_id = _writer(request)
+    by = request.user.name
+    return json_answer(
+        asdict(await rules.roll_back(store, project, deployment_id, by=by, expected=given.expected_version))
     )
 
 
-def _json(value: Any) -> Response[bytes]:
-    return Response(_encoder.encode(value), media_type="application/json")
+@post(
+    "/api/deployments/{deployment_id:str}/archive",
+    status_code=200,
+    operation_class=operation(
+        parameters=[DEPLOYMENT_ID, PROJECT], body=schema_of(Expectation), answer=DEPLOYMENT, problems=_CHANGE_PROBLEMS
+    ),
+)
+async def post_archive(request: Asked) -> Response[bytes]:
+    """Serve no version any more: it is not listed, and completions with it are a 410. Activating one brings it back."""
+    given: Expectation = await _change(request, Expectation)
+    store, project, deployment_id = _writer(request)
+    by = request.user.name
+    return json_answer(
+        asdict(await rules.activate(store, project, deployment_id, 0, by=by, expected=given.expected_version))
+    )
 
 
-handlers = [post_deployment, get_deployments, get_deployment]
+def next_cursor(found: Any, limit: int) -> str | None:
+    """Return the cursor behind the last row shown of a list of which one row more was read."""
+    if len(found) <= limit:
+        return None
+    last: Deployment = found[limit - 1]
+    return base64.urlsafe_b64encode(_encoder.encode([last.name, last.deployment_id])).decode()
+
+
+def read_cursor(text: str | None) -> tuple[str, str] | None:
+    """Return the name and id that a cursor stands for. Raises 400 for what is none."""
+    if not text:
+        return None
+    try:
+        name, deployment_id = msgspec.json.decode(base64.b64decode(text, b"-_", validate=True), type=tuple[str, str])
+    except (binascii.Error, ValueError):
+        raise bad_request("cursor is not one of this list. Use next_cursor of the page before.") from None
+    return name, deployment_id
+
+
+async def _given(request: Asked) -> tuple[Store, DeploymentRequest, str]:
+    require(request.user, "write")
+    bodies: Bodies = request.app.state.bodies
+    async with bodies.body(request.scope, request.receive) as data:
+        try:
+            given = _decoder.decode(data)
+            check_nesting(data)
+        except msgspec.ValidationError as error:
+            raise rules.strict(error) from None
+        except (ValueError, RecursionError):
+            given = read_body(data, _decoder)  # which says how it is no JSON
+    return request.app.state.store, given, project_in(request.user, given.project_name)
+
+
+async def _change(request: Asked, kind: Any) -> Any:
+    """Return the body of a change of the served version; an empty one stands for no expectation."""
+    require(request.user, "write")
+    bodies: Bodies = request.app.state.bodies
+    async with bodies.body(request.scope, request.receive, limits.SMALL_BODY_BYTES_MAX) as data:
+        try:
+            return msgspec.json.decode(data.strip() or b"{}", type=kind)
+        except msgspec.ValidationError as error:
+            raise rules.strict(error) from None
+        except (ValueError, RecursionError):
+            raise bad_request('The body is a JSON object, such as {"version": 2}.') from None
+
+
+def _writer(request: Asked) -> tuple[Store, str, str]:
+    project = project_of(request.user, request.query_params.get("project"))
+    return request.app.state.store, project, str(request.path_params["deployment_id"])
+
+
+handlers = [
+    post_deployment,
+    put_deployment,
+    get_deployments,
+    get_deployment,
+    post_activate,
+    post_roll_back,
+    post_archive,
+]

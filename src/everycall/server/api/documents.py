@@ -55,9 +55,13 @@ PROBLEM_SCHEMA = {
 }
 
 
-def query_text(name: str, description: str, kind: OpenAPIType = OpenAPIType.STRING) -> Parameter:
-    """Return the description of one optional query parameter."""
-    return Parameter(name=name, param_in="query", required=False, description=description, schema=Schema(type=kind))
+def query_text(
+    name: str, description: str, kind: OpenAPIType = OpenAPIType.STRING, schema: Schema | None = None
+) -> Parameter:
+    """Return the description of one optional query parameter; `schema` says more than its kind."""
+    return Parameter(
+        name=name, param_in="query", required=False, description=description, schema=schema or Schema(type=kind)
+    )
 
 
 def path_text(name: str, description: str) -> Parameter:

@@ -288,7 +288,7 @@ async def _traces(store: Store, experiment: Experiment) -> list[_Trace]:
 
 
 def _trace(root: Record, records: Sequence[Record]) -> _Trace:
-    leaves = [record for record in records if record.kind in PRICED_KINDS] or records
+    leaves = [one for one in records if one.kind in PRICED_KINDS and one.counted_in is None] or records
     sums: dict[str, float | None] = {"latency": root.latency}
     for name in ("input_tokens", "output_tokens", "total_tokens", "cost"):
         known = [value for leaf in leaves if (value := getattr(leaf, name)) is not None]

@@ -15,7 +15,6 @@ from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
 from everycall import limits, semconv
-from everycall._price import price_record
 from everycall.record import Record, to_json
 from everycall.server.api.documents import operation
 from everycall.server.api.parea import PREFIX, invalid, read_object, restore_attributes, written_project
@@ -23,6 +22,7 @@ from everycall.server.api.parea_logs import KEPT_PREFIX, checked
 from everycall.server.auth import Identity, require
 from everycall.server.store.base import Store
 from everycall.server.times import read_timestamp
+from everycall.usage import usage_fields
 
 __all__ = ["fields_of_run", "handlers", "runs_of"]
 
@@ -131,12 +131,11 @@ def fields_of_run(run: Mapping[str, Any], top: Mapping[str, Any], parent: str | 
         fields |= {"status": semconv.ERROR, "error": error[: limits.ERROR_CHARS_MAX]}
         fields |= {"error_type": found[1]} if found else {}
     fields |= _llm(run, extra, about) if kind == semconv.LLM else {"output": _output(run.get("outputs"))}
-    return {name: value for name, value in fields.items() if value not in (None, [])}
+    return {name: value for name, value in _with_tier(fields).items() if value not in (None, [])}
 
 
 def _record(fields: Mapping[str, Any]) -> Record:
-    found = checked(fields)
-    return price_record(found) if found.model and found.kind in semconv.PRICED_KINDS else found
+    return checked(fields)
 
 
 def _llm(run: Mapping[str, Any], extra: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,8 +164,18 @@ def _llm(run: Mapping[str, Any], extra: Mapping[str, Any], about: Mapping[str, A
         "content": generation.get("text") if isinstance(generation.get("text"), str) else None,
         "output": calls if isinstance(calls, list) and calls else None,
         "time_to_first_token": _first_token(run),
-        **_tokens(message.get("usage_metadata") or told.get("token_usage") or told.get("usage")),
+        **usage_fields(message.get("usage_metadata") or told.get("token_usage") or told.get("usage")),
     }
+
+
+def _with_tier(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's fields with the tier that its tokens were billed at among the attributes."""
+    tier = fields.pop(semconv.SERVICE_TIER, None)
+    return (
+        fields
+        if tier is None
+        else {**fields, "attributes": {**(fields["attributes"] or {}), semconv.SERVICE_TIER: tier}}
+    )
 
 
 def _messages(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -185,16 +194,6 @@ def _messages(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not found and isinstance(prompts, list):
         found = [{"role": "user", "content": prompt} for prompt in prompts]
     return found
-
-
-def _tokens(usage: Any) -> dict[str, int]:
-    given = _object(usage)
-    found = {
-        "input_tokens": given.get("input_tokens", given.get("prompt_tokens")),
-        "output_tokens": given.get("output_tokens", given.get("completion_tokens")),
-        "total_tokens": given.get("total_tokens"),
-    }
-    return {name: count for name, count in found.items() if isinstance(count, int) and not isinstance(count, bool)}
 
 
 def _output(outputs: Any) -> Any:
@@ -241,7 +240,7 @@ def _attributes(run: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any
     found = {
         f"{KEPT_PREFIX}experiment_uuid": top.get("experiment_uuid"),
         f"{KEPT_PREFIX}log_sample_rate": rate if (rate := top.get("_log_sample_rate")) != 1.0 else None,
-        "langchain.run_type": run.get("run_type") if run.get("run_type") not in KINDS else None,
+        "langchain.run_type": None if str(run.get("run_type")) in KINDS else run.get("run_type"),
     }
     return {name: value for name, value in found.items() if value not in (None, "chain")} or None
 

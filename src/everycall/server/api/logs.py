@@ -185,6 +185,8 @@ def condition_of(filters: Filters) -> Condition | None:
 def _paths(field: str, key: str | None) -> tuple[tuple[str, ...], ...]:
     below = (key,) if key else ()
     kind, _, name = field.partition(":")
+    if "*" in (key, name.rpartition(":")[2]):  # which a store takes for every key
+        raise invalid("filter_key", "filter_key is the name of one value, and * is none")
     if name and kind == "score":
         return (("attributes", f"{KEPT_PREFIX}scores", name),)
     if name and kind == "annotation":

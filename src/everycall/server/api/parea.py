@@ -19,7 +19,6 @@ from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
 from everycall import record, semconv
-from everycall._price import price_record
 from everycall.record import Record
 from everycall.server.api.documents import operation
 from everycall.server.api.parea_logs import checked, fields_of_log, fields_of_update
@@ -44,6 +43,7 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:everycall:project")
 
 _OBJECT = Schema(type=OpenAPIType.OBJECT)
 _STRING = Schema(type=OpenAPIType.STRING)
+_NAME = Schema(type=OpenAPIType.STRING, min_length=1, max_length=256)
 _DONE = Schema(type=OpenAPIType.OBJECT, properties={"trace_id": _STRING})
 _PROBLEMS = {
     408: "The body took too long.",
@@ -129,7 +129,7 @@ async def health(request: Request[Identity, Any, Any]) -> dict[str, str]:
     f"{PREFIX}/project",
     status_code=200,
     operation_class=operation(
-        body=Schema(type=OpenAPIType.OBJECT, required=["name"], properties={"name": _STRING}),
+        body=Schema(type=OpenAPIType.OBJECT, required=["name"], properties={"name": _NAME}),
         answer=Schema(
             type=OpenAPIType.OBJECT,
             required=["name", "uuid", "created_at", "was_created"],
@@ -176,8 +176,6 @@ async def post_trace_log(request: Request[Identity, Any, Any]) -> dict[str, str]
             if "attributes" in fields:
                 fields["attributes"] = _attributes_of(stored) | fields["attributes"]
             found = checked({**fields, "project_name": project})
-            if found.cost is None and found.model and found.kind in semconv.PRICED_KINDS:
-                found = price_record(found)
             commit = await store.commit(project, [found])
             if "attributes" in fields and not commit.refused:
                 await restore_attributes(store, found, fields["attributes"])

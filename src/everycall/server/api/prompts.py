@@ -16,7 +16,7 @@ from everycall.server.api.documents import operation
 from everycall.server.api.parea import PREFIX, find_project
 from everycall.server.auth import Identity, require
 from everycall.server.bodies import Bodies
-from everycall.server.gateway.gateway import unknown_deployment
+from everycall.server.gateway.asking import missing_deployment
 from everycall.server.gateway.templates import fill_messages
 from everycall.server.security import header
 from everycall.server.store.base import Deployment, Store
@@ -66,7 +66,11 @@ _MESSAGES = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT)
                 ),
             },
         ),
-        problems={404: "No such deployment in this project.", 422: "A field is wrong; `field` names it."},
+        problems={
+            404: "No such deployment in this project.",
+            410: "No version of it is served.",
+            422: "A field is wrong; `field` names it.",
+        },
     ),
 )
 async def post_deployed_prompt(request: Request[Identity, Any, Any]) -> Response[bytes]:
@@ -77,12 +81,16 @@ async def post_deployed_prompt(request: Request[Identity, Any, Any]) -> Response
     async with bodies.body(request.scope, request.receive) as data:
         asked: PromptRequest = read_body(data, _decoder)
 
-    async def has(project: str) -> bool:
+    async def serves(project: str) -> bool:
         return await store.deployment(project, asked.deployment_id) is not None
 
-    deployment = await store.deployment(await find_project(request, has), asked.deployment_id)
+    async def has(project: str) -> bool:
+        return bool(await store.deployment_versions(project, asked.deployment_id, limit=1))
+
+    project = await find_project(request, serves, has)
+    deployment = await store.deployment(project, asked.deployment_id)
     if deployment is None:
-        raise unknown_deployment()
+        raise await missing_deployment(store, project, asked.deployment_id)
     answer = _answer(deployment, asked.llm_inputs)
     if _is_first_client(request):
         del answer["version_number"]

@@ -40,6 +40,13 @@ _ABOUT = {
     "limit": f"Rows of a page, 1 to {limits.PAGE_ROWS_MAX}.",
     "cursor": "next_cursor of the page before.",
 }
+_BOUNDS = {
+    "since": Schema(type=[OpenAPIType.STRING, OpenAPIType.INTEGER], minimum=0, maximum=2**63 - 1),
+    "until": Schema(type=[OpenAPIType.STRING, OpenAPIType.INTEGER], minimum=0, maximum=2**63 - 1),
+    "status": Schema(type=OpenAPIType.STRING, enum=[semconv.SUCCESS, semconv.ERROR]),
+    "cache_hit": Schema(type=OpenAPIType.BOOLEAN),
+    "limit": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=limits.PAGE_ROWS_MAX),
+}
 _RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:?\d\d)?)?")
 _encoder = msgspec.json.Encoder()
 
@@ -58,8 +65,8 @@ _MISSING = {404: "No such record or trace in this project."}
 def _parameters(query: type[RecordQuery] | type[TraceQuery]) -> list[Parameter]:
     found = []
     for one in fields(query):
-        kind = OpenAPIType.INTEGER if one.name == "limit" else OpenAPIType.STRING
-        found.append(query_text(one.name, _ABOUT.get(one.name, f"Only with this {one.name}."), kind))
+        about = _ABOUT.get(one.name, f"Only with this {one.name}.")
+        found.append(query_text(one.name, about, schema=_BOUNDS.get(one.name) or Schema(type=OpenAPIType.STRING)))
     return [*found, _PROJECT]
 
 

@@ -18,7 +18,6 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.types import Scope
 
 from everycall import limits, record, semconv
-from everycall._price import price_record
 from everycall.record import ABSENT, OMITTED_FIELDS, Record
 from everycall.server.api.documents import operation, query_text
 from everycall.server.auth import Identity, project_of, require
@@ -34,9 +33,6 @@ LINES_AT_ONCE = 500
 REASON_CHARS_MAX = 300
 CLIENT_CHARS_MAX = 256
 ANSWER_ROOM = 2 * limits.KIB
-_SAFE_ATTRIBUTES = frozenset(
-    {semconv.EXCEPTION_TYPE, semconv.CODE_LOCATION, semconv.GEN_AI_RESPONSE_ID, semconv.GEN_AI_FINISH_REASONS}
-)
 
 _json = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
@@ -148,7 +144,7 @@ async def _read(data: bytes, identity: Identity) -> tuple[dict[str, _Group], lis
 
 
 def receive_record(line: bytes, identity: Identity) -> Record:
-    """Read one record as it will be stored: checked, in its project, without what it says was omitted, priced.
+    """Read one record as it will be stored: checked, in its project, without what it says was omitted.
 
     Raises `ValueError` (of which msgspec's errors are kinds) with the reason to refuse it for.
     """
@@ -166,11 +162,7 @@ def receive_record(line: bytes, identity: Identity) -> Record:
         changes["project_name"] = identity.project
     if found.omitted:
         changes.update(left_out(found))
-    if changes:
-        found = msgspec.structs.replace(found, **changes)
-    if found.cost is None and found.model and found.kind in semconv.PRICED_KINDS:
-        found = price_record(found)
-    return found
+    return msgspec.structs.replace(found, **changes) if changes else found
 
 
 def check_json(line: bytes) -> None:
@@ -208,7 +200,9 @@ def left_out(found: Record) -> dict[str, Any]:
     fields = [name for side in sides for name in OMITTED_FIELDS[side]]
     changes: dict[str, Any] = {name: None if name == "content" else ABSENT for name in fields}
     attributes = record.to_json(found.attributes) if found.attributes is not ABSENT else None
-    kept = {k: v for k, v in attributes.items() if k in _SAFE_ATTRIBUTES} if isinstance(attributes, dict) else {}
+    kept = (
+        {k: v for k, v in attributes.items() if record.is_safe_attribute(k, v)} if isinstance(attributes, dict) else {}
+    )
     if kept != (attributes or {}):
         changes["attributes"] = record.to_raw(kept or None)
         if "attributes" not in found.omitted:

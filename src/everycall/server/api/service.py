@@ -1,14 +1,16 @@
-"""The server about itself: whether it is up, and the keys it knows. Keys are for admins alone."""
+"""The server about itself: whether it is up, and the keys it knows with what they may spend. Admins alone see keys."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import msgspec
-from litestar import Request, Response, delete, get, post
+from litestar import Request, Response, delete, get, patch, post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
+from msgspec import UNSET, UnsetType
 
 from everycall import limits
 from everycall.errors import ConfigurationError
@@ -16,12 +18,24 @@ from everycall.semconv import DEFAULT_PROJECT
 from everycall.server.api.documents import operation, path_text
 from everycall.server.auth import Access, Identity, require
 from everycall.server.bodies import Bodies
+from everycall.server.gateway.budgets import Budgets, shown
+from everycall.server.keys import LOCAL_ID, UNPRICED, Keyring
 from everycall.server.problems import bad_request, not_found, problem
-from everycall.server.store.base import ApiKey
+from everycall.server.store.base import ApiKey, KeyLimits
 
 __all__ = ["handlers"]
 
+T = TypeVar("T", bound=msgspec.Struct)
+
 _STRING = Schema(type=OpenAPIType.STRING)
+_BUDGET = Schema(type=[OpenAPIType.NUMBER, OpenAPIType.NULL], description="US dollars a day (UTC); null: no limit.")
+_RATE = Schema(type=[OpenAPIType.INTEGER, OpenAPIType.NULL], description="Completions a minute; null: no limit.")
+_UNPRICED = Schema(
+    type=OpenAPIType.STRING,
+    enum=list(UNPRICED),
+    description="Under a budget: whether models without a known price may be used.",
+)
+_LIMITS = {"budget_usd_per_day": _BUDGET, "requests_per_minute": _RATE, "unpriced": _UNPRICED}
 _KEY = Schema(
     type=OpenAPIType.OBJECT,
     properties={
@@ -31,6 +45,11 @@ _KEY = Schema(
         "role": Schema(type=OpenAPIType.STRING, enum=["read", "write", "admin"]),
         "created_unix_nano": Schema(type=OpenAPIType.INTEGER),
         "revoked_unix_nano": Schema(type=[OpenAPIType.INTEGER, OpenAPIType.NULL]),
+        **_LIMITS,
+        "spent_usd_today": Schema(type=OpenAPIType.NUMBER, description="On completions, without cached ones."),
+        "completions_today": Schema(type=OpenAPIType.INTEGER, description="Those a provider made."),
+        "unpriced_today": Schema(type=OpenAPIType.INTEGER, description="Of them, those without a known price."),
+        "resets_at": Schema(type=OpenAPIType.STRING, description="When the day ends: midnight UTC."),
         "secret": Schema(type=OpenAPIType.STRING, description="Only in the answer that makes the key."),
     },
 )
@@ -42,6 +61,17 @@ class NewKey(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     project: str | None = None
     role: str = "write"
+    budget_usd_per_day: float | None = None
+    requests_per_minute: int | None = None
+    unpriced: str = "allow"
+
+
+class NewLimits(msgspec.Struct, forbid_unknown_fields=True):
+    """What changes of a key's limits; null takes one away."""
+
+    budget_usd_per_day: float | UnsetType | None = UNSET
+    requests_per_minute: int | UnsetType | None = UNSET
+    unpriced: str | UnsetType = UNSET
 
 
 @get("/healthz", operation_class=operation(answer=Schema(type=OpenAPIType.OBJECT, properties={"status": _STRING})))
@@ -53,13 +83,22 @@ async def healthz() -> dict[str, str]:
 @get(
     "/api/keys",
     operation_class=operation(
-        answer=Schema(type=OpenAPIType.OBJECT, properties={"keys": Schema(type=OpenAPIType.ARRAY, items=_KEY)})
+        answer=Schema(
+            type=OpenAPIType.OBJECT, properties={"keys": Schema(type=OpenAPIType.ARRAY, items=_KEY), "local": _KEY}
+        )
     ),
 )
 async def list_keys(request: Request[Identity, Any, Any]) -> dict[str, Any]:
-    """List the keys of the caller's project, or of all projects. Secrets are not kept, so they are not shown."""
+    """List the keys of the caller's project, or of all projects, with what they may spend and have spent today.
+
+    Secrets are not kept, so they are not shown. `local` is the local key, for who may see all projects.
+    """
     require(request.user, "admin")
-    return {"keys": [_shown(key) for key in _access(request).keyring.all() if _may(request.user, key)]}
+    budgets = _budgets(request)
+    await budgets.load()
+    keyring = _access(request).keyring
+    found: dict[str, Any] = {"keys": [shown(key, budgets) for key in keyring.all() if _may(request.user, key)]}
+    return {**found, "local": shown(keyring.local, budgets)} if _may(request.user, keyring.local) else found
 
 
 @post(
@@ -69,7 +108,7 @@ async def list_keys(request: Request[Identity, Any, Any]) -> dict[str, Any]:
         body=Schema(
             type=OpenAPIType.OBJECT,
             required=["name"],
-            properties={"name": _STRING, "project": _STRING, "role": _STRING},
+            properties={"name": _STRING, "project": _STRING, "role": _STRING, **_LIMITS},
         ),
         answer=_KEY,
         problems={413: "Too large.", 422: "Not as documented."},
@@ -78,23 +117,40 @@ async def list_keys(request: Request[Identity, Any, Any]) -> dict[str, Any]:
 async def make_key(request: Request[Identity, Any, Any]) -> Response[Any]:
     """Make a key for one project; the answer is the only place where its secret is shown."""
     require(request.user, "admin")
-    bodies: Bodies = request.app.state.bodies
-    async with bodies.body(request.scope, request.receive, limits.SMALL_BODY_BYTES_MAX) as data:
-        try:
-            asked = msgspec.json.decode(data, type=NewKey)
-        except (ValueError, RecursionError) as error:
-            told = str(error)
-            if "unknown field" in told:  # whose name is the caller's
-                told = "A key has a name, a project and a role, and no further field"
-            raise problem("invalid", 422, "Not as documented", told) from error
+    asked = await _body(request, NewKey)
     project = asked.project or request.user.project or DEFAULT_PROJECT
     if request.user.project not in (None, project):
         raise problem("forbidden", 403, "Forbidden", "This key belongs to another project; leave the project out.")
     try:
-        secret, key = await _access(request).keyring.add(asked.name, project, asked.role)
+        limited = KeyLimits(asked.budget_usd_per_day, asked.requests_per_minute, asked.unpriced)
+        secret, key = await _access(request).keyring.add(asked.name, project, asked.role, limited)
     except ConfigurationError as error:
         raise bad_request(str(error)) from error
-    return Response({**_shown(key), "secret": secret}, status_code=201)
+    return Response({**shown(key, _budgets(request)), "secret": secret}, status_code=201)
+
+
+@patch(
+    "/api/keys/{key_id:str}",
+    operation_class=operation(
+        parameters=[path_text("key_id", "The key's id, or its first 8 or more digits; `local` for the local key.")],
+        body=Schema(type=OpenAPIType.OBJECT, properties=dict(_LIMITS)),
+        answer=_KEY,
+        problems={404: "No such key.", 413: "Too large.", 422: "Not as documented."},
+    ),
+)
+async def limit_key(request: Request[Identity, Any, Any]) -> dict[str, Any]:
+    """Change what a key may spend, from its next request on. What is left out stays; null takes a limit away."""
+    require(request.user, "admin")
+    key = _named(request)
+    asked = await _body(request, NewLimits)
+    given = {name: value for name, value in msgspec.structs.asdict(asked).items() if value is not UNSET}
+    budgets = _budgets(request)
+    await budgets.load()
+    try:
+        changed = await _access(request).keyring.limit(key.digest, replace(key.limits, **given))
+    except ConfigurationError as error:
+        raise bad_request(str(error)) from error
+    return shown(changed or key, budgets)
 
 
 @delete(
@@ -109,15 +165,41 @@ async def make_key(request: Request[Identity, Any, Any]) -> Response[Any]:
 async def revoke_key(request: Request[Identity, Any, Any]) -> dict[str, Any]:
     """Revoke a key. It is refused from the next request on, and the sessions that came from it end."""
     require(request.user, "admin")
-    key_id = request.path_params["key_id"]
-    if not re.fullmatch(r"[0-9a-f]{8,64}", key_id):
+    key = _named(request)
+    if key.digest == LOCAL_ID:
+        raise bad_request("The local key cannot be revoked: delete its file and restart the server to have a new one.")
+    revoked = await _access(request).keyring.revoke(key.digest)
+    return shown(revoked or key, _budgets(request))
+
+
+async def _body(request: Request[Identity, Any, Any], kind: type[T]) -> T:
+    bodies: Bodies = request.app.state.bodies
+    async with bodies.body(request.scope, request.receive, limits.SMALL_BODY_BYTES_MAX) as data:
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except (ValueError, RecursionError) as error:
+            told = str(error)
+            if "unknown field" in told:  # whose name is the caller's
+                told = f"This body may have {', '.join(kind.__struct_fields__)}, and no further field"
+            raise problem("invalid", 422, "Not as documented", told) from error
+
+
+def _named(request: Request[Identity, Any, Any]) -> ApiKey:
+    """Return the key that the path names. Raises 404 when there is none that the caller may manage."""
+    key_id: str = request.path_params["key_id"]
+    keyring: Keyring = _access(request).keyring
+    known = [keyring.local, *keyring.all()]
+    if not re.fullmatch(rf"[0-9a-f]{{8,64}}|{LOCAL_ID}", key_id):
         raise not_found("key")
-    keyring = _access(request).keyring
-    found = [key for key in keyring.all() if key.digest.startswith(key_id) and _may(request.user, key)]
+    found = [key for key in known if key.digest.startswith(key_id) and _may(request.user, key)]
     if len(found) != 1:
         raise not_found("key")
-    revoked = await keyring.revoke(found[0].digest)
-    return _shown(revoked or found[0])
+    return found[0]
+
+
+def _budgets(request: Request[Identity, Any, Any]) -> Budgets:
+    found: Budgets = request.app.state.gateway.budgets
+    return found
 
 
 def _access(request: Request[Identity, Any, Any]) -> Access:
@@ -126,18 +208,7 @@ def _access(request: Request[Identity, Any, Any]) -> Access:
 
 
 def _may(identity: Identity, key: ApiKey) -> bool:
-    return identity.project is None or identity.project == key.project_name
+    return identity.project is None or (identity.project == key.project_name and key.digest != LOCAL_ID)
 
 
-def _shown(key: ApiKey) -> dict[str, Any]:
-    return {
-        "id": key.digest,
-        "name": key.name,
-        "project": key.project_name,
-        "role": key.role,
-        "created_unix_nano": key.created_unix_nano,
-        "revoked_unix_nano": key.revoked_unix_nano,
-    }
-
-
-handlers = [healthz, list_keys, make_key, revoke_key]
+handlers = [healthz, list_keys, make_key, limit_key, revoke_key]

@@ -27,7 +27,7 @@ from everycall.server.gateway.streaming import Follower
 from everycall.server.problems import problem
 from everycall.server.security import header
 
-__all__ = ["encode_event", "handlers"]
+__all__ = ["encode_event", "events_of", "handlers"]
 
 TEXT_CHARS = 1_000
 """Of one event: with HTTP's own framing it fits into one network packet, and arrives as one."""
@@ -54,10 +54,12 @@ def encode_event(text: str) -> bytes:
         answer=Schema(type=OpenAPIType.STRING, description='Events, one write each: data: {"chunk": "..."}.'),
         answer_type="text/event-stream",
         problems={
+            403: "The key may not use models without a known price.",
             404: "No such deployment in this project.",
             409: "The inference_id is taken, or its answer was not kept.",
             413: "Too many bytes.",
             422: "A field is wrong (`field` names it), or there is nothing to ask.",
+            429: "The key's budget is spent, or its rate limit reached.",
             502: "The provider failed before the first text; the record says so too.",
         },
     ),
@@ -72,20 +74,26 @@ async def post_stream(request: Request[Identity, Any, Any]) -> ASGIApp:
     require(request.user, "write")
     bodies: Bodies = request.app.state.bodies
     gateway: Gateway = request.app.state.gateway
+    gateway.rates.enter(request.user.key)
     async with bodies.body(request.scope, request.receive) as data:
         asked: CompletionRequest = read_body(data, request_decoder)
     project = await project_with(request, asked)
-    follower = gateway.stream(project, asked)
+    follower = gateway.stream(project, asked, request.user.key)
+    return await events_of(follower, request.receive, with_end=header(request.scope, STREAM_HEADER.encode()) == "end")
+
+
+async def events_of(follower: Follower[CompletionAnswer], receive: Receive, *, with_end: bool) -> ASGIApp:
+    """Return the answer that sends a stream, once its first text is there. Raises what it raised before that."""
     try:
-        await _begun(follower, request.receive)
+        await _begun(follower, receive)
         _check(follower)
     except BaseException:
         follower.close()
         raise
-    return _Events(follower, with_end=header(request.scope, STREAM_HEADER.encode()) == "end")
+    return _Events(follower, with_end=with_end)
 
 
-def _check(follower: Follower) -> None:
+def _check(follower: Follower[CompletionAnswer]) -> None:
     """Raise the provider's failure as a problem where no text went before it."""
     answer = follower.answer
     if not follower.is_begun and answer is not None and answer.status == ERROR:
@@ -98,7 +106,7 @@ def _check(follower: Follower) -> None:
         )
 
 
-async def _begun(follower: Follower, receive: Receive) -> None:
+async def _begun(follower: Follower[CompletionAnswer], receive: Receive) -> None:
     """Wait for the first text, or until the caller has gone."""
     begun = asyncio.create_task(follower.begun())
     gone = asyncio.create_task(_gone(receive))
@@ -120,7 +128,7 @@ async def _gone(receive: Receive) -> None:
 class _Events:
     """The answer: sends events until the end, or until the caller goes away."""
 
-    def __init__(self, follower: Follower, *, with_end: bool) -> None:
+    def __init__(self, follower: Follower[CompletionAnswer], *, with_end: bool) -> None:
         self._follower = follower
         self._with_end = with_end
 

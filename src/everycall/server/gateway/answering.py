@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from everycall import limits
+from everycall.semconv import SERVICE_TIER
 from everycall.server.gateway.asking import Asked
+from everycall.usage import usage_fields
 
 if TYPE_CHECKING:
     from everycall.server.gateway.events import ProviderStream
@@ -24,9 +26,9 @@ __all__ = [
     "ProviderAnswer",
     "ProviderFailure",
     "Tokens",
-    "count",
     "decode_body",
     "streamed_texts",
+    "tokens_of",
     "tool_text",
     "without_secrets",
 ]
@@ -36,12 +38,16 @@ _MESSAGE_CHARS_MAX = 4_000  # of a provider's error text: some answer with a who
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of one answer; `parts` has the keys of `semconv.USAGE_*`, only those above zero."""
+    """Counts of one answer; `parts` has the keys of `semconv.USAGE_*`, only those above zero.
+
+    `tier` is the service tier that the provider billed, None for its standard one.
+    """
 
     input: int | None = None
     output: int | None = None
     total: int | None = None
     parts: dict[str, int] = {}
+    tier: str | None = None
 
 
 class ProviderAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,16 +63,32 @@ class ProviderAnswer(msgspec.Struct, frozen=True, kw_only=True):
     finish_reasons: list[str] = []
     response_id: str | None = None
     cost: float | None = None
+    cost_source: str | None = None
     price_version: str | None = None
 
 
 class ProviderFailure(Exception):
-    """A provider did not answer as asked. `text` has no secret, but may repeat the prompt; `brief` has neither."""
+    """A provider did not answer as asked. `text` has no secret, but may repeat the prompt; `brief` has neither.
 
-    def __init__(self, error_type: str, status: int | None, message: str) -> None:
+    `passing` says that another try, or another provider, may answer: there was no connection, a time-out, 408, 409, 429
+    or 5xx. `retry_after_s` is how long the provider asks to wait, None when it does not say. `tries` counts those made.
+    """
+
+    def __init__(
+        self,
+        error_type: str,
+        status: int | None,
+        message: str,
+        *,
+        passing: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
         self.error_type = error_type
         self.brief = error_type if status is None else f"{error_type} ({status})"
         self.text = f"{self.brief}: {message}"[: limits.ERROR_CHARS_MAX] if message else self.brief
+        self.passing = passing
+        self.retry_after_s = retry_after_s
+        self.tries = 1
         super().__init__(self.brief)
 
 
@@ -74,7 +96,7 @@ class Backend(Protocol):
     """One provider's API, through its official client."""
 
     async def ask(self, asked: Asked, own_key: str | None) -> ProviderAnswer:
-        """Ask once, with the client's own retries.
+        """Ask once, without a retry.
 
         Raises `ProviderFailure`, and `ProblemError` 422 for what this provider cannot be asked.
         """
@@ -92,13 +114,16 @@ class Backend(Protocol):
         ...
 
 
-def count(values: Mapping[str, Any], *names: str) -> int | None:
-    """Return the first of these members that is a whole number of tokens, or None."""
-    for name in names:
-        value = values.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-    return None
+def tokens_of(usage: Any, service_tier: Any = None) -> Tokens:
+    """Return the counts of a provider's report of usage, of any provider; see `everycall.usage`."""
+    told = usage_fields(usage if not isinstance(service_tier, str) else {"service_tier": service_tier, **(usage or {})})
+    return Tokens(
+        input=told.get("input_tokens"),
+        output=told.get("output_tokens"),
+        total=told.get("total_tokens"),
+        parts={name: number for name, number in told.get("usage", {}).items() if number},
+        tier=told.get(SERVICE_TIER),
+    )
 
 
 def decode_body(data: bytes, provider: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Anthropic's messages API. Called by `gateway/providers.py`.
 
-Through the official `anthropic` client, with its retries (Retry-After obeyed) and time-outs, and with its own
-OpenTelemetry spans switched off: the server never traces itself.
+Through the official `anthropic` client and its time-outs, with its own OpenTelemetry spans switched off: the server
+never traces itself.
 """
 
 from __future__ import annotations
@@ -14,24 +14,20 @@ from typing import Any
 import anthropic
 
 from everycall import limits
-from everycall.semconv import USAGE_CACHE_WRITE, USAGE_CACHED, USAGE_REASONING
 from everycall.server.gateway.answering import (
     ProviderAnswer,
     ProviderFailure,
-    Tokens,
-    count,
     decode_body,
+    tokens_of,
     tool_text,
-    without_secrets,
 )
 from everycall.server.gateway.asking import Asked
 from everycall.server.gateway.events import ProviderStream
-from everycall.server.gateway.settings import ProviderSettings, on_loopback
+from everycall.server.gateway.official import client_options, failure_of, stream_failure
+from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.problems import problem
 
 __all__ = ["AnthropicMessages"]
-
-_NO_KEY = "none"
 
 
 class AnthropicMessages:
@@ -39,19 +35,11 @@ class AnthropicMessages:
 
     def __init__(self, settings: ProviderSettings) -> None:
         self._settings = settings
-        options: dict[str, Any] = {}
+        options = client_options(settings, anthropic.DefaultAsyncHttpxClient)
         if "open_telemetry" in inspect.signature(anthropic.AsyncAnthropic.__init__).parameters:
             options["open_telemetry"] = False  # client versions from 2 on make spans of their own
-        if on_loopback(settings.base_url):
-            options["http_client"] = anthropic.DefaultAsyncHttpxClient(trust_env=False)
-        self._client = anthropic.AsyncAnthropic(
-            api_key=settings.api_key or _NO_KEY,
-            # Given always: the client would take ANTHROPIC_BASE_URL of this process for a provider without an address.
-            base_url=settings.base_url or "https://api.anthropic.com",
-            timeout=settings.timeout_s,
-            max_retries=limits.PROVIDER_RETRIES,
-            **options,
-        )
+        # Given always: the client would take ANTHROPIC_BASE_URL of this process for a provider that has no address.
+        self._client = anthropic.AsyncAnthropic(base_url=settings.base_url or "https://api.anthropic.com", **options)
 
     async def ask(self, asked: Asked, own_key: str | None) -> ProviderAnswer:
         """See `Backend.ask`."""
@@ -60,45 +48,30 @@ class AnthropicMessages:
         try:
             raw = await client.messages.with_raw_response.create(**parameters)
         except anthropic.AnthropicError as error:
-            raise self._failure(error, own_key) from None
+            raise failure_of(error, (self._settings.api_key, own_key)) from None
         return _answer(decode_body(raw.http_response.content, self._settings.name), asked, self._settings.name)
 
     def stream(self, asked: Asked, own_key: str | None) -> ProviderStream:
         """See `Backend.stream`."""
         client = self._client.with_options(api_key=own_key) if own_key else self._client
         opening = client.messages.with_streaming_response.create(**_parameters(asked), stream=True)
-        pieces = _MessagePieces(asked, self._settings.name)
-        return ProviderStream(opening, pieces, lambda error: self._any_failure(error, own_key), self._settings.name)
+        secrets = (self._settings.api_key, own_key)
+        pieces = _MessagePieces(asked, self._settings.name, secrets)
+        return ProviderStream(opening, pieces, lambda error: failure_of(error, secrets), self._settings.name)
 
     async def close(self) -> None:
         """See `Backend.close`."""
         await self._client.close()
 
-    def _any_failure(self, error: Exception, own_key: str | None) -> ProviderFailure:
-        if isinstance(error, anthropic.AnthropicError):
-            return self._failure(error, own_key)
-        message = without_secrets(str(error), (self._settings.api_key, own_key))
-        return ProviderFailure(type(error).__name__, None, message)
-
-    def _failure(self, error: anthropic.AnthropicError, own_key: str | None) -> ProviderFailure:
-        status = error.status_code if isinstance(error, anthropic.APIStatusError) else None
-        message = str(error)
-        if isinstance(error, anthropic.APIError):
-            told = error.body.get("error") if isinstance(error.body, dict) else None
-            text = told.get("message") if isinstance(told, dict) else None
-            message = text if isinstance(text, str) else error.message
-        return ProviderFailure(
-            type(error).__name__, status, without_secrets(message, (self._settings.api_key, own_key))
-        )
-
 
 class _MessagePieces:
     """The events of one streamed message, put together into the body that it would have been."""
 
-    def __init__(self, asked: Asked, provider: str) -> None:
+    def __init__(self, asked: Asked, provider: str, secrets: tuple[str | None, ...]) -> None:
         self.finished = False
         self._asked = asked
         self._provider = provider
+        self._secrets = secrets
         self._body: dict[str, Any] = {}
         self._usage: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}
@@ -108,9 +81,7 @@ class _MessagePieces:
         event = decode_body(data, self._provider)
         kind = event.get("type")
         if kind == "error":
-            told = event.get("error")
-            message = told.get("message") if isinstance(told, dict) else told
-            raise ProviderFailure("StreamError", None, without_secrets(str(message), ()))
+            raise stream_failure(event.get("error"), self._secrets)
         if kind == "message_start" and isinstance(event.get("message"), dict):
             self._body = {name: event["message"].get(name) for name in ("id", "model")}
             self._count(event["message"].get("usage"))
@@ -306,26 +277,7 @@ def _answer(body: Mapping[str, Any], asked: Asked, provider: str) -> ProviderAns
         content=tool_text(calls) if calls else text,
         output=[*([{"type": "text", "text": text}] if text else []), *calls] if calls else None,
         model=model if isinstance(model, str) and model else asked.model,
-        tokens=_tokens(body.get("usage")),
+        tokens=tokens_of(body.get("usage")),
         finish_reasons=[finish] if isinstance(finish, str) else [],
         response_id=response_id if isinstance(response_id, str) else None,
-    )
-
-
-def _tokens(usage: Any) -> Tokens:
-    """Return the counts: Anthropic's `input_tokens` are only those neither read from nor written to its cache."""
-    if not isinstance(usage, dict):
-        return Tokens()
-    plain, made = count(usage, "input_tokens"), count(usage, "output_tokens")
-    cached = count(usage, "cache_read_input_tokens") or 0
-    written = count(usage, "cache_creation_input_tokens") or 0
-    details = usage.get("output_tokens_details")
-    reasoning = count(details, "thinking_tokens") if isinstance(details, dict) else None
-    given = None if plain is None else plain + cached + written
-    parts = {USAGE_CACHED: cached, USAGE_CACHE_WRITE: written, USAGE_REASONING: reasoning}
-    return Tokens(
-        input=given,
-        output=made,
-        total=None if given is None or made is None else given + made,
-        parts={name: n for name, n in parts.items() if n},
     )

@@ -16,10 +16,10 @@ import msgspec
 
 from everycall.server.gateway.request import PAREA_DEFAULTS, CompletionRequest, LLMConfiguration, Message, ModelParams
 from everycall.server.gateway.templates import fill_messages
-from everycall.server.problems import problem
-from everycall.server.store.base import Deployment
+from everycall.server.problems import ProblemError, problem
+from everycall.server.store.base import Deployment, Store
 
-__all__ = ["Asked", "as_functions", "as_messages", "ask"]
+__all__ = ["Asked", "as_functions", "as_messages", "ask", "missing_deployment"]
 
 _ROLES = {
     "system": "system",
@@ -35,9 +35,10 @@ _ROLES = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a provider is asked: everything that shapes its answer, and nothing else.
+    """What a provider is asked: everything that shapes its answer.
 
     `provider` is the name given, or None to choose by the model. `params` has Parea's names, only those given.
+    `version` is that of the deployment; it shapes nothing.
     """
 
     provider: str | None
@@ -46,6 +47,7 @@ class Asked:
     messages: Sequence[Mapping[str, Any]]
     functions: Sequence[Mapping[str, Any]]
     function_call: str | Mapping[str, Any] | None
+    version: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a record's `llm_configuration`."""
@@ -94,6 +96,7 @@ def ask(request: CompletionRequest, deployment: Deployment | None) -> Asked:
         messages=messages,
         functions=functions,
         function_call=given.function_call or (deployment.function_call if deployment else None),
+        version=deployment.version if deployment else None,
     )
 
 
@@ -143,3 +146,24 @@ def as_functions(functions: Sequence[Any]) -> list[dict[str, Any]]:
             )
         plain.append(value)
     return plain
+
+
+async def missing_deployment(store: Store, project: str, deployment_id: str) -> ProblemError:
+    """Return what to raise where the store has no served version: 410 when there are versions, else 404."""
+    if await store.deployment_versions(project, deployment_id, limit=1):
+        return problem(
+            "inactive_deployment",
+            410,
+            "No version of this deployment is served",
+            "It was archived, or none of its versions has been activated yet. Activate one: "
+            'POST /api/deployments/{deployment_id}/activate with {"version": ...}.',
+            field="deployment_id",
+        )
+    return problem(
+        "unknown_deployment",
+        404,
+        "No such deployment",
+        "There is no deployment with this deployment_id in this project. GET /api/deployments lists those that are; "
+        "POST /api/deployments makes one.",
+        field="deployment_id",
+    )

@@ -14,6 +14,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
@@ -21,9 +22,10 @@ from everycall import limits
 from everycall.server.gateway.answering import ProviderAnswer
 from everycall.server.gateway.asking import Asked
 from everycall.server.gateway.settings import ProviderSettings
+from everycall.server.problems import ProblemError
 from everycall.server.store.base import Store, StoreError
 
-__all__ = ["CacheUse", "ResponseCache", "cache_key"]
+__all__ = ["CacheUse", "FlightKey", "ResponseCache", "cache_key", "flight_key"]
 
 logger = logging.getLogger("everycall.server.gateway")
 
@@ -52,12 +54,20 @@ def cache_key(project: str, settings: ProviderSettings, asked: Asked) -> str:
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
+FlightKey: TypeAlias = tuple[str, str, str | None]
+
+
+def flight_key(project: str, key: str, own_key: str | None) -> FlightKey:
+    """Return what identical requests under way have in common, the key they are paid with included (hashed)."""
+    return project, key, hashlib.sha256(own_key.encode()).hexdigest() if own_key else None
+
+
 class ResponseCache:
     """Stored answers, and the calls under way. For the tasks of one event loop."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._flights: dict[tuple[str, str, str | None], asyncio.Task[tuple[ProviderAnswer, bool]]] = {}
+        self._flights: dict[FlightKey, asyncio.Task[tuple[ProviderAnswer, bool]]] = {}
 
     async def answer(
         self,
@@ -70,14 +80,17 @@ class ResponseCache:
         """Return an answer and whether it is a hit: from the store, from an identical call under way, or asked now.
 
         A call under way with another `own_key` is not joined: its failure would not be ours. What `ask` raises is
-        raised to all who wait for it.
+        raised to all who wait for it, but for a `ProblemError`: that says that this caller may not ask, and the next
+        of those who wait asks for itself.
         """
         if not use.write:
             return await self._find_or_ask(project, key, use, ask)
-        flight = (project, key, hashlib.sha256(own_key.encode()).hexdigest() if own_key else None)
-        shared = self._flights.get(flight)
-        if shared is not None:
-            answer, _ = await asyncio.shield(shared)
+        flight = flight_key(project, key, own_key)
+        while (shared := self._flights.get(flight)) is not None:
+            try:
+                answer, _ = await asyncio.shield(shared)
+            except ProblemError:
+                continue
             return answer, True
         # A task of its own: one caller that gives up does not take the answer from the others.
         task = asyncio.create_task(self._find_or_ask(project, key, use, ask))

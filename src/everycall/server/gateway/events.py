@@ -73,7 +73,8 @@ class ProviderStream:
         except Exception as error:  # noqa: BLE001 - whatever a provider's package raises is a failure to be recorded
             raise self._failure(error) from None
         if not self._pieces.finished:
-            raise ProviderFailure("IncompleteAnswer", None, f"{self._provider} ended the stream before the answer did")
+            detail = f"{self._provider} ended the stream before the answer did"
+            raise ProviderFailure("IncompleteAnswer", None, detail, passing=True)
 
     def so_far(self) -> ProviderAnswer:
         """Return what has come."""

@@ -1,7 +1,7 @@
 """OpenAI's chat completions API: OpenAI, Azure, and every server that speaks it. Called by `gateway/providers.py`.
 
-Through the official `openai` client, with its retries (Retry-After obeyed) and time-outs. The raw JSON is read instead
-of the client's models, because compatible servers differ from them in ways that must not fail a call.
+Through the official `openai` client and its time-outs. The raw JSON is read instead of the client's models, because
+compatible servers differ from them in ways that must not fail a call.
 """
 
 from __future__ import annotations
@@ -14,30 +14,20 @@ from typing import Any
 
 import openai
 
-from everycall import limits
-from everycall.semconv import (
-    USAGE_CACHE_WRITE,
-    USAGE_CACHED,
-    USAGE_INPUT_AUDIO,
-    USAGE_OUTPUT_AUDIO,
-    USAGE_REASONING,
-)
 from everycall.server.gateway.answering import (
     ProviderAnswer,
     ProviderFailure,
-    Tokens,
-    count,
     decode_body,
+    tokens_of,
     tool_text,
-    without_secrets,
 )
 from everycall.server.gateway.asking import Asked
 from everycall.server.gateway.events import ProviderStream
-from everycall.server.gateway.settings import ProviderSettings, on_loopback
+from everycall.server.gateway.official import client_options, failure_of, stream_failure
+from everycall.server.gateway.settings import ProviderSettings
 
 __all__ = ["OpenAIChat"]
 
-_NO_KEY = "none"  # local servers ask for no key, the client does
 _COMPLETION_TOKENS = re.compile(r"^(?:ft:)?(?:o\d|gpt-[5-9]|codex)")
 _PLAIN = {
     "temp": "temperature",
@@ -53,13 +43,7 @@ class OpenAIChat:
 
     def __init__(self, settings: ProviderSettings) -> None:
         self._settings = settings
-        options: dict[str, Any] = {
-            "api_key": settings.api_key or _NO_KEY,
-            "timeout": settings.timeout_s,
-            "max_retries": limits.PROVIDER_RETRIES,
-        }
-        if on_loopback(settings.base_url):
-            options["http_client"] = openai.DefaultAsyncHttpxClient(trust_env=False)
+        options = client_options(settings, openai.DefaultAsyncHttpxClient)
         self._client: openai.AsyncOpenAI
         if settings.kind == "azure":
             self._client = openai.AsyncAzureOpenAI(
@@ -79,7 +63,7 @@ class OpenAIChat:
         try:
             raw = await client.chat.completions.with_raw_response.create(**_parameters(asked, self._settings.kind))
         except openai.OpenAIError as error:
-            raise self._failure(error, own_key) from None
+            raise failure_of(error, (self._settings.api_key, own_key)) from None
         return _answer(decode_body(raw.http_response.content, self._settings.name), asked, self._settings.name)
 
     def stream(self, asked: Asked, own_key: str | None) -> ProviderStream:
@@ -88,38 +72,23 @@ class OpenAIChat:
         opening = client.chat.completions.with_streaming_response.create(
             **_parameters(asked, self._settings.kind), stream=True, stream_options={"include_usage": True}
         )
-        pieces = _ChatPieces(asked, self._settings.name)
-        return ProviderStream(opening, pieces, lambda error: self._any_failure(error, own_key), self._settings.name)
+        secrets = (self._settings.api_key, own_key)
+        pieces = _ChatPieces(asked, self._settings.name, secrets)
+        return ProviderStream(opening, pieces, lambda error: failure_of(error, secrets), self._settings.name)
 
     async def close(self) -> None:
         """See `Backend.close`."""
         await self._client.close()
 
-    def _any_failure(self, error: Exception, own_key: str | None) -> ProviderFailure:
-        if isinstance(error, openai.OpenAIError):
-            return self._failure(error, own_key)
-        message = without_secrets(str(error), (self._settings.api_key, own_key))
-        return ProviderFailure(type(error).__name__, None, message)
-
-    def _failure(self, error: openai.OpenAIError, own_key: str | None) -> ProviderFailure:
-        status = error.status_code if isinstance(error, openai.APIStatusError) else None
-        message = str(error)
-        if isinstance(error, openai.APIError):
-            body = error.body
-            told = body.get("message") if isinstance(body, dict) else None
-            message = told if isinstance(told, str) else error.message
-        return ProviderFailure(
-            type(error).__name__, status, without_secrets(message, (self._settings.api_key, own_key))
-        )
-
 
 class _ChatPieces:
     """The chunks of one streamed answer, put together into the body that it would have been."""
 
-    def __init__(self, asked: Asked, provider: str) -> None:
+    def __init__(self, asked: Asked, provider: str, secrets: tuple[str | None, ...]) -> None:
         self.finished = False
         self._asked = asked
         self._provider = provider
+        self._secrets = secrets
         self._about: dict[str, Any] = {}
         self._texts: list[str] = []
         self._calls: dict[int, dict[str, Any]] = {}
@@ -130,8 +99,7 @@ class _ChatPieces:
         """See `Pieces.take`."""
         chunk = decode_body(data, self._provider)
         if error := chunk.get("error"):
-            told = error.get("message") if isinstance(error, dict) else error
-            raise ProviderFailure("StreamError", None, without_secrets(str(told), ()))
+            raise stream_failure(error, self._secrets)
         self._about.update((name, chunk[name]) for name in ("id", "model", "usage") if chunk.get(name))
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
@@ -233,7 +201,7 @@ def _answer(body: Mapping[str, Any], asked: Asked, provider: str) -> ProviderAns
         content=tool_text(calls) if calls else text,
         output=[*([{"type": "text", "text": text}] if text else []), *calls] if calls else None,
         model=model if isinstance(model, str) and model else asked.model,
-        tokens=_tokens(body.get("usage")),
+        tokens=tokens_of(body.get("usage"), body.get("service_tier")),
         finish_reasons=[finish] if isinstance(finish, str) else [],
         response_id=response_id if isinstance(response_id, str) else None,
     )
@@ -266,26 +234,3 @@ def _function(function: Mapping[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(ValueError):  # a model may write what is not JSON: it is kept as the text it is
             arguments = json.loads(arguments)
     return {"name": function.get("name"), "arguments": arguments}
-
-
-def _tokens(usage: Any) -> Tokens:
-    if not isinstance(usage, dict):
-        return Tokens()
-    given, made = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
-    total = count(usage, "total_tokens")
-    of_input, of_output = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    of_input = of_input if isinstance(of_input, dict) else {}
-    of_output = of_output if isinstance(of_output, dict) else {}
-    parts = {
-        USAGE_CACHED: count(of_input, "cached_tokens") or count(usage, "prompt_cache_hit_tokens"),
-        USAGE_CACHE_WRITE: count(of_input, "cache_write_tokens", "cache_creation_tokens"),
-        USAGE_INPUT_AUDIO: count(of_input, "audio_tokens"),
-        USAGE_REASONING: count(of_output, "reasoning_tokens"),
-        USAGE_OUTPUT_AUDIO: count(of_output, "audio_tokens"),
-    }
-    reasoning = parts[USAGE_REASONING]
-    if reasoning and given is not None and made is not None and total == given + made + reasoning:
-        made += reasoning  # xAI counts reasoning beside its completion tokens
-    if total is None and given is not None and made is not None:
-        total = given + made
-    return Tokens(input=given, output=made, total=total, parts={name: n for name, n in parts.items() if n})

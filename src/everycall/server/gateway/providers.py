@@ -13,7 +13,7 @@ from everycall import _price
 from everycall.server.gateway.answering import Backend, ProviderAnswer, ProviderFailure, without_secrets
 from everycall.server.gateway.asking import Asked
 from everycall.server.gateway.events import ProviderStream
-from everycall.server.gateway.settings import ProviderSettings
+from everycall.server.gateway.settings import Fallback, ProviderSettings
 from everycall.server.problems import ProblemError, problem
 
 __all__ = ["Providers", "provider_of"]
@@ -76,6 +76,17 @@ class Providers:
             raise self._unknown(f"The provider {name!r} has no API key.", name)
         return settings, replace(asked, provider=settings.name, model=model)
 
+    def fallback(self, asked: Asked, to: Fallback, own_key: str | None) -> tuple[ProviderSettings, Asked]:
+        """Return the provider that a fallback goes to, and what to ask it.
+
+        Raises `ProblemError` 422 as `route` does, and where the request brought a key of its own: that is for the first
+        provider alone, and what its caller pays for is not asked at the server's expense.
+        """
+        settings, again = self.route(replace(asked, provider=to.provider, model=to.model or asked.model), own_key)
+        if own_key and again.provider != asked.provider:
+            raise problem("not_with_own_key", 422, "A key of the request", "It is not sent to another provider.")
+        return settings, again
+
     async def prepare(self, settings: ProviderSettings) -> None:
         """Make the provider's client, once. Raises `ProblemError` 422 when its settings cannot be used.
 
@@ -130,19 +141,23 @@ class Providers:
 
 
 class _NoRequests(logging.Filter):
-    """Drops what a provider's package logs at DEBUG about our requests: it repeats them, prompts and all."""
+    """Drops what a provider's package, and the HTTP ones below it, log at DEBUG about our requests and their answers.
+
+    The former repeats prompts; the latter repeat the headers of answers, where a provider may repeat anything.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a line may be logged."""
         return record.levelno > logging.DEBUG or not _asking.get()
 
 
+_CHATTY = frozenset({"openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2"})
 _no_requests = _NoRequests()
 
 
 def _keep_requests_out_of_logs() -> None:
     for name in list(logging.root.manager.loggerDict):
-        if name.partition(".")[0] in ("openai", "anthropic"):
+        if name.partition(".")[0] in _CHATTY:
             logging.getLogger(name).addFilter(_no_requests)  # adding it again changes nothing
 
 

@@ -18,9 +18,19 @@ from msgspec import Raw
 from everycall import limits
 from everycall._price import SOURCE
 from everycall.record import ABSENT, CONTENT_FIELDS, Cut, Record, encode, to_json, to_raw
-from everycall.semconv import ABANDONED, ERROR, GEN_AI_FINISH_REASONS, GEN_AI_RESPONSE_ID, LLM, SUCCESS
+from everycall.semconv import (
+    ABANDONED,
+    DEPLOYMENT_VERSION,
+    ERROR,
+    GEN_AI_FINISH_REASONS,
+    GEN_AI_RESPONSE_ID,
+    LLM,
+    SERVICE_TIER,
+    SUCCESS,
+)
 from everycall.server.gateway.answering import ProviderAnswer, ProviderFailure
 from everycall.server.gateway.asking import Asked
+from everycall.server.gateway.attempts import Attempt
 from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
 from everycall.server.gateway.scoring import score
 
@@ -29,6 +39,10 @@ __all__ = ["SCOPE", "Identifiers", "Outcome", "Timing", "answer_of", "asked_befo
 SCOPE = "everycall.gateway"
 """The `scope` of records made here."""
 DIGEST = "everycall.request"
+ATTEMPTS = "everycall.attempts"
+"""The attribute that lists the providers which were asked before the one of the record: provider, model, error, tries,
+seconds.
+"""
 _SDK = f"everycall-server/{version('everycall')}"
 
 
@@ -55,16 +69,29 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of it: an answer (from the cache when `hit`) or a failure."""
+    """What became of it: an answer (from the cache, or another's call, when `hit`) or a failure.
+
+    `by` is what the provider that answered was asked, or the last one that failed to.
+    """
 
     result: ProviderAnswer | ProviderFailure
+    by: Asked
     hit: bool = False
+    pays: bool = False
+    """Whether a provider was asked for this completion and answered, or began to: then its key's budget pays."""
     partial: ProviderAnswer | None = None
     """What had come of a stream that failed or was abandoned."""
     abandoned: bool = False
     """Whether all callers of a stream went away before its end; `result` is then what had come."""
     first_text_s: float | None = None
     """Seconds to the first text of a stream."""
+    attempts: tuple[Attempt, ...] = ()
+    """The providers of a fallback list that did not answer."""
+
+    @property
+    def answer(self) -> ProviderAnswer | None:
+        """What there is of an answer."""
+        return self.result if isinstance(self.result, ProviderAnswer) else self.partial
 
 
 def make_record(
@@ -74,8 +101,7 @@ def make_record(
 
     A hit costs 0 and has the original cost in `saved_cost`; a cost or count that is not known is None.
     """
-    result = outcome.result
-    answer = result if isinstance(result, ProviderAnswer) else outcome.partial
+    result, answer = outcome.result, outcome.answer
     failure = result if isinstance(result, ProviderFailure) else None
     omit_inputs, omit_outputs = bool(request.log_omit_inputs), bool(request.log_omit_outputs)
     name = f"llm-{asked.provider}"
@@ -97,8 +123,8 @@ def make_record(
         output=ABSENT if omit_outputs or answer is None else to_raw(answer.output),
         metadata=to_raw(request.metadata or None),
         tags=request.tags or [],
-        model=(answer.model if answer else asked.model)[: limits.NAME_CHARS_MAX],
-        provider=asked.provider,
+        model=(answer.model if answer else outcome.by.model)[: limits.NAME_CHARS_MAX],
+        provider=outcome.by.provider,
         cache=request.cache is not False,
         cache_hit=outcome.hit,
         status=ERROR if failure else SUCCESS,
@@ -128,18 +154,21 @@ def _figures(answer: ProviderAnswer, hit: bool) -> dict[str, Any]:
     if hit:
         figures |= {"cost": 0.0, "saved_cost": answer.cost, "cost_source": "cache"}
     elif answer.cost is not None:
-        figures |= {"cost": answer.cost, "cost_source": SOURCE}
+        figures |= {"cost": answer.cost, "cost_source": answer.cost_source or SOURCE}
     if answer.cost is not None:
         figures["price_version"] = answer.price_version
     return figures
 
 
 def _attributes(request: CompletionRequest, outcome: Outcome, *, omits: bool) -> Raw:
-    answer = outcome.result if isinstance(outcome.result, ProviderAnswer) else outcome.partial
+    answer = outcome.answer
     attributes: dict[str, Any] = {
         GEN_AI_FINISH_REASONS: answer.finish_reasons if answer else None,
         GEN_AI_RESPONSE_ID: answer.response_id if answer else None,
+        SERVICE_TIER: answer.tokens.tier if answer else None,
         "parea.experiment_uuid": request.experiment_uuid or None,
+        DEPLOYMENT_VERSION: outcome.by.version,
+        ATTEMPTS: [attempt.as_json() for attempt in outcome.attempts],
         DIGEST: request.digest() if request.inference_id and not omits else None,
     }
     target = request.target or request.taget
@@ -148,7 +177,7 @@ def _attributes(request: CompletionRequest, outcome: Outcome, *, omits: bool) ->
     return to_raw({name: value for name, value in attributes.items() if value} or None)
 
 
-def answer_of(ids: Identifiers, asked: Asked, outcome: Outcome, timing: Timing) -> CompletionAnswer:
+def answer_of(ids: Identifiers, outcome: Outcome, timing: Timing) -> CompletionAnswer:
     """Return the answer on the wire: the whole content whatever the log leaves out, 0 for what is not known."""
     result = outcome.result
     answer = result if isinstance(result, ProviderAnswer) else None
@@ -160,8 +189,8 @@ def answer_of(ids: Identifiers, asked: Asked, outcome: Outcome, timing: Timing) 
         output_tokens=answer.tokens.output or 0 if answer else 0,
         total_tokens=answer.tokens.total or 0 if answer else 0,
         cost=answer.cost or 0.0 if answer else 0.0,
-        model=answer.model if answer else asked.model,
-        provider=asked.provider or "",
+        model=answer.model if answer else outcome.by.model,
+        provider=outcome.by.provider or "",
         cache_hit=outcome.hit,
         status=SUCCESS if answer else ERROR,
         error=result.text if isinstance(result, ProviderFailure) else None,

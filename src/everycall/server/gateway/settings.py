@@ -15,11 +15,24 @@ from urllib.parse import urlsplit
 from everycall import limits
 from everycall.errors import ConfigurationError
 
-__all__ = ["ProviderKind", "ProviderSettings", "on_loopback", "provider_settings"]
+__all__ = ["Fallback", "ProviderKind", "ProviderSettings", "on_loopback", "provider_settings"]
 
 ProviderKind = Literal["openai", "azure", "anthropic", "openai_compatible"]
 
-_KEYS = frozenset({"kind", "base_url", "api_key", "api_key_env", "api_version", "timeout_s"})
+_KEYS = frozenset({"kind", "base_url", "api_key", "api_key_env", "api_version", "timeout_s", "fallbacks"})
+_TEXT_KEYS = ("base_url", "api_key", "api_key_env", "api_version")
+ANY_MODEL = "*"
+"""In a table of fallbacks: the models that it does not name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What is asked where a provider does not answer. Provider None: the one that the model's name tells; model None:
+    the same model.
+    """
+
+    provider: str | None
+    model: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +41,7 @@ class ProviderSettings:
 
     `base_url` None is the provider's own address. For `azure` it is the resource's endpoint
     (`https://NAME.openai.azure.com`) and `api_version` is needed. `api_key` is never shown. `timeout_s` is for one try.
+    `fallbacks` says by model (`ANY_MODEL` for the others) what is asked where this provider does not answer, in order.
     """
 
     name: str
@@ -36,6 +50,11 @@ class ProviderSettings:
     api_key: str | None = field(default=None, repr=False)
     api_version: str | None = None
     timeout_s: float = limits.PROVIDER_TIMEOUT_S
+    fallbacks: Mapping[str, tuple[Fallback, ...]] = field(default_factory=dict)
+
+    def fallbacks_of(self, model: str) -> tuple[Fallback, ...]:
+        """Return what is asked in the place of a model of this provider, in order."""
+        return self.fallbacks.get(model, self.fallbacks.get(ANY_MODEL, ()))
 
 
 def provider_settings(environment: Mapping[str, str], toml_path: Path) -> dict[str, ProviderSettings]:
@@ -48,12 +67,22 @@ def provider_settings(environment: Mapping[str, str], toml_path: Path) -> dict[s
         kind = "openai_compatible"
         base_url = "http://127.0.0.1:8080/v1"
         api_key_env = "LOCAL_KEY"        # or api_key = "..."
+        fallbacks = ["openai/gpt-4o-mini"]      # or by model: [local.fallbacks] with llama = ["openai/gpt-4o-mini"]
+
+    A fallback is "provider/model", or "provider" for the same model there.
 
     Raises `ConfigurationError` naming the file, the table and what it may hold.
     """
     found = {settings.name: settings for settings in _from_environment(environment)}
     for name, table in _tables(toml_path).items():
-        found[name] = _from_table(name, table, environment, toml_path)
+        found[name.lower()] = _from_table(name, table, environment, toml_path)
+    for settings in found.values():
+        for fallback in (one for several in settings.fallbacks.values() for one in several):
+            if fallback.provider not in found:
+                raise ConfigurationError(
+                    f"{toml_path}, provider [{settings.name}]: the fallback {fallback.provider!r} is no provider that "
+                    f"is configured; there are {', '.join(sorted(found))}"
+                )
     return found
 
 
@@ -113,7 +142,7 @@ def _from_table(name: str, table: Any, environment: Mapping[str, str], path: Pat
     kind: ProviderKind | None = table.get("kind")
     if kind is None or kind not in get_args(ProviderKind):
         raise wrong(f"kind must be one of {', '.join(get_args(ProviderKind))}")
-    for key in _KEYS - {"kind", "timeout_s"}:
+    for key in _TEXT_KEYS:
         if not isinstance(table.get(key, ""), str):
             raise wrong(f"{key} must be a string")
     base_url = table.get("base_url")
@@ -129,4 +158,23 @@ def _from_table(name: str, table: Any, environment: Mapping[str, str], path: Pat
         api_key = environment.get(variable) or api_key
         if not api_key:
             raise wrong(f"the environment variable {variable} named by api_key_env is not set")
-    return ProviderSettings(name.lower(), kind, base_url, api_key, table.get("api_version"), timeout_s=float(timeout_s))
+    try:
+        fallbacks = _fallbacks(table.get("fallbacks", {}))
+    except (TypeError, ValueError) as error:
+        raise wrong(str(error)) from None
+    return ProviderSettings(
+        name.lower(), kind, base_url, api_key, table.get("api_version"), timeout_s=float(timeout_s), fallbacks=fallbacks
+    )
+
+
+def _fallbacks(given: Any) -> dict[str, tuple[Fallback, ...]]:
+    """Return a list (for any model) or a table of lists by model. Raises `TypeError` or `ValueError` for others."""
+    found: dict[str, tuple[Fallback, ...]] = {}
+    for model, names in (given if isinstance(given, dict) else {ANY_MODEL: given}).items():
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            raise TypeError('fallbacks must be a list such as ["azure/gpt-4o", "local"], or a table of those by model')
+        if len(names) > limits.FALLBACKS_MAX:
+            raise ValueError(f"at most {limits.FALLBACKS_MAX} fallbacks may stand in one list")
+        split = [name.partition("/") for name in names]
+        found[model] = tuple(Fallback(provider.lower(), its_model or None) for provider, _, its_model in split)
+    return found

@@ -6,13 +6,13 @@ A template is data. Nothing in it or in a value is ever evaluated, and a value i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from everycall import limits
 from everycall.server.problems import problem
 
-__all__ = ["fill", "fill_messages"]
+__all__ = ["fill", "fill_messages", "pieces", "variables_of"]
 
 _VARIABLE = re.compile(r"\{\{(\w+)\}\}")
 
@@ -81,6 +81,31 @@ def fill_messages(messages: list[dict[str, Any]], variables: Mapping[str, Any]) 
         if room < 0:
             raise _prompt_too_long()
     return filled
+
+
+def pieces(template: str) -> Iterator[tuple[str, bool]]:
+    """Yield a template's parts in their order, each with whether it is a variable (`{{name}}`, braces included)."""
+    at = 0
+    for found in _VARIABLE.finditer(template):
+        if found.start() > at:
+            yield template[at : found.start()], False
+        yield found[0], True
+        at = found.end()
+    if at < len(template):
+        yield template[at:], False
+
+
+def variables_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names that `fill_messages` looks for, each once, in the order in which they come."""
+    found: dict[str, None] = {}
+    for message in messages:
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"text": content}]
+        for part in parts:
+            text = part.get("text") if isinstance(part, dict) else None
+            if isinstance(text, str):
+                found.update(dict.fromkeys(match[1] for match in _VARIABLE.finditer(text)))
+    return list(found)
 
 
 def _prompt_too_long() -> Exception:

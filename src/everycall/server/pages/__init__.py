@@ -1,5 +1,7 @@
-"""The pages that people read: the list of traces, one trace, the server's status. Each is a view of a JSON answer."""
+"""The pages that people read: traces, one trace, deployments, the server's status. Each is a view of a JSON answer."""
 
-from everycall.server.pages.routes import handlers
+from everycall.server.pages import deployment_edits, deployments, routes
 
 __all__ = ["handlers"]
+
+handlers = [*routes.handlers, *deployments.handlers, *deployment_edits.handlers]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
 
-__all__ = ["read_trace_path", "trace_path", "with_query"]
+__all__ = ["deployment_path", "read_trace_path", "trace_path", "with_query"]
 
 _PREFIX: Final = "/traces/"
 _TWIN: Final = ".json"
@@ -44,6 +44,11 @@ def read_trace_path(scope: Mapping[str, Any]) -> tuple[str, bool]:
     if segment.startswith("~") and _DOTS_AND_SLASHES.issuperset(trace_id[1:]):
         trace_id = trace_id[1:]
     return trace_id, twin
+
+
+def deployment_path(deployment_id: str) -> str:
+    """Return the path of a deployment's page."""
+    return f"/deployments/{quote(deployment_id, safe='')}"
 
 
 def with_query(path: str, **parameters: object) -> str:

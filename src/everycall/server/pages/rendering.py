@@ -17,9 +17,11 @@ from litestar import MediaType, Response
 
 from everycall import semconv
 from everycall.errors import Problem
+from everycall.server.gateway.templates import pieces
 from everycall.server.pages import figures
-from everycall.server.pages.addresses import trace_path, with_query
+from everycall.server.pages.addresses import deployment_path, trace_path, with_query
 from everycall.server.pages.tree import rails
+from everycall.server.pages.values import node_of
 
 __all__ = ["STATIC_FILES", "asset_href", "html", "problem_page", "render", "static_file"]
 
@@ -27,6 +29,8 @@ _SERVER_DIR: Final = Path(__file__).resolve().parent.parent
 STATIC_FILES: Final = {
     "everycall.css": "text/css",
     "everycall.js": "text/javascript",
+    "deployments.css": "text/css",
+    "deployments.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 """The static files by name, with their media types. No other file is ever read."""
@@ -89,10 +93,15 @@ def _environment() -> jinja2.Environment:
         ago=figures.ago,
         asset_href=asset_href,
         dash=figures.DASH,
+        deployment_path=deployment_path,
         kinds=semconv.KINDS,
+        node_of=node_of,
         rail_depth_max=RAIL_DEPTH_MAX,
         rails=rails,
+        template_pieces=pieces,
+        priced_kinds=semconv.PRICED_KINDS,
         trace_path=trace_path,
+        usage_keys=semconv.USAGE_KEYS,
         with_query=with_query,
     )
     return environment

@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-import msgspec
-from litestar import MediaType, Request, Response, get
-from litestar.datastructures import State
+from litestar import Request, Response, get
 from litestar.response import Redirect
 
 from everycall import limits
-from everycall.server.auth import Identity, project_of, require
+from everycall._price import unpriced_reason
 from everycall.server.pages.addresses import read_trace_path, trace_path, with_query
 from everycall.server.pages.content import sections_of, traceback_of
 from everycall.server.pages.filters import FIELDS, RANGES, FilterError, Filters, read_filters
+from everycall.server.pages.frame import Asked, chrome_of, data, reading
 from everycall.server.pages.rendering import STATIC_FILES, html, static_file
 from everycall.server.pages.tree import state_of
-from everycall.server.pages.views import TraceView, record_view, server_version, status_view, trace_view, traces_view
+from everycall.server.pages.views import TraceView, record_view, status_view, trace_view, traces_view
 from everycall.server.problems import bad_request, not_found
-from everycall.server.store.base import Store
 
 __all__ = ["handlers"]
 
-Asked: TypeAlias = Request[Identity, Any, State]
 _FOLDED: Final = {"trace_name", "end_user_identifier", "session_id", "tag", "since", "until"}
 """The filters that are in the folded part of the form."""
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
@@ -42,11 +39,11 @@ async def home() -> Redirect:
 @get("/traces", include_in_schema=False)
 async def traces_page(request: Asked) -> Response[bytes]:
     """Show the newest traces that match the filters."""
-    store, project = _reading(request)
+    store, project = reading(request)
     filters = _filters(request)
     view = await traces_view(store, project, filters)
     first_page = filters.query.cursor is None
-    chrome = await _chrome(request, store, project)
+    chrome = await chrome_of(request, store, project)
     return await asyncio.to_thread(
         html,
         "traces.html",
@@ -68,14 +65,14 @@ async def traces_page(request: Asked) -> Response[bytes]:
 @get("/traces.json", include_in_schema=False)
 async def traces_twin(request: Asked) -> Response[bytes]:
     """Give the list of traces as data."""
-    store, project = _reading(request)
-    return _data(await traces_view(store, project, _filters(request)))
+    store, project = reading(request)
+    return data(await traces_view(store, project, _filters(request)))
 
 
 @get("/traces/{rest:path}", include_in_schema=False)
 async def trace_page(request: Asked) -> Response[bytes]:
     """Show one trace, give it as data (`.json`), or give just the panel of one record (`part=record`)."""
-    store, project = _reading(request)
+    store, project = reading(request)
     trace_id, twin = read_trace_path(request.scope)
     asked = request.query_params
     selected = asked.get("record") or None
@@ -98,25 +95,25 @@ async def trace_page(request: Asked) -> Response[bytes]:
     if selected and view.record is None:
         raise not_found("record")
     if twin:
-        return _data(view)
-    chrome = await _chrome(request, store, project)
+        return data(view)
+    chrome = await chrome_of(request, store, project)
     return await asyncio.to_thread(_trace_html, request, view, chrome)
 
 
 @get("/status", include_in_schema=False)
 async def status_page(request: Asked) -> Response[bytes]:
     """Show the client processes' balance sheets, the server's bounds and its version."""
-    store, project = _reading(request)
+    store, project = reading(request)
     view = await status_view(store, project)
-    chrome = await _chrome(request, store, project)
+    chrome = await chrome_of(request, store, project)
     return html("status.html", view=view, twin=with_query("/status.json", project=chrome["asked_project"]), **chrome)
 
 
 @get("/status.json", include_in_schema=False)
 async def status_twin(request: Asked) -> Response[bytes]:
     """Give the status as data."""
-    store, project = _reading(request)
-    return _data(await status_view(store, project))
+    store, project = reading(request)
+    return data(await status_view(store, project))
 
 
 @get("/static/{file_path:path}", include_in_schema=False)
@@ -134,24 +131,6 @@ async def static(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 
 handlers = [home, traces_page, traces_twin, trace_page, status_page, status_twin, static]
-
-
-def _reading(request: Asked) -> tuple[Store, str]:
-    """Return the store and the project to read, or raise what the caller may not do."""
-    require(request.user, "read")
-    store: Store = request.app.state.store
-    return store, project_of(request.user, request.query_params.get("project") or None)
-
-
-async def _chrome(request: Asked, store: Store, project: str) -> dict[str, Any]:
-    """Return what the frame around every page needs: the projects to choose from, and the one asked for."""
-    projects = sorted({*await store.projects(), project}) if request.user.project is None else [project]
-    return {
-        "projects": projects,
-        "project": project,
-        "asked_project": request.query_params.get("project") or None,
-        "version": server_version(),
-    }
 
 
 def _filters(request: Asked) -> Filters:
@@ -207,10 +186,6 @@ def _panel(record: Any, base: dict[str, Any]) -> dict[str, Any]:
         "sections": sections_of(record),
         "traceback": traceback_of(record),
         "state": state_of(record),
+        "unpriced": unpriced_reason(record),
         "base": base,
     }
-
-
-def _data(view: Any) -> Response[bytes]:
-    body = msgspec.json.format(msgspec.json.encode(view), indent=2)
-    return Response(body, media_type=MediaType.JSON)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from everycall._price import unpriced_reason
 from everycall.record import Record
 from everycall.semconv import ABANDONED, CANCELLED, ERROR, SUCCESS
 
@@ -40,7 +41,8 @@ class Row:
     """One record in its place. `placement` is root, child, orphan (parent not among the records) or circle.
 
     `state` is success, error, cancelled or abandoned. `left`, `width` and `first_token` are percent of the axis, None
-    when the record's times are not known; `first_token` is measured from the bar's start.
+    when the record's times are not known; `first_token` is measured from the bar's start. `unpriced` is why an
+    inference call has no cost; `counted_in` is the record of the same answer that counts in its place.
     """
 
     inference_id: str
@@ -57,6 +59,8 @@ class Row:
     latency: float | None
     total_tokens: int | None
     cost: float | None
+    unpriced: str | None
+    counted_in: str | None
     cache_hit: bool | None
     omitted: tuple[str, ...]
     truncated: bool
@@ -186,6 +190,8 @@ def _row(record: Record, depth: int, placement: str, below: int, axis: Axis) -> 
         latency=record.latency,
         total_tokens=record.total_tokens,
         cost=record.cost,
+        unpriced=unpriced_reason(record),
+        counted_in=record.counted_in,
         cache_hit=record.cache_hit,
         omitted=tuple(record.omitted),
         truncated=bool(record.truncated),

@@ -33,7 +33,7 @@ __all__ = [
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Sums over the traces of one page. A sum is None when no trace has the figure; `unpriced` and `uncounted` say how
-    many inference calls have none."""
+    many inference calls have none. `counted_elsewhere` are left out of all sums: another record counts their answer."""
 
     traces: int
     calls: int
@@ -45,6 +45,7 @@ class Totals:
     cost: float | None
     unpriced: int
     saved_cost: float | None
+    counted_elsewhere: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,7 @@ def _totals(traces: Sequence[TraceSummary]) -> Totals:
         cost=math.fsum(costs) if costs else None,
         unpriced=sum(trace.unpriced for trace in traces),
         saved_cost=math.fsum(saved) if saved else None,
+        counted_elsewhere=sum(trace.counted_elsewhere for trace in traces),
     )
 
 

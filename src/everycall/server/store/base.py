@@ -11,6 +11,9 @@ Promises, held by `tests/server/test_store_contract.py` for every implementation
 * **One bad record never fails its batch.** What cannot be stored is refused by index and reason.
 * **Bounded.** Every read has a row bound (`limits.PAGE_ROWS_MAX`, `limits.TRACE_RECORDS_MAX`) and a time bound
   (`limits.QUERY_TIMEOUT_S`, then `StoreBusy`).
+* **Priced once.** A store that was given prices prices what it commits; a merge that changes the tokens prices again.
+* **Counted once.** Of records of one trace with the same answer's id, one counts, whatever their order of arrival
+  (`answers.counted_in`); the others say which (`Record.counted_in`).
 * **Unknown is None.** A sum over records of which some have no price says how many have none; `None` when none has.
 """
 
@@ -20,9 +23,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from everycall import limits
 from everycall.record import Record
 
 __all__ = [
+    "Activation",
     "ApiKey",
     "CachedResponse",
     "ClientReport",
@@ -31,19 +36,26 @@ __all__ = [
     "Dataset",
     "DatasetCase",
     "Deployment",
+    "DeploymentUse",
+    "DeploymentVersion",
+    "Expense",
     "Experiment",
     "Feedback",
+    "KeyLimits",
     "LogPage",
     "LogQuery",
+    "NoEarlierVersion",
     "RecordPage",
     "RecordQuery",
     "Refusal",
+    "Spent",
     "Store",
     "StoreBusy",
     "StoreError",
     "TracePage",
     "TraceQuery",
     "TraceSummary",
+    "VersionConflict",
 ]
 
 
@@ -53,6 +65,18 @@ class StoreError(Exception):
 
 class StoreBusy(StoreError):
     """The write queue is full or a read took too long; try again later (the API answers 503 with Retry-After)."""
+
+
+class VersionConflict(StoreError):
+    """Another version is served than the one that was expected: `active`, 0 for none."""
+
+    def __init__(self, active: int) -> None:
+        super().__init__(f"Version {active} is served now" if active else "No version is served now")
+        self.active = active
+
+
+class NoEarlierVersion(StoreError):
+    """There is nothing to roll back to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +166,7 @@ class TraceQuery:
 class TraceSummary:
     """One trace as a row: sums over its inference leaves (`semconv.PRICED_KINDS`), counts over all its records.
 
+    A call whose answer another record counts (`Record.counted_in`) is no leaf; `counted_elsewhere` counts these.
     `cost` is None when no leaf has a price; `unpriced` counts the leaves without one. Likewise for the token sums and
     `uncounted`. `name` is the root record's name (the one without a stored parent that started first). `duration` is
     seconds from the first start to the last end. `model` is the leaves' model, the first by time; `models` counts them.
@@ -170,6 +195,7 @@ class TraceSummary:
     saved_cost: float | None
     model: str | None
     models: int
+    counted_elsewhere: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +208,11 @@ class TracePage:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One immutable version of a deployed prompt. `version` counts from 1; `active` marks the one that is served."""
+    """One immutable version of a deployed prompt. `version` counts from 1; `active` marks the one that is served.
+
+    `fallbacks` are further models for when this one fails, in their order: {"model": ..., "provider": ...}.
+    `created_by` is the name of the key that made it.
+    """
 
     deployment_id: str
     version: int
@@ -196,6 +226,53 @@ class Deployment:
     function_call: str | Mapping[str, str] | None = None
     created_unix_nano: int = 0
     active: bool = True
+    description: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    fallbacks: tuple[Mapping[str, Any], ...] = ()
+    created_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentVersion:
+    """A version as a row of a list, without its content."""
+
+    version: int
+    active: bool
+    name: str
+    model: str
+    provider: str
+    created_unix_nano: int
+    created_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """From when on a version was served, and by whose key; version 0: from when on none was.
+
+    `roll_back_to` is the version that a roll-back led to while this one was served; None: to none.
+    """
+
+    version: int
+    unix_nano: int
+    by: str
+    roll_back_to: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentUse:
+    """How a deployment was used since a moment, from its latest records; `whole` says that these are all.
+
+    `cost` is of the latest `costed` of them: None when none of these has one, `unpriced` counts those without.
+    `last_unix_nano` is the latest call ever.
+    """
+
+    completions: int
+    errors: int
+    cost: float | None
+    unpriced: int
+    costed: int
+    last_unix_nano: int | None
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +281,22 @@ class CachedResponse:
 
     body: bytes
     created_unix_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What a key may do with completions; None is no limit.
+
+    `unpriced` says what becomes of models without a known price under a budget: "allow" (they are counted apart) or
+    "refuse".
+    """
+
+    budget_usd_per_day: float | None = None
+    requests_per_minute: int | None = None
+    unpriced: str = "allow"
+
+
+NO_LIMITS = KeyLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +309,29 @@ class ApiKey:
     role: str
     created_unix_nano: int
     revoked_unix_nano: int | None = None
+    limits: KeyLimits = NO_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a key spent on completions: US dollars, of how many, of which so many had no known price (and no cost)."""
+
+    cost: float = 0.0
+    completions: int = 0
+    unpriced: int = 0
+
+    def plus(self, other: Spent) -> Spent:
+        """Return the sum."""
+        return Spent(self.cost + other.cost, self.completions + other.completions, self.unpriced + other.unpriced)
+
+
+@dataclass(frozen=True, slots=True)
+class Expense:
+    """What a key (its digest) spent in a day, counted from 1970 in UTC."""
+
+    key: str
+    day: int
+    amount: Spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,12 +448,28 @@ class Store(Protocol):
         """Finish the writes under way and let go."""
         ...
 
-    async def commit(self, project: str, records: Sequence[Record], client: ClientReport | None = None) -> Commit:
-        """Store a batch; returns after it is durable. Raises `StoreBusy` (nothing stored) when the queue is full."""
+    async def commit(
+        self,
+        project: str,
+        records: Sequence[Record],
+        client: ClientReport | None = None,
+        expense: Expense | None = None,
+    ) -> Commit:
+        """Store a batch, and with it what was spent on it; returns after it is durable.
+
+        Raises `StoreBusy` (nothing stored) when the queue is full.
+        """
         ...
 
     async def merge(self, project: str, inference_id: str, fields: Mapping[str, Any]) -> None:
         """Set fields (names of `Record`, plain JSON values) of a record that may not have come yet."""
+        ...
+
+    async def reprice(self, project: str, inference_ids: Sequence[str]) -> int:
+        """Find the cost of these records again by the prices now; returns how many changed.
+
+        A cost that was given stays as it is. A store without prices changes nothing.
+        """
         ...
 
     async def record(self, project: str, inference_id: str) -> Record | None:
@@ -376,19 +508,73 @@ class Store(Protocol):
         """Return the names of all projects that have a record, deployment, key, experiment or dataset."""
         ...
 
-    async def put_deployment(self, deployment: Deployment) -> Deployment:
-        """Store the next version (its `version` is set here) and make it active; returns it as stored.
+    async def put_deployment(
+        self, deployment: Deployment, *, activate: bool = True, expected: int | None = None, dry_run: bool = False
+    ) -> Deployment:
+        """Store the next version (its `version` is set here) and serve it when `activate`; returns it as stored.
 
-        The same content as the active version stores nothing and returns that version.
+        With `dry_run` it returns the same and stores nothing. A content that a version has already makes none: that
+        version is returned, and served when `activate`.
+        Raises `VersionConflict` when `expected` is given and another version is served (0: none), and `StoreError`
+        for more than `limits.DEPLOYMENT_BYTES_MAX`. Of two changes at once, one sees the other's.
         """
         ...
 
     async def deployment(self, project: str, deployment_id: str, version: int | None = None) -> Deployment | None:
-        """Return the active version, or the one asked for; None when there is none."""
+        """Return the version that is served, or the one asked for; None when there is none."""
         ...
 
-    async def deployments(self, project: str) -> Sequence[Deployment]:
-        """Return the active versions, by name."""
+    async def deployments(
+        self,
+        project: str,
+        *,
+        active: bool = True,
+        after: tuple[str, str] | None = None,
+        limit: int = limits.PAGE_ROWS,
+    ) -> Sequence[Deployment]:
+        """Return the served versions by name and id, or the newest of deployments of which none is served.
+
+        `after` is the name and id of the last one of the page before.
+        """
+        ...
+
+    async def deployment_versions(
+        self, project: str, deployment_id: str, *, before: int | None = None, limit: int = limits.PAGE_ROWS
+    ) -> Sequence[DeploymentVersion]:
+        """Return the versions of a deployment, the newest first, those below `before`."""
+        ...
+
+    async def deployment_activations(
+        self, project: str, deployment_id: str, *, limit: int = limits.PAGE_ROWS
+    ) -> Sequence[Activation]:
+        """Return what was served from when on, the latest first."""
+        ...
+
+    async def deployment_uses(
+        self, project: str, deployment_ids: Sequence[str], since: int
+    ) -> Mapping[str, DeploymentUse]:
+        """Return how these were used since a moment, from at most `limits.DEPLOYMENT_USES_MAX` records of each.
+
+        Their costs are of at most `limits.DEPLOYMENT_COSTS_MAX` records, shared evenly among them.
+        """
+        ...
+
+    async def activate_deployment(
+        self, project: str, deployment_id: str, version: int, *, by: str = "", expected: int | None = None
+    ) -> Deployment | None:
+        """Serve a version and return it; 0 serves none, and returns the newest. None: there is no such version.
+
+        What is served already stays, without a note. Raises `VersionConflict` as `put_deployment` does.
+        """
+        ...
+
+    async def roll_back_deployment(
+        self, project: str, deployment_id: str, *, by: str = "", expected: int | None = None
+    ) -> Deployment | None:
+        """Serve the version that was served before this one; again, the one before that. None: no such deployment.
+
+        Raises `NoEarlierVersion`, and `VersionConflict` as `put_deployment` does.
+        """
         ...
 
     async def cached(self, project: str, key: str, max_age_s: float) -> CachedResponse | None:
@@ -409,6 +595,22 @@ class Store(Protocol):
 
     async def keys(self) -> Sequence[ApiKey]:
         """Return all keys, revoked ones included."""
+        ...
+
+    async def spend(self, expense: Expense) -> None:
+        """Add to what a key spent in a day; durable when it returns."""
+        ...
+
+    async def spent(self, day: int) -> Mapping[str, Spent]:
+        """Return what each key spent in a day."""
+        ...
+
+    async def end_session(self, session: str, expires: int) -> None:
+        """Note that a browser's session was ended, until it would have ended by itself (seconds since 1970)."""
+        ...
+
+    async def ended_sessions(self) -> Mapping[str, int]:
+        """Return the sessions that were ended, with the second when each would have ended by itself."""
         ...
 
     async def put_feedback(self, project: str, feedback: Feedback) -> None:

@@ -1,4 +1,4 @@
-"""What the store keeps beside records: client reports, deployments, cached responses and keys.
+"""What the store keeps beside records and deployments: client reports, cached responses, keys, ended sessions.
 
 Each is a JSON body with the few columns it is found by. The functions that write run in the writer's thread inside
 its transaction; those that read run in the readers'.
@@ -14,26 +14,24 @@ from dataclasses import replace
 import msgspec
 
 from everycall import limits
-from everycall.server.store.base import ApiKey, CachedResponse, ClientReport, Deployment, StoreError
+from everycall.server.store.base import ApiKey, CachedResponse, ClientReport
 from everycall.server.store.readers import Read
 
 __all__ = [
     "cached",
     "clear_cache",
     "clients",
-    "deployment",
-    "deployments",
+    "end_session",
+    "ended_sessions",
     "keys",
     "projects",
     "put_client",
-    "put_deployment",
     "put_key",
     "put_response",
 ]
 
 _encoder = msgspec.json.Encoder()
 _clients = msgspec.json.Decoder(ClientReport)
-_deployments = msgspec.json.Decoder(Deployment)
 _keys = msgspec.json.Decoder(ApiKey)
 _PROJECT = "(SELECT id FROM projects WHERE name = ?)"
 
@@ -72,60 +70,6 @@ def clients(read: Read, project: str) -> list[ClientReport]:
         for body in read.texts(
             "SELECT CAST(group_concat(body, char(30)) AS BLOB) FROM"  # noqa: S608 - a constant
             f" (SELECT body FROM clients WHERE project = {_PROJECT} ORDER BY seen DESC)",
-            (project,),
-        )
-    ]
-
-
-def put_deployment(connection: sqlite3.Connection, project: int, new: Deployment) -> Deployment:
-    """Store the next version and make it active, unless the active one says the same."""
-    kept = connection.execute(
-        "SELECT body FROM deployments WHERE project = ? AND deployment_id = ? AND active = 1",
-        (project, new.deployment_id),
-    ).fetchone()
-    newest = connection.execute(
-        "SELECT coalesce(max(version), 0) FROM deployments WHERE project = ? AND deployment_id = ?",
-        (project, new.deployment_id),
-    ).fetchone()[0]
-    created = new.created_unix_nano or time.time_ns()
-    new = replace(new, version=newest + 1, created_unix_nano=created, active=True)
-    try:
-        body = _encoder.encode(new)
-        new = _deployments.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise StoreError(f"This deployment cannot be stored: {error}") from error
-    if kept is not None:
-        active = _deployments.decode(kept[0])
-        if active == replace(new, version=active.version, created_unix_nano=active.created_unix_nano):
-            return active
-    connection.execute(
-        "UPDATE deployments SET active = 0 WHERE project = ? AND deployment_id = ? AND active = 1",
-        (project, new.deployment_id),
-    )
-    connection.execute(
-        "INSERT INTO deployments (project, deployment_id, version, active, name, body) VALUES (?, ?, ?, 1, ?, ?)",
-        (project, new.deployment_id, new.version, new.name, body),
-    )
-    return new
-
-
-def deployment(read: Read, project: str, deployment_id: str, version: int | None) -> Deployment | None:
-    """Return the active version, or the one asked for."""
-    row = read.one(
-        f"SELECT body, active FROM deployments WHERE project = {_PROJECT} AND deployment_id = ?"  # noqa: S608
-        " AND CASE WHEN ?3 IS NULL THEN active = 1 ELSE version = ?3 END",
-        (project, deployment_id, version),
-    )
-    return None if row is None else replace(_deployments.decode(row[0]), active=bool(row[1]))
-
-
-def deployments(read: Read, project: str) -> list[Deployment]:
-    """Return the active versions, by name."""
-    return [
-        _deployments.decode(body)
-        for body in read.texts(
-            "SELECT CAST(group_concat(body, char(30)) AS BLOB) FROM (SELECT body FROM deployments"  # noqa: S608
-            f" WHERE project = {_PROJECT} AND active = 1 ORDER BY name, deployment_id)",
             (project,),
         )
     ]
@@ -196,6 +140,22 @@ def keys(read: Read) -> list[ApiKey]:
             " (SELECT body FROM api_keys ORDER BY created, digest)"
         )
     ]
+
+
+def end_session(connection: sqlite3.Connection, session: str, expires: int) -> None:
+    """Note an ended session; those that would have ended by themselves go, then the oldest beyond the bound."""
+    connection.execute("INSERT OR REPLACE INTO ended_sessions (session, expires) VALUES (?, ?)", (session, expires))
+    connection.execute(
+        "DELETE FROM ended_sessions WHERE expires < ? OR session IN"
+        " (SELECT session FROM ended_sessions ORDER BY expires DESC LIMIT -1 OFFSET ?)",
+        (int(time.time()), limits.ENDED_SESSIONS_MAX),
+    )
+
+
+def ended_sessions(read: Read) -> dict[str, int]:
+    """Return the ended sessions, with the second when each would have ended by itself."""
+    row = read.one("SELECT json_group_object(session, expires) FROM ended_sessions")
+    return msgspec.json.decode(row[0], type=dict[str, int]) if row else {}
 
 
 def projects(read: Read) -> list[str]:

@@ -14,10 +14,12 @@ from typing import Any
 import msgspec
 
 from everycall import limits
+from everycall._price import PRICE_FIELDS, PriceBook
 from everycall.record import Record
+from everycall.server.store.answers import counted_in
 from everycall.server.store.base import StoreError
 from everycall.server.store.bulk import SEPARATOR, insert, select_in
-from everycall.server.store.rows import COLUMNS, Row, combine_patches, encode_patch, merge, read
+from everycall.server.store.rows import COLUMNS, Row, combine_patches, encode_patch, merge, read, rewrite
 from everycall.server.store.summary import Ordered, Root, TraceState, decode_state, encode_state
 
 __all__ = ["Ingest"]
@@ -47,10 +49,11 @@ class _Trace:
 
 
 class Ingest:
-    """Writes records over one connection. Not safe for more than one thread."""
+    """Writes records over one connection, priced by `prices` if given. Not safe for more than one thread."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, prices: PriceBook | None = None) -> None:
         self._connection = connection
+        self._prices = prices
         self._projects: dict[str, int] = {}
         self._last_record = 0
         self._last_trace = 0
@@ -84,12 +87,12 @@ class Ingest:
             known = stored.get(key)
             if known is not None:
                 if row.body != known.after.body:
-                    known.after = merge(known.after.body, row.body, patches.get(key))
+                    known.after = merge(known.after, row, patches.get(key), self._prices)
             elif key in fresh:
                 if row.body != fresh[key].body:
-                    fresh[key] = merge(fresh[key].body, row.body, patches.get(key))
+                    fresh[key] = merge(fresh[key], row, patches.get(key), self._prices)
             elif key in patches:
-                fresh[key] = merge(row.body, patch=patches[key])
+                fresh[key] = merge(row, None, patches[key], self._prices)
             else:
                 fresh[key] = row
         changed = [known for known in stored.values() if known.after.body != known.before.body]
@@ -122,7 +125,7 @@ class Ingest:
             (project, inference_id, stored is None, patch),
         )
         if stored is not None:
-            stored.after = merge(stored.before.body, patch=patch)
+            stored.after = merge(stored.before, None, patch, self._prices)
             if stored.after.body != stored.before.body:
                 self._store(project, [], [stored])
 
@@ -135,9 +138,7 @@ class Ingest:
             project,
             ids,
         ):
-            for number, body in zip(numbers.split(","), bodies.split(SEPARATOR), strict=True):
-                row = read(body)
-                found[row.record.inference_id] = _Stored(int(number), row, row)
+            found.update(_as_stored(numbers, bodies))
         return found
 
     def _patches(self, project: int, ids: Sequence[str]) -> dict[str, bytes]:
@@ -151,7 +152,23 @@ class Ingest:
                     found[key] = row[0]
         return found
 
-    def _store(self, project: int, fresh: Sequence[Row], changed: Sequence[_Stored]) -> None:
+    def reprice(self, name: str, ids: Sequence[str]) -> int:
+        """Find the cost of records again by the prices now; returns how many changed."""
+        if self._prices is None:
+            return 0
+        project = self.project(name)
+        changed = []
+        for known in self._stored(project, list(dict.fromkeys(ids))).values():
+            record = self._prices.reprice(known.before.record)
+            if record is not known.before.record:
+                known.after = rewrite(known.before, **{field: getattr(record, field) for field in PRICE_FIELDS})
+                if known.after.body != known.before.body:
+                    changed.append(known)
+        self._store(project, [], changed)
+        return len(changed)
+
+    def _store(self, project: int, rows: Sequence[Row], altered: Sequence[_Stored]) -> None:
+        fresh, changed = self._once(project, rows, altered)
         wanted = dict.fromkeys(row.record.trace_id for row in fresh)
         for known in changed:
             wanted[known.before.record.trace_id] = wanted[known.after.record.trace_id] = None
@@ -176,6 +193,54 @@ class Ingest:
         insert(self._connection, "INSERT INTO record_tags VALUES", tags)
         self._change(project, traces, changed)
         self._settle(project, traces.values())
+
+    def _once(
+        self, project: int, rows: Sequence[Row], altered: Sequence[_Stored]
+    ) -> tuple[Sequence[Row], Sequence[_Stored]]:
+        """Settle which records count where an answer was recorded more than once; returns all that is to be written."""
+        pairs = {_pair(row) for row in rows if row.answer is not None}
+        pairs |= {_pair(row) for known in altered for row in (known.before, known.after) if row.answer is not None}
+        loose = [known for known in altered if known.after.answer is None and known.after.record.counted_in is not None]
+        for known in loose:
+            known.after = rewrite(known.after, counted_in=None)
+        if not pairs:
+            return rows, altered
+        fresh = {row.record.inference_id: row for row in rows}
+        changed = {known.after.record.inference_id: known for known in altered}
+        stored = {**self._of_answers(project, pairs), **changed}
+        groups: dict[tuple[str, str | None], list[Row]] = {}
+        for row in (*fresh.values(), *(known.after for known in stored.values())):
+            groups.setdefault(_pair(row), []).append(row)
+        for members in (groups[pair] for pair in pairs if pair in groups):
+            if len(members) == 1 and members[0].record.counted_in is None:
+                continue
+            verdict = counted_in([row.record for row in members])
+            for row in members:
+                key = row.record.inference_id
+                if row.record.counted_in == verdict.get(key):
+                    continue
+                row = rewrite(row, counted_in=verdict.get(key))
+                if key in fresh:
+                    fresh[key] = row
+                else:
+                    changed[key] = stored[key]
+                    changed[key].after = row
+        return list(fresh.values()), list(changed.values())
+
+    def _of_answers(self, project: int, pairs: Iterable[tuple[str, str | None]]) -> dict[str, _Stored]:
+        """Return the stored records of these traces with these answers, few more of each than can be of one answer."""
+        numbers, bodies = self._connection.execute(
+            """
+            SELECT group_concat(r.id), CAST(group_concat(b.body, char(30)) AS BLOB)
+            FROM json_each(?2) j
+            CROSS JOIN traces t ON t.project = ?1 AND t.trace_id = j.value ->> 0
+            CROSS JOIN records r ON r.id IN (
+                SELECT id FROM records WHERE trace = t.id AND answer = j.value ->> 1 LIMIT ?3)
+            CROSS JOIN bodies b ON b.record = r.id
+            """,
+            (project, msgspec.json.encode(list(pairs)).decode(), limits.SAME_ANSWER_MAX + 1),
+        ).fetchone()
+        return {} if numbers is None else _as_stored(numbers, bodies)
 
     def _change(self, project: int, traces: Mapping[str, _Trace], changed: Sequence[_Stored]) -> None:
         replace = f"INSERT OR REPLACE INTO records ({COLUMNS}) VALUES"
@@ -286,6 +351,15 @@ class Ingest:
             roots[record.trace_id] = _as_root(record, ring == "1")
         for trace in unsettled:
             trace.state.root = roots[trace.state.trace_id]
+
+
+def _pair(row: Row) -> tuple[str, str | None]:
+    return row.record.trace_id, row.answer
+
+
+def _as_stored(numbers: str, bodies: bytes) -> dict[str, _Stored]:
+    rows = [(int(number), read(body)) for number, body in zip(numbers.split(","), bodies.split(SEPARATOR), strict=True)]
+    return {row.record.inference_id: _Stored(number, row, row) for number, row in rows}
 
 
 def _place(record: Record) -> tuple[Any, ...]:

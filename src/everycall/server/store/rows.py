@@ -12,22 +12,31 @@ import msgspec
 from msgspec import Raw
 
 from everycall import limits
-from everycall.record import Record, decode, encode
-from everycall.semconv import ERROR
+from everycall._price import PRICE_FIELDS, PriceBook
+from everycall.record import ABSENT, Record, decode, encode
+from everycall.semconv import ERROR, GEN_AI_RESPONSE_ID, PRICED_KINDS
 from everycall.server.store.base import StoreError
 
-__all__ = ["COLUMNS", "Row", "Unstorable", "combine_patches", "encode_patch", "merge", "prepare", "read"]
+__all__ = ["COLUMNS", "Row", "Unstorable", "combine_patches", "encode_patch", "merge", "prepare", "read", "rewrite"]
 
 COLUMNS = (
     "id, project, trace, inference_id, parent_id, start, finish, kind, name, trace_name, model, provider, failed, "
-    "end_user, session, deployment, cache_hit, size"
+    "end_user, session, deployment, cache_hit, size, answer"
 )
 """The columns of the table `records`; `Row.columns` has those from `inference_id` on."""
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
 _NULL = b"null"
-_KEYS = frozenset({"inference_id", "project_name"})
+_RESPONSE_ID = GEN_AI_RESPONSE_ID.encode()
+_KEYS = frozenset({"inference_id", "project_name", "counted_in"})
+
+
+class _Answered(msgspec.Struct):
+    answer: str | None = msgspec.field(default=None, name=GEN_AI_RESPONSE_ID)
+
+
+_response_id = msgspec.json.Decoder(_Answered)
 
 
 class Unstorable(Exception):
@@ -35,15 +44,24 @@ class Unstorable(Exception):
 
 
 class Row(NamedTuple):
-    """A record ready to be stored. `record` is read back from `body`, so what is stored can be read."""
+    """A record ready to be stored. `record` is read back from `body`, so what is stored can be read.
+
+    `found` names the fields that were not given but found here: its price.
+    """
 
     record: Record
     body: bytes
     columns: tuple[Any, ...]
+    found: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str | None:
+        """The provider's id of the answer, of a call that asked for one; the last of the columns."""
+        return self.columns[-1]  # type: ignore[no-any-return]
 
 
-def prepare(project: str, record: Record) -> Row:
-    """Return the row of a record, filed under `project` whatever its own `project_name` says.
+def prepare(project: str, record: Record, prices: PriceBook | None = None) -> Row:
+    """Return the row of a record, filed under `project` whatever its own `project_name` says, priced by `prices`.
 
     Raises `Unstorable` for a value that its field does not allow, JSON that is none, text that is not Unicode (a lone
     surrogate), nesting too deep to be read, and a record longer than `limits.RECORD_BYTES_MAX`.
@@ -51,12 +69,20 @@ def prepare(project: str, record: Record) -> Row:
     try:
         if record.project_name != project:
             record = msgspec.structs.replace(record, project_name=project)
+        if record.counted_in is not None:
+            record = msgspec.structs.replace(record, counted_in=None)  # the store alone knows
+        found: tuple[str, ...] = ()
+        if prices is not None and record.kind in PRICED_KINDS:
+            priced = prices.price_record(record)
+            if priced is not record:
+                found = tuple(name for name in PRICE_FIELDS if getattr(priced, name) != getattr(record, name))
+                record = priced
         body = encode(record)
         if not body.isascii():
             body.decode()
         if len(body) > limits.RECORD_BYTES_MAX:
             raise Unstorable(f"{len(body)} bytes of JSON, {limits.RECORD_BYTES_MAX} are allowed")
-        return read(body)
+        return read(body, found)
     except UnicodeError as error:
         raise Unstorable(f"not Unicode text: {error}") from error
     except RecursionError as error:
@@ -65,7 +91,7 @@ def prepare(project: str, record: Record) -> Row:
         raise Unstorable(str(error)) from error
 
 
-def read(body: bytes) -> Row:
+def read(body: bytes, found: tuple[str, ...] = ()) -> Row:
     """Return the row of a wire form that `prepare` or `merge` made."""
     record = decode(body)
     start = record.start_time_unix_nano
@@ -88,26 +114,48 @@ def read(body: bytes) -> Row:
             record.deployment_id,
             record.cache_hit,
             len(body),
+            _answer_of(record),
         ),
+        found,
     )
 
 
-def merge(stored: bytes, later: bytes | None = None, patch: bytes | None = None) -> Row:
+def rewrite(row: Row, **changes: Any) -> Row:
+    """Return the row with fields of its record set, such as what the store finds out about it."""
+    return read(encode(msgspec.structs.replace(row.record, **changes)), row.found)
+
+
+def _answer_of(record: Record) -> str | None:
+    """Return the provider's id of the answer. A cache gives the same answer again: what it gave has none here."""
+    if record.kind not in PRICED_KINDS or record.cache_hit or record.attributes is ABSENT:
+        return None
+    if _RESPONSE_ID not in bytes(record.attributes):
+        return None
+    try:
+        answer = _response_id.decode(record.attributes).answer
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return answer if answer and len(answer) <= limits.ID_CHARS_MAX else None
+
+
+def merge(stored: Row, later: Row | None = None, patch: bytes | None = None, prices: PriceBook | None = None) -> Row:
     """Return the row of a stored record with the fields that a later copy gives, then those that a patch names.
 
-    All three are wire forms. In a later copy a null is a field not given; in a patch it takes the field away. Fields
-    are replaced whole: an object is not merged into an object.
+    In a later copy a null is a field not given, and so is a price that was found for it here; in a patch a null takes
+    the field away. Fields are replaced whole: an object is not merged into an object. `prices` settle what it costs.
     """
-    fields = _fields.decode(stored)
+    fields = _fields.decode(stored.body)
     if later is not None:
-        fields.update((name, value) for name, value in _fields.decode(later).items() if bytes(value) != _NULL)
+        given = _fields.decode(later.body).items()
+        fields.update((name, value) for name, value in given if bytes(value) != _NULL and name not in later.found)
     if patch is not None:
         for name, value in _fields.decode(patch).items():
             if bytes(value) == _NULL:
                 fields.pop(name, None)
             else:
                 fields[name] = value
-    return read(encode(decode(_encoder.encode(fields))))
+    record = decode(_encoder.encode(fields))
+    return read(encode(record if prices is None else prices.settle(stored.record, record)))
 
 
 def encode_patch(fields: Mapping[str, Any]) -> bytes:
@@ -117,7 +165,7 @@ def encode_patch(fields: Mapping[str, Any]) -> bytes:
         raise StoreError(f"{', '.join(unknown)}: no such field of a record; see the list of fields in the API document")
     fixed = sorted(_KEYS & set(fields))
     if fixed:
-        raise StoreError(f"{', '.join(fixed)}: names the record and cannot be changed")
+        raise StoreError(f"{', '.join(fixed)}: names the record or is found out here, and cannot be set")
     if "trace_id" in fields and fields["trace_id"] is None:
         raise StoreError("trace_id: a record is always part of a trace; give a string or leave it out")
     try:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from everycall import limits
+from everycall._price import PriceBook
 from everycall.record import Record
-from everycall.server.store import catalog, evaluation
+from everycall.server.store import catalog, evaluation, spending
+from everycall.server.store import deployments as deployed
 from everycall.server.store import logs as log_list
 from everycall.server.store.base import (
+    Activation,
     ApiKey,
     CachedResponse,
     ClientReport,
@@ -24,12 +27,16 @@ from everycall.server.store.base import (
     Dataset,
     DatasetCase,
     Deployment,
+    DeploymentUse,
+    DeploymentVersion,
+    Expense,
     Experiment,
     Feedback,
     LogPage,
     LogQuery,
     RecordPage,
     RecordQuery,
+    Spent,
     StoreBusy,
     StoreError,
     TracePage,
@@ -53,11 +60,12 @@ class SqliteStore:
 
     The directory is made if need be. What the methods promise is said in `base.Store`. `record.project_name` is set to
     the project that a record is stored under. A commit that finds the disk full or unwritable raises `StoreBusy`, so
-    that clients keep their records.
+    that clients keep their records. With `prices`, what is committed is priced by them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, prices: PriceBook | None = None) -> None:
         self._path = path
+        self._prices = prices
         self._lock = FileLock(path)
         self._writer: Writer | None = None
         self._readers: Readers | None = None
@@ -76,15 +84,21 @@ class SqliteStore:
         if writer is not None and readers is not None:
             await asyncio.to_thread(self._close, writer, readers)
 
-    async def commit(self, project: str, records: Sequence[Record], client: ClientReport | None = None) -> Commit:
-        """Store a batch; returns after it is durable."""
+    async def commit(
+        self,
+        project: str,
+        records: Sequence[Record],
+        client: ClientReport | None = None,
+        expense: Expense | None = None,
+    ) -> Commit:
+        """Store a batch, and with it what was spent on it; returns after it is durable."""
         try:
             project.encode()
         except UnicodeEncodeError as error:
             raise StoreError(f"The project's name is not Unicode text: {error}") from error
-        if not records and client is None:
+        if not records and client is None and expense is None:
             return Commit(0)
-        answer: Commit = await self._write(Batch(project, records, client))
+        answer: Commit = await self._write(Batch(project, records, client, expense))
         return answer
 
     async def merge(self, project: str, inference_id: str, fields: Mapping[str, Any]) -> None:
@@ -93,6 +107,11 @@ class SqliteStore:
         Until the record comes, nothing of this is seen.
         """
         await self._write(Change(lambda ingest, _: ingest.patch(project, inference_id, fields)))
+
+    async def reprice(self, project: str, inference_ids: Sequence[str]) -> int:
+        """Find the cost of these records again, all in one transaction; returns how many changed."""
+        count: int = await self._write(Change(lambda ingest, _: ingest.reprice(project, inference_ids)))
+        return count
 
     async def record(self, project: str, inference_id: str) -> Record | None:
         """Return one record, or None."""
@@ -134,22 +153,82 @@ class SqliteStore:
         """Return the names of all projects that have anything of their own, in order."""
         return await self._read(catalog.projects)
 
-    async def put_deployment(self, deployment: Deployment) -> Deployment:
-        """Store the next version and make it active; the same content as the active version stores nothing."""
+    async def put_deployment(
+        self, deployment: Deployment, *, activate: bool = True, expected: int | None = None, dry_run: bool = False
+    ) -> Deployment:
+        """Store the next version, and serve it when `activate`; a content that a version has stores nothing."""
 
         def put(ingest: Ingest, connection: sqlite3.Connection) -> Deployment:
-            return catalog.put_deployment(connection, ingest.project(deployment.project_name), deployment)
+            project = ingest.project(deployment.project_name)
+            connection.execute("SAVEPOINT deployment")
+            try:
+                return deployed.put_deployment(connection, project, deployment, activate=activate, expected=expected)
+            finally:
+                if dry_run:
+                    connection.execute("ROLLBACK TO deployment")
+                connection.execute("RELEASE deployment")
 
         stored: Deployment = await self._write(Change(put))
         return stored
 
     async def deployment(self, project: str, deployment_id: str, version: int | None = None) -> Deployment | None:
-        """Return the active version, or the one asked for."""
-        return await self._read(lambda read: catalog.deployment(read, project, deployment_id, version))
+        """Return the version that is served, or the one asked for."""
+        return await self._read(lambda read: deployed.deployment(read, project, deployment_id, version))
 
-    async def deployments(self, project: str) -> Sequence[Deployment]:
-        """Return the active versions, by name."""
-        return await self._read(lambda read: catalog.deployments(read, project))
+    async def deployments(
+        self,
+        project: str,
+        *,
+        active: bool = True,
+        after: tuple[str, str] | None = None,
+        limit: int = limits.PAGE_ROWS,
+    ) -> Sequence[Deployment]:
+        """Return the served versions by name and id, or the newest of deployments of which none is served."""
+        return await self._read(
+            lambda read: deployed.deployments(read, project, active=active, after=after, limit=limit)
+        )
+
+    async def deployment_versions(
+        self, project: str, deployment_id: str, *, before: int | None = None, limit: int = limits.PAGE_ROWS
+    ) -> Sequence[DeploymentVersion]:
+        """Return the versions of a deployment, the newest first."""
+        return await self._read(lambda read: deployed.versions(read, project, deployment_id, before, limit))
+
+    async def deployment_activations(
+        self, project: str, deployment_id: str, *, limit: int = limits.PAGE_ROWS
+    ) -> Sequence[Activation]:
+        """Return what was served from when on, the latest first."""
+        return await self._read(lambda read: deployed.activations(read, project, deployment_id, limit))
+
+    async def deployment_uses(
+        self, project: str, deployment_ids: Sequence[str], since: int
+    ) -> Mapping[str, DeploymentUse]:
+        """Return how these were used since a moment, from their latest records."""
+        return await self._read(lambda read: deployed.uses(read, project, deployment_ids, since))
+
+    async def activate_deployment(
+        self, project: str, deployment_id: str, version: int, *, by: str = "", expected: int | None = None
+    ) -> Deployment | None:
+        """Serve a version; 0 serves none."""
+
+        def activate(ingest: Ingest, connection: sqlite3.Connection) -> Deployment | None:
+            number = ingest.project(project)
+            return deployed.activate(connection, number, deployment_id, version, by=by, expected=expected)
+
+        stored: Deployment | None = await self._write(Change(activate))
+        return stored
+
+    async def roll_back_deployment(
+        self, project: str, deployment_id: str, *, by: str = "", expected: int | None = None
+    ) -> Deployment | None:
+        """Serve the version that was served before this one."""
+
+        def roll_back(ingest: Ingest, connection: sqlite3.Connection) -> Deployment | None:
+            number = ingest.project(project)
+            return deployed.roll_back(connection, number, deployment_id, by=by, expected=expected)
+
+        stored: Deployment | None = await self._write(Change(roll_back))
+        return stored
 
     async def cached(self, project: str, key: str, max_age_s: float) -> CachedResponse | None:
         """Return a stored response that is not older than `max_age_s`, and note its use for the next eviction."""
@@ -186,6 +265,22 @@ class SqliteStore:
     async def keys(self) -> Sequence[ApiKey]:
         """Return all keys, revoked ones included, the oldest first."""
         return await self._read(catalog.keys)
+
+    async def spend(self, expense: Expense) -> None:
+        """Add to what a key spent in a day."""
+        await self._write(Change(lambda _, connection: spending.spend(connection, expense)))
+
+    async def spent(self, day: int) -> Mapping[str, Spent]:
+        """Return what each key spent in a day."""
+        return await self._read(lambda read: spending.spent(read, day))
+
+    async def end_session(self, session: str, expires: int) -> None:
+        """Note that a browser's session was ended."""
+        await self._write(Change(lambda _, connection: catalog.end_session(connection, session, expires)))
+
+    async def ended_sessions(self) -> Mapping[str, int]:
+        """Return the sessions that were ended, with the second when each would have ended by itself."""
+        return await self._read(catalog.ended_sessions)
 
     async def put_feedback(self, project: str, feedback: Feedback) -> None:
         """Keep a feedback, unless the record's latest says the same."""
@@ -262,7 +357,7 @@ class SqliteStore:
             raise
         try:
             secret = connection.execute("SELECT value FROM meta WHERE name = 'cursor_secret'").fetchone()[0]
-            writer = Writer(connection)
+            writer = Writer(connection, self._prices)
             self._readers = Readers(self._connect)
         except BaseException:
             connection.close()

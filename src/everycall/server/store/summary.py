@@ -99,6 +99,7 @@ class TraceState(msgspec.Struct, array_like=True):
     session: First = msgspec.field(default_factory=First)
     tags: dict[str, int] = {}
     models: dict[str, list[int]] = {}  # model -> [leaves, first start]
+    elsewhere: int = 0  # inference calls that are counted in another record of the same answer
 
     @property
     def active(self) -> int:
@@ -185,6 +186,9 @@ class TraceState(msgspec.Struct, array_like=True):
             self.cache_hits += sign
         if record.kind not in PRICED_KINDS:
             return
+        if record.counted_in is not None:
+            self.elsewhere += sign
+            return
         self.leaves += sign
         total = _total_tokens(record)
         if total is None:
@@ -220,6 +224,7 @@ class TraceState(msgspec.Struct, array_like=True):
             uncounted=self.uncounted,
             cost=None if cost is None else cost / DOLLAR,
             unpriced=self.leaves - self.cost.count,
+            counted_elsewhere=self.elsewhere,
             saved_cost=None if saved is None else saved / DOLLAR,
             model=min(models, key=lambda model: models[model][1]) if models else None,
             models=len(models),

@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from everycall import limits
+from everycall._price import PriceBook
 from everycall.record import Record
-from everycall.server.store.base import ClientReport, Commit, Refusal, StoreBusy, StoreError
+from everycall.server.store.base import ClientReport, Commit, Expense, Refusal, StoreBusy, StoreError
 from everycall.server.store.catalog import put_client
 from everycall.server.store.ingest import Ingest
 from everycall.server.store.opening import about_file
 from everycall.server.store.rows import Row, Unstorable, prepare
+from everycall.server.store.spending import spend
 
 __all__ = ["Batch", "Change", "Writer"]
 
@@ -35,6 +37,7 @@ class Batch:
     project: str
     records: Sequence[Record]
     client: ClientReport | None
+    expense: Expense | None = None
     done: Future[Any] = field(default_factory=Future)
     rows: list[Row] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
@@ -61,9 +64,10 @@ Job = Batch | Change
 class Writer:
     """Owns the writing connection from `start` to `close`."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, prices: PriceBook | None = None) -> None:
         self._connection = connection
-        self._ingest = Ingest(connection)
+        self._prices = prices
+        self._ingest = Ingest(connection, prices)
         self._waiting: deque[Job] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -135,7 +139,7 @@ class Writer:
         """Do the jobs in one transaction and answer them."""
         for job in jobs:
             if isinstance(job, Batch) and not job.prepared:
-                _prepare(job)
+                _prepare(job, self._prices)
         answers: list[tuple[Job, Any]] = []
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -181,6 +185,8 @@ class Writer:
     def _report(self, batch: Batch) -> None:
         if batch.client is not None:
             put_client(self._connection, self._ingest.project(batch.project), batch.client)
+        if batch.expense is not None:
+            spend(self._connection, batch.expense)
 
     def _change(self, change: Change) -> Any:
         self._connection.execute("SAVEPOINT change")
@@ -226,11 +232,11 @@ class Writer:
             pass  # the file cannot be read now; what is in memory only ever numbers new rows, and a clash is an error
 
 
-def _prepare(batch: Batch) -> None:
+def _prepare(batch: Batch, prices: PriceBook | None) -> None:
     batch.prepared = True
     for place, record in enumerate(batch.records):
         try:
-            batch.rows.append(prepare(batch.project, record))
+            batch.rows.append(prepare(batch.project, record, prices))
             batch.places.append(place)
         except Unstorable as error:
             batch.refuse(place, str(error))

@@ -1,0 +1,102 @@
+"""Asking until one answers: tries of one provider within a deadline, and what is noted of one that did not answer.
+
+Called by `outcomes.py`, which goes through the fallback list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from everycall import limits
+from everycall.server.gateway.answering import ProviderFailure
+
+__all__ = ["Attempt", "Deadline", "retried"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A provider that was asked, or could not be, before another one was. `error` has neither a secret nor a prompt."""
+
+    provider: str
+    model: str
+    error: str
+    tries: int
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a record's attribute holds it."""
+        return {
+            "provider": self.provider,
+            "model": self.model,
+            "error": self.error,
+            "tries": self.tries,
+            "seconds": round(self.seconds, 6),
+        }
+
+
+class Deadline:
+    """When a completion is given up: so many seconds from now."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._until = time.monotonic() + seconds
+
+    @property
+    def left_s(self) -> float:
+        """The seconds that are left, never less than 0."""
+        return max(0.0, self._until - time.monotonic())
+
+
+async def retried(
+    ask: Callable[[asyncio.Timeout], Awaitable[T]],
+    deadline: Deadline,
+    *,
+    wait_max_s: float,
+    may_retry: Callable[[], bool] = lambda: True,
+) -> T:
+    """Return what `ask` returns; after a passing failure ask again, up to `limits.PROVIDER_RETRIES` times.
+
+    The wait before that is what the provider asks for (Retry-After), else a growing one with jitter. There is no other
+    try where the wait is longer than `wait_max_s` or than the time that is left. `ask` is given its time-out, which it
+    may put off. Raises the last `ProviderFailure`.
+    """
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return await _within(ask, deadline)
+        except ProviderFailure as failure:
+            failure.tries = tries
+            wait_s = failure.retry_after_s
+            if wait_s is None:
+                wait_s = _backoff_s(tries)
+            if not failure.passing or tries > limits.PROVIDER_RETRIES or not may_retry():
+                raise
+            if wait_s > wait_max_s or wait_s >= deadline.left_s:
+                raise
+        await asyncio.sleep(wait_s)
+
+
+async def _within(ask: Callable[[asyncio.Timeout], Awaitable[T]], deadline: Deadline) -> T:
+    timeout = asyncio.timeout(deadline.left_s)
+    try:
+        async with timeout:
+            return await ask(timeout)
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        detail = f"no answer within the {deadline.seconds:g} s that a completion may take"
+        raise ProviderFailure("DeadlineExceeded", None, detail, passing=True) from None
+
+
+def _backoff_s(tries: int) -> float:
+    """Return 0.25 to 0.5 s after the first try, twice that after the second, and so on."""
+    longest_s: float = min(limits.BACKOFF_MAX_S, 2 * limits.BACKOFF_FIRST_S * 2 ** (tries - 1))
+    return longest_s * (0.5 + secrets.randbelow(1_000) / 2_000)

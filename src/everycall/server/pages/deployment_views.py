@@ -1,0 +1,197 @@
+"""What the pages of deployments show, as data: the JSON twin is this, the HTML draws this.
+
+Called by `deployments` and `deployment_edits`. Every view is made from bounded reads of the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from everycall import limits
+from everycall.errors import Problem
+from everycall.semconv import ERROR
+from everycall.server import deployments as rules
+from everycall.server.api.deployments import next_cursor
+from everycall.server.differences import Change, Line, changes, lines
+from everycall.server.gateway.asking import missing_deployment
+from everycall.server.gateway.templates import variables_of
+from everycall.server.problems import not_found
+from everycall.server.store.base import Activation, Deployment, DeploymentUse, DeploymentVersion, Store
+
+__all__ = [
+    "DAYS",
+    "DeploymentRow",
+    "DeploymentView",
+    "DeploymentsView",
+    "DiffView",
+    "RunView",
+    "deployment_view",
+    "deployments_view",
+    "diff_view",
+    "run_view",
+]
+
+DAYS = 7
+"""For which the use of a deployment is shown."""
+_DAY_NANOS = 86_400 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRow:
+    """One deployment of the list: the version that is served (or the newest, where none is), and its use."""
+
+    deployment: Deployment
+    use: DeploymentUse
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentsView:
+    """A page of the list. `active` False lists those of which no version is served; `cut`: some figures are cut."""
+
+    project: str
+    active: bool
+    days: int
+    deployments: tuple[DeploymentRow, ...]
+    cut: bool
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentView:
+    """One deployment: the version shown, the number of the one served (0: none), and what it was.
+
+    `roll_back_to` is the version that a roll-back would serve; None when there is none. `versions` and `activations`
+    are the latest `limits.PAGE_ROWS`.
+    """
+
+    project: str
+    deployment: Deployment
+    served: int
+    newest: int
+    roll_back_to: int | None
+    variables: tuple[str, ...]
+    versions: tuple[DeploymentVersion, ...]
+    activations: tuple[Activation, ...]
+    days: int
+    use: DeploymentUse
+
+
+@dataclass(frozen=True, slots=True)
+class DiffView:
+    """Two versions compared; `before` 0 is nothing. `lines_left` counts those beyond `limits.DIFF_ROWS_MAX`."""
+
+    project: str
+    deployment_id: str
+    name: str
+    before: int
+    after: int
+    served: int
+    newest: int
+    changes: tuple[Change, ...]
+    lines: tuple[Line, ...]
+    lines_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """What a try of a deployment gave, as its record says; or `problem`, which says why nothing was asked.
+
+    Figures that are not known are None.
+    """
+
+    status: str = ERROR
+    content: str = ""
+    error: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    cache_hit: bool = False
+    latency: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: float | None = None
+    saved_cost: float | None = None
+    trace_id: str | None = None
+    inference_id: str | None = None
+    problem: Problem | None = None
+
+
+async def run_view(store: Store, project: str, inference_id: str) -> RunView:
+    """Read what a completion gave. Raises 404 when it has no record in this project."""
+    record = await store.record(project, inference_id)
+    if record is None:
+        raise not_found("record")
+    return RunView(
+        status=record.status,
+        content=record.content or "",
+        error=record.error or record.error_type,
+        model=record.model,
+        provider=record.provider,
+        cache_hit=bool(record.cache_hit),
+        latency=record.latency,
+        input_tokens=record.input_tokens,
+        output_tokens=record.output_tokens,
+        cost=record.cost,
+        saved_cost=record.saved_cost,
+        trace_id=record.trace_id,
+        inference_id=record.inference_id,
+    )
+
+
+async def deployments_view(
+    store: Store, project: str, *, active: bool, after: tuple[str, str] | None
+) -> DeploymentsView:
+    """Read a page of the list, with the use of each deployment in the last days."""
+    found = await store.deployments(project, active=active, after=after, limit=limits.PAGE_ROWS + 1)
+    shown = found[: limits.PAGE_ROWS]
+    since = time.time_ns() - DAYS * _DAY_NANOS
+    uses = await store.deployment_uses(project, [one.deployment_id for one in shown], since)
+    rows = tuple(DeploymentRow(one, uses[one.deployment_id]) for one in shown)
+    cut = any(not row.use.whole or row.use.costed < row.use.completions for row in rows)
+    return DeploymentsView(project, active, DAYS, rows, cut, next_cursor(found, limits.PAGE_ROWS))
+
+
+async def deployment_view(store: Store, project: str, deployment_id: str, version: int | None) -> DeploymentView:
+    """Read one deployment: the version asked for, else the served one, else the newest. Raises 404."""
+    versions = tuple(await store.deployment_versions(project, deployment_id))
+    if not versions:
+        raise await missing_deployment(store, project, deployment_id)
+    served = await store.deployment(project, deployment_id)
+    shown = served
+    if version is not None or served is None:
+        shown = await rules.version_of(store, project, deployment_id, version or versions[0].version)
+    assert shown is not None
+    activations = tuple(await store.deployment_activations(project, deployment_id))
+    uses = await store.deployment_uses(project, [deployment_id], time.time_ns() - DAYS * _DAY_NANOS)
+    return DeploymentView(
+        project=project,
+        deployment=shown,
+        served=served.version if served else 0,
+        newest=versions[0].version,
+        roll_back_to=activations[0].roll_back_to if activations else None,
+        variables=tuple(variables_of(shown.messages)),
+        versions=versions,
+        activations=activations,
+        days=DAYS,
+        use=uses[deployment_id],
+    )
+
+
+async def diff_view(store: Store, project: str, deployment_id: str, older: int | None, newer: int | None) -> DiffView:
+    """Read and compare two versions; as `rules.both_versions`, which says what is compared and what it raises."""
+    before, after = await rules.both_versions(store, project, deployment_id, older, newer)
+    served = await store.deployment(project, deployment_id)
+    compared = await asyncio.to_thread(lines, before, after)
+    return DiffView(
+        project=project,
+        deployment_id=deployment_id,
+        name=after.name,
+        before=before.version if before else 0,
+        after=after.version,
+        served=served.version if served else 0,
+        newest=await rules.newest_of(store, project, deployment_id),
+        changes=tuple(changes(before, after)),
+        lines=tuple(compared[: limits.DIFF_ROWS_MAX]),
+        lines_left=max(0, len(compared) - limits.DIFF_ROWS_MAX),
+    )

@@ -1,0 +1,42 @@
+"""What the keys spent on completions, by day: a row each. Called by `sqlite.SqliteStore`, as `catalog` is."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from everycall import limits
+from everycall.server.store.base import Expense, Spent
+from everycall.server.store.readers import Read
+
+__all__ = ["spend", "spent"]
+
+_rows = msgspec.json.Decoder(list[tuple[str, float, int, int]])
+
+
+def spend(connection: sqlite3.Connection, expense: Expense) -> None:
+    """Add to what a key spent in a day (since 1970, UTC); days before the last `limits.SPENDING_DAYS_MAX` go."""
+    amount, day, key = expense.amount, expense.day, expense.key
+    changed = connection.execute(
+        "UPDATE spending SET cost = cost + ?, completions = completions + ?, unpriced = unpriced + ?"
+        " WHERE day = ? AND key = ?",
+        (amount.cost, amount.completions, amount.unpriced, day, key),
+    )
+    if not changed.rowcount:
+        connection.execute(
+            "INSERT INTO spending (day, key, cost, completions, unpriced) VALUES (?, ?, ?, ?, ?)",
+            (day, key, amount.cost, amount.completions, amount.unpriced),
+        )
+        connection.execute("DELETE FROM spending WHERE day < ?", (day - limits.SPENDING_DAYS_MAX,))
+
+
+def spent(read: Read, day: int) -> dict[str, Spent]:
+    """Return what each key spent in a day."""
+    row = read.one(
+        "SELECT CAST(json_group_array(json_array(key, cost, completions, unpriced)) AS BLOB) FROM spending"
+        " WHERE day = ?",
+        (day,),
+    )
+    rows = [] if row is None else _rows.decode(row[0])
+    return {key: Spent(cost, completions, unpriced) for key, cost, completions, unpriced in rows}

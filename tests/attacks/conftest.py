@@ -1,0 +1,241 @@
+"""What the attacks share: real server processes, raw connections, and the list of everything that can be asked."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+
+HERE = Path(__file__).parent
+KEY = "ek-local-key-of-the-attacked-server"
+
+
+def load(path: Path) -> Any:
+    """Load a module that is no test, once."""
+    full = f"everycall_{path.parent.name}_{path.stem}"
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[full] = module
+        spec.loader.exec_module(module)
+    return sys.modules[full]
+
+
+class Nursery:
+    """The process that forks servers; see `launch.py`."""
+
+    def __init__(self, home: Path) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("EVERYCALL_", "OTEL_"))}
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "launch.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**kept, "EVERYCALL_HOME": str(home)},
+        )
+
+    def ask(self, **asked: Any) -> dict[str, Any]:
+        """Send a command and return its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+
+class Victim:
+    """A server in a process of its own."""
+
+    def __init__(self, nursery: Nursery, directory: Path, options: dict[str, Any]) -> None:
+        self._nursery = nursery
+        self.directory = directory
+        self.data = directory / "data"
+        self.log_path = directory / "server.log"
+        self.audit_path = directory / "audit.log"
+        self.key = KEY
+        self.pid = 0
+        self.address = ""
+        self.login = ""
+        self._options = options
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or start it again on the same data."""
+        told = self._nursery.ask(
+            data_dir=str(self.data), log=str(self.log_path), audit=str(self.audit_path), key=KEY, **self._options
+        )
+        assert told["address"], self.log()
+        self.pid, self.address, self.login = told["pid"], told["address"], told["login"]
+
+    def end(self, number: int = signal.SIGKILL) -> int:
+        """Send a signal, wait for the end, return the exit code (negative for a signal)."""
+        os.kill(self.pid, number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit code."""
+        pid, self.pid = self.pid, 0
+        return int(self._nursery.ask(wait=pid)["code"])
+
+    def process(self) -> psutil.Process:
+        """Return its process, to measure it."""
+        return psutil.Process(self.pid)
+
+    def log(self) -> str:
+        """Return all that it wrote on its standard output and error."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def events(self, since: int = 0) -> list[list[str]]:
+        """Return what its audit hook saw, from a size of the file on."""
+        with self.audit_path.open("rb") as file:
+            file.seek(since)
+            return [json.loads(line) for line in file.read().splitlines()]
+
+    def seen(self) -> int:
+        """Return the size of the audit file, a mark for `events`."""
+        return self.audit_path.stat().st_size
+
+    def client(self, key: str | None = KEY, **options: Any) -> httpx.Client:
+        """Return a client, with a key unless it is None."""
+        headers = {**({} if key is None else {"x-api-key": key}), **options.pop("headers", {})}
+        return httpx.Client(base_url=self.address, headers=headers, timeout=30, **options)
+
+    def make_key(self, project: str, role: str) -> str:
+        """Make a key and return its secret."""
+        asked = {"name": f"{project} {role}", "project": project, "role": role}
+        answer = httpx.post(f"{self.address}/api/keys", json=asked, headers={"x-api-key": self.key})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["secret"])
+
+    def connect(self, timeout: float = 30) -> socket.socket:
+        """Return a bare connection."""
+        parts = urlsplit(self.address)
+        return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=timeout)
+
+    def raw(self, *pieces: bytes) -> bytes:
+        """Send bytes as they are and return all that comes back until the server ends the connection."""
+        with self.connect() as connection:
+            with suppress(ConnectionError):
+                for piece in pieces:
+                    connection.sendall(piece)
+            found = b""
+            with suppress(ConnectionError):
+                while chunk := connection.recv(65_536):
+                    found += chunk
+            return found
+
+    @staticmethod
+    def answer(connection: socket.socket) -> bytes:
+        """Return one whole answer of a bare connection that is kept alive, or what came before its end."""
+        found = b""
+        with suppress(ConnectionError):
+            while piece := connection.recv(65_536):
+                found += piece
+                head, _, body = found.partition(b"\r\n\r\n")
+                length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+                if length is not None and len(body) >= int(length[1]):
+                    break
+        return found
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return rows of its database, read beside it."""
+        with closing(sqlite3.connect(f"file:{self.data / 'everycall.db'}?mode=ro", uri=True)) as database:
+            return database.execute(statement, values).fetchall()
+
+    def every_row(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Return all rows of all tables, to see that nothing changed."""
+        names = [name for (name,) in self.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        return {name: self.rows(f'SELECT * FROM "{name}"') for name in names if not name.startswith("sqlite_")}
+
+    def is_well(self) -> None:
+        """Assert that it answers, that its log has no traceback, and that its database is whole."""
+        assert httpx.get(f"{self.address}/healthz", timeout=30).json() == {"status": "ok"}
+        for sign in ("Traceback", 'File "', "failed: "):  # with which Python, and the server itself, tell of a defect
+            assert sign not in self.log(), self.log()[-4000:]
+        assert self.rows("PRAGMA integrity_check") == [("ok",)]
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """One nursery for all tests of this worker."""
+    found = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def start_victim(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Victim]]:
+    """Start a server process: `start_victim(hosts=[...])`; it ends with the module's tests."""
+    started: list[Victim] = []
+
+    def start(**options: Any) -> Victim:
+        started.append(Victim(nursery, tmp_path_factory.mktemp("victim"), options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.pid:
+            one.end()
+
+
+@pytest.fixture(scope="module")
+def victim(start_victim: Callable[..., Victim]) -> Victim:
+    """A server process that the module's tests share."""
+    return start_victim()
+
+
+@pytest.fixture(scope="module")
+def shared_provider() -> Iterator[Any]:
+    """A fake provider that the module's tests share."""
+    fake = load(HERE.parent / "fakes" / "provider.py").FakeProvider()
+    fake.start()
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture(scope="session")
+def surface() -> Any:
+    """The list of everything that can be asked; see `surface.py`."""
+    return load(HERE / "surface.py")
+
+
+@pytest.fixture(scope="session")
+def routes(surface: Any, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """Each registered method and path of the real app."""
+    from everycall.server.app import create_app
+    from everycall.server.gateway import Gateway
+    from everycall.server.options import ServerOptions
+    from everycall.server.store.sqlite import SqliteStore
+
+    folder = tmp_path_factory.mktemp("router")
+    store = SqliteStore(folder / "unused.db")
+    app = create_app(ServerOptions(data_dir=folder, local_key=KEY), store, Gateway(store, {}))
+    return sorted(set(surface.routes_of(app)))
+
+
+@pytest.fixture(scope="session")
+def mutations() -> Any:
+    """Seeded damage to bodies; see `mutations.py`."""
+    return load(HERE / "mutations.py")

@@ -1,0 +1,281 @@
+"""Repricing: a diff first, nothing written without a yes, bounded pages, and the same again changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from everycall import limits
+from everycall.server.options import ServerOptions
+from everycall.server.running import DATABASE, Server
+from everycall.server.store.sqlite import SqliteStore
+
+T0 = 1_780_000_000_000_000_000  # 2026-05-28
+DAY = 86_400 * 10**9
+OLD = '[[price]]\nmodel = "acme"\ninput = 2\noutput = 4\n'
+NEW = '[[price]]\nmodel = "acme"\ninput = 3\noutput = 6\n\n[[price]]\nmodel = "later"\ninput = 1\noutput = 1\n'
+
+
+def line(name: str, **fields: Any) -> dict[str, Any]:
+    known = {"kind": "llm", "trace_id": "t", "model": "acme", "input_tokens": 1_000_000, "output_tokens": 0}
+    return {"inference_id": name, "start_time_unix_nano": T0, **known, **fields}
+
+
+LINES = [
+    line("a"),
+    line("b", start_time_unix_nano=T0 + DAY),
+    line("new", model="later"),
+    line("embedded", kind="embedding"),
+    line("given", cost=9.0),
+    line("told", cost=8.0, cost_source="provider"),
+    line("hit", cache_hit=True),
+    line("unknown", model="nobody-knows"),
+    line("agent", kind="agent", cost=100.0),
+    line("before", start_time_unix_nano=T0 - DAY),
+    line("elsewhere", project_name="other"),
+]
+
+
+@pytest.fixture
+def prices(tmp_path: Path) -> Path:
+    """The file of own prices that the `server` fixture reads."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prices.toml").write_text(OLD)
+    return tmp_path / "data" / "prices.toml"
+
+
+@pytest.fixture
+def filled(prices: Path, client: httpx.Client) -> httpx.Client:
+    """A client of a server that has `LINES`, priced by `OLD`; its prices are now `NEW`."""
+    answer = client.post("/v1/records", content="\n".join(json.dumps(one) for one in LINES))
+    assert answer.json()["committed"] == len(LINES)
+    prices.write_text(NEW)
+    return client
+
+
+def costs(client: httpx.Client, project: str = "default") -> dict[str, tuple[float | None, str | None]]:
+    records = client.get("/api/traces/t", params={"project": project}).json()["records"]
+    return {one["inference_id"]: (one.get("cost"), one.get("cost_source")) for one in records}
+
+
+def ask(client: httpx.Client, **body: Any) -> dict[str, Any]:
+    """Ask for all pages; returns the models by name, and the sum of what was written."""
+    models: dict[str, dict[str, Any]] = {}
+    written, cursor = 0, None
+    while True:
+        given = {"since": str(T0), **body, **({"cursor": cursor} if cursor else {})}
+        answer = client.post("/api/reprice", json=given)
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        for change in page["models"]:
+            kept = models.setdefault(change["model"], {"changed": 0, "records": 0, "kept": 0})
+            for name in kept:
+                kept[name] += change[name]
+        written, cursor = written + page["written"], page["next_cursor"]
+        if cursor is None:
+            return {"models": models, "written": written}
+
+
+def test_a_dry_run_tells_and_writes_nothing(filled: httpx.Client) -> None:
+    before = costs(filled)
+    found = ask(filled)
+    assert found == {
+        "models": {
+            "acme": {"records": 6, "changed": 3, "kept": 3},
+            "later": {"records": 1, "changed": 1, "kept": 0},
+            "nobody-knows": {"records": 1, "changed": 0, "kept": 0},
+        },
+        "written": 0,
+    }
+    assert costs(filled) == before
+
+
+def test_it_writes_what_changes_and_nothing_else(filled: httpx.Client) -> None:
+    before, summary = costs(filled), filled.get("/api/traces/t").json()["trace"]
+    assert before["new"] == (None, "unpriced: provider not told")
+    assert ask(filled, dry_run=False)["written"] == 4
+    assert costs(filled) == {
+        **before,
+        "a": (3.0, "prices.toml"),
+        "b": (3.0, "prices.toml"),
+        "embedded": (3.0, "prices.toml"),
+        "new": (1.0, "prices.toml"),
+    }
+    trace = filled.get("/api/traces/t").json()["trace"]
+    assert trace["cost"] == summary["cost"] + 3 * 1.0 + 1.0
+    assert trace["unpriced"] == summary["unpriced"] - 1
+    assert costs(filled, "other")["elsewhere"] == (2.0, "prices.toml")
+    again = ask(filled, dry_run=False)
+    assert again["written"] == 0
+    assert all(model["changed"] == 0 for model in again["models"].values())
+
+
+def test_a_new_price_list_leaves_old_records_as_they_are(filled: httpx.Client) -> None:
+    """Read again by the server, the new prices count for what comes; the same record sent again keeps its price."""
+    ask(filled)
+    filled.post("/v1/records", content="\n".join(json.dumps(one) for one in (LINES[0], line("fresh"))))
+    found = costs(filled)
+    assert (found["a"][0], found["fresh"][0]) == (2.0, 3.0)
+    versions = {one["inference_id"]: one["price_version"] for one in filled.get("/api/records").json()["records"]
+                if one["inference_id"] in ("a", "fresh")}  # fmt: skip
+    assert versions["a"] != versions["fresh"]
+
+
+@pytest.mark.parametrize(
+    ("body", "changed"),
+    [
+        ({"until": str(T0 + DAY)}, ["a", "embedded", "new"]),
+        ({"since": "2026-05-29T00:00:00Z"}, ["b"]),
+        ({"model": "later"}, ["new"]),
+        ({"project": "other"}, []),
+    ],
+    ids=str,
+)
+def test_it_keeps_to_what_was_asked_for(filled: httpx.Client, body: dict[str, Any], changed: list[str]) -> None:
+    before = costs(filled)
+    ask(filled, dry_run=False, **body)
+    assert sorted(name for name, found in costs(filled).items() if found != before[name]) == changed
+    assert costs(filled, "other")["elsewhere"][0] == (3.0 if "project" in body else 2.0)
+
+
+def test_pages_are_bounded_and_lead_to_the_end(filled: httpx.Client, prices: Path) -> None:
+    """More records than a page has: several answers, each record once."""
+    many = limits.PAGE_ROWS_MAX + 5
+    lines = [
+        line(f"many-{number}", trace_id=f"m{number % 7}", start_time_unix_nano=T0 + number) for number in range(many)
+    ]
+    filled.post("/v1/records", content="\n".join(json.dumps(one) for one in lines))
+    first = filled.post("/api/reprice", json={"since": str(T0), "dry_run": False}).json()
+    assert first["next_cursor"] is not None
+    prices.write_text(NEW.replace("input = 3", "input = 5"))
+    found = ask(filled, dry_run=False)
+    assert found["models"]["acme"]["records"] == many + 6
+    assert found["written"] == many + 4  # and the embedding once more, `new` for the first time
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({}, 422, "missing required field `since`"),
+        ({"since": "yesterday"}, 400, "since is a time"),
+        ({"since": "2026-01-01", "colour": 1}, 422, "unknown field `colour`"),
+        ({"since": "2026-01-01", "cursor": "x"}, 400, "cursor"),
+        ({"since": "2026-01-01", "cursor": "llm:x"}, 400, "cursor"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked(client: httpx.Client, body: dict[str, Any], status: int, said: str) -> None:
+    answer = client.post("/api/reprice", json=body)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert said in answer.json()["detail"]
+
+
+def test_only_an_admin_may_and_only_in_its_project(filled: httpx.Client, make_key: Callable[..., str]) -> None:
+    write, admin = make_key("default", "write"), make_key("other", "admin")
+    assert filled.post("/api/reprice", json={"since": "0"}, headers={"x-api-key": write}).status_code == 403
+    mine = filled.post("/api/reprice", json={"since": "0", "dry_run": False}, headers={"x-api-key": admin}).json()
+    while mine["next_cursor"]:
+        body = {"since": "0", "dry_run": False, "cursor": mine["next_cursor"]}
+        mine = filled.post("/api/reprice", json=body, headers={"x-api-key": admin}).json()
+    assert costs(filled)["a"][0] == 2.0
+    assert costs(filled, "other")["elsewhere"][0] == 3.0
+
+
+def test_prices_that_cannot_be_used_are_refused_and_the_old_ones_kept(filled: httpx.Client, prices: Path) -> None:
+    prices.write_text('[[price]]\nmodel = "acme"\ninputs = 1\n')
+    answer = filled.post("/api/reprice", json={"since": "0"})
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "urn:everycall:error:unusable_prices"
+    assert "price 1 (acme): unknown key 'inputs'" in answer.json()["detail"]
+    filled.post("/v1/records", content=json.dumps(line("still")))
+    assert costs(filled)["still"][0] == 2.0
+
+
+# --- the command ---
+
+
+def reprice(*arguments: str, endpoint: str = "http://127.0.0.1:9") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "everycall", "reprice", *arguments],
+        env={**os.environ, "EVERYCALL_ENDPOINT": endpoint, "COLUMNS": "120"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def test_the_command_at_a_running_server(filled: httpx.Client, server: Server) -> None:
+    before = costs(filled)
+    since = ("--since", "2026-05-01")
+    dry = reprice(*since, "--dry-run", endpoint=server.address)
+    assert (dry.returncode, dry.stderr) == (0, "")
+    cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in dry.stdout.splitlines() if "│" in row]
+    assert cells == [
+        ["model", "provider", "records", "changed", "was", "will be", "gained", "lost", "unpriced"],
+        ["acme", "—", "8", "5", "$27.000000", "$32.000000", "0", "0", "0"],
+        ["later", "—", "1", "1", "—", "$1.000000", "1", "0", "0"],
+        ["in all", "—", "10", "6", "$27.000000", "$33.000000", "1", "0", "1"],
+    ]
+    assert "A dry run: nothing was written." in dry.stdout
+    assert "Came with their cost, which stays: 3." in dry.stdout
+    asked = reprice(*since, endpoint=server.address)
+    assert (asked.returncode, costs(filled)) == (1, before)
+    assert asked.stderr == "everycall: nothing was written: give --yes to write what changes (6 in all)\n"
+    done = reprice(*since, "--yes", "--project", "default", endpoint=server.address)
+    assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "Written: 5.")
+    assert (costs(filled)["a"][0], costs(filled, "other")["elsewhere"][0]) == (3.0, 2.0)
+    assert "Nothing changes." in reprice(*since, "--project", "default", endpoint=server.address).stdout
+
+
+def test_the_command_on_the_store_of_a_server_that_is_off(tmp_path: Path) -> None:
+    """It takes the store for itself; while a server has it, it says so and leaves it alone."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "prices.toml").write_text(OLD)
+    with Server(ServerOptions(data, port=0, local_key="reprice-local-key")) as running:
+        headers = {"x-api-key": running.key}
+        httpx.post(f"{running.address}/v1/records", content=json.dumps(line("a")), headers=headers)
+        (data / "prices.toml").write_text(NEW)
+        held = reprice("--since", "2026-01-01", "--data", str(data), "--yes")
+        assert held.returncode == 1
+        assert "cannot use the records in" in held.stderr
+    done = reprice("--since", "2026-01-01", "--data", str(data), "--yes")
+    assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "Written: 1.")
+
+    async def stored() -> float | None:
+        store = SqliteStore(data / DATABASE)
+        await store.open()
+        try:
+            record = await store.record("default", "a")
+            return None if record is None else record.cost
+        finally:
+            await store.close()
+
+    assert asyncio.run(stored()) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "required: --since"),
+        (["--since", "soon"], 2, "--since is a time: RFC 3339"),
+        (["--since", "2026-01-01"], 1, "no server answers at http://127.0.0.1:9"),
+        (["--since", "2026-01-01", "--data", "nowhere"], 1, "holds no records"),
+    ],
+    ids=str,
+)
+def test_the_command_says_what_is_wrong_in_one_line(arguments: list[str], code: int, said: str) -> None:
+    done = reprice(*arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
+    assert said in done.stderr

@@ -1,0 +1,116 @@
+"""From a provider's report of usage to the cost that the server stores: every case of `golden/usage.toml`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from everycall.usage import usage_fields
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES: list[dict[str, Any]] = tomllib.loads((GOLDEN / "usage.toml").read_text(encoding="utf-8"))["case"]
+AT = datetime(2026, 6, 1, tzinfo=UTC)
+TERM = re.compile(r"(\d+) [a-z ]+ at (\d+\.\d+)( a thousand)?")
+named = pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(r"\W+", "-", case["name"]).strip("-"))
+
+
+def test_names_are_given_once() -> None:
+    assert len({case["name"] for case in CASES}) == len(CASES)
+
+
+@named
+def test_a_report_becomes_fields(case: dict[str, Any]) -> None:
+    """As plain JSON, and as the object that the provider's own package makes of it."""
+    report = json.loads(case["report"])
+    assert usage_fields(report) == case["fields"]
+    if "type" in case:
+        module, _, name = case["type"].rpartition(".")
+        given = getattr(importlib.import_module(module), name).model_validate(report)
+        found = usage_fields(given)
+        assert {**found, "usage": _told(found)} == {**case["fields"], "usage": _told(case["fields"])}
+
+
+def _told(fields: dict[str, Any]) -> dict[str, int]:
+    """The parts above zero: some packages fill in a 0 for what the report left out."""
+    return {name: count for name, count in fields["usage"].items() if count}
+
+
+@named
+def test_the_arithmetic_in_words_gives_the_cost(case: dict[str, Any]) -> None:
+    if "unpriced" in case:
+        assert "cost" not in case
+        assert "sum" not in case
+        return
+    total = Decimal(0)
+    terms = case["sum"].split(" + ")
+    for term in terms:
+        found = TERM.fullmatch(term)
+        assert found is not None, term
+        total += int(found[1]) * Decimal(found[2]) / (1_000 if found[3] else 1_000_000)
+    assert total == Decimal(case["cost"])
+    assert sum(int(term.split()[0]) for term in terms if "thousand" not in term) == (
+        case["fields"]["input_tokens"] + case["fields"]["output_tokens"]
+    )
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
+    """All cases as the server answers them: sent over HTTP, priced, stored, read back. By name."""
+    from everycall.server.options import ServerOptions
+    from everycall.server.running import Server
+
+    folder = tmp_path_factory.mktemp("golden")
+    options = ServerOptions(folder, port=0, local_key="golden-local-key", prices=GOLDEN / "prices.toml")
+    with Server(options) as server, httpx.Client(base_url=server.address, headers={"x-api-key": server.key}) as client:
+        lines = [json.dumps(_record(number, case)) for number, case in enumerate(CASES)]
+        answer = client.post("/v1/records", content="\n".join(lines))
+        assert answer.json() == {"committed": len(CASES), "refused": [], "refused_count": 0}
+        records = client.get("/api/traces/golden").json()["records"]
+        by_id = {record["inference_id"]: record for record in records}
+        yield {case["name"]: by_id[f"case-{number}"] for number, case in enumerate(CASES)}
+
+
+def _record(number: int, case: dict[str, Any]) -> dict[str, Any]:
+    fields = dict(case["fields"])
+    tier = fields.pop("everycall.service_tier", None)
+    attributes = {"everycall.service_tier": tier} if tier else {}
+    if "tier" in case:
+        attributes["openai.response.service_tier"] = case["tier"]
+    start = int(case.get("at", AT).timestamp()) * 10**9
+    return {
+        "inference_id": f"case-{number}",
+        "trace_id": "golden",
+        "kind": case.get("kind", "llm"),
+        "model": case["model"],
+        "provider": case.get("provider"),
+        "start_time_unix_nano": start,
+        "attributes": attributes,
+        **fields,
+    }
+
+
+@named
+def test_the_server_stores_exactly_that_cost(stored: dict[str, dict[str, Any]], case: dict[str, Any]) -> None:
+    import genai_prices
+
+    record = stored[case["name"]]
+    if "unpriced" in case:
+        assert "cost" not in record
+        assert record["cost_source"] == f"unpriced: {case['unpriced']}"
+        assert "price_version" not in record
+        return
+    assert Decimal(repr(record["cost"])) == Decimal(case["cost"])
+    listed = ("genai-prices", genai_prices.__version__)
+    assert (record["cost_source"], record["price_version"]) == (
+        listed if case.get("list") else ("prices.toml", "golden-1")
+    )
