@@ -20,7 +20,10 @@ from everycall.server.running import Server
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 SPOKEN = {
+    "anthropic_wrap.py": "hello\nhello",
+    "google_wrap.py": "hello\nhello",
     "langchain_chain.py": "What is a spool?",
+    "langgraph_approval.py": "send it",
     "nested_async.py": "['Madrid', 'Paris', 'Rome']",
     "omit.py": "no record of this",
     "openai_wrap.py": "You asked: Who needs a spool?",
@@ -35,6 +38,7 @@ class Bench:
 
     server: Server
     model: StandInModel
+    provider: Any  # the fake one, for what the model does not speak
 
     def run(self, example: Path) -> str:
         """Run an example to its end; returns what it printed."""
@@ -46,6 +50,10 @@ class Bench:
                 "EVERYCALL_API_KEY": self.server.key,
                 "OPENAI_BASE_URL": self.model.base_url,
                 "OPENAI_API_KEY": "local",
+                "GOOGLE_GEMINI_BASE_URL": self.provider.root,
+                "GOOGLE_API_KEY": "local",
+                "ANTHROPIC_BASE_URL": self.provider.root,
+                "ANTHROPIC_API_KEY": "local",
                 "MODEL": STAND_IN_MODEL,
             },
             capture_output=True,
@@ -66,11 +74,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, provider: Any) -> Iterator[Bench]:
     with StandInModel() as model:
-        provider = ProviderSettings("openai", "openai", base_url=model.base_url, api_key="local")
-        with Server(ServerOptions(tmp_path / "data", port=0, providers={"openai": provider})) as server:
-            yield Bench(server, model)
+        settings = ProviderSettings("openai", "openai", base_url=model.base_url, api_key="local")
+        with Server(ServerOptions(tmp_path / "data", port=0, providers={"openai": settings})) as server:
+            yield Bench(server, model, provider)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
@@ -114,6 +122,60 @@ def test_a_wrapped_client_is_one_record_for_each_request(bench: Bench) -> None:
     assert answer["input_tokens"] > 0
     assert stream["content"].startswith("Sure! You asked: Who needs a spool?")
     assert stream["time_to_first_token"] <= stream["latency"]
+
+
+def test_a_chain_is_a_tree_below_the_function_that_ran_it(bench: Bench) -> None:
+    """LangChain's runs below the traced function; the model's has the tokens, once."""
+    bench.run(next(path for path in EXAMPLES if path.name == "langchain_chain.py"))
+    records = bench.records()
+    (explain,), (chain,), (model,) = records["explain"], records["RunnableSequence"], records["LocalChatModel"]
+    assert chain["parent_id"] == explain["inference_id"]
+    assert {records[name][0]["parent_id"] for name in ("ChatPromptTemplate", "LocalChatModel", "StrOutputParser")} == {
+        chain["inference_id"]
+    }
+    assert (model["kind"], model["model"], model["content"]) == ("llm", STAND_IN_MODEL, chain["output"])
+    assert model["input_tokens"] > 0
+
+
+def test_a_graph_that_was_resumed_is_one_trace(bench: Bench) -> None:
+    """Both runs of the graph, the first of which stopped for an answer; no record of it is an error."""
+    bench.run(next(path for path in EXAMPLES if path.name == "langgraph_approval.py"))
+    records = bench.records()
+    everything = [record for named in records.values() for record in named]
+    assert {record["trace_id"] for record in everything} == {everything[0]["trace_id"]}
+    assert {(record["trace_name"], record["session_id"]) for record in everything} == {("letters", "letter-7")}
+    assert {record.get("status", "success") for record in everything} == {"success"}
+    stopped, resumed = records["LangGraph"]
+    assert stopped["attributes"]["events"][-1]["name"] == "interrupt"
+    assert resumed["attributes"]["events"][0]["name"] == "resume"
+    assert resumed["output"]["verdict"] == "send it"
+    (model,) = records["ChatOpenAI"]
+    assert model["parent_id"] == records["write"][0]["inference_id"]
+
+
+def test_anthropics_cached_tokens_are_among_those_of_the_input(bench: Bench) -> None:
+    """The answer and the stream are below the function that asked; a prompt's cached part is counted once."""
+    bench.run(next(path for path in EXAMPLES if path.name == "anthropic_wrap.py"))
+    records = bench.records()
+    (both,), asked = records["both"], records["chat claude-sonnet-5"]
+    assert [(record["parent_id"], record["scope"]) for record in asked] == [
+        (both["inference_id"], "everycall_anthropic")
+    ] * 2
+    assert [record["input_tokens"] for record in asked] == [22, 22]
+    assert [record["usage"]["cached"] for record in asked] == [10, 10]
+    assert asked[0]["llm_configuration"]["messages"][0]["role"] == "system"
+
+
+def test_requests_of_function_calling_stand_beside_the_function(bench: Bench) -> None:
+    """Google's client asks, runs the function and asks again; then a stream: all below the function that asked."""
+    bench.provider.reply(content=None, tool_calls=[("get_weather", {"city": "Rome"})])
+    bench.run(next(path for path in EXAMPLES if path.name == "google_wrap.py"))
+    records = bench.records()
+    (both,), (weather,), asked = records["both"], records["get_weather"], records[f"generate_content {STAND_IN_MODEL}"]
+    assert [record.get("content") for record in asked] == [None, "hello", "hello"]
+    assert {record["parent_id"] for record in (weather, *asked)} == {both["inference_id"]}
+    assert {record["provider"] for record in asked} == {"gcp.gemini"}
+    assert (weather["kind"], weather["output"]) == ("tool", "sunny in Rome")
 
 
 def test_omitted_things_are_not_in_the_database(bench: Bench, tmp_path: Path) -> None:

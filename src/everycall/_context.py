@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
 from opentelemetry.context.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.trace import SpanContext
 
 from everycall import _guard, limits
@@ -29,6 +30,7 @@ __all__ = [
     "Scope",
     "context",
     "current_call",
+    "current_context",
     "current_node",
     "new_ids",
     "trace_id_hex",
@@ -36,11 +38,16 @@ __all__ = [
 
 NODE_KEY = otel_context.create_key("everycall-node")
 REMOTE_KEY = otel_context.create_key("everycall-remote")
+BEHIND_KEY = otel_context.create_key("everycall-behind")  # the program's own span, where a call stands before it
 SPAN_KEY = otel_trace.propagation._SPAN_KEY
-# The API's own functions look the runtime context up at each call and log on a foreign token: half a microsecond.
-_current = otel_context._RUNTIME_CONTEXT.get_current
-_attach = otel_context._RUNTIME_CONTEXT.attach
-_detach = otel_context._RUNTIME_CONTEXT.detach
+# The API's own functions look the runtime context up at each call and log on a foreign token: half a microsecond. The
+# methods of its usual one do no more than ask a context variable: a tenth of one.
+_runtime = otel_context._RUNTIME_CONTEXT
+_variable = _runtime._current_context if type(_runtime) is ContextVarsRuntimeContext else None
+_current: Callable[[], Context] = _runtime.get_current if _variable is None else _variable.get
+_attach: Callable[[Context], object] = _runtime.attach if _variable is None else _variable.set
+_detach: Callable[[Any], None] = _runtime.detach if _variable is None else _variable.reset
+current_context = _current
 _HEX32 = re.compile(r"[0-9a-f]{32}\Z")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
 _ZERO = "0" * 32
@@ -122,16 +129,47 @@ class Scope:
 
 Node = "Scope | Call | None"
 
-_lookups: list[Callable[[], Call | None]] = []
+Lookup = Callable[["Call | None"], "Call | None"]
+"""`lookup(held)` returns the call of a framework that is running here; `held` is the one that the context holds."""
+
+_lookups: list[Lookup] = []
 
 
-def add_lookup(lookup: Callable[[], Call | None]) -> Callable[[], None]:
+class _Lending(ContextVarsRuntimeContext):
+    """OpenTelemetry's runtime context while there are lookups: who asks for the current span inside a framework's step
+    finds the step's call, as if it were attached. Nothing is: what `attach` and `detach` do is as before.
+    """
+
+    def __init__(self) -> None:
+        """Take no variable: the one in use is used on."""
+
+    attach = staticmethod(_attach)  # type: ignore[assignment]
+    detach = staticmethod(_detach)  # type: ignore[assignment]
+
+    def get_current(self) -> Context:
+        context, node = _current(), current_node()
+        if node is None or node is context.get(NODE_KEY) or isinstance(node, Scope):
+            return context
+        if node.begun_in is None or node.begun_in.get(SPAN_KEY) is not context.get(SPAN_KEY):
+            return context  # the program has made another span current since
+        token = attach(node, node)
+        try:
+            return _current()
+        finally:
+            detach(token)
+
+
+def add_lookup(lookup: Lookup) -> Callable[[], None]:
     """Ask `lookup` for the current call too, before the context is believed; returns what undoes it."""
     _lookups.append(lookup)
+    if _variable is not None and otel_context._RUNTIME_CONTEXT is _runtime:
+        otel_context._RUNTIME_CONTEXT = _Lending()
 
     def remove() -> None:
         if lookup in _lookups:
             _lookups.remove(lookup)
+        if not _lookups and isinstance(otel_context._RUNTIME_CONTEXT, _Lending):
+            otel_context._RUNTIME_CONTEXT = _runtime
 
     return remove
 
@@ -143,28 +181,26 @@ def current_node() -> Scope | Call | None:
     """
     node: Scope | Call | None = _current().get(NODE_KEY)  # type: ignore[assignment]
     if _lookups:
+        held = node.within if node is not None else None
         for lookup in _lookups:
             try:
-                found = lookup()
+                found = lookup(held)
             except Exception as error:  # noqa: BLE001 - an integration's; the context is still good
                 _guard.report("parent lookup", error)
                 continue
-            if found is not None and _is_below(found, node):
+            if found is not None and (held is None or _is_below(found, held)):
                 return found
     return node
 
 
-def _is_below(call: Call, node: Scope | Call | None) -> bool:
-    """Tell whether `call` lies below the call in which the node was made: then it is the true parent."""
-    held = node.within if node is not None else None
-    if held is None:
-        return True
-    above: Call | None = call.above
+def _is_below(call: Call, held: Call) -> bool:
+    """Tell whether `call` was begun inside the call that the context holds: then it is the true parent."""
+    above = call.above or call.around
     steps = 0
     while above is not None and steps < 1_000:
         if above is held:
             return True
-        above = above.above
+        above = above.above or above.around
         steps += 1
     return False
 
@@ -177,9 +213,55 @@ def current_call() -> Call | None:
 
 def attach(node: Scope | Call, span: otel_trace.Span | None) -> object:
     """Make a node current (and its span, for a call) in the OpenTelemetry context; returns the token for `detach`."""
+    current = _current()
     if span is None:
-        return _attach(Context({**_current(), NODE_KEY: node}))
-    return _attach(Context({**_current(), NODE_KEY: node, SPAN_KEY: span}))
+        return _attach(Context({**current, NODE_KEY: node}))
+    before = current.get(SPAN_KEY)
+    if before is None or before is current.get(NODE_KEY) or _is_call(before):
+        return _attach(Context({**current, NODE_KEY: node, SPAN_KEY: span}))
+    return _attach(Context({**current, NODE_KEY: node, SPAN_KEY: span, BEHIND_KEY: before}))
+
+
+def attach_unseen(node: Scope | Call | None) -> object:
+    """Make a node current for everycall alone: all others see the program's own span, as if everycall were not there.
+
+    For a library that traces itself and sends the current span's ids to its host. None keeps the node that is current.
+    """
+    node = node or current_node()
+    values = dict(_current())
+    span = values.get(SPAN_KEY)
+    if _is_call(span) or _repeats_a_call(span):
+        span = values.pop(BEHIND_KEY, None)
+        if span is not None:
+            values[SPAN_KEY] = span
+        else:
+            del values[SPAN_KEY]
+    if node is not None:
+        values[NODE_KEY] = node
+    return _attach(Context(values))
+
+
+def _is_call(span: object) -> bool:
+    return hasattr(span, "inference_id")
+
+
+def _repeats_a_call(span: object) -> bool:
+    """Tell whether a span has nothing of its own but the ids of a call around, or of one in the process before.
+
+    OpenTelemetry makes such a span where no SDK is set up.
+    """
+    if not isinstance(span, otel_trace.NonRecordingSpan):
+        return False
+    ids = span.get_span_context()
+    if ids == remote_span():
+        return True
+    node = current_node()
+    call, steps = (node.call if node is not None else None), 0
+    while call is not None and steps < 1_000:
+        if call.span_id == f"{ids.span_id:016x}":
+            return True
+        call, steps = call.above, steps + 1
+    return False
 
 
 def attach_scope(scope: Scope) -> object:
@@ -225,7 +307,7 @@ def attach_whole(context: Context) -> object:
 def detach(token: object) -> None:
     """Make current again what was before. A token of another context (a closed event loop's) is let be."""
     try:
-        _detach(token)  # type: ignore[arg-type]
+        _detach(token)
     except ValueError:
         return
 

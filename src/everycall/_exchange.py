@@ -78,7 +78,8 @@ class Exchange:
     `framework` is the call of a framework that records this request, as `recorded_by_framework` told. `take` or `fail`
     is called once, when the library has answered or raised; a stream's `Reading` calls `finish`, `leave` or `fail`.
 
-    An integration overrides what it needs of `arguments`, `takes_back`, `answered`, `hides`, `partial` and `about`.
+    An integration overrides what it needs of `arguments`, `takes_back`, `answered`, `handed`, `hides`, `partial` and
+    `about`.
     """
 
     __slots__ = ("call", "is_own", "provider")
@@ -117,6 +118,10 @@ class Exchange:
         `failure` among the fields says that the answer is the report of an error. May raise: then nothing is known.
         """
         raise NotImplementedError
+
+    def handed(self, answer: Any) -> Any:
+        """Return what the caller is given for an answer that was taken: itself, or what stands in its place."""
+        return answer
 
     def hides(self, piece: Any) -> bool:  # noqa: ARG002
         """Tell whether a stream's piece is one the caller has not asked for. May raise."""

@@ -10,17 +10,20 @@ import atexit
 import inspect
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry.context.context import Context
+
 from everycall import limits
-from everycall._context import attach, detach
+from everycall._context import _current, attach, attach_whole, detach, snapshot
 from everycall._guard import guarded, report
+from everycall._stream import _first_step, _take_names
 
 if TYPE_CHECKING:
     from everycall._exchange import Exchange
 
-__all__ = ["Gathering", "Reading", "Text", "follow", "follow_parse", "watch_closing"]
+__all__ = ["Gathering", "Reading", "Text", "carried", "follow", "follow_parse", "watch_closing"]
 
 _END: Final = object()
 _open: weakref.WeakSet[Reading] = weakref.WeakSet()
@@ -77,7 +80,8 @@ class Reading:
     """An answer being read: what has come, and how the reading ends. Shared by all that can end it; one of them does.
 
     `gathering` is None for an answer that the caller may read by other means than the library's, where nothing is seen.
-    One that is collected before its end was abandoned; so is one that is open when the process ends.
+    One that is collected before its end was abandoned, unless the model had said all; so was one that is open when the
+    process ends.
     """
 
     __slots__ = ("__weakref__", "_has_spoken", "_is_over", "_steps", "exchange", "gathering")
@@ -160,7 +164,10 @@ class Reading:
         return self.gathering.fields()
 
     def __del__(self) -> None:
-        self.abandon()
+        if self.gathering is None:
+            self.abandon()
+        else:
+            self.leave()
 
 
 class _Steps:
@@ -276,6 +283,61 @@ def follow_parse(answer: Any, reading: Reading, found: Callable[[Any], None]) ->
         return parsed
 
     answer.parse = parse_later if inspect.iscoroutinefunction(parse) else parse_now
+
+
+def carried(stream: Any) -> Any:
+    """Return a generator that runs another one in the context of here and now, wherever it is read; never raises.
+
+    For a library's generator that sends its requests when it is read: their calls are then below the call in which it
+    was asked for, and under its omit flags. Same items, `send`, `throw` and `close`. What is no generator, synchronous
+    or not, is returned as it is.
+    """
+    steps: Any
+    if inspect.isgenerator(stream):
+        steps = _carried(stream, snapshot() or _current())
+    elif inspect.isasyncgen(stream):
+        steps = _carried_async(stream, snapshot() or _current())
+    else:
+        return stream
+    _take_names(steps, stream)
+    return steps
+
+
+def _carried(stream: Generator[Any, Any, Any], context: Context) -> Generator[Any, Any, Any]:
+    step, given = stream.send, None
+    while True:
+        token = attach_whole(context)
+        try:
+            piece = step(given)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            given = None  # an error held here would hold this frame, and with it the stream
+            detach(token)
+        try:
+            step, given = stream.send, (yield piece)
+        except BaseException as error:  # noqa: BLE001 - throw() and close(): it belongs to the stream
+            step, given = stream.throw, error
+
+
+async def _carried_async(
+    stream: AsyncGenerator[Any, Any], context: Context
+) -> AsyncGenerator[Any, Any]:  # as `_carried`, step for step
+    step: Any = None
+    given: Any = None
+    while True:
+        token = attach_whole(context)
+        try:
+            piece = await (_first_step(stream) if step is None else step(given))
+        except StopAsyncIteration:
+            return
+        finally:
+            given = None
+            detach(token)
+        try:
+            step, given = stream.asend, (yield piece)
+        except BaseException as error:  # noqa: BLE001 - athrow() and aclose(): it belongs to the stream
+            step, given = stream.athrow, error
 
 
 def watch_closing(body: Any, reading: Reading) -> None:

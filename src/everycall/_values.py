@@ -13,14 +13,20 @@ from typing import Any, Final
 
 from everycall import limits
 
-__all__ = ["members", "plain", "read", "reference", "text"]
+__all__ = ["members", "plain", "plain_messages", "read", "reference", "text"]
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
-_BASE64_KEYS: Final = frozenset({"data", "file_data", "result", "b64_json", "partial_image_b64", "image_bytes"})
-"""Members that hold base64 without saying so: of audio, files, and images that a model made."""
+_BASE64_KEYS: Final = frozenset(
+    {
+        *("data", "file_data", "result", "b64_json", "partial_image_b64", "image_bytes"),
+        *("signature", "encrypted_content", "encrypted_index"),
+    }
+)
+"""Members that hold base64 without saying so: of audio, files, images that a model made, and thoughts in cipher."""
 _TYPE_KEYS: Final = ("media_type", "mime_type", "mimeType")
 _BASE64_CHARS_LEAST: Final = 256
 _HEAD: Final = 4_096
+_OF_ADDRESSES: Final = str.maketrans("-_", "+/")
 
 
 def read(value: Any, name: str) -> Any:
@@ -76,6 +82,18 @@ def plain(value: Any, depth: int = 0) -> Any:
     return _members({name: item for name, item in members.items() if item is not None}, depth)
 
 
+def plain_messages(messages: Any) -> list[Any]:
+    """Return the messages of a request as plain values; in a list too where there is one alone, or something else."""
+    return [_message(item) for item in messages] if isinstance(messages, list) else [plain(messages)]
+
+
+def _message(item: Any) -> Any:
+    """Return a message with its media by reference: the very object, in the most common case that it has none."""
+    if type(item) is dict and type(item.get("content")) is str and len(item) == 2:
+        return item
+    return plain(item)
+
+
 def _members(members: Mapping[str, Any], depth: int) -> dict[str, Any]:
     shown = {}
     for name, item in members.items():
@@ -123,8 +141,12 @@ def reference(media: str, media_type: str = "base64") -> str:
     size = (len(media) - start) * 3 // 4 - (2 if media.endswith("==") else 1 if media.endswith("=") else 0)
     if size > limits.MEDIA_HASH_BYTES_MAX:
         return f"<{media_type}, {size} bytes>"
+    coded = media[start:]
+    if "-" in coded or "_" in coded:  # the alphabet for addresses, in which Google's client sends media
+        coded = coded.translate(_OF_ADDRESSES)
     try:
-        data = binascii.a2b_base64(media[start:])
+        # Bare text may be anything: prose too would decode, were what is not of the alphabet passed over.
+        data = binascii.a2b_base64(coded, strict_mode=start == 0)
     except (binascii.Error, ValueError):
         return media if start == 0 else f"<{media_type}, not base64>"
     return _described(data, media_type)

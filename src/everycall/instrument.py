@@ -16,16 +16,20 @@ from types import ModuleType
 from typing import Unpack
 
 from everycall import _integrations
-from everycall._call import INHERIT, UNSET, Call, Inherit, Unset, start_call
-from everycall._context import add_lookup, attach, current_call, detach
+from everycall._call import INHERIT, UNSET, Call, Inherit, Unset, start_below, start_call
+from everycall._context import add_lookup, attach, current_call, current_context, detach
 from everycall._exchange import Exchange, Labels, Options, SharedLabels, recorded_by_framework
+from everycall._frameworks import recorded_by_handler
 from everycall._guard import guarded, report
+from everycall._hosts import provider_at
 from everycall._patches import Patches
-from everycall._reading import Gathering, Reading, Text, follow, follow_parse, watch_closing
+from everycall._reading import Gathering, Reading, Text, carried, follow, follow_parse, watch_closing
+from everycall._stainless import StainlessExchange, begin_request
 from everycall._stream import Chunks, drive, drive_async
-from everycall._values import members, plain, read, reference, text
+from everycall._values import members, plain, plain_messages, read, reference, text
 from everycall._wrapping import Wrapping
 from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_NOTHING, OMIT_OUTPUTS, omit_flags
+from everycall.usage import usage_fields
 
 __all__ = [
     "INHERIT",
@@ -44,11 +48,15 @@ __all__ = [
     "Patches",
     "Reading",
     "SharedLabels",
+    "StainlessExchange",
     "Text",
     "Unset",
     "Wrapping",
     "active",
+    "begin_request",
+    "carried",
     "current",
+    "current_context",
     "drive",
     "drive_async",
     "follow",
@@ -57,13 +65,18 @@ __all__ = [
     "members",
     "omit_flags",
     "plain",
+    "plain_messages",
+    "provider_at",
     "read",
     "recorded_by_framework",
+    "recorded_by_handler",
     "reference",
     "register_parent_lookup",
     "report",
+    "start_below",
     "start_call",
     "text",
+    "usage_fields",
     "watch_closing",
 ]
 
@@ -89,11 +102,12 @@ class active:  # noqa: N801 - used like a function: `with active(call): ...`
         detach(self._token)
 
 
-def register_parent_lookup(lookup: Callable[[], Call | None]) -> Callable[[], None]:
+def register_parent_lookup(lookup: Callable[[Call | None], Call | None]) -> Callable[[], None]:
     """Let an integration say which of its calls is running here; returns a function that undoes it.
 
-    Asked whenever a call looks for its parent. Its answer is taken when that call lies below the context's own, so a
-    framework that carries its own context (LangChain's run tree) needs nothing attached and nothing patched.
+    `lookup(held)` is asked whenever a call looks for its parent; `held` is the call that the context holds, or None.
+    Its answer is taken when that call lies below it, so a framework that carries its own context (LangChain's run tree)
+    needs nothing attached and nothing patched. Who asks OpenTelemetry for the current span there is given that call.
     """
     return add_lookup(lookup)
 

@@ -1,8 +1,9 @@
-"""A provider of language models on loopback: a real HTTP server that speaks OpenAI's, Azure's and Anthropic's APIs.
+"""A provider of language models on loopback: a real HTTP server with OpenAI's, Azure's, Anthropic's and Google's APIs.
 
 The same request gets the same answer. `script(...)` says how the next requests go instead: failures, slow answers,
 tool calls. What was asked is in `requests`. Loaded by fixtures; used from any client library. OpenAI's APIs are spoken
-whole (chat, legacy completions, responses, embeddings), also streamed; what they send is made by `openai_wire.py`.
+whole (chat, legacy completions, responses, embeddings), also streamed; what they send is made by `openai_wire.py`,
+what Anthropic's sends by `anthropic_wire.py`, Google's by `gemini_wire.py`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def _load(name: str) -> ModuleType:
 
 
 openai_wire = _load("openai_wire")
+gemini_wire = _load("gemini_wire")
+anthropic_wire = _load("anthropic_wire")
 
 
 @dataclass(frozen=True)
@@ -169,21 +172,36 @@ class _Handler(BaseHTTPRequestHandler):
         reply = self.provider.take(Seen(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
         if reply.hold is not None:
             reply.hold.wait(10)
-        anthropic = path.endswith("/messages")
+        if gemini_wire.is_asked(path):
+            if gemini_wire.is_streamed(path, reply):
+                self._stream(gemini_wire.events(path, reply), reply)
+            else:
+                self._send(reply.status, gemini_wire.answer(path, body, reply), reply)
+            return
+        anthropic = anthropic_wire.speaks(path)
         if not anthropic and not path.endswith(openai_wire.PATHS):
             self._send(404, json.dumps({"error": {"message": f"no such path {path}"}}).encode(), reply)
         elif reply.body is not None:
             self._send(reply.status, reply.body, reply)
         elif reply.status >= 400:
             error = {"type": "error", "message": reply.error, "code": None, "param": None}
-            self._send(reply.status, json.dumps({"type": "error", "error": error}).encode(), reply)
+            told = anthropic_wire.failure(reply) if anthropic else {"type": "error", "error": error}
+            self._send(reply.status, json.dumps(told).encode(), reply)
         else:
-            model = reply.model or RESOLVED.get(body["model"], body["model"])
-            if not anthropic and body.get("stream"):
-                self._stream(openai_wire.events(path, body, reply, model), reply)
+            asked = anthropic_wire.model_of(path, body) if anthropic else body["model"]
+            model = reply.model or RESOLVED.get(asked, asked)
+            wire = anthropic_wire if anthropic else openai_wire
+            if body.get("stream"):
+                self._stream(wire.events(path, body, reply, model), reply)
                 return
-            answer = _anthropic(reply, model) if anthropic else openai_wire.answer(path, body, reply, model)
-            self._send(200, json.dumps(answer).encode(), reply)
+            self._send(200, json.dumps(wire.answer(path, body, reply, model)).encode(), reply)
+
+    def do_GET(self) -> None:
+        """Answer for Anthropic's batches; only a request for results takes a scripted reply."""
+        path, seen = self.path.partition("?")[0], Seen(self.path, {k.lower(): v for k, v in self.headers.items()}, {})
+        reply = self.provider.take(seen) if path.endswith("/results") else Reply()
+        found = anthropic_wire.got(path, self.provider.root, reply)
+        self._send(404 if found is None else reply.status, found or b"{}", reply)
 
     def _send(self, status: int, body: bytes, reply: Reply) -> None:
         self.send_response(status)
@@ -213,7 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
             if is_piece and sent == reply.pause_after:
                 reply.go.wait(10)
             if is_piece and sent == reply.error_after:
-                self._chunk(b'event: error\ndata: {"error": {"message": "overloaded in the middle"}}\n\n')
+                error = {"type": "overloaded_error", "message": "overloaded in the middle"}
+                self._chunk(f"event: error\ndata: {json.dumps({'type': 'error', 'error': error})}\n\n".encode())
                 break
             if is_piece and sent == reply.break_after:
                 self.connection.shutdown(socket.SHUT_RDWR)
@@ -236,28 +255,4 @@ def _openai(reply: Reply, model: str) -> dict[str, Any]:
     return made
 
 
-def _anthropic(reply: Reply, model: str) -> dict[str, Any]:
-    usage: Any = reply.usage
-    if usage == "default":
-        # 22 input tokens in all: 7 plain, 10 read from its cache, 5 written to it.
-        usage = {
-            "input_tokens": 7,
-            "cache_read_input_tokens": 10,
-            "cache_creation_input_tokens": 5,
-            "output_tokens": 189,
-        }
-    content: list[dict[str, Any]] = [{"type": "text", "text": reply.content}] if reply.content else []
-    content += [
-        {"type": "tool_use", "id": f"toolu_{n}", "name": name, "input": arguments}
-        for n, (name, arguments) in enumerate(reply.tool_calls, 1)
-    ]
-    answer: dict[str, Any] = {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": model,
-        "content": content,
-        "stop_reason": "tool_use" if reply.tool_calls else "end_turn",
-        "stop_sequence": None,
-    }
-    return answer if usage is None else {**answer, "usage": usage}
+_anthropic = anthropic_wire.message

@@ -1,7 +1,6 @@
 """What an answer says, as fields of a record. Called by exchanges with the library's objects or with plain JSON.
 
-Nothing is guessed: what was not reported stays unknown. `input_tokens` includes the cached ones and `output_tokens`
-those of reasoning, as OpenAI counts them.
+Nothing is guessed: what was not reported stays unknown.
 """
 
 from __future__ import annotations
@@ -9,41 +8,16 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from everycall.instrument import members, plain, read, reference
+from everycall.instrument import members, plain, read, reference, usage_fields
 
-__all__ = ["chat", "completion", "embeddings", "message", "response", "tokens"]
+__all__ = ["chat", "completion", "embeddings", "message", "response"]
 
-_PARTS_IN: Final = (
-    ("cached_tokens", "cached"),
-    ("cache_write_tokens", "cache_write"),
-    ("audio_tokens", "input_audio"),
-)
-_PARTS_OUT: Final = (("reasoning_tokens", "reasoning"), ("audio_tokens", "output_audio"))
 _SPOKEN: Final = frozenset({"refusal", "reasoning_content", "reasoning", "annotations"})
 _ABOUT: Final = (
     ("model", "model"),
     ("id", "gen_ai.response.id"),
     ("service_tier", "openai.response.service_tier"),
     ("system_fingerprint", "openai.response.system_fingerprint"),
-)
-_COUNTS: Final = (
-    ("prompt_tokens", "input_tokens"),
-    ("input_tokens", "input_tokens"),
-    ("completion_tokens", "output_tokens"),
-    ("output_tokens", "output_tokens"),
-    ("total_tokens", "total_tokens"),
-)
-_INPUT: Final = (
-    ("cached_tokens", "cached"),
-    ("cache_write_tokens", "cache_write"),
-    ("audio_tokens", "input_audio"),
-)
-_OUTPUT: Final = (("reasoning_tokens", "reasoning"), ("audio_tokens", "output_audio"))
-_PARTS: Final = (
-    ("prompt_tokens_details", _INPUT),
-    ("completion_tokens_details", _OUTPUT),
-    ("input_tokens_details", _INPUT),
-    ("output_tokens_details", _OUTPUT),
 )
 
 
@@ -160,7 +134,7 @@ def embeddings(answer: Any) -> dict[str, Any]:
 def _about(told: dict[str, Any], reasons: list[Any]) -> dict[str, Any]:
     """Read what all answers have: the model that answered, tokens, ids."""
     usage = told.get("usage")
-    fields = tokens(usage) if usage is not None else {}
+    fields = usage_fields(usage) if usage is not None else {}
     for name, field in _ABOUT:
         value = told.get(name)
         if value and isinstance(value, str):
@@ -168,37 +142,6 @@ def _about(told: dict[str, Any], reasons: list[Any]) -> dict[str, Any]:
     finished = [reason for reason in reasons if isinstance(reason, str)]
     if finished:
         fields["gen_ai.response.finish_reasons"] = finished
-    return fields
-
-
-def tokens(usage: Any) -> dict[str, Any]:
-    """Read a report of tokens, of chat or of the Responses API. What is not in it stays unknown.
-
-    Some hosts (xAI) leave reasoning out of the output although the total has it; there it is added.
-    """
-    told = members(usage)
-    parts: dict[str, int] = {}
-    for of, names in _PARTS:
-        details = told.get(of)
-        if details is not None:
-            held = members(details)
-            for name, part in names:
-                number = held.get(name)
-                if type(number) is int and number >= 0:
-                    parts[part] = number
-    fields: dict[str, Any] = {"usage": parts}
-    for name, field in _COUNTS:
-        number = told.get(name)
-        if type(number) is int and number >= 0:
-            fields[field] = number
-    number = told.get("prompt_cache_hit_tokens")  # DeepSeek's
-    if type(number) is int and number >= 0:
-        parts.setdefault("cached", number)
-    reasoning = parts.get("reasoning")
-    if reasoning and len(fields) == 4:
-        answered = fields["output_tokens"] + reasoning
-        if fields["total_tokens"] == fields["input_tokens"] + answered:
-            fields["output_tokens"] = answered
     return fields
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from everycall.instrument import Gathering, plain, read
+from everycall.instrument import Gathering, plain, plain_messages, read
 from everycall_openai import _answers, _gathering
 
 __all__ = ["Endpoint", "endpoint_of"]
@@ -110,7 +110,7 @@ class Endpoint:
 
 
 def _chat(body: Body) -> dict[str, Any]:
-    return {"messages": _messages(body.get("messages"))}
+    return {"messages": plain_messages(body.get("messages"))}
 
 
 def _responses(body: Body) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _responses(body: Body) -> dict[str, Any]:
     elif isinstance(asked, str):
         messages = [{"role": "user", "content": asked}]
     else:
-        messages = _messages(asked)
+        messages = plain_messages(asked)
     instructions = body.get("instructions")
     if instructions is not None:
         messages = [{"role": "system", "content": instructions}, *messages]
@@ -138,17 +138,6 @@ def _completions(body: Body) -> dict[str, Any]:
 
 def _embeddings(body: Body) -> dict[str, Any]:
     return {"inputs": {"input": body.get("input")}}
-
-
-def _messages(messages: Any) -> list[Any]:
-    return [_message(item) for item in messages] if isinstance(messages, list) else [plain(messages)]
-
-
-def _message(item: Any) -> Any:
-    """Return a message with its media by reference: the very object, in the most common case that it has none."""
-    if type(item) is dict and type(item.get("content")) is str and len(item) == 2:
-        return item
-    return plain(item)
 
 
 _ENDPOINTS: Final = {

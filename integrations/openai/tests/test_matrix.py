@@ -332,6 +332,7 @@ async def test_embeddings(both: Any, provider: Any, records: Any, told: Any) -> 
         "provider": "openai",
         "input_tokens": 7,
         "total_tokens": 7,
+        "output_tokens": 0,
     }
 
 

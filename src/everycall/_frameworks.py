@@ -1,4 +1,4 @@
-"""Whether a framework's own record covers a request that is made in its code. Called at the start of each request.
+"""Whether LangChain's own record covers a request that is made in its code. Layer 3; integrations of clients ask.
 
 LangChain calls a model's method with a `run_manager`, whose handlers are told what was asked and answered. Where one of
 them is everycall's, the model's run is the record of the request. No context says so: LangChain sets its own for steps
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-__all__ = ["records_this_request"]
+__all__ = ["recorded_by_handler"]
 
 _ARGUMENT: Final = "run_manager"
 _OF_MODELS: Final = frozenset({"CallbackManagerForLLMRun", "AsyncCallbackManagerForLLMRun"})
@@ -18,7 +18,7 @@ _HANDLERS: Final = "everycall_langchain"
 _FRAMES_MAX: Final = 500
 
 
-def records_this_request() -> bool:
+def recorded_by_handler() -> bool:
     """Tell whether the innermost of LangChain's runs that lead here is a model's which everycall's handler records.
 
     A tool, chain or retriever that asks a model through a client is another matter: that request has its own record.

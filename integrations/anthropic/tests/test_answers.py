@@ -1,0 +1,369 @@
+"""What a record says of requests and answers of every shape, whole and streamed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import threading
+from typing import Any
+
+import anthropic
+import pydantic
+import pytest
+
+MODEL = "claude-test"
+ASKED: dict[str, Any] = {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+SIGNATURE = base64.b64encode(b"s" * 300).decode()
+CIPHER = base64.b64encode(b"c" * 300).decode()
+SIGNATURE_SHOWN = f"<base64, 300 bytes, sha256 {hashlib.sha256(b's' * 300).hexdigest()}>"
+CIPHER_SHOWN = f"<base64, 300 bytes, sha256 {hashlib.sha256(b'c' * 300).hexdigest()}>"
+whole_or_streamed = pytest.mark.parametrize("how", ["whole", "stream", "stream()"])
+
+
+async def ask(both: Any, how: str, client: Any = None, **more: Any) -> Any:
+    """Ask a wrapped client, and read the answer to its end."""
+    client = client or both.wrapped()
+    if how == "whole":
+        return await both.wait(client.messages.create(**{**ASKED, **more}))
+    if how == "stream":
+        return await both.all(await both.wait(client.messages.create(**{**ASKED, **more}, stream=True)))
+    manager = client.messages.stream(**{**ASKED, **more})
+    stream = await both.enter(manager)
+    events = await both.all(stream)
+    await both.leave(manager)
+    return events
+
+
+@whole_or_streamed
+async def test_tool_use(how: str, both: Any, provider: Any, records: Any, value: Any) -> None:
+    """Whole or in pieces, a message has its calls, with their arguments as objects, beside its text."""
+    provider.reply(content="Let me look.", tool_calls=[("look_up", {"city": "Rome"}), ("stop", {})])
+    await ask(both, how)
+    assert records[0].content == "Let me look."
+    assert value(records[0].output) == {
+        "role": "assistant",
+        "content": [
+            {"type": "text", "text": "Let me look."},
+            {"type": "tool_use", "id": "toolu_1", "name": "look_up", "input": {"city": "Rome"}},
+            {"type": "tool_use", "id": "toolu_2", "name": "stop", "input": {}},
+        ],
+    }
+    assert value(records[0].attributes)["gen_ai.response.finish_reasons"] == ["tool_use"]
+
+
+@whole_or_streamed
+async def test_thinking(how: str, both: Any, provider: Any, records: Any, value: Any) -> None:
+    """What it thought is kept; signatures, and thoughts in cipher, by reference."""
+    blocks = [
+        {"type": "thinking", "thinking": "Is it Rome?", "signature": SIGNATURE},
+        {"type": "redacted_thinking", "data": CIPHER},
+        {"type": "text", "text": "It is Rome."},
+    ]
+    usage = {"input_tokens": 7, "output_tokens": 90, "output_tokens_details": {"thinking_tokens": 80}}
+    provider.reply(message={"content": blocks}, usage=usage)
+    await ask(both, how, max_tokens=2048, extra_body={"thinking": {"type": "enabled", "budget_tokens": 1024}})
+    assert records[0].content == "It is Rome."
+    assert value(records[0].output)["content"] == [
+        {"type": "thinking", "thinking": "Is it Rome?", "signature": SIGNATURE_SHOWN},
+        {"type": "redacted_thinking", "data": CIPHER_SHOWN},
+        {"type": "text", "text": "It is Rome."},
+    ]
+    assert (records[0].input_tokens, records[0].output_tokens, records[0].usage) == (7, 90, {"reasoning": 80})
+    assert value(records[0].llm_configuration)["model_params"]["thinking"]["budget_tokens"] == 1024
+    assert records[0].time_to_first_token is None or how != "whole"
+
+
+@whole_or_streamed
+async def test_citations_and_server_tools(how: str, both: Any, provider: Any, records: Any, value: Any) -> None:
+    cited = {"type": "char_location", "cited_text": "Rome", "document_index": 0, "document_title": "Atlas",
+             "start_char_index": 0, "end_char_index": 4}  # fmt: skip
+    found = {"type": "web_search_result", "title": "Rome", "url": "https://rome.example", "encrypted_content": CIPHER}
+    blocks = [
+        {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "capital"}},
+        {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [found]},
+        {"type": "text", "text": "It is "},
+        {"type": "text", "text": "Rome.", "citations": [cited]},
+    ]
+    usage = {"input_tokens": 7, "output_tokens": 9, "service_tier": "priority",
+             "server_tool_use": {"web_search_requests": 2, "web_fetch_requests": 1}}  # fmt: skip
+    provider.reply(message={"content": blocks}, usage=usage)
+    await ask(both, how)
+    assert records[0].content == "It is Rome."
+    shown = value(records[0].output)["content"]
+    assert shown[1]["content"] == [{**found, "encrypted_content": CIPHER_SHOWN}]
+    assert shown[0]["input"] == {"query": "capital"}
+    assert shown[3]["citations"] == [cited]
+    assert records[0].usage == {"web_searches": 2}
+    told = value(records[0].attributes)
+    assert told["anthropic.usage.server_tool_use.web_fetch_requests"] == 1
+    assert told["anthropic.response.service_tier"] == told["everycall.service_tier"] == "priority"
+
+
+@whole_or_streamed
+async def test_a_refusal(how: str, both: Any, provider: Any, records: Any, value: Any) -> None:
+    """It is an answer, no error; why it stopped is told."""
+    details = {"type": "refusal", "category": "cyber", "explanation": "no"}
+    provider.reply(content="I", finish="refusal", message={"stop_details": details})
+    await ask(both, how)
+    told = value(records[0].attributes)
+    assert (records[0].status, records[0].content) == ("success", "I")
+    assert told["gen_ai.response.finish_reasons"] == ["refusal"]
+    assert told["anthropic.stop_details"] == details
+
+
+@whole_or_streamed
+@pytest.mark.parametrize("reason", ["max_tokens", "stop_sequence", "pause_turn", "model_context_window_exceeded"])
+async def test_reasons_for_the_end(reason: str, how: str, both: Any, provider: Any, records: Any, value: Any) -> None:
+    provider.reply(finish=reason, message={"stop_sequence": "END" if reason == "stop_sequence" else None})
+    await ask(both, how)
+    told = value(records[0].attributes)
+    assert told["gen_ai.response.finish_reasons"] == [reason]
+    assert told.get("anthropic.stop_sequence") == ("END" if reason == "stop_sequence" else None)
+    assert records[0].error_type is None
+
+
+@whole_or_streamed
+async def test_an_answer_without_a_word(how: str, both: Any, provider: Any, records: Any, value: Any) -> None:
+    provider.reply(content=None)
+    await ask(both, how)
+    assert (records[0].content, value(records[0].output), records[0].output_tokens) == (None, None, 189)
+
+
+@pytest.mark.parametrize("how", ["whole", "stream"])
+async def test_no_report_of_tokens(how: str, both: Any, provider: Any, records: Any) -> None:
+    """Unknown, not 0."""
+    provider.reply(usage=None)
+    client = both.wrapped()
+    await ask(both, how, client)
+    assert (records[0].input_tokens, records[0].output_tokens, records[0].usage) == (None, None, {})
+
+
+USAGES: dict[str, tuple[dict[str, Any], tuple[int, int, int], dict[str, int]]] = {
+    "plain": ({"input_tokens": 7, "output_tokens": 9}, (7, 9, 16), {}),
+    "cache": (
+        {"input_tokens": 7, "cache_read_input_tokens": 10, "cache_creation_input_tokens": 5, "output_tokens": 9},
+        (22, 9, 31),
+        {"cached": 10, "cache_write": 5},
+    ),
+    "cache kept for an hour": (
+        {"input_tokens": 7, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 5, "output_tokens": 9,
+         "cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3}},
+        (12, 9, 21),
+        {"cached": 0, "cache_write": 5, "cache_write_1h": 3},
+    ),
+    "a compaction": (
+        {"input_tokens": 7, "output_tokens": 9, "cache_read_input_tokens": 1, "cache_creation_input_tokens": 0,
+         "iterations": [
+             {"type": "compaction", "input_tokens": 100, "output_tokens": 20, "cache_read_input_tokens": 30,
+              "cache_creation_input_tokens": 4,
+              "cache_creation": {"ephemeral_5m_input_tokens": 1, "ephemeral_1h_input_tokens": 3}},
+             {"type": "message", "input_tokens": 7, "output_tokens": 9, "cache_read_input_tokens": 1,
+              "cache_creation_input_tokens": 0}]},
+        (142, 29, 171),
+        {"cached": 31, "cache_write": 4, "cache_write_1h": 3},
+    ),
+    "an advisor": (
+        {"input_tokens": 7, "output_tokens": 9, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0,
+         "iterations": [{"type": "advisor_message", "model": "claude-other", "input_tokens": 50, "output_tokens": 6,
+                         "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}]},
+        (7, 9, 16),
+        {"cached": 0, "cache_write": 0, "unpriced.advisor_input_tokens": 50, "unpriced.advisor_output_tokens": 6},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["whole", "stream"])
+@pytest.mark.parametrize(("usage", "counts", "parts"), USAGES.values(), ids=USAGES.keys())
+async def test_reports_of_tokens(
+    usage: dict[str, Any],
+    counts: tuple[int, int, int],
+    parts: dict[str, int],
+    how: str,
+    both: Any,
+    provider: Any,
+    records: Any,
+) -> None:
+    """Input includes what was read from and written to the cache; what is not reported is not there."""
+    provider.reply(usage=usage)
+    await ask(both, how)
+    record = records[0]
+    assert (record.input_tokens, record.output_tokens, record.total_tokens) == counts
+    assert record.usage == parts
+
+
+# --- what is asked ---
+
+
+async def test_the_whole_request(both: Any, records: Any, value: Any) -> None:
+    """System, tools and choice have places of their own; what is no known parameter is not kept."""
+    system = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+    tools = [{"name": "look_up", "description": "looks up", "input_schema": {"type": "object"}}]
+    await ask(
+        both, "whole", system=system, tools=tools, tool_choice={"type": "any"}, stop_sequences=["END"],
+        metadata={"user_id": "u-7"}, extra_body={"top_k": 3, "fallback_credit_token": "secret", "api_key": "secret"},
+    )  # fmt: skip
+    assert value(records[0].llm_configuration) == {
+        "model": MODEL,
+        "provider": "anthropic",
+        "model_params": {"max_tokens": 9, "stop_sequences": ["END"], "metadata": {"user_id": "u-7"}, "top_k": 3},
+        "messages": [{"role": "system", "content": system}, *ASKED["messages"]],
+        "functions": tools,
+        "function_call": {"type": "any"},
+    }
+    assert "secret" not in repr(records[0])
+
+
+async def test_a_system_that_is_text(both: Any, records: Any, value: Any) -> None:
+    await ask(both, "whole", system="Be brief.")
+    assert value(records[0].llm_configuration)["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+async def test_servers_of_tools_are_named_without_their_keys(both: Any, records: Any, value: Any) -> None:
+    server = {"type": "url", "name": "wiki", "url": "https://wiki.example/?key=secret", "authorization_token": "secret"}
+    await ask(both, "whole", extra_body={"mcp_servers": [server]})
+    assert value(records[0].llm_configuration)["model_params"]["mcp_servers"] == ["wiki"]
+    assert "secret" not in repr(records[0])
+
+
+async def test_media_are_shown_by_reference(both: Any, provider: Any, records: Any, value: Any) -> None:
+    """What is sent is whole; of what is kept no part is base64, and the file can be found by its hash."""
+    data = bytes(range(256)) * 4
+    sent = base64.b64encode(data).decode()
+    shown = f"{len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}>"
+    content = [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": sent}},
+        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": sent}},
+        {"type": "image", "source": {"type": "url", "url": "https://pictures.example/1.png"}},
+        {"type": "text", "text": "What is this?"},
+    ]
+    await ask(both, "whole", messages=[{"role": "user", "content": content}])
+    assert provider.requests[0].messages[0]["content"] == content
+    kept = value(records[0].llm_configuration)["messages"][0]["content"]
+    assert [part.get("source", {}).get("data") for part in kept] == [
+        f"<image/png, {shown}",
+        f"<application/pdf, {shown}",
+        None,
+        None,
+    ]
+    assert kept[2:] == content[2:]
+    assert sent not in repr(records[0])
+
+
+async def test_text_is_not_taken_for_base64(both: Any, records: Any, value: Any) -> None:
+    """A tool's arguments and results may have any names and any text."""
+    prose = "A long report, word for word, of what the tool has found out about storks. " * 8
+    used = {"type": "tool_use", "id": "toolu_1", "name": "write", "input": {"data": prose, "result": prose}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": prose}
+    messages = [{"role": "assistant", "content": [used]}, {"role": "user", "content": [result]}]
+    await ask(both, "whole", messages=messages)
+    assert value(records[0].llm_configuration)["messages"] == messages
+
+
+async def test_inputs_are_kept_as_they_were(both: Any, provider: Any, records: Any, value: Any) -> None:
+    """What a program does to its messages while it waits does not reach the record."""
+    held = threading.Event()
+    provider.reply(hold=held)
+    messages = [{"role": "user", "content": "before"}]
+    client = both.wrapped()
+    if both.is_async:
+        task = asyncio.create_task(client.messages.create(**{**ASKED, "messages": messages}))
+    else:
+        task = asyncio.create_task(asyncio.to_thread(client.messages.create, **{**ASKED, "messages": messages}))
+    await asyncio.to_thread(provider.arrived.acquire)
+    messages[0]["content"] = "after"
+    held.set()
+    await task
+    assert value(records[0].llm_configuration)["messages"] == [{"role": "user", "content": "before"}]
+
+
+async def test_the_librarys_own_messages(both: Any, provider: Any, records: Any, value: Any) -> None:
+    """An answer's blocks put back among the messages are read like any other."""
+    provider.reply(content=None, tool_calls=[("look_up", {"city": "Rome"})])
+    client = both.wrapped()
+    answer = await ask(both, "whole", client)
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "a city"}
+    messages = [*ASKED["messages"], {"role": "assistant", "content": answer.content},
+                {"role": "user", "content": [result]}]  # fmt: skip
+    await ask(both, "whole", client, messages=messages)
+    used = {"type": "tool_use", "id": "toolu_1", "name": "look_up", "input": {"city": "Rome"}}
+    kept = value(records[1].llm_configuration)["messages"]
+    assert kept[1] == {"role": "assistant", "content": [used]}
+    assert kept[2]["content"] == [result]
+
+
+async def test_messages_that_can_be_read_once(both: Any, provider: Any, records: Any, value: Any) -> None:
+    """A generator is sent and recorded whole; what it raises is raised to the caller as ever."""
+    client = both.wrapped()
+    await ask(both, "whole", client, messages=(message for message in ASKED["messages"]))
+    assert provider.requests[0].messages == ASKED["messages"]
+    assert value(records[0].llm_configuration)["messages"] == ASKED["messages"]
+
+    def broken() -> Any:
+        yield ASKED["messages"][0]
+        raise LookupError("the program's own")
+
+    with pytest.raises(LookupError, match="the program's own"):
+        await ask(both, "whole", client, messages=broken())
+    assert [(r.status, r.error_type) for r in records[1:]] in ([("error", "LookupError")], [])
+    assert len(provider.requests) == 1
+
+
+class Answer(pydantic.BaseModel):
+    city: str
+
+
+@pytest.mark.skipif(not hasattr(anthropic.resources.messages.Messages, "parse"), reason="this version has no parse")
+async def test_an_answer_that_does_not_fit_its_format(both: Any, provider: Any, records: Any) -> None:
+    """`parse` raises; what was answered and paid for is recorded."""
+    provider.reply(content='{"city": 7}')
+    with pytest.raises(pydantic.ValidationError):
+        await both.wait(both.wrapped().messages.parse(**ASKED, output_format=Answer))
+    assert [(r.status, r.content, r.input_tokens) for r in records] == [("error", '{"city": 7}', 22)]
+
+
+async def test_a_tools_arguments_that_are_cut_off(both: Any, provider: Any, records: Any, value: Any) -> None:
+    """What has come of them is kept as text."""
+    provider.reply(content=None, tool_calls=[("look_up", {"city": "Rome"})], break_after=2)
+    with pytest.raises(Exception, match=r".+"):
+        await ask(both, "stream")
+    (block,) = value(records[0].output)["content"]
+    assert (records[0].status, block["input"]) == ("error", '{"c')
+
+
+async def test_a_very_long_answer_is_cut_and_says_so(both: Any, provider: Any, records: Any) -> None:
+    piece = "0123456789" * 20_000
+    provider.reply(pieces=[piece] * 8)
+    await ask(both, "stream")
+    assert "content" in records[0].truncated
+    assert len(records[0].content) < len(piece) * 8
+
+
+@pytest.mark.skipif(not hasattr(anthropic.resources.beta.messages.Messages, "tool_runner"), reason="there is none")
+async def test_the_tool_runner_is_a_record_for_each_request(both: Any, provider: Any, records: Any) -> None:
+    """It asks, runs tools, and asks again."""
+    make = anthropic.beta_async_tool if both.is_async else anthropic.beta_tool
+
+    def look(city: str) -> str:
+        """Look up a city.
+
+        Args:
+            city: its name
+        """
+        return f"{city} is a city"
+
+    async def look_later(city: str) -> str:
+        """Look up a city.
+
+        Args:
+            city: its name
+        """
+        return look(city)
+
+    tool = make(look_later if both.is_async else look)
+    provider.reply(content=None, tool_calls=[(tool.name, {"city": "Rome"})])
+    runner = both.wrapped().beta.messages.tool_runner(**ASKED, tools=[tool])
+    final = await both.wait(runner.until_done())
+    assert final.content[0].text == "hello"
+    assert [(r.name, r.content, r.input_tokens) for r in records] == [(f"chat {MODEL}", None, 22),
+                                                                     (f"chat {MODEL}", "hello", 22)]  # fmt: skip

@@ -1,0 +1,190 @@
+"""Anthropic's client from version 2 on opens spans of its own and sends their ids along: they stay as they would be.
+
+One request is one record. The program's exporters see what they would see without everycall, and Anthropic is told
+nothing of a call, unless the host is one that the trace may be told to.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import anthropic
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider
+
+import everycall
+from everycall import propagation
+from everycall.settings import Settings
+from everycall.testing import capture_records
+
+pytestmark = pytest.mark.skipif(
+    "open_telemetry" not in inspect.signature(anthropic.Anthropic.__init__).parameters,
+    reason="this version opens no spans",
+)
+
+ASKED: dict[str, Any] = {"model": "claude-test", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+OWN = "anthropic.messages.create"
+TOLD = ("traceparent", "tracestate", "baggage")
+REMOTE = "00-11111111111111111111111111111111-2222222222222222-01"
+
+
+class Stack:
+    """A program's own OpenTelemetry: a real SDK, a tracer of the program's, and what its exporter has got."""
+
+    def __init__(self, sampler: Any = None) -> None:
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+        self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self._exporter = InMemorySpanExporter()
+        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.tracer = self.provider.get_tracer("the program")
+
+    @property
+    def spans(self) -> dict[str, Any]:
+        """The finished spans by their names, the last of each."""
+        return {span.name: span for span in self._exporter.get_finished_spans()}
+
+
+@pytest.fixture
+def stack() -> Stack:
+    pytest.importorskip("opentelemetry.sdk")
+    return Stack()
+
+
+def told(provider: Any) -> list[dict[str, str]]:
+    """What each request told Anthropic of a trace."""
+    return [{name: seen.headers[name] for name in TOLD if name in seen.headers} for seen in provider.requests]
+
+
+async def ask(both: Any, provider_of_spans: Any, **more: Any) -> Any:
+    client = both.client(open_telemetry={"tracer_provider": provider_of_spans})
+    everycall_client = both._wrap(client)
+    return await both.wait(everycall_client.messages.create(**ASKED, **more))
+
+
+async def test_without_a_provider_nothing_is_told(both: Any, provider: Any, records: Any) -> None:
+    """OpenTelemetry's API alone passes on the ids of the current span: a call's are not shown to it."""
+    await ask(both, NoOpTracerProvider())
+    with everycall.span("outer"):
+        await ask(both, NoOpTracerProvider())
+        await both.all(await ask(both, NoOpTracerProvider(), stream=True))
+    assert told(provider) == [{}, {}, {}]
+    assert [r.name for r in records] == ["chat claude-test"] * 3 + ["outer"]
+
+
+async def test_requests_that_are_not_recorded_tell_nothing_either(both: Any, provider: Any, records: Any) -> None:
+    client = both.wrapped()
+    asked = {name: given for name, given in ASKED.items() if name != "max_tokens"}
+    with everycall.span("outer"):
+        await both.wait(client.messages.count_tokens(**asked))
+        with everycall.context(log_omit=True):
+            await both.wait(client.messages.create(**ASKED))
+    assert told(provider) == [{}, {}]
+
+
+async def test_a_span_that_repeats_a_call_tells_nothing(both: Any, provider: Any, records: Any) -> None:
+    """Without an SDK, a span that a library opens below a call has that call's ids."""
+    with everycall.span("outer"):
+        with NoOpTracerProvider().get_tracer("a library").start_as_current_span("below") as below:
+            assert isinstance(below, NonRecordingSpan)
+            await ask(both, NoOpTracerProvider())
+    assert told(provider) == [{}]
+
+
+async def test_the_call_of_another_process_is_not_passed_on(both: Any, provider: Any, records: Any) -> None:
+    with propagation.continued({"traceparent": REMOTE, "baggage": "everycall.trace_name=support"}):
+        await ask(both, NoOpTracerProvider())
+    assert told(provider) == [{}]
+    assert (records[0].trace_id, records[0].trace_name) == ("1" * 32, "support")
+
+
+async def test_a_span_of_its_own_is_the_programs(both: Any, provider: Any, records: Any, stack: Stack) -> None:
+    """Alone it is a root, with ids of its own: nothing in it is the call's. There is one record."""
+    with everycall.span("outer") as outer:
+        await ask(both, stack.provider)
+    span = stack.spans[OWN]
+    assert span.parent is None
+    assert f"{span.context.trace_id:032x}" != outer.trace_hex
+    (header,) = told(provider)
+    assert header["traceparent"].startswith(f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-")
+    assert [r.name for r in records] == ["chat claude-test", "outer"]
+
+
+async def test_it_is_below_the_programs_own_span(both: Any, provider: Any, records: Any, stack: Stack) -> None:
+    """Around the calls, or between them: as if there were no calls."""
+    with stack.tracer.start_as_current_span("request"), everycall.span("outer"):
+        await ask(both, stack.provider)
+    spans = stack.spans
+    request, span = spans["request"].context, spans[OWN]
+    assert (span.parent.span_id, span.context.trace_id) == (request.span_id, request.trace_id)
+    answer, outer = records
+    assert (answer.parent_id, answer.trace_id) == (outer.inference_id, f"{request.trace_id:032x}")
+    with everycall.span("outer"), stack.tracer.start_as_current_span("step"), everycall.span("inner"):
+        await ask(both, stack.provider)
+    spans = stack.spans
+    assert spans[OWN].parent.span_id == spans["step"].context.span_id
+
+
+async def test_the_programs_sampling_is_its_own(both: Any, provider: Any, records: Any) -> None:
+    """A call is no sampled parent: a program that samples nothing exports nothing, and the record is there."""
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry.sdk.trace.sampling import DEFAULT_OFF
+
+    stack = Stack(DEFAULT_OFF)
+    with everycall.span("outer"):
+        await ask(both, stack.provider)
+    assert stack.spans == {}
+    flags = told(provider)[0]["traceparent"].rpartition("-")[2]
+    assert not int(flags, 16) & trace.TraceFlags.SAMPLED
+    assert [r.name for r in records] == ["chat claude-test", "outer"]
+
+
+@pytest.mark.parametrize("how", ["whole", "stream", "left", "error"])
+async def test_its_span_is_what_it_would_be(how: str, both: Any, provider: Any, records: Any, stack: Stack) -> None:
+    """With the same attributes, status and end as that of a client that is not wrapped."""
+    found = []
+    for wraps in (False, True):
+        if how == "error":
+            provider.reply(status=529)
+        client = both.client(open_telemetry={"tracer_provider": stack.provider})
+        client = both._wrap(client) if wraps else client
+        try:
+            answer = await both.wait(client.messages.create(**ASKED, stream=how in ("stream", "left")))
+            if how == "stream":
+                await both.all(answer)
+            elif how == "left":
+                await both.next(answer)
+                await both.wait(answer.close())
+        except anthropic.InternalServerError:
+            assert how == "error"
+        span = stack.spans[OWN]
+        attributes = {k: v for k, v in span.attributes.items() if not k.endswith("time_to_first_chunk")}
+        found.append((attributes, span.status.status_code, span.kind, len(span.events)))
+        stack._exporter.clear()
+    assert found[0] == found[1]
+    assert len(records) == 1
+
+
+async def test_a_host_that_is_named_is_told_of_the_call(both: Any, provider: Any) -> None:
+    """`propagate_to` names the hosts that continue a trace, such as a gateway of one's own."""
+    with capture_records(Settings(propagate_threads=False, propagate_to=("127.0.0.1",))) as records:
+        propagation.instrument_httpx()
+        try:
+            with everycall.context(trace_name="support"):
+                await ask(both, NoOpTracerProvider())
+        finally:
+            propagation.uninstrument()
+    (header,) = told(provider)
+    trace_id, span_id = records[0].inference_id.split("-")
+    assert header == {"traceparent": f"00-{trace_id}-{span_id}-01", "baggage": "everycall.trace_name=support"}
+
+
+async def test_the_programs_context_is_as_it_was(both: Any, provider: Any, records: Any, stack: Stack) -> None:
+    with stack.tracer.start_as_current_span("request") as request, everycall.span("outer") as outer:
+        await ask(both, stack.provider)
+        assert trace.get_current_span() is outer
+    assert request.get_span_context().is_valid

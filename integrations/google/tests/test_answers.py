@@ -1,0 +1,426 @@
+"""What is kept of requests and answers: contents in every shape, tools, schemas, media, thoughts, filters, tokens."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import Any
+
+import pydantic
+import pytest
+from google.genai import types
+
+MODEL = "gemini-2.5-flash"
+PNG = b"\x89PNG\r\n" + bytes(range(255, 60, -1)) * 2  # with what differs in the two alphabets of base64
+PNG_SHOWN = f"<image/png, {len(PNG)} bytes, sha256 {hashlib.sha256(PNG).hexdigest()}>"
+PNG_SENT = {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(PNG).decode()}}
+stream_or_not = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+
+
+class City(pydantic.BaseModel):
+    name: str
+
+
+def get_weather(city: str) -> str:
+    """Tell the weather of a city."""
+    return f"sunny in {city}"
+
+
+async def ask(both: Any, client: Any, stream: bool = False, contents: Any = "hi", **config: Any) -> Any:
+    asked = {"model": MODEL, "contents": contents, "config": config or None}
+    if stream:
+        return await both.all(await both.wait(client.models.generate_content_stream(**asked)))
+    return await both.wait(client.models.generate_content(**asked))
+
+
+@pytest.fixture
+def configuration(records: Any, value: Any) -> Any:
+    """Return a reader of the last record's configuration."""
+    return lambda: value(records[-1].llm_configuration)
+
+
+get_weather.__annotations__ = {"city": str, "return": str}  # older versions cannot read those of this file
+
+
+# --- what is asked ---
+
+
+def text(said: str) -> dict[str, Any]:
+    return {"role": "user", "content": said}
+
+
+SHAPES: dict[str, tuple[Any, list[dict[str, Any]]]] = {
+    "text": ("hi", [text("hi")]),
+    "part": (types.Part.from_text(text="hi"), [text("hi")]),
+    "content": (types.Content(role="user", parts=[types.Part(text="hi")]), [text("hi")]),
+    "dict": ({"role": "user", "parts": [{"text": "hi"}]}, [text("hi")]),
+    "turns": (
+        [
+            types.Content(role="user", parts=[types.Part(text="hi")]),
+            {"role": "model", "parts": [{"text": "hello"}]},
+            types.UserContent("and?"),
+        ],
+        [text("hi"), {"role": "assistant", "content": "hello"}, text("and?")],
+    ),
+    "texts": (
+        ["a", "b"],
+        [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
+    ),
+    "bytes": (
+        ["what?", types.Part.from_bytes(data=PNG, mime_type="image/png")],
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "what?"},
+                    {"inline_data": {"mime_type": "image/png", "data": PNG_SHOWN}},
+                ],
+            }
+        ],
+    ),
+    "address": (
+        types.Part.from_uri(file_uri="gs://bucket/a.png", mime_type="image/png"),
+        [{"role": "user", "content": [{"file_data": {"file_uri": "gs://bucket/a.png", "mime_type": "image/png"}}]}],
+    ),
+    "file": (
+        types.File(uri="https://files/a", mime_type="image/png"),
+        [{"role": "user", "content": [{"file_data": {"file_uri": "https://files/a", "mime_type": "image/png"}}]}],
+    ),
+    "functions": (
+        [
+            types.Content(
+                role="model",
+                parts=[types.Part(function_call=types.FunctionCall(name="f", args={"someCity": "Rome"}))],
+            ),
+            types.Content(
+                role="user",
+                parts=[types.Part.from_function_response(name="f", response={"theWeather": "fine"})],
+            ),
+        ],
+        [
+            {
+                "role": "assistant",
+                "content": [{"type": "tool_call", "name": "f", "arguments": {"someCity": "Rome"}}],
+            },
+            {
+                "role": "user",
+                "content": [{"type": "tool_call_response", "name": "f", "response": {"theWeather": "fine"}}],
+            },
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+async def test_contents_of_every_shape(shape: str, both: Any, records: Any, configuration: Any) -> None:
+    contents, messages = SHAPES[shape]
+    await ask(both, both.wrapped(), contents=contents)
+    assert configuration()["messages"] == messages
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100, 300])
+async def test_media_of_any_size(size: int, both: Any, records: Any, configuration: Any) -> None:
+    """By reference, however few bytes."""
+    data = bytes(range(255, 255 - size % 200, -1)) or b"x"
+    await ask(both, both.wrapped(), contents=types.Part.from_bytes(data=data, mime_type="image/png"))
+    digest = hashlib.sha256(data).hexdigest()
+    assert configuration()["messages"][0]["content"] == [
+        {"inline_data": {"mime_type": "image/png", "data": f"<image/png, {len(data)} bytes, sha256 {digest}>"}}
+    ]
+
+
+async def test_an_image_of_pillow(both: Any, records: Any, configuration: Any) -> None:
+    """By reference: what the library makes of it, and its hash."""
+    image = pytest.importorskip("PIL.Image").new("RGB", (40, 30), "red")
+    await ask(both, both.wrapped(), contents=["what?", image])
+    shown = configuration()["messages"][0]["content"][1]["inline_data"]["data"]
+    assert shown.startswith("<image/")
+    assert "sha256" in shown
+
+
+@pytest.mark.parametrize(
+    "given", ["be kind", types.Content(parts=[types.Part(text="be kind")]), {"parts": [{"text": "be kind"}]}],
+    ids=["text", "content", "dict"],
+)  # fmt: skip
+async def test_the_system_instruction(given: Any, both: Any, records: Any, configuration: Any) -> None:
+    await ask(both, both.wrapped(), system_instruction=given)
+    assert configuration()["messages"] == [{"role": "system", "content": "be kind"}, text("hi")]
+
+
+async def test_parameters(both: Any, records: Any, configuration: Any) -> None:
+    """With their names in Python, whichever way they were given; nothing of `http_options`."""
+    config = types.GenerateContentConfig(
+        temperature=0.5,
+        top_p=0.9,
+        max_output_tokens=5,
+        stop_sequences=["x"],
+        candidate_count=1,
+        seed=7,
+        thinking_config=types.ThinkingConfig(include_thoughts=True),
+        safety_settings=[
+            types.SafetySetting(
+                category=types.HarmCategory.HARM_CATEGORY_HARASSMENT, threshold=types.HarmBlockThreshold.BLOCK_NONE
+            )
+        ],
+        cached_content="cachedContents/c-1",
+        http_options=types.HttpOptions(headers={"x-secret": "canary"}),
+    )
+    client = both.wrapped()
+    await both.wait(client.models.generate_content(model=MODEL, contents="hi", config=config))
+    assert configuration()["model_params"] == {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_output_tokens": 5,
+        "stop_sequences": ["x"],
+        "candidate_count": 1,
+        "seed": 7,
+        "thinking_config": {"include_thoughts": True},
+        "safety_settings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}],
+        "cached_content": "cachedContents/c-1",
+    }
+    assert "canary" not in repr(records[0])
+
+
+@pytest.mark.parametrize("schema", [City, City.model_json_schema(), list[City]], ids=["class", "dict", "list"])
+async def test_a_schema(schema: Any, both: Any, provider: Any, records: Any, configuration: Any) -> None:
+    provider.reply(content='[{"name": "Rome"}]' if schema == list[City] else '{"name": "Rome"}')
+    answer = await ask(both, both.wrapped(), response_schema=schema, response_mime_type="application/json")
+    assert answer.parsed
+    params = configuration()["model_params"]
+    assert params["response_mime_type"] == "application/json"
+    assert '"name"' in json.dumps(params["response_schema"])
+    assert provider.requests[0].body["generationConfig"]["responseSchema"] == params["response_schema"]
+
+
+async def test_tools(both: Any, provider: Any, records: Any, configuration: Any) -> None:
+    """A Python function as it is declared to the model; of a tool that Google runs the name."""
+    schema = types.Schema.model_validate({"type": "OBJECT", "properties": {"someKey": {"type": "STRING"}}})
+    declared = types.FunctionDeclaration(name="look_up", description="Looks up.", parameters=schema)
+    tools = [
+        get_weather,
+        types.Tool(function_declarations=[declared]),
+        types.Tool(google_search=types.GoogleSearch()),
+    ]
+    choice = {"function_calling_config": {"mode": "ANY"}}
+    await ask(both, both.wrapped(), tools=tools, tool_config=choice, automatic_function_calling={"disable": True})
+    found = configuration()
+    functions = {one.get("name"): one for one in found["functions"]}
+    assert functions["get_weather"]["description"] == "Tell the weather of a city."
+    assert functions["look_up"]["parameters"]["properties"]["someKey"]
+    assert functions[None] == {"type": "google_search"}
+    assert len(found["functions"]) == 3
+    assert found["function_call"] == {"function_calling_config": {"mode": "ANY"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("models/gemini-2.5-flash", "gemini-2.5-flash"), ("tunedModels/mine", "tunedModels/mine")],
+)
+async def test_names_of_models(given: str, shown: str, both: Any, records: Any, configuration: Any) -> None:
+    await both.wait(both.wrapped().models.generate_content(model=given, contents="hi"))
+    assert (records[0].name, configuration()["model"]) == (f"generate_content {shown}", shown)
+
+
+# --- what is answered ---
+
+
+@stream_or_not
+async def test_function_calls(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    provider.reply(content=None, tool_calls=[("get_weather", {"city": "Rome"}), ("look_up", {"theKey": 1})])
+    await ask(both, both.wrapped(), stream)
+    assert records[0].content is None
+    assert value(records[0].output) == {
+        "role": "assistant",
+        "content": [
+            {"type": "tool_call", "name": "get_weather", "arguments": {"city": "Rome"}},
+            {"type": "tool_call", "name": "look_up", "arguments": {"theKey": 1}},
+        ],
+    }
+
+
+@stream_or_not
+async def test_thoughts(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    """Apart from the answer; of their signatures, which nobody can read, nothing."""
+    parts = [{"text": "Let me ", "thought": True}, {"text": "see.", "thought": True, "thoughtSignature": "c2ln"}]
+    provider.reply(pieces=["storks", " fly"], message={"parts": parts})
+    await ask(both, both.wrapped(), stream)
+    assert records[0].content == "storks fly"
+    assert value(records[0].output) == {
+        "role": "assistant",
+        "content": [{"type": "reasoning", "text": "Let me see."}, {"type": "text", "text": "storks fly"}],
+    }
+    assert records[0].usage["reasoning"] == 64
+
+
+@stream_or_not
+async def test_code_and_media(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    code = {"executableCode": {"language": "PYTHON", "code": "print(1)"}}
+    result = {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "1"}}
+    provider.reply(message={"parts": [code, result], "more": [PNG_SENT]})
+    await ask(both, both.wrapped(), stream)
+    assert records[0].content == "hello"
+    assert value(records[0].output)["content"] == [
+        {"executable_code": {"language": "PYTHON", "code": "print(1)"}},
+        {"code_execution_result": {"outcome": "OUTCOME_OK", "output": "1"}},
+        {"type": "text", "text": "hello"},
+        {"inline_data": {"mime_type": "image/png", "data": PNG_SHOWN}},
+    ]
+
+
+@stream_or_not
+async def test_several_candidates(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    provider.reply(pieces=["sto", "rks"], message={"candidates": 2})
+    await ask(both, both.wrapped(), stream, candidate_count=2)
+    assert records[0].content == "storks"
+    assert value(records[0].output) == [{"role": "assistant", "content": "storks"}] * 2
+    assert value(records[0].attributes)["gen_ai.response.finish_reasons"] == ["STOP", "STOP"]
+
+
+RATINGS = [{"category": "HARM_CATEGORY_HARASSMENT", "probability": "HIGH", "blocked": True}]
+
+
+@stream_or_not
+async def test_an_answer_that_a_filter_stopped(
+    stream: bool, both: Any, provider: Any, records: Any, value: Any
+) -> None:
+    """No error, and to be seen."""
+    candidate = {"safetyRatings": RATINGS, "finishMessage": "stopped"}
+    provider.reply(content=None, finish="SAFETY", message={"candidate": candidate})
+    await ask(both, both.wrapped(), stream)
+    (record,) = records
+    assert (record.status, record.error_type, record.content) == ("success", None, None)
+    assert value(record.attributes)["gen_ai.response.finish_reasons"] == ["SAFETY"]
+    assert value(record.output) == {
+        "role": "assistant",
+        "content": "",
+        "finish_message": "stopped",
+        "safety_ratings": RATINGS,
+    }
+
+
+@stream_or_not
+async def test_a_prompt_that_a_filter_refused(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    usage = {"promptTokenCount": 5, "totalTokenCount": 5}
+    feedback = {"promptFeedback": {"blockReason": "SAFETY", "safetyRatings": RATINGS}}
+    provider.reply(content=None, usage=usage, message={"candidates": 0, "answer": feedback})
+    await ask(both, both.wrapped(), stream)
+    (record,) = records
+    assert (record.status, record.error_type, record.content) == ("success", None, None)
+    assert value(record.attributes) == {"gen_ai.response.id": "resp-1", "google.response.block_reason": "SAFETY"}
+    assert value(record.output) == {"prompt_feedback": {"block_reason": "SAFETY", "safety_ratings": RATINGS}}
+    assert (record.input_tokens, record.output_tokens, record.total_tokens) == (5, 0, 5)
+
+
+@stream_or_not
+async def test_grounding_is_kept_small(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+    found = {
+        "webSearchQueries": ["storks"],
+        "searchEntryPoint": {"renderedContent": "<div>canary</div>"},
+        "groundingChunks": [{"web": {"uri": "https://example.com/storks", "title": "Storks"}}],
+        "groundingSupports": [{"segment": {"text": "canary"}, "groundingChunkIndices": [0]}],
+    }
+    provider.reply(message={"candidate": {"groundingMetadata": found}})
+    await ask(both, both.wrapped(), stream)
+    assert value(records[0].output) == {
+        "role": "assistant",
+        "content": "hello",
+        "grounding": {
+            "web_search_queries": ["storks"],
+            "sources": [{"title": "Storks", "uri": "https://example.com/storks"}],
+        },
+    }
+
+
+@pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS"])
+async def test_an_answer_without_a_word(reason: str, both: Any, provider: Any, records: Any, told: Any) -> None:
+    provider.reply(content=None, finish=reason)
+    await ask(both, both.wrapped())
+    found = told(records[0])
+    assert ("content" in found, "output" in found) == (False, False)
+    assert found["attributes"]["gen_ai.response.finish_reasons"] == [reason]
+
+
+# --- tokens ---
+
+
+def details(**counts: int) -> list[dict[str, Any]]:
+    return [{"modality": name.upper(), "tokenCount": count} for name, count in counts.items()]
+
+
+USAGES: dict[str, tuple[dict[str, Any], tuple[int | None, int | None, int | None, dict[str, int]]]] = {
+    "plain": (
+        {"promptTokenCount": 5, "candidatesTokenCount": 7, "totalTokenCount": 12},
+        (5, 7, 12, {}),
+    ),
+    "thoughts beside the candidates": (
+        {"promptTokenCount": 5, "candidatesTokenCount": 7, "thoughtsTokenCount": 30, "totalTokenCount": 42},
+        (5, 37, 42, {"reasoning": 30}),
+    ),
+    "cached within the prompt": (
+        {
+            "promptTokenCount": 2000,
+            "cachedContentTokenCount": 1500,
+            "candidatesTokenCount": 7,
+            "totalTokenCount": 2007,
+            "cacheTokensDetails": details(text=1500),
+        },
+        (2000, 7, 2007, {"cached": 1500}),
+    ),
+    "results of Google's tools beside the prompt": (
+        {
+            "promptTokenCount": 5,
+            "toolUsePromptTokenCount": 100,
+            "candidatesTokenCount": 7,
+            "thoughtsTokenCount": 3,
+            "totalTokenCount": 115,
+        },
+        (105, 10, 115, {"tool_use_prompt": 100, "reasoning": 3}),
+    ),
+    "sound and images": (
+        {
+            "promptTokenCount": 300,
+            "candidatesTokenCount": 90,
+            "totalTokenCount": 390,
+            "promptTokensDetails": details(text=10, audio=32, image=258),
+            "candidatesTokensDetails": details(audio=90),
+        },
+        (300, 90, 390, {"input_audio": 32, "input_image": 258, "output_audio": 90}),
+    ),
+    "all spent on thoughts": (
+        {"promptTokenCount": 5, "thoughtsTokenCount": 64, "totalTokenCount": 69},
+        (5, 64, 69, {"reasoning": 64}),
+    ),
+    "the prompt alone": ({"promptTokenCount": 5}, (5, None, None, {})),
+}
+
+
+@stream_or_not
+@pytest.mark.parametrize("usage", USAGES, ids=str)
+async def test_tokens(usage: str, stream: bool, both: Any, provider: Any, records: Any) -> None:
+    given, (tokens_in, tokens_out, total, parts) = USAGES[usage]
+    provider.reply(usage=given)
+    await ask(both, both.wrapped(), stream)
+    (record,) = records
+    assert (record.input_tokens, record.output_tokens, record.total_tokens) == (tokens_in, tokens_out, total)
+    assert record.usage == parts
+
+
+@stream_or_not
+async def test_tokens_that_are_not_told_are_unknown(stream: bool, both: Any, provider: Any, records: Any) -> None:
+    provider.reply(usage=None)
+    await ask(both, both.wrapped(), stream)
+    assert (records[0].input_tokens, records[0].output_tokens, records[0].usage) == (None, None, {})
+
+
+async def test_the_last_report_of_a_stream_counts(both: Any, provider: Any, records: Any) -> None:
+    """Each is of the stream so far: they do not add up."""
+    provider.reply(pieces=["a", "b", "c"])
+    await ask(both, both.wrapped(), stream=True)
+    assert (records[0].input_tokens, records[0].output_tokens, records[0].total_tokens) == (22, 189, 211)
+
+
+async def test_the_tier_a_request_was_billed_by(both: Any, provider: Any, records: Any, value: Any) -> None:
+    provider.reply(usage={"promptTokenCount": 5, "candidatesTokenCount": 7, "trafficType": "PROVISIONED_THROUGHPUT"})
+    await ask(both, both.wrapped())
+    assert value(records[0].attributes)["everycall.service_tier"] == "provisioned_throughput"

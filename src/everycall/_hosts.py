@@ -1,0 +1,70 @@
+"""Who answers at an address: providers of models by the hosts they are at. Layer 3; integrations of clients ask.
+
+Names are those of OpenTelemetry's GenAI conventions (`gen_ai.provider.name`) where it has one. Some speak the protocols
+of others, so an address says more than the client that talks to it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+from urllib.parse import urlsplit
+
+__all__ = ["provider_at"]
+
+AZURE: Final = "azure.ai.openai"
+AZURE_INFERENCE: Final = "azure.ai.inference"
+_BY_HOST: Final = {
+    "openai.com": "openai",
+    "openai.azure.com": AZURE,
+    "cognitiveservices.azure.com": AZURE,
+    "services.ai.azure.com": AZURE_INFERENCE,
+    "models.ai.azure.com": AZURE_INFERENCE,
+    "amazonaws.com": "aws.bedrock",
+    "api.aws": "aws.bedrock",
+    "anthropic.com": "anthropic",
+    "api.cohere.ai": "cohere",
+    "api.cohere.com": "cohere",
+    "api.deepseek.com": "deepseek",
+    "api.groq.com": "groq",
+    "api.mistral.ai": "mistral_ai",
+    "api.moonshot.ai": "moonshot_ai",
+    "api.moonshot.cn": "moonshot_ai",
+    "api.perplexity.ai": "perplexity",
+    "api.x.ai": "x_ai",
+    "aiplatform.googleapis.com": "gcp.vertex_ai",
+    "aiplatform.eu.rep.googleapis.com": "gcp.vertex_ai",
+    "aiplatform.us.rep.googleapis.com": "gcp.vertex_ai",
+    "generativelanguage.googleapis.com": "gcp.gemini",
+    "ml.cloud.ibm.com": "ibm.watsonx.ai",
+    "api.cerebras.ai": "cerebras",
+    "api.fireworks.ai": "fireworks",
+    "api.together.ai": "together",
+    "api.together.xyz": "together",
+    "integrate.api.nvidia.com": "nvidia",
+    "ollama.com": "ollama",
+    "openrouter.ai": "openrouter",
+    "router.huggingface.co": "huggingface",
+}
+"""A host, or what it ends in after a dot."""
+_GOOGLE_REGION: Final = re.compile(r"[a-z0-9-]+-(?=aiplatform\.googleapis\.com\Z)")
+_OLLAMA_PORT: Final = 11434
+
+
+@lru_cache(maxsize=1_024)
+def provider_at(base_url: str) -> str | None:
+    """Return the provider at an address; None for a host that is not known, or for what is no address."""
+    try:
+        address = urlsplit(base_url)
+        host, port = (address.hostname or "").rstrip("."), address.port
+    except ValueError:
+        return None
+    if port == _OLLAMA_PORT:
+        return "ollama"  # nothing else of note listens there, and its models have the names of priced ones
+    host = _GOOGLE_REGION.sub("", host)
+    for part in (host, *(host[found.end() :] for found in re.finditer(r"\.", host))):
+        provider = _BY_HOST.get(part)
+        if provider is not None:
+            return AZURE if provider == AZURE_INFERENCE and address.path.startswith("/openai") else provider
+    return None
