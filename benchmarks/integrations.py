@@ -7,7 +7,8 @@ another process included; the model that the OpenAI client asks is one of loopba
 is `RunnableLambda | fake chat model | parser`.
 
 `--json` prints one JSON object as the last line. `langchain_invoke_ratio`, of the CPU of the thread that calls, is to
-be at most 1.3; `openai_cpu_ratio` at most 1.03 and what 50 us are of a bare call (`openai_cpu_bound`).
+be at most 1.3 (`langchain_idle_ratio` of it is LangChain's own, with a handler that does nothing); `openai_cpu_ratio`
+at most 1.03 and what 50 us are of a bare call (`openai_cpu_bound`).
 """
 
 from __future__ import annotations
@@ -96,8 +97,9 @@ def measure(name: str, block: int, pairs: int, bare: Callable[[], Any], traced: 
     )
 
 
-def langchain(pairs: int) -> Figure:
-    """The chain, with and without the handler."""
+def langchain(pairs: int) -> list[Figure]:
+    """The chain, with and without the handler; and with one that does nothing, which is what LangChain itself takes."""
+    from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.language_models import FakeListChatModel
     from langchain_core.output_parsers import StrOutputParser
     from langchain_core.runnables import RunnableLambda
@@ -107,14 +109,22 @@ def langchain(pairs: int) -> Figure:
     chain: Any = (
         RunnableLambda(lambda asked: asked["question"]) | FakeListChatModel(responses=["a reel"]) | StrOutputParser()
     )
-    question, config = {"question": "What is a spool?"}, {"callbacks": [CallbackHandler()]}
-    return measure(
-        "LangChain, lambda | model | parser",
-        200,
-        pairs,
-        lambda: chain.invoke(question),
-        lambda: chain.invoke(question, config),
-    )
+    question = {"question": "What is a spool?"}
+
+    class Idle(BaseCallbackHandler):
+        def on_chain_start(self, *_: Any, **__: Any) -> None: ...
+        def on_chain_end(self, *_: Any, **__: Any) -> None: ...
+        def on_chat_model_start(self, *_: Any, **__: Any) -> None: ...
+        def on_llm_end(self, *_: Any, **__: Any) -> None: ...
+
+    def with_handler(name: str, handler: BaseCallbackHandler) -> Figure:
+        config = {"callbacks": [handler]}
+        return measure(name, 200, pairs, lambda: chain.invoke(question), lambda: chain.invoke(question, config))
+
+    return [
+        with_handler("LangChain, lambda | model | parser", CallbackHandler()),
+        with_handler("the same, a handler that does nothing", Idle()),
+    ]
 
 
 def openai_calls(pairs: int, model: str) -> list[Figure]:
@@ -222,12 +232,12 @@ def main() -> None:
 
         with process(str(HERE / "_sink.py")) as sink, process(__file__, "--serve") as model:
             everycall.init(endpoint=sink)
-            figures = [langchain(options.pairs), *openai_calls(options.pairs, f"{model}/v1")]
+            figures = [*langchain(options.pairs), *openai_calls(options.pairs, f"{model}/v1")]
             balance = everycall.stats()
             everycall.shutdown()
     assert balance.recorded == balance.delivered, balance
     sys.stdout.write(table(figures) + "\n")
-    chain, chat, streamed = figures
+    chain, idle, chat, streamed = figures
     bound = ALLOWED_SHARE + ALLOWED_NS / chat.cpu_bare_ns
     added_us = (chat.cpu_ratio - 1) * chat.cpu_bare_ns / 1e3
     sys.stdout.write(
@@ -237,6 +247,7 @@ def main() -> None:
         found = {
             "langchain_invoke_ratio": round(chain.caller_ratio, 4),
             "langchain_cpu_ratio": round(chain.cpu_ratio, 4),
+            "langchain_idle_ratio": round(idle.caller_ratio, 4),
             "openai_cpu_ratio": round(chat.cpu_ratio, 4),
             "openai_cpu_bound": round(bound, 4),
             "openai_caller_ratio": round(chat.caller_ratio, 4),

@@ -29,7 +29,6 @@ LAYERS: dict[str, int | str] = {
     **dict.fromkeys(
         (
             "_exchange",
-            "_frameworks",
             "_hosts",
             "_integrations",
             "_reading",

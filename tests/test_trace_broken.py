@@ -113,7 +113,7 @@ def breaks_clock(patch: pytest.MonkeyPatch) -> None:
 
 
 def breaks_capture(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_call, "capture", refuse)
+    patch.setattr(_call, "set_json", refuse)
 
 
 def breaks_encoding(patch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def breaks_logging(patch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger("everycall")
     patch.setattr(logger, "handlers", [Handler()])
     patch.setattr(_guard, "_told", {})
-    patch.setattr(_call, "capture", refuse)
+    patch.setattr(_call, "set_json", refuse)
 
 
 BREAKS = [

@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import time
-import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 from opentelemetry import trace as otel_trace
+from opentelemetry.context.context import Context
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
-from everycall import _chain, _guard, limits
+from everycall import _chain, _failures, _guard, _recorder, limits
 from everycall import _context as ids
-from everycall._capture import capture, cut_text, plain_text
+from everycall._capture import capture_plain
 from everycall._context import Scope, current_node, foreign_span, trace_id_hex
 from everycall._context import clipped as _clipped
+from everycall._fields import JSON_FIELDS, SETTERS, encodable, note_cut, set_json, tags_of
 from everycall._recorder import Recorder, active
 from everycall._version import SDK
 from everycall.errors import Loss
-from everycall.record import ABSENT, Cut, to_json
+from everycall.record import ABSENT, Cut
 from everycall.semconv import ABANDONED, CANCELLED, CODE_LOCATION, ERROR
-from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_OUTPUTS, omit_flags
+from everycall.settings import OMIT_ALL, OMIT_OUTPUTS, omit_flags
 
-__all__ = ["INHERIT", "UNSET", "Call", "Inherit", "Unset", "begin", "start_call"]
+__all__ = ["INHERIT", "UNSET", "Call", "Inherit", "Unset", "begin", "start_below", "start_call"]
 
 
 class Inherit:
@@ -52,13 +53,6 @@ class Unset:
 INHERIT: Final = Inherit()
 UNSET: Final = Unset()
 
-_JSON_FIELDS = {"inputs": OMIT_INPUTS, "llm_inputs": OMIT_INPUTS, "llm_configuration": OMIT_INPUTS,
-                "target": OMIT_INPUTS, "output": OMIT_OUTPUTS}  # fmt: skip
-_COUNTS = frozenset({"input_tokens", "output_tokens", "total_tokens"})
-_AMOUNTS = frozenset({"cost", "saved_cost", "time_to_first_token"})
-_FLAGS = frozenset({"cache", "cache_hit"})
-_LABELS = frozenset({"model", "provider", "cost_source", "price_version"})
-_IDS = frozenset({"deployment_id"})
 _NO_OUTPUT = OMIT_OUTPUTS | OMIT_ALL
 _encode = msgspec.json.Encoder().encode
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
@@ -69,7 +63,7 @@ class Call(otel_trace.Span):
     """One unit of work being recorded, made by `start_call`. Its methods may be called from any thread and never raise.
 
     Attributes for reading: `trace_id` (as the user gave it), `trace_hex`, `inference_id`, `parent_id`, `name`, `kind`,
-    `trace_name`, `end_user_identifier`, `session_id`, `omit` (bit set), `ended`.
+    `trace_name`, `end_user_identifier`, `session_id`, `omit` (bit set), `begun` (`time.perf_counter_ns()`), `ended`.
     """
 
     # What most calls never set stands here once, so that beginning a call sets little (the API's Span has no slots).
@@ -81,13 +75,15 @@ class Call(otel_trace.Span):
     session_id: str | None = None
     inherited_metadata: dict[str, Any] | None = None
     inherited_tags: tuple[str, ...] = ()
+    labelled = False  # whether one of these five may be set, for calls below
     _attributes: dict[str, Any] | None = None
     _events: list[dict[str, Any]] | None = None
     _context: SpanContext | None = None
     _declared: tuple[Raw, list[str]] = (ABSENT, [])
-    _around: Call | None = None  # the call above in the code, of one that begins a trace of its own
+    begun_in: Context | None = None  # OpenTelemetry's context there; known of a framework's calls, see `_context`
+    around: Call | None = None  # the call above in the code, of one that begins a trace of its own
     _sampled_out = False  # not recorded for that reason alone: no flag covers its errors
-    _withheld_errors: tuple[tuple[int, type, str | None], ...] = ()
+    _withheld_errors: tuple[_failures.Identity, ...] = ()
 
     def __init__(self, name: str, kind: str, node: Scope | Call | None, recorder: Recorder | None, scope: str) -> None:
         self.name = name
@@ -99,20 +95,39 @@ class Call(otel_trace.Span):
         trace, self.span_id = ids.new_ids()
         self.trace_id: str = trace
         self.trace_hex: str = trace
-        if node is not None:
+        if type(node) is Call:  # most calls lie below another; nothing of a `Scope` is to be looked for
+            self.above = node
+            self.omit |= node.omit
+            self.trace_id, self.trace_hex = node.trace_id, node.trace_hex
+            self.parent_id = node.inference_id
+            if node.labelled:
+                self._inherit_labels(node)
+        elif node is not None:
             self._inherit(node)
         elif (above := foreign_span()) is not None:
             self._nest_under(above)
         self.inference_id: str = f"{self.trace_hex}-{self.span_id}"
         self._started: int = _clock()
-        self._begun: int = _monotonic()
+        self.begun: int = _monotonic()
 
     def _inherit(self, node: Scope | Call) -> None:
         above = node.call
         self.above = above
         if above is None:
-            self._around = node.within  # a scope with a trace of its own: errors still pass through the call around it
+            self.around = node.within  # a scope with a trace of its own: errors still pass through the call around it
         self.omit |= node.omit
+        self._inherit_labels(node)
+        if node.trace_id is not None and node.trace_hex is not None:
+            self.trace_id, self.trace_hex = node.trace_id, node.trace_hex
+            if above is not None:
+                self.parent_id = above.inference_id
+            elif isinstance(node, Scope) and node.remote is not None:
+                self.parent_id = f"{node.remote.trace_id:032x}-{node.remote.span_id:016x}"
+        elif (foreign := foreign_span()) is not None:
+            self._nest_under(foreign)
+
+    def _inherit_labels(self, node: Scope | Call) -> None:
+        self.labelled = True
         if node.trace_name is not None:
             self.trace_name = node.trace_name
         if node.end_user_identifier is not None:
@@ -123,14 +138,6 @@ class Call(otel_trace.Span):
             self.inherited_metadata = node.inherited_metadata
         if node.inherited_tags:
             self.inherited_tags = node.inherited_tags
-        if node.trace_id is not None and node.trace_hex is not None:
-            self.trace_id, self.trace_hex = node.trace_id, node.trace_hex
-            if above is not None:
-                self.parent_id = above.inference_id
-            elif isinstance(node, Scope) and node.remote is not None:
-                self.parent_id = f"{node.remote.trace_id:032x}-{node.remote.span_id:016x}"
-        elif (foreign := foreign_span()) is not None:
-            self._nest_under(foreign)
 
     def _nest_under(self, foreign: SpanContext) -> None:
         """A root takes the trace of a foreign span around it, and names it as its parent."""
@@ -214,18 +221,19 @@ class Call(otel_trace.Span):
         """Keep a handled exception as an event; the call's status stays as it is."""
         if self.ended or self._withheld("attributes"):
             return
-        found = {"exception.type": _type_name(exception)}
+        found = {"exception.type": _failures.type_name(exception)}
         if not self._holds_withheld(exception):
-            found["exception.message"] = _message(exception)
+            found["exception.message"] = _failures.message(exception)
         self.add_event("exception", {**found, **(attributes or {})}, timestamp)
 
     def end(self, end_time: int | None = None) -> None:
         """End the call as a success (or as the error that `set_status` declared)."""
-        self._finish(end_time)
+        elapsed = _monotonic() - self.begun
+        if not self.ended:
+            self._close(elapsed if end_time is None else max(end_time - self._started, 0))
 
     # --- everycall's own ---
 
-    @_guard.guarded
     def update(self, **fields: Any) -> None:
         """Set fields of the record: captured at once, as they are now.
 
@@ -236,40 +244,24 @@ class Call(otel_trace.Span):
         """
         if self.ended or self.omit & OMIT_ALL:
             return
-        for name, value in fields.items():
-            if value is None or value is UNSET:
-                continue
-            if name in _JSON_FIELDS:
-                if not self.omit & _JSON_FIELDS[name]:
-                    self._capture(name, value)
-            elif name in _COUNTS:
-                self._draft[name] = _count(name, value)
-            elif name in _LABELS:
-                self._draft[name] = _clipped(value, limits.NAME_CHARS_MAX)
-            elif name == "content":
-                if not self.omit & OMIT_OUTPUTS:
-                    self._set_content(value)
-            elif name == "metadata":
-                self._add_metadata(value)
-            elif name == "tags":
-                self._add_tags(value)
-            elif name == "name":
-                self.update_name(value)
-            elif name in _AMOUNTS:
-                self._draft[name] = _amount(name, value)
-            elif name in _FLAGS:
-                self._draft[name] = bool(value)
-            elif name in _IDS:
-                self._draft[name] = _clipped(value, limits.ID_CHARS_MAX)
-            elif name == "usage":
-                self._draft[name] = {str(k): _count(k, v) for k, v in value.items() if v is not None}
-            else:
-                self.set_attribute(name, value)
+        try:
+            for name, value in fields.items():
+                if value is None or value is UNSET:
+                    continue
+                setter = SETTERS.get(name)
+                if setter is not None:
+                    setter(self._draft, self.omit, name, value)
+                elif name == "name":
+                    self.update_name(value)
+                else:
+                    self.set_attribute(name, value)
+        except Exception as error:  # noqa: BLE001 - the guard
+            _guard.report("Call.update", error)
 
     def first_token(self) -> None:
         """Note the time to the first token; only the first call counts."""
         if "time_to_first_token" not in self._draft and not self.ended:
-            self._draft["time_to_first_token"] = (_monotonic() - self._begun) / 1e9
+            self._draft["time_to_first_token"] = (_monotonic() - self.begun) / 1e9
 
     def fail(self, error: BaseException | str) -> None:
         """End the call with an error; a cancellation or an abandoned generator is told apart."""
@@ -281,19 +273,19 @@ class Call(otel_trace.Span):
                 self._take_error(error)
         except Exception as failure:  # noqa: BLE001 - the guard
             _guard.report("Call.fail", failure)
-        self._finish(None)
+        self.end()
 
     def cancel(self) -> None:
         """End the call as cancelled: status error, error_type `cancelled`."""
         if not self.ended:
             self._draft.update(status=ERROR, error=CANCELLED, error_type=CANCELLED)
-        self._finish(None)
+        self.end()
 
     def abandon(self) -> None:
         """End the call as left by its consumer: status success, error_type `abandoned`, with the output so far."""
         if not self.ended:
             self._draft.setdefault("error_type", ABANDONED)
-        self._finish(None)
+        self.end()
 
     @property
     def url(self) -> str:
@@ -303,12 +295,21 @@ class Call(otel_trace.Span):
         base = self._recorder.settings.endpoint if self._recorder is not None else ""
         return f"{base}/traces/{quote(self.trace_id, safe='')}?record={quote(self.inference_id, safe='')}"
 
+    def happened_before(self, key: str) -> None:
+        """Record what happened earlier and elsewhere, such as a result of a batch; called before anything is below.
+
+        How long it took is not known. The id follows from the trace and `key`: recorded again, it is the same record.
+        """
+        self.span_id = hashlib.sha256(key.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+        self.inference_id = f"{self.trace_hex}-{self.span_id}"
+        self._draft["latency"] = None
+
     def declare(self, metadata: Mapping[str, Any] | None, tags: Iterable[str]) -> None:
         """Set the labels given at the start: omit flags leave them, for they are not content. Called once."""
         joined = {**(self.inherited_metadata or {}), **(metadata or {})}
-        labels = _tags([*self.inherited_tags, *tags])
+        labels = tags_of([*self.inherited_tags, *tags])
         if joined:
-            self._capture("metadata", joined)
+            set_json(self._draft, "metadata", joined)
         if labels:
             self._draft["tags"] = labels
         self._declared = (self._draft.get("metadata", ABSENT), list(labels))
@@ -324,51 +325,52 @@ class Call(otel_trace.Span):
             withheld.append(what)
         return True
 
-    def _capture(self, name: str, value: Any) -> None:
-        raw, cut = capture(value)
-        self._draft[name] = raw
-        if cut is not None:
-            self.note_cut(name, cut)
+    def capture(self, name: str, value: Any) -> None:
+        """Set a JSON field; the caller has looked at the omit flags. Raises nothing for any value."""
+        set_json(self._draft, name, value)
 
-    def returned(self, value: Any) -> None:
-        """End the call with what a function returned. Never raises."""
-        elapsed = _monotonic() - self._begun
+    def keep(self, name: str, value: Any, render: Callable[[Any], Any] | None = None) -> None:
+        """Set one of the fields that hold any JSON, as `update` does. For integrations: `render(value)` makes plain
+        what JSON does not have, and is asked only for a value that is not plain already.
+        """
+        if value is None or self.ended or self.omit & (JSON_FIELDS[name] | OMIT_ALL):
+            return
+        try:
+            raw = capture_plain(value) if type(value) is dict else None
+            if raw is not None:
+                self._draft[name] = raw
+            else:
+                set_json(self._draft, name, value, render)
+        except Exception as error:  # noqa: BLE001 - the guard
+            _guard.report("Call.keep", error)
+
+    def keep_own(self, name: str, value: Any) -> None:
+        """As `keep`, for a value that the caller made of JSON's own types, that nobody else has, and that is bounded
+        (`limits.CAPTURE_TEXT_MAX`): it is neither looked at nor encoded before the record is. None is not allowed.
+        """
+        if not self.ended and not self.omit & (JSON_FIELDS[name] | OMIT_ALL):
+            self._draft[name] = value
+
+    def returned(self, value: Any, render: Callable[[Any], Any] | None = None) -> None:
+        """End the call with what a function returned; `render` is as in `keep`. Never raises."""
+        elapsed = _monotonic() - self.begun
         if self.ended:
             return
         if not self.omit & _NO_OUTPUT:
             try:
-                raw, cut = capture(value)
-                self._draft["output"] = raw
-                if cut is not None:
-                    self.note_cut("output", cut)
+                set_json(self._draft, "output", value, render)
             except Exception as error:  # noqa: BLE001 - the guard
                 _guard.report("Call.returned", error)
         self._close(elapsed)
 
     def set_raw(self, name: str, raw: Raw) -> None:
         """Set a JSON field that is captured already; for streams, which capture piece by piece."""
-        if not self.ended and not self.omit & _JSON_FIELDS[name]:
+        if not self.ended and not self.omit & JSON_FIELDS[name]:
             self._draft[name] = raw
 
     def note_cut(self, name: str, cut: Cut) -> None:
         """Say in the record that a field is not whole."""
-        self._draft["truncated"] = {**self._draft.get("truncated", {}), name: cut}
-
-    def _set_content(self, value: Any) -> None:
-        if not issubclass(type(value), str):
-            self._capture("output", value)
-            return
-        kept, cut = cut_text(str.__str__(value), limits.FIELD_BYTES_MAX)
-        self._draft["content"] = plain_text(kept)
-        if cut is not None:
-            self.note_cut("content", cut)
-
-    def _add_metadata(self, value: Mapping[str, Any]) -> None:
-        before = to_json(self._draft["metadata"]) if "metadata" in self._draft else {}
-        self._capture("metadata", {**before, **value})
-
-    def _add_tags(self, value: Iterable[str]) -> None:
-        self._draft["tags"] = _tags([*self._draft.get("tags", []), *value])
+        note_cut(self._draft, name, cut)
 
     def _take_error(self, error: BaseException | str) -> None:
         self._draft["status"] = ERROR
@@ -379,16 +381,16 @@ class Call(otel_trace.Span):
         if type(error).__name__ == "CancelledError":
             self._draft.update(error=CANCELLED, error_type=CANCELLED)
             return
-        name = _type_name(error)
-        location = _location(error)
+        name = _failures.type_name(error)
+        location = _failures.location(error)
         attributes = {CODE_LOCATION: location} if location else {}
         if self.omit or self._holds_withheld(error):
             self._withhold(error)
             self._draft.update(error=f"{name} at {location}" if location else name, error_type=name)
         else:
-            message = _message(error)
+            message = _failures.message(error)
             self._draft.update(error=f"{name}: {message}" if message else name, error_type=name)
-            attributes["exception.stacktrace"] = _stacktrace(error)
+            attributes["exception.stacktrace"] = _failures.stacktrace(error)
         self._attributes = {**(self._attributes or {}), **attributes}
 
     def _withhold(self, error: BaseException) -> None:
@@ -400,32 +402,16 @@ class Call(otel_trace.Span):
             return
         if not self.omit:
             self._draft["omitted"] = [*self._draft.get("omitted", ()), "error"]
-        around = self.above or self._around
+        around = self.above or self.around
         if around is not None:
-            around._withheld_errors = (*around._withheld_errors[1 - limits.ERRORS_WITHHELD_MAX :], _identity(error))
+            around._withheld_errors = (
+                *around._withheld_errors[1 - limits.ERRORS_WITHHELD_MAX :],
+                _failures.identity(error),
+            )
 
     def _holds_withheld(self, error: BaseException) -> bool:
         """Tell whether an error is, was raised from, or holds one whose text an omit flag of a call below covers."""
-        if not self._withheld_errors:
-            return False
-        left: list[BaseException | None] = [error]
-        for _ in range(limits.ERRORS_WITHHELD_MAX):
-            if not left:
-                return False
-            one = left.pop()
-            if one is not None:
-                if _identity(one) in self._withheld_errors:
-                    return True
-                left += (one.__context__, one.__cause__)
-                if isinstance(one, BaseExceptionGroup):
-                    left += one.exceptions
-        return bool(left)
-
-    def _finish(self, end_time: int | None) -> None:
-        """End the call, once. The time is taken first; nothing here raises."""
-        elapsed = _monotonic() - self._begun
-        if not self.ended:
-            self._close(elapsed if end_time is None else max(end_time - self._started, 0))
+        return bool(self._withheld_errors) and _failures.holds(error, self._withheld_errors)
 
     def _close(self, elapsed: int) -> None:
         """Make the record, pass it through the chain, append it. What goes wrong is a counted loss."""
@@ -438,7 +424,11 @@ class Call(otel_trace.Span):
                 self._take_attributes()
             if self.omit:
                 _chain.omit(self._draft, self.omit, *self._declared)
-            line = _encode(self._fields(elapsed, recorder.project_name))
+            fields = self._fields(elapsed, recorder.project_name)
+            try:
+                line = _encode(fields)
+            except UnicodeEncodeError:
+                line = _encode(encodable(fields))
             if recorder.mask is not None or len(line) > limits.FIELD_BYTES_MAX:
                 line = _chain.mask_and_limit(line, recorder.mask)
             recorder.append(line)
@@ -467,77 +457,25 @@ class Call(otel_trace.Span):
         }
         if self.parent_id is not None:
             fields["parent_id"] = self.parent_id
+        if self.labelled:
+            self._add_labels(fields)
+        if "input_tokens" in draft and "output_tokens" in draft and "total_tokens" not in draft:
+            fields["total_tokens"] = draft["input_tokens"] + draft["output_tokens"]
+        return fields
+
+    def _add_labels(self, fields: dict[str, Any]) -> None:
         if self.trace_name is not None:
             fields["trace_name"] = self.trace_name
         if self.end_user_identifier is not None:
             fields["end_user_identifier"] = self.end_user_identifier
         if self.session_id is not None:
             fields["session_id"] = self.session_id
-        if "input_tokens" in draft and "output_tokens" in draft and "total_tokens" not in draft:
-            fields["total_tokens"] = draft["input_tokens"] + draft["output_tokens"]
-        return fields
 
     def _take_attributes(self) -> None:
         attributes = dict(self._attributes or {})
         if self._events:
             attributes["events"] = self._events
-        self._capture("attributes", attributes)
-
-
-def _tags(tags: Iterable[Any]) -> list[str]:
-    return list(dict.fromkeys(_clipped(tag, limits.NAME_CHARS_MAX) for tag in tags))[: limits.TAGS_MAX]
-
-
-def _count(name: str, value: Any) -> int:
-    """A token count as the record takes it. Raises `ValueError` (which the guard counts) for what is none."""
-    number = int(value)
-    if number != value or not 0 <= number <= 2**53:
-        raise ValueError(f"{name} must be a whole number, 0 or more")
-    return number
-
-
-def _amount(name: str, value: Any) -> float:
-    number = float(value)
-    if not 0 <= number < float("inf"):
-        raise ValueError(f"{name} must be a number, 0 or more")
-    return number
-
-
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _message(error: BaseException) -> str:
-    """The exception's text, bounded; a `__str__` that raises gives none."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - the user's code
-        return "<no text: __str__ raised>"
-    return _clipped(text, limits.ERROR_CHARS_MAX // 2)
-
-
-def _location(error: BaseException) -> str | None:
-    """Return `module:line` of where it was raised: a code location, no content."""
-    trace = error.__traceback__
-    if trace is None:
-        return None
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
-
-
-def _identity(error: BaseException) -> tuple[int, type, str | None]:
-    return id(error), type(error), _location(error)
-
-
-def _stacktrace(error: BaseException) -> str:
-    try:
-        lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-20)
-    except Exception:  # noqa: BLE001 - formatting runs the user's code
-        return "<no traceback: formatting raised>"
-    text = "".join(lines)
-    return text if len(text) <= limits.ERROR_CHARS_MAX else text[-limits.ERROR_CHARS_MAX :]
+        set_json(self._draft, "attributes", attributes)
 
 
 def begin(name: str, kind: str, fields: Mapping[str, Any], omit: int) -> Call:
@@ -554,6 +492,23 @@ def begin(name: str, kind: str, fields: Mapping[str, Any], omit: int) -> Call:
             call._sampled_out = not call.omit | omit
             call.omit |= OMIT_ALL
     call.omit |= omit
+    return call
+
+
+def start_below(name: str, kind: str, scope: str, above: Call) -> Call:
+    """Begin a call below another: `start_call(name, kind=kind, scope=scope, parent=above)` at two thirds of its cost.
+
+    For frameworks that run many small steps. `name` and `kind` are texts; the name is cut to its bound.
+    """
+    recorder = _recorder._active or active()
+    call = Call(name, kind, above, recorder, scope)
+    if call.labelled and (call.inherited_metadata or call.inherited_tags):
+        call.declare(None, ())
+    if len(name) > limits.NAME_CHARS_MAX or not name.isascii():
+        call.name = _clipped(name, limits.NAME_CHARS_MAX)
+    if recorder is not None and recorder.sample_rate < 1.0 and not sampled(call):
+        call._sampled_out = not call.omit
+        call.omit |= OMIT_ALL
     return call
 
 
@@ -585,18 +540,21 @@ def start_call(
     try:
         if type(name) is not str or len(name) > limits.NAME_CHARS_MAX or not name.isascii():
             call.name = _clipped(name, limits.NAME_CHARS_MAX)
-        call.omit |= omit_flags(log_omit, log_omit_inputs, log_omit_outputs)
+        if log_omit or log_omit_inputs or log_omit_outputs:
+            call.omit |= omit_flags(log_omit, log_omit_inputs, log_omit_outputs)
         if trace_id and trace_id != call.trace_id:
             text = trace_id if isinstance(trace_id, str) else str(trace_id)
             call.trace_id, call.trace_hex = _clipped(text, limits.ID_CHARS_MAX), trace_id_hex(text)
             call.inference_id = f"{call.trace_hex}-{call.span_id}"
-            call._around, call.parent_id, call.above = call.above or call._around, None, None
-        if trace_name:
-            call.trace_name = _clipped(trace_name, limits.NAME_CHARS_MAX)
-        if end_user_identifier:
-            call.end_user_identifier = _clipped(end_user_identifier, limits.ID_CHARS_MAX)
-        if session_id:
-            call.session_id = _clipped(session_id, limits.ID_CHARS_MAX)
+            call.around, call.parent_id, call.above = call.above or call.around, None, None
+        if trace_name or end_user_identifier or session_id:
+            call.labelled = True
+            if trace_name:
+                call.trace_name = _clipped(trace_name, limits.NAME_CHARS_MAX)
+            if end_user_identifier:
+                call.end_user_identifier = _clipped(end_user_identifier, limits.ID_CHARS_MAX)
+            if session_id:
+                call.session_id = _clipped(session_id, limits.ID_CHARS_MAX)
         if metadata or tags or call.inherited_metadata or call.inherited_tags:
             call.declare(metadata, tags)
         if fields:

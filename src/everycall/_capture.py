@@ -18,7 +18,7 @@ from everycall import limits
 from everycall._render import Walk, name_of, plain_text
 from everycall.record import ABSENT, Cut
 
-__all__ = ["capture", "cut_text", "plain_text"]
+__all__ = ["capture", "capture_by_hand", "capture_plain", "cut_text", "plain_text"]
 
 _encode = msgspec.json.Encoder().encode
 _HASH_BYTES_MAX = 8 * limits.MIB
@@ -30,23 +30,29 @@ def capture(value: Any) -> tuple[Raw, Cut | None]:
     Never raises for any value, never runs a user's code. Bounded by `limits.CAPTURE_NODES_MAX` and
     `limits.CAPTURE_DEPTH_MAX` (and so in time: 40 ms is the worst that was seen) and by `limits.FIELD_BYTES_MAX`.
     """
+    raw = capture_plain(value)
+    return (raw, None) if raw is not None else capture_by_hand(value)
+
+
+def capture_plain(value: Any) -> Raw | None:
+    """Return a plain value, of JSON's own types and within the budget, as JSON; None for any other."""
     kind = type(value)
     try:
         if kind is str:
             if len(value) <= limits.CAPTURE_TEXT_MAX:
-                return Raw(_encode(value)), None
+                return Raw(_encode(value))
         elif value is None:
-            return ABSENT, None
+            return ABSENT
         elif kind is dict or kind is list or kind is tuple:
             if _fits(value):
                 data = _encode(value)
                 if len(data) <= limits.FIELD_BYTES_MAX:
-                    return Raw(data), None
+                    return Raw(data)
         elif kind is bool or (kind is int and -(2**63) <= value < 2**63) or (kind is float and value - value == 0.0):
-            return Raw(_encode(value)), None
+            return Raw(_encode(value))
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError):
         pass  # a surrogate, or another thread changed it meanwhile: by hand, then
-    return _captured_by_hand(value, kind)
+    return None
 
 
 def _fits(value: Any) -> bool:
@@ -55,39 +61,36 @@ def _fits(value: Any) -> bool:
     level: list[Any] = [value]
     while level:
         depth += 1
-        if depth > limits.CAPTURE_DEPTH_MAX:
-            return False
         below: list[Any] = []
-        for item in level:
-            kind = type(item)
-            if kind is str:
-                characters += len(item)
-            elif kind is dict:
-                nodes += len(item)
-                if nodes > limits.CAPTURE_NODES_MAX:
-                    return False
-                below += item.values()  # the codec looks at the keys, and declines what is neither text nor number
-            elif kind is list or kind is tuple:
-                nodes += len(item)
-                if nodes > limits.CAPTURE_NODES_MAX:
-                    return False
-                below += item
-            elif kind is int:
-                if not -(2**63) <= item < 2**63:
-                    return False
-            elif kind is float:
-                if item - item != 0.0:
-                    return False
-            elif item is not None and kind is not bool:
+        for container in level:
+            size = len(container)
+            nodes += size
+            if nodes > limits.CAPTURE_NODES_MAX or (size and depth >= limits.CAPTURE_DEPTH_MAX):
                 return False
+            # the codec looks at an object's keys, and declines what is neither text nor number
+            for item in container.values() if type(container) is dict else container:
+                kind = type(item)
+                if kind is str:
+                    characters += len(item)
+                elif kind is dict or kind is list or kind is tuple:
+                    below.append(item)
+                elif kind is int:
+                    if not -(2**63) <= item < 2**63:
+                        return False
+                elif kind is float:
+                    if item - item != 0.0:
+                        return False
+                elif item is not None and kind is not bool:
+                    return False
         if characters > limits.CAPTURE_TEXT_MAX:
             return False
         level = below
     return True
 
 
-def _captured_by_hand(value: Any, kind: type) -> tuple[Raw, Cut | None]:
-    """Render a value that is not plain; once more with less room if its JSON came out too long."""
+def capture_by_hand(value: Any) -> tuple[Raw, Cut | None]:
+    """Capture a value that is not plain: rendered, once more with less room if its JSON came out too long."""
+    kind = type(value)
     data, room, cut = b"", limits.FIELD_BYTES_MAX, None
     try:
         while room >= limits.KIB:

@@ -14,8 +14,18 @@ from msgspec import Raw
 
 from everycall import _guard, limits
 from everycall._capture import cut_text
-from everycall.record import ABSENT, CONTENT_FIELDS, INPUT_FIELDS, OUTPUT_FIELDS, Cut, Record, decode, encode
-from everycall.semconv import CODE_LOCATION, EXCEPTION_TYPE
+from everycall.record import (
+    ABSENT,
+    CONTENT_FIELDS,
+    INPUT_FIELDS,
+    OUTPUT_FIELDS,
+    Cut,
+    Record,
+    decode,
+    encode,
+    is_safe_attribute,
+)
+from everycall.semconv import CODE_LOCATION
 from everycall.settings import OMIT_INPUTS, OMIT_OUTPUTS, Mask
 
 __all__ = ["Draft", "encode_within", "limit", "mask_and_limit", "mask_record", "omit"]
@@ -28,7 +38,6 @@ _TEXT_FIELDS = ("content", "error")
 _LABEL_FIELDS = ("name", "trace_name", "end_user_identifier", "session_id")
 _ID_FIELDS = frozenset({"trace_id", "end_user_identifier", "session_id", "deployment_id"})
 _SHORT = min(limits.ID_CHARS_MAX, limits.NAME_CHARS_MAX, limits.ERROR_CHARS_MAX)
-_SAFE_ATTRIBUTES = frozenset({EXCEPTION_TYPE, CODE_LOCATION})
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -53,7 +62,7 @@ def omit(draft: Draft, flags: int, declared_metadata: Raw, declared_tags: list[s
         attributes = _object(draft.get("attributes", ABSENT))
         draft["error"] = _error_without_content(draft.get("error_type"), attributes.get(CODE_LOCATION))
     if "attributes" in draft:
-        attributes = {k: v for k, v in _object(draft["attributes"]).items() if k in _SAFE_ATTRIBUTES}
+        attributes = {k: v for k, v in _object(draft["attributes"]).items() if is_safe_attribute(k, v)}
         if "attributes" not in omitted and len(attributes) != len(_object(draft["attributes"])):
             omitted.append("attributes")
         draft["attributes"] = Raw(_encode(attributes)) if attributes else ABSENT

@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar
 
 from everycall._call import Call
 from everycall._exchange import Exchange, Options, recorded_by_framework
-from everycall._frameworks import recorded_by_handler
 from everycall._guard import report
 from everycall._reading import Gathering, Reading, follow, follow_parse, watch_closing
 from everycall.settings import OMIT_INPUTS
@@ -174,8 +173,6 @@ def begin_request(
         if endpoint is None:
             return None
         framework = recorded_by_framework(scope, endpoint.kind)
-        if framework is None and endpoint.kind == "llm" and recorded_by_handler():
-            return None
         exchange = make(request, endpoint, framework)
         if exchange.records:
             if framework is None:

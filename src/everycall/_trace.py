@@ -186,7 +186,7 @@ class Plan:
             return None
         if not call.omit & (OMIT_INPUTS | OMIT_ALL):
             try:
-                call._capture("inputs", self.arguments.by_name(args, kwargs))
+                call.capture("inputs", self.arguments.by_name(args, kwargs))
             except Exception as error:  # noqa: BLE001 - the guard; the call is recorded without its inputs
                 _guard.report("trace", error)
         return call

@@ -19,7 +19,6 @@ from everycall import _integrations
 from everycall._call import INHERIT, UNSET, Call, Inherit, Unset, start_below, start_call
 from everycall._context import add_lookup, attach, current_call, current_context, detach
 from everycall._exchange import Exchange, Labels, Options, SharedLabels, recorded_by_framework
-from everycall._frameworks import recorded_by_handler
 from everycall._guard import guarded, report
 from everycall._hosts import provider_at
 from everycall._patches import Patches
@@ -69,7 +68,6 @@ __all__ = [
     "provider_at",
     "read",
     "recorded_by_framework",
-    "recorded_by_handler",
     "reference",
     "register_parent_lookup",
     "report",

@@ -121,7 +121,43 @@ def nested(canary: str, outcome: str, config: dict[str, Any]) -> None:
     RunnableLambda(inside).invoke(f"i-{canary}", config)
 
 
-ENTRIES = [chat, stream, chat_async, use_tool, retrieve, nested]
+def in_model(canary: str, outcome: str, config: dict[str, Any]) -> None:
+    """What a model's own code opens: it is found by the frames, and under the model's flags."""
+
+    class Busy(GenericFakeChatModel):
+        def _generate(self, *args: Any, **kwargs: Any) -> Any:
+            with everycall.span("inside", inputs=f"i-{canary}") as call:
+                call.update(output=f"o-{canary}")
+                end(outcome, canary)
+            return super()._generate(*args, **kwargs)
+
+    Busy(messages=iter([AIMessage(f"o-{canary}")] * 3)).invoke(f"i-{canary}", config)
+
+
+def graph(canary: str, outcome: str, config: dict[str, Any]) -> None:
+    """A graph of LangGraph's that asks a question, and is resumed."""
+    from langgraph import errors
+    from langgraph.checkpoint.memory import InMemorySaver
+    from langgraph.graph import START, StateGraph
+    from langgraph.types import Command, interrupt
+
+    def node(state: dict[str, str]) -> dict[str, str]:
+        end(outcome, canary)
+        return {"said": str(interrupt(f"o-{canary}"))}
+
+    made = StateGraph(dict)
+    made.add_node("node", node)
+    made.add_edge(START, "node")
+    runnable = made.compile(checkpointer=InMemorySaver())
+    config = {**config, "configurable": {"thread_id": "t"}}
+    try:
+        runnable.invoke({"said": f"i-{canary}"}, config)
+        runnable.invoke(Command(resume=f"i-{canary}"), config)
+    except getattr(errors, "NodeCancelledError", asyncio.CancelledError) as stopped:
+        raise asyncio.CancelledError from stopped
+
+
+ENTRIES = [chat, stream, chat_async, use_tool, retrieve, nested, in_model, graph]
 FLAGS = [{"log_omit_inputs": True, "log_omit_outputs": True}, {"log_omit": True}]
 WAYS = ["handler", "config", "context", "init", "environment"]
 

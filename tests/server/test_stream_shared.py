@@ -83,7 +83,8 @@ async def test_the_call_goes_on_when_the_first_caller_goes_away(bench: Bench, st
     """And its cost is that of the one who stays; the record of the other says abandoned, with what it had."""
     scripted = streaming_provider.stream(pieces=["he", "llo"], pause_after=1)
     first, second, third = (bench.follow(f"s-{n}") for n in range(3))
-    await asyncio.gather(first.begun(), second.begun(), third.begun())
+    for follower in (first, second, third):
+        await follower.begun()
     first.close()
     left = await bench.record("s-0")
     assert (left.error_type, left.content, left.cost) == ("abandoned", "he", None)

@@ -13,7 +13,6 @@ from everycall.instrument import (
     follow,
     read,
     recorded_by_framework,
-    recorded_by_handler,
     report,
 )
 from everycall.semconv import SERVICE_TIER
@@ -74,8 +73,6 @@ def begin(
         if request is None:
             return None
         framework = recorded_by_framework(SCOPE, request.endpoint.kind)
-        if framework is None and request.endpoint.kind == "llm" and recorded_by_handler():
-            return None
         provider = "gcp.vertex_ai" if getattr(api, "vertexai", False) else "gcp.gemini"
         exchange = GoogleExchange(provider, request, options, framework)
         if exchange.records and framework is None:

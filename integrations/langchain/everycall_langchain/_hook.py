@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from types import MethodType
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from everycall.instrument import report
 
-__all__ = ["hook"]
+__all__ = ["DONE", "Done", "hook", "own_hook"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Done:
+class Done:
     """What a hook returns: awaitable, with nothing left to wait for. Not a coroutine, which would need a loop."""
 
     __slots__ = ()
@@ -33,7 +33,7 @@ class _Done:
         yield
 
 
-_DONE = _Done()
+DONE: Final = Done()
 
 
 async def _coroutine_function() -> None:
@@ -54,17 +54,29 @@ class _Hook:
         self.__annotations__ = {}
         self.__wrapped__ = function
 
-    def __call__(self, *args: Any, **kwargs: Any) -> _Done:
-        try:
-            self.__wrapped__(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - the guard; `guarded` itself would be one more call each time
-            report(self.__qualname__, error)
-        return _DONE
-
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
+        return self if instance is None else MethodType(cast(Callable[..., Any], self), instance)
 
 
 def hook(function: F) -> F:
     """Make a method a callback that serves synchronous and asynchronous runs, and never raises into them."""
-    return cast(F, _Hook(function))
+
+    def guarded(*args: Any, **kwargs: Any) -> Done:
+        try:
+            function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the guard
+            report(function.__qualname__, error)
+        return DONE
+
+    return cast(F, _hook(function, guarded))
+
+
+def own_hook(function: F) -> F:
+    """The same for a method that guards itself and returns `DONE`: it is called for each step of each chain."""
+    return cast(F, _hook(function, function))
+
+
+def _hook(function: Callable[..., Any], called: Callable[..., Done]) -> _Hook:
+    """Make the object. Its class is its own, for the call to go to the function without one of ours in between."""
+    kind: type[_Hook] = type(function.__name__, (_Hook,), {"__call__": staticmethod(called)})
+    return kind(function)

@@ -5,24 +5,19 @@ Called by the handler at each start. What is read from a config here is not reco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-__all__ = ["MODEL", "OUTERMOST", "STEP", "Options", "copied_metadata", "copied_tags"]
+from everycall import limits
 
-OUTERMOST, MODEL, STEP = "outermost", "model", "step"
-"""What a run is to these options: one without a run above it, a model below another run, any other."""
+__all__ = ["STEP_TAG", "Options", "copied_tags", "own_keys"]
 
 _TEXTS: Final = ("trace_id", "trace_name", "end_user_identifier", "deployment_id")
 _SESSION_KEYS: Final = ("session_id", "thread_id", "conversation_id")
 _FLAGS: Final = ("log_omit", "log_omit_inputs", "log_omit_outputs")
 _READ: Final = frozenset({*_TEXTS, *_SESSION_KEYS, *_FLAGS, "target"})
-_NOT_FOR: Final[Mapping[str, frozenset[str]]] = {
-    OUTERMOST: frozenset(),
-    MODEL: frozenset({"trace_id", "trace_name", "target"}),
-    STEP: frozenset({"trace_id", "trace_name", "target", "deployment_id"}),
-}
+_OF_THE_TRACE: Final = frozenset({"trace_id", "trace_name", "target"})
 _INTERNAL_KEYS: Final = (
     "ls_",
     "lc_",
@@ -33,40 +28,54 @@ _INTERNAL_KEYS: Final = (
     "checkpoint_ns",
     "checkpoint_id",
 )
-_INTERNAL_TAGS: Final = ("seq:step:", "map:key:", "graph:step:", "langsmith:", "condition:", "branch:")
+STEP_TAG: Final = "seq:step:"
+"""What each step of a chain is tagged with, and a number."""
+_INTERNAL_TAGS: Final = (STEP_TAG, "map:key:", "graph:step:", "langsmith:", "condition:", "branch:")
+
+
+_own_keys: dict[tuple[Any, ...], tuple[str, ...]] = {}
+"""What `own_keys` found: the keys of a model's or a graph's metadata are the same each time."""
 
 
 class Options:
     """The keywords of a handler, as the arguments of `start_call` that each kind of run gets of them.
 
-    The trace's labels and `target` are for the outermost run, whose trace the others share; `deployment_id` is for it
-    and for models; the rest is for every run.
+    `outermost` is for a run without one above it, `model` for a model below another run, `step` for any other. The
+    trace's labels and `target` are for the outermost, whose trace the others share; `deployment_id` is for it and for
+    models; the rest is for every run. `reads` are the names that a run's config may give: then `joined` is asked.
     """
 
-    __slots__ = ("_of",)
+    __slots__ = ("model", "outermost", "step")
+
+    reads: Final = _READ
 
     def __init__(self, keywords: Mapping[str, Any]) -> None:
         given = {name: value for name, value in keywords.items() if value or (name == "target" and value is not None)}
-        self._of = {role: _without(given, left_out) for role, left_out in _NOT_FOR.items()}
+        self.outermost: Mapping[str, Any] = given
+        self.model: Mapping[str, Any] = _without(given, _OF_THE_TRACE)
+        self.step: Mapping[str, Any] = _without(given, _OF_THE_TRACE | {"deployment_id"})
 
-    def arguments(self, metadata: Mapping[str, Any], role: str) -> Mapping[str, Any]:
-        """Return the arguments for a run with this config metadata, whose values win; flags add up."""
-        given = self._of[role]
-        if _READ.isdisjoint(metadata):
-            return given
-        return {**given, **_without(_read(metadata), _NOT_FOR[role])}
-
-
-def copied_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a user put in a config's metadata: without LangChain's own keys and without those read here."""
-    return {
-        key: value
-        for key, value in metadata.items()
-        if key not in _READ and not (isinstance(key, str) and key.startswith(_INTERNAL_KEYS))
-    }
+    def joined(self, given: Mapping[str, Any], metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return one of the three with what a run's config says, whose values win; flags add up."""
+        left_out = frozenset() if given is self.outermost else _OF_THE_TRACE
+        if given is self.step:
+            left_out |= {"deployment_id"}
+        return {**given, **_without(_read(metadata), left_out)}
 
 
-def copied_tags(tags: Iterable[str]) -> list[str]:
+def own_keys(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys a user put in a config's metadata: not LangChain's own, nor those read here."""
+    keys = tuple(metadata)
+    found = _own_keys.get(keys)
+    if found is None:
+        if len(_own_keys) >= limits.CAPTURE_SHAPES_MAX:
+            _own_keys.clear()
+        internal = {name for name in keys if isinstance(name, str) and name.startswith(_INTERNAL_KEYS)}
+        found = _own_keys[keys] = tuple(name for name in keys if name not in internal and name not in _READ)
+    return found
+
+
+def copied_tags(tags: Sequence[str]) -> list[str]:
     """Return the tags a user gave a run: without those by which LangChain numbers its steps."""
     return [tag for tag in tags if not tag.startswith(_INTERNAL_TAGS)]
 

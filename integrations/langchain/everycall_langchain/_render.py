@@ -14,7 +14,9 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import ChatPromptValue, StringPromptValue
 
-__all__ = ["document", "message", "plain", "text"]
+from everycall import limits
+
+__all__ = ["document", "message", "plain", "short_message", "text"]
 
 _ROLES = {
     "human": "user",
@@ -37,7 +39,7 @@ def message(value: BaseMessage) -> dict[str, Any]:
     Tool calls take OpenAI's shape, their arguments as an object; calls that could not be parsed keep the text.
     """
     stored = value.__dict__
-    kind = value.type
+    kind = stored.get("type") or value.type
     shown: dict[str, Any] = {"role": _ROLES.get(kind) or stored.get("role") or kind, "content": stored.get("content")}
     if stored.get("name"):
         shown["name"] = stored["name"]
@@ -54,6 +56,21 @@ def message(value: BaseMessage) -> dict[str, Any]:
             for call in (*(calls or ()), *(unparsed or ()))
         ]
     return shown
+
+
+def short_message(value: Any) -> dict[str, Any] | None:
+    """Return a chat message that is a text and nothing else, within `limits.CAPTURE_TEXT_MAX`; None for any other.
+
+    What it returns shares nothing with the message that can change, and is of JSON's own types.
+    """
+    stored = value.__dict__
+    content = stored.get("content")
+    if type(content) is not str or len(content) > limits.CAPTURE_TEXT_MAX:
+        return None
+    if stored.get("name") or stored.get("tool_calls") or stored.get("invalid_tool_calls") or "tool_call_id" in stored:
+        return None
+    kind = stored.get("type") or value.type
+    return {"role": _ROLES.get(kind) or stored.get("role") or kind, "content": content}
 
 
 def text(content: Any) -> str:
@@ -95,8 +112,16 @@ def plain(value: Any, levels: int = _LEVELS) -> Any:
     if render is _UNKNOWN:
         if len(_renderers) >= _TYPES_MAX:
             _renderers.clear()
-        render = _renderers[kind] = next((found for base, found in _RENDERED if issubclass(kind, base)), None)
+        render = next((found for base, found in _RENDERED if issubclass(kind, base)), None)
+        if render is None and kind.__name__ == "Send":
+            render = _send
+        _renderers[kind] = render
     return render(value) if render is not None else value
+
+
+def _send(value: Any) -> Any:
+    """Render LangGraph's `Send`: a node, and what it is given."""
+    return {"node": value.node, "arg": plain(value.arg)} if type(value).__module__ == "langgraph.types" else value
 
 
 def _action(value: AgentAction) -> dict[str, Any]:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
-from opentelemetry.context import get_current
 
-from everycall.instrument import INHERIT, start_call
-from everycall_langchain import _completion, _render
-from everycall_langchain._hook import hook
-from everycall_langchain._options import MODEL, OUTERMOST, STEP, Options, copied_metadata, copied_tags
-from everycall_langchain._runs import RUNS, Run, key, register
+from everycall.instrument import report
+from everycall_langchain import _completion, _graphs, _life, _render
+from everycall_langchain._hook import DONE, Done, hook, own_hook
+from everycall_langchain._inside import register
+from everycall_langchain._options import Options
+from everycall_langchain._runs import RUNS, Run, key
 
 __all__ = ["CallbackHandler"]
 
-SCOPE = "everycall_langchain"
-_HIDDEN_TAG = "langsmith:hidden"
-_AGENT_NAMES = frozenset({"AgentExecutor"})
-_STEP_KINDS = frozenset({"prompt", "parser"})
-_CONTROL_FLOW = frozenset({"GraphBubbleUp", "GraphInterrupt", "NodeInterrupt", "ParentCommand"})
-"""LangGraph's exceptions that steer a graph. Known by name, so that LangGraph need not be installed."""
-_ANSWERING_ROLES = frozenset({"assistant", "tool", "function"})
-_NOTHING: Mapping[str, Any] = {}
+_AGENT_NAMES: Final = frozenset({"AgentExecutor"})
+_STEP_KINDS: Final = frozenset({"prompt", "parser"})
+_NOTHING: Final[Mapping[str, Any]] = {}
+_FREQUENT: Final = ("on_chain_start", "on_chain_end", "on_chat_model_start", "on_llm_end", "on_llm_new_token",
+                    "on_tool_start", "on_tool_end")  # fmt: skip
 
 
 class CallbackHandler(BaseCallbackHandler):
@@ -48,6 +46,9 @@ class CallbackHandler(BaseCallbackHandler):
 
     raise_error = False
     run_inline = False
+    # LangChain asks for these at each event; as its own properties they would be a call each.
+    _hears_graphs = False
+    ignore_chain = ignore_llm = ignore_chat_model = False
 
     def __init__(
         self,
@@ -80,7 +81,14 @@ class CallbackHandler(BaseCallbackHandler):
                 "log_omit_outputs": log_omit_outputs,
             }
         )
+        for name in _FREQUENT:  # bound once: LangChain asks for the method at each event
+            self.__dict__[name] = getattr(self, name)
         register()
+
+    def _hear_graphs(self) -> None:
+        if _graphs.LANGGRAPH in sys.modules:
+            _graphs.as_graph_handler(self)
+            self._hears_graphs = True
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """Answer callbacks that a later LangChain or LangGraph may send: quietly, and with nothing."""
@@ -90,15 +98,49 @@ class CallbackHandler(BaseCallbackHandler):
 
     # --- models ---
 
-    @hook
+    @own_hook
     def on_chat_model_start(
-        self, serialized: dict[str, Any] | None, messages: list[list[BaseMessage]], **about: Any
-    ) -> None:
-        self._start(serialized, "llm", about, lambda: _completion.request(messages, *_of_model(about)))
+        self,
+        serialized: dict[str, Any] | None,
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: Any,
+        parent_run_id: Any = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        name: str | None = None,
+        invocation_params: Mapping[str, Any] | None = None,
+        **_about: Any,
+    ) -> Done:
+        try:
+            run = _life.begin(
+                self._options, "llm", name or _life.name_of(serialized, "llm"), run_id, parent_run_id, tags, metadata
+            )
+            if run is not None:
+                _life.ask(run, _completion.request(messages, invocation_params or _NOTHING, metadata or _NOTHING))
+        except Exception as error:  # noqa: BLE001 - the guard
+            report("on_chat_model_start", error)
+        return DONE
 
     @hook
-    def on_llm_start(self, serialized: dict[str, Any] | None, prompts: list[str], **about: Any) -> None:
-        self._start(serialized, "llm", about, lambda: _completion.text_request(prompts, *_of_model(about)))
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any] | None,
+        prompts: list[str],
+        *,
+        run_id: Any,
+        parent_run_id: Any = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        name: str | None = None,
+        invocation_params: Mapping[str, Any] | None = None,
+        **_about: Any,
+    ) -> None:
+        run = _life.begin(
+            self._options, "llm", name or _life.name_of(serialized, "llm"), run_id, parent_run_id, tags, metadata
+        )
+        if run is not None:
+            _life.ask(run, _completion.text_request(prompts, invocation_params or _NOTHING, metadata or _NOTHING))
 
     @hook
     def on_llm_new_token(self, token: Any, *, run_id: Any, chunk: Any = None, **_about: Any) -> None:
@@ -112,9 +154,18 @@ class CallbackHandler(BaseCallbackHandler):
         if run is not None and event["event"] == "content-block-delta":
             run.hear(str(event["delta"].get("text") or ""))
 
-    @hook
-    def on_llm_end(self, response: LLMResult, *, run_id: Any, **_about: Any) -> None:
-        _end(run_id, lambda _: _completion.answer(response, run_id))
+    @own_hook
+    def on_llm_end(self, response: LLMResult, *, run_id: Any, **_about: Any) -> Done:
+        try:
+            run = RUNS.close(run_id.int if type(run_id) is UUID else key(run_id))
+            if run is not None:
+                try:
+                    run.call.update(**_completion.answer(response, run_id))
+                finally:
+                    run.call.end()
+        except Exception as error:  # noqa: BLE001 - the guard
+            report("on_llm_end", error)
+        return DONE
 
     @hook
     def on_llm_error(self, error: BaseException, *, run_id: Any, **about: Any) -> None:
@@ -124,79 +175,137 @@ class CallbackHandler(BaseCallbackHandler):
                 said = _completion.answer(response, run_id)
             return {**said, "content": run.text() or said.get("content")}  # the response may lack the last chunk
 
-        _fail(run_id, error, so_far)
+        _life.fail(run_id, error, so_far)
 
     # --- chains ---
 
-    @hook
-    def on_chain_start(self, serialized: dict[str, Any] | None, inputs: Any, **about: Any) -> None:
-        kind = about.get("run_type")
-        if kind not in _STEP_KINDS:
-            named = about.get("name")
-            agent = named and (named in _AGENT_NAMES or named == (about.get("metadata") or {}).get("lc_agent_name"))
-            kind = "agent" if agent else "chain"
-        resumed = type(inputs).__name__ == "Command"
-        self._start(serialized, kind, about, lambda: {"inputs": _render.plain(inputs)}, resumed=resumed)
+    @own_hook
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: Any,
+        *,
+        run_id: Any,
+        parent_run_id: Any = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        run_type: str | None = None,
+        name: str | None = None,
+        **_about: Any,
+    ) -> Done:
+        try:
+            if parent_run_id is None and not self._hears_graphs:
+                self._hear_graphs()
+            if run_type in _STEP_KINDS:
+                kind = str(run_type)
+            else:
+                agent = name in _AGENT_NAMES or (metadata and name and name == metadata.get("lc_agent_name"))
+                kind = "agent" if agent else "chain"
+            run = _life.begin(
+                self._options,
+                kind,
+                name or _life.name_of(serialized, kind),
+                run_id,
+                parent_run_id,
+                tags,
+                metadata,
+                parent_run_id is None and _graphs.is_resumption(inputs),
+            )
+            if run is not None and not (run.call.omit and run.parent is not None):
+                _life.keep_inputs(run, inputs)
+        except Exception as error:  # noqa: BLE001 - the guard
+            report("on_chain_start", error)
+        return DONE
+
+    @own_hook
+    def on_chain_end(self, outputs: Any, *, run_id: Any, inputs: Any = _life.MISSING, **_about: Any) -> Done:
+        try:
+            run = RUNS.close(run_id.int if type(run_id) is UUID else key(run_id))
+            if run is not None:
+                if inputs is _life.MISSING and not run.call.omit:
+                    run.call.returned(outputs, _render.plain)
+                else:
+                    _life.end_chain(run, outputs, inputs)
+        except Exception as error:  # noqa: BLE001 - the guard
+            report("on_chain_end", error)
+        return DONE
 
     @hook
-    def on_chain_end(self, outputs: Any, *, run_id: Any, **about: Any) -> None:
-        def told(run: Run) -> Mapping[str, Any]:
-            if _is_passed_on(run):
-                return _NOTHING
-            return {"output": _render.plain(outputs), "inputs": _render.plain(about.get("inputs"))}
-
-        _end(run_id, told, streamed="inputs" in about)
-
-    @hook
-    def on_chain_error(self, error: BaseException, *, run_id: Any, **about: Any) -> None:
-        _fail(run_id, error, lambda run: {} if _is_passed_on(run) else {"inputs": _render.plain(about.get("inputs"))})
+    def on_chain_error(self, error: BaseException, *, run_id: Any, inputs: Any = None, **_about: Any) -> None:
+        _life.fail(run_id, error, lambda run: {} if _life.is_passed_on(run) else {"inputs": _render.plain(inputs)})
 
     # --- tools and retrievers ---
 
     @hook
-    def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, **about: Any) -> None:
-        inputs = about.get("inputs")
-        given = input_str if inputs is None else inputs
-        self._start(serialized, "tool", about, lambda: {"inputs": _render.plain(given)})
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any] | None,
+        input_str: str,
+        *,
+        run_id: Any,
+        parent_run_id: Any = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        inputs: dict[str, Any] | None = None,
+        name: str | None = None,
+        **_about: Any,
+    ) -> None:
+        named = name or _life.name_of(serialized, "tool")
+        run = _life.begin(self._options, "tool", named, run_id, parent_run_id, tags, metadata)
+        if run is not None and not (run.call.omit and run.parent is not None):
+            run.call.keep("inputs", input_str if inputs is None else inputs, _render.plain)
 
     @hook
     def on_tool_end(self, output: Any, *, run_id: Any, **_about: Any) -> None:
-        said = output.__dict__.get("content") if isinstance(output, BaseMessage) else output
-        _end(run_id, lambda _: {"output": _render.plain(said)})
+        _life.end(run_id, output.__dict__.get("content") if isinstance(output, BaseMessage) else output)
 
     @hook
     def on_tool_error(self, error: BaseException, *, run_id: Any, **_about: Any) -> None:
-        _fail(run_id, error)
+        _life.fail(run_id, error)
 
     @hook
-    def on_retriever_start(self, serialized: dict[str, Any] | None, query: str, **about: Any) -> None:
-        self._start(serialized, "retriever", about, lambda: {"inputs": {"query": query}})
+    def on_retriever_start(
+        self,
+        serialized: dict[str, Any] | None,
+        query: str,
+        *,
+        run_id: Any,
+        parent_run_id: Any = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        name: str | None = None,
+        **_about: Any,
+    ) -> None:
+        named = name or _life.name_of(serialized, "retriever")
+        run = _life.begin(self._options, "retriever", named, run_id, parent_run_id, tags, metadata)
+        if run is not None and not (run.call.omit and run.parent is not None):
+            run.call.keep("inputs", {"query": query})
 
     @hook
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: Any, **_about: Any) -> None:
-        _end(run_id, lambda _: {"output": [_render.plain(found) for found in documents]})
+        _life.end(run_id, documents)
 
     @hook
     def on_retriever_error(self, error: BaseException, *, run_id: Any, **_about: Any) -> None:
-        _fail(run_id, error)
+        _life.fail(run_id, error)
 
     # --- what happens while a run is open ---
 
     @hook
     def on_agent_action(self, action: Any, *, run_id: Any, **_about: Any) -> None:
-        _event(run_id, "agent.action", {"tool": str(action.tool)})
+        _life.event(run_id, "agent.action", {"tool": str(action.tool)})
 
     @hook
     def on_agent_finish(self, finish: Any, *, run_id: Any, **_about: Any) -> None:  # noqa: ARG002 - LangChain's name
-        _event(run_id, "agent.finish", {})
+        _life.event(run_id, "agent.finish", {})
 
     @hook
     def on_retry(self, retry_state: Any, *, run_id: Any, **_about: Any) -> None:
-        _event(run_id, "retry", {"attempt": int(retry_state.attempt_number)})
+        _life.event(run_id, "retry", {"attempt": int(retry_state.attempt_number)})
 
     @hook
     def on_custom_event(self, name: str, data: Any, *, run_id: Any, **_about: Any) -> None:
-        _event(run_id, name, {"data": _render.plain(data)})
+        _life.event(run_id, name, {"data": _render.plain(data)})
 
     @hook
     def on_text(self, text: str, **_about: Any) -> None:
@@ -204,58 +313,11 @@ class CallbackHandler(BaseCallbackHandler):
 
     @hook
     def on_interrupt(self, event: Any, **_about: Any) -> None:
-        _event(getattr(event, "run_id", None), "interrupt", {})
+        _life.interrupted(getattr(event, "run_id", None), getattr(event, "interrupts", ()))
 
     @hook
     def on_resume(self, event: Any, **_about: Any) -> None:
-        _event(getattr(event, "run_id", None), "resume", {})
-
-    # --- how a run begins ---
-
-    def _start(
-        self,
-        serialized: Mapping[str, Any] | None,
-        kind: str,
-        about: Mapping[str, Any],
-        recorded: Callable[[], dict[str, Any]],
-        *,
-        resumed: bool = False,
-    ) -> None:
-        """Open a run. Its fields are asked for once it is open, so that a defect in them costs them and not the run.
-
-        A graph that is `resumed` goes on in the trace in which it was interrupted, in the same process and session.
-        """
-        run_key = key(about["run_id"])
-        if run_key in RUNS.by_key:
-            return  # another handler of ours was first: one run, one record
-        above, context, tags = about.get("parent_run_id"), get_current(), about.get("tags")
-        parent = RUNS.by_key.get(key(above)) if above is not None else None
-        if parent is not None and tags and _HIDDEN_TAG in tags:
-            RUNS.open(run_key, Run(parent.call, parent, context, hidden=True))
-            return
-        metadata = about.get("metadata") or _NOTHING
-        role = OUTERMOST if parent is None else MODEL if kind == "llm" else STEP
-        arguments = self._options.arguments(metadata, role)
-        if resumed and parent is None and (waiting := RUNS.resume(arguments.get("session_id"))):
-            arguments = {"trace_id": waiting, **arguments}
-        call = start_call(
-            _name(serialized, about, kind),
-            kind=kind,
-            scope=SCOPE,
-            parent=INHERIT if parent is None else parent.parent_of_next(context),
-            **arguments,
-        )
-        RUNS.open(run_key, Run(call, parent, context))
-        fields = recorded()
-        if call.omit and parent is not None:
-            fields = _without_passed_on(fields)
-        # Labels of a config are not given to `start_call`, where they would be declared and outlive the omit flags: a
-        # framework may have filled them from inputs.
-        if metadata and (own := copied_metadata(metadata)):
-            fields["metadata"] = own
-        if tags and (labels := copied_tags(tags)):
-            fields["tags"] = labels
-        call.update(**fields)
+        _life.event(getattr(event, "run_id", None), "resume", {"checkpoint_id": getattr(event, "checkpoint_id", None)})
 
 
 @hook
@@ -263,83 +325,7 @@ def _unknown(*_event: Any, **_about: Any) -> None:
     return None
 
 
-def _is_passed_on(run: Run) -> bool:
-    """Tell whether an omit flag on one side must keep both sides of a step out.
-
-    What one step answers is what the next is asked: with outputs omitted, a model's answer would be read from the
-    parser's inputs, and with inputs omitted, the question from the prompt's output.
-    """
-    return bool(run.call.omit) and (run.parent is not None or run.call.kind == "prompt")
-
-
-def _without_passed_on(recorded: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a step under an omit flag, without what other steps said: its inputs, a model's history."""
-    kept = {name: value for name, value in recorded.items() if name != "inputs"}
-    if "llm_configuration" in kept:
-        asked = [said for said in kept["llm_configuration"]["messages"] if said["role"] not in _ANSWERING_ROLES]
-        kept["llm_configuration"] = {**kept["llm_configuration"], "messages": asked}
-    return kept
-
-
-def _name(serialized: Mapping[str, Any] | None, about: Mapping[str, Any], kind: str) -> str:
-    named = about.get("name")
-    if not named and serialized:
-        path = serialized.get("id")
-        named = serialized.get("name") or (path[-1] if isinstance(path, list) and path else None)
-    return str(named) if named else kind
-
-
 def _says_something(chunk: Any) -> bool:
     """Tell whether a chunk without text brings a tool call or reasoning: an opening or closing one brings neither."""
     said = getattr(chunk, "message", None)
     return said is not None and bool(said.__dict__.get("tool_call_chunks") or said.__dict__.get("additional_kwargs"))
-
-
-def _of_model(about: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    return about.get("invocation_params") or _NOTHING, about.get("metadata") or _NOTHING
-
-
-def _end(run_id: Any, told: Callable[[Run], Mapping[str, Any]], *, streamed: bool = False) -> None:
-    """End a run with what it `told`; with less, should that fail.
-
-    When the consumer of a stream closes it, LangChain ends the chain as if it had come to its end; what tells the two
-    apart is that a step of it is still open.
-    """
-    run = RUNS.close(key(run_id))
-    if run is None:
-        return
-    try:
-        run.call.update(**told(run))
-    finally:
-        if streamed and run.open_children:
-            run.call.abandon()
-        else:
-            run.call.end()
-
-
-def _fail(run_id: Any, error: BaseException, told: Callable[[Run], Mapping[str, Any]] | None = None) -> None:
-    """End a run with the error that LangChain reports, unless that error is how a graph steers itself."""
-    run = RUNS.close(key(run_id))
-    if run is None:
-        return
-    try:
-        if told is not None:
-            run.call.update(**told(run))
-    finally:
-        names = {kind.__name__ for kind in type(error).__mro__}
-        if names & _CONTROL_FLOW:
-            if "GraphInterrupt" in names:
-                RUNS.interrupt(run.call)
-            run.call.add_event(type(error).__name__)
-            run.call.end()
-        else:
-            if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
-                for below in RUNS.close_below(run):  # LangChain does not tell of a tool that was cancelled
-                    below.call.cancel()
-            run.call.fail(error)
-
-
-def _event(run_id: Any, name: str, attributes: Mapping[str, Any]) -> None:
-    run = RUNS.by_key.get(key(run_id))
-    if run is not None:
-        run.call.add_event(name, attributes)

@@ -1,9 +1,17 @@
-"""What the tests share: records as they pass the chain, and models that answer from a script."""
+"""What the tests share: records as they pass the chain, spans of a program's own, and models that answer from a script.
+
+A test is written once for every way to run a chain: `run` is each of them in turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import importlib.util
+import os
+import sys
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +19,32 @@ from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, LLMResult
+from opentelemetry import context as otel_context
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from everycall.record import Record, to_json
 from everycall.testing import capture_records
+
+FAKES = Path(__file__).parents[3] / "tests" / "fakes"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing from outside configures a test, a model or a client."""
+    for name in list(os.environ):
+        if name.startswith(("EVERYCALL_", "OTEL_", "OPENAI_", "LANGCHAIN_", "LANGSMITH_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("EVERYCALL_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_attached() -> Iterator[None]:
+    """No test leaves anything in OpenTelemetry's context."""
+    before = dict(otel_context.get_current())
+    yield
+    assert dict(otel_context.get_current()) == before
 
 
 @pytest.fixture
@@ -68,6 +99,118 @@ def value() -> Callable[[Any], Any]:
     return to_json
 
 
+class Spans:
+    """Spans of the program's own SDK, which is not everycall's: as of an HTTP client's instrumentation."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer = provider.get_tracer("the program's own")
+
+    @property
+    def finished(self) -> tuple[ReadableSpan, ...]:
+        return self.exporter.get_finished_spans()
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.finished if span.name == name]
+
+
+@pytest.fixture
+def spans() -> Spans:
+    return Spans()
+
+
+@pytest.fixture
+def is_below() -> Callable[[ReadableSpan, Record], bool]:
+    """Return what tells whether a span of the program's own has a record's call for its parent."""
+
+    def tell(span: ReadableSpan, record: Record) -> bool:
+        assert span.context is not None
+        parent = span.parent
+        if parent is None or span.context.trace_id != parent.trace_id:
+            return False
+        return f"{parent.trace_id:032x}-{parent.span_id:016x}" == record.inference_id
+
+    return tell
+
+
+async def _invoke(chain: Any, given: Any, config: Any) -> None:
+    chain.invoke(given, config)
+
+
+async def _batch(chain: Any, given: Any, config: Any) -> None:
+    chain.batch([given], config)
+
+
+async def _stream(chain: Any, given: Any, config: Any) -> None:
+    list(chain.stream(given, config))
+
+
+async def _ainvoke(chain: Any, given: Any, config: Any) -> None:
+    await chain.ainvoke(given, config)
+
+
+async def _abatch(chain: Any, given: Any, config: Any) -> None:
+    await chain.abatch([given], config)
+
+
+async def _astream(chain: Any, given: Any, config: Any) -> None:
+    assert [piece async for piece in chain.astream(given, config)]
+
+
+async def _events(chain: Any, given: Any, config: Any, version: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first version is deprecated, and works
+        assert [event async for event in chain.astream_events(given, config, version=version)]
+
+
+async def _events_v1(chain: Any, given: Any, config: Any) -> None:
+    await _events(chain, given, config, "v1")
+
+
+async def _events_v2(chain: Any, given: Any, config: Any) -> None:
+    await _events(chain, given, config, "v2")
+
+
+WAYS: dict[str, Callable[[Any, Any, Any], Awaitable[None]]] = {
+    "invoke": _invoke,
+    "batch": _batch,
+    "stream": _stream,
+    "ainvoke": _ainvoke,
+    "abatch": _abatch,
+    "astream": _astream,
+    "events v1": _events_v1,
+    "events v2": _events_v2,
+}
+
+
+@pytest.fixture(params=list(WAYS))
+def run(request: pytest.FixtureRequest) -> Callable[[Any, Any, Any], Awaitable[None]]:
+    """Return each of LangChain's ways to run something to its end, `await run(chain, input, config)`."""
+    return WAYS[request.param]
+
+
+@pytest.fixture(params=[name for name in WAYS if name not in ("invoke", "batch", "stream")])
+def run_async(request: pytest.FixtureRequest) -> Callable[[Any, Any, Any], Awaitable[None]]:
+    """Return each of those that run on the event loop."""
+    return WAYS[request.param]
+
+
+@pytest.fixture
+def provider() -> Iterator[Any]:
+    """A started fake provider: a real server on loopback."""
+    name = "everycall_fakes_provider"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, FAKES / "provider.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    with sys.modules[name].FakeProvider() as started:
+        yield started
+
+
 class ScriptedChat(BaseChatModel):
     """Answers with copies of its messages, one after the other; streams each word of a text as a chunk."""
 
@@ -76,6 +219,7 @@ class ScriptedChat(BaseChatModel):
     fails: Any = None
     fails_after: int = -1
     waits: bool = False
+    usage_first: bool = False
     choices: int = 1
     model_name: str | None = "claude-test-1"
     provider: str = "anthropic"
@@ -95,6 +239,9 @@ class ScriptedChat(BaseChatModel):
         params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = self.provider
         return params
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        return self.bind(tools=[{"type": "function", "function": {"name": each.name}} for each in tools], **kwargs)
 
     def _next(self) -> AIMessage:
         self.calls.append(1)
@@ -126,10 +273,12 @@ class ScriptedChat(BaseChatModel):
             if number == self.fails_after:
                 raise self.fails
             last = number == len(words) - 1
+            told = number == 0 if self.usage_first else last
             yield ChatGenerationChunk(
                 message=AIMessageChunk(
                     content=word if last else word + " ",
-                    usage_metadata=answer.usage_metadata if last else None,
+                    tool_calls=answer.tool_calls if last else [],
+                    usage_metadata=answer.usage_metadata if told else None,
                     response_metadata=answer.response_metadata if last else {},
                 )
             )

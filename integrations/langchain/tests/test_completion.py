@@ -139,7 +139,7 @@ def test_a_message_given_again_is_no_cache_hit(tree: Any) -> None:
         ),
         (
             {"input_tokens": 3, "output_tokens": 4, "cache_read_input_tokens": 50, "cache_creation_input_tokens": 7},
-            {"input_tokens": 60, "output_tokens": 4, "usage": {"cached": 50, "cache_write": 7}},
+            {"input_tokens": 60, "output_tokens": 4, "total_tokens": 64, "usage": {"cached": 50, "cache_write": 7}},
         ),
         (
             {
@@ -151,13 +151,18 @@ def test_a_message_given_again_is_no_cache_hit(tree: Any) -> None:
                     "ephemeral_1h_input_tokens": 2,
                 },
             },
-            {"input_tokens": 30, "output_tokens": 0, "usage": {"cache_write": 7}},
+            {
+                "input_tokens": 30,
+                "output_tokens": 0,
+                "total_tokens": 30,
+                "usage": {"cache_write": 7, "cache_write_1h": 2},
+            },
         ),
         (
             {"input_tokens": 30, "output_tokens": 1, "input_token_details": {"cache_read": 0}},
-            {"input_tokens": 30, "output_tokens": 1, "usage": {"cached": 0}},
+            {"input_tokens": 30, "output_tokens": 1, "total_tokens": 31, "usage": {"cached": 0}},
         ),
-        ({"prompt_tokens": None, "completion_tokens": "4"}, {"usage": {}}),
+        ({"prompt_tokens": None, "completion_tokens": "4"}, {}),
     ],
     ids=["openai", "anthropic", "cache writes by lifetime", "measured zero", "not numbers"],
 )

@@ -1,20 +1,28 @@
-"""LangGraph itself, where it is installed: nodes, interrupts and their resumption, callbacks of its own."""
+"""LangGraph itself, where it is installed: nodes, interrupts and resumption, graphs in graphs, agents, streams."""
 
 from __future__ import annotations
 
 import operator
+import warnings
+from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.tools import tool
 
 import everycall
+import everycall_langchain
 from everycall_langchain import CallbackHandler
+from everycall_langchain._runs import RUNS
 
 pytest.importorskip("langgraph", reason="langgraph is not installed")
 
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Command, interrupt
+from langgraph.prebuilt import create_react_agent
+from langgraph.types import Command, Send, interrupt
 
 pytestmark = pytest.mark.filterwarnings("default")  # LangGraph's own deprecations
 
@@ -23,13 +31,45 @@ class State(TypedDict):
     notes: Annotated[list[str], operator.add]
 
 
-def _graph(chat: Any) -> Any:
-    async def ask(state: State) -> dict[str, Any]:
+@pytest.fixture(autouse=True)
+def no_run_is_left_open() -> Any:
+    yield
+    assert len(RUNS.by_key) == 0
+    assert RUNS.models == {}
+
+
+@pytest.fixture
+def config() -> Callable[[str], dict[str, Any]]:
+    """Return a maker of configs for a thread of LangGraph's."""
+    handler = CallbackHandler()
+    return lambda thread: {"callbacks": [handler], "configurable": {"thread_id": thread}}
+
+
+@pytest.fixture(params=["invoke", "ainvoke"])
+def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Return what runs a graph, synchronously or not: `await ask(graph, input, config)`."""
+
+    async def run(graph: Any, given: Any, config: Any) -> Any:
+        return graph.invoke(given, config) if request.param == "invoke" else await graph.ainvoke(given, config)
+
+    return run
+
+
+def events(value: Any, record: Any) -> list[tuple[str, Any]]:
+    """What happened in a record's call, by name; ids of checkpoints left out."""
+    told = (value(record.attributes) or {}).get("events", [])
+    return [(one["name"], {k: v for k, v in one["attributes"].items() if k != "checkpoint_id"}) for one in told]
+
+
+def approving(chat: Any, saver: Any = None, **settings: Any) -> Any:
+    """A graph that asks its model, and then somebody."""
+
+    def ask(state: State) -> dict[str, Any]:
         with everycall.span("inner"):
-            answer = await chat("yes").ainvoke("really?")
+            answer = chat("yes").invoke("really?")
         return {"notes": [answer.content]}
 
-    async def approve(state: State) -> dict[str, Any]:
+    def approve(state: State) -> dict[str, Any]:
         return {"notes": [interrupt("approve?")]}
 
     graph = StateGraph(State)
@@ -38,27 +78,270 @@ def _graph(chat: Any) -> Any:
     graph.add_edge(START, "ask")
     graph.add_conditional_edges("ask", lambda state: "approve", ["approve"])
     graph.add_edge("approve", END)
-    return graph.compile(checkpointer=InMemorySaver())
+    return graph.compile(checkpointer=saver or InMemorySaver(), **settings)
+
+
+# --- interrupts ---
 
 
 async def test_interrupt_and_resume_are_one_trace_without_an_error(
-    tree: Any, chat: Any, value: Any, caplog: pytest.LogCaptureFixture
+    ask: Any, tree: Any, chat: Any, value: Any, config: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = {"callbacks": [CallbackHandler()], "configurable": {"thread_id": "t-1"}}
-    graph = _graph(chat)
-    await graph.ainvoke({"notes": []}, config)
-    assert (await graph.ainvoke(Command(resume="ok"), config))["notes"] == ["yes", "ok"]
+    graph = approving(chat)
+    await ask(graph, {"notes": []}, config("t-1"))
+    first = tree.one("LangGraph")
+    assert (first.status, first.error_type, events(value, first)) == (
+        "success",
+        None,
+        [("interrupt", {"values": ["approve?"]})],
+    )
+    assert events(value, tree.one("approve")) == [("interrupt", {"values": ["approve?"]})]
+    assert (await ask(graph, Command(resume="ok"), config("t-1")))["notes"] == ["yes", "ok"]
     assert tree.path(tree.one("ScriptedChat")) == ["LangGraph", "ask", "inner", "ScriptedChat"]
     assert {record.status for record in tree.records} == {"success"}
-    assert {record.session_id for record in tree.records} == {"t-1"}
+    assert {record.session_id for record in tree.records if record.name != "inner"} == {"t-1"}
     assert len(tree.roots) == 2
     assert len({record.trace_id for record in tree.records}) == 1
+    assert events(value, tree.roots[-1]) == [("resume", {})]
     assert value(tree.one("ask").metadata) == {"langgraph_step": 1, "langgraph_node": "ask"}
     assert caplog.messages == []
 
 
-async def test_another_session_is_another_trace(tree: Any, chat: Any) -> None:
-    graph = _graph(chat)
+async def test_breakpoints_are_interrupts_too(ask: Any, tree: Any, chat: Any, value: Any, config: Any) -> None:
+    graph = approving(chat, interrupt_before=["ask"])
+    await ask(graph, {"notes": []}, config("t-1"))
+    assert events(value, tree.one("LangGraph")) == [("interrupt", {"values": []})]
+    await ask(graph, None, config("t-1"))
+    assert len(tree.roots) == 2
+    assert len({record.trace_id for record in tree.records}) == 1
+
+
+async def test_another_session_is_another_trace(ask: Any, tree: Any, chat: Any, config: Any) -> None:
+    graph = approving(chat)
     for thread in ("t-2", "t-3"):
-        await graph.ainvoke({"notes": []}, {"callbacks": [CallbackHandler()], "configurable": {"thread_id": thread}})
+        await ask(graph, {"notes": []}, config(thread))
     assert len({record.trace_id for record in tree.records}) == 2
+    other = approving(chat, name="another graph")
+    await ask(other, {"notes": []}, config("t-4"))
+    await ask(graph, Command(resume="ok"), config("t-4"))
+    assert len({record.trace_id for record in tree.records}) == 4
+
+
+async def test_inside_a_call_a_resumed_graph_stays_below_it(
+    ask: Any, tree: Any, chat: Any, value: Any, config: Any, spans: Any
+) -> None:
+    """As in a server, whose requests are traces of their own: the event names the trace of the first one."""
+    graph = approving(chat)
+    with everycall.span("first request"):
+        await ask(graph, {"notes": []}, config("t-1"))
+    with everycall.span("second request"):
+        await ask(graph, Command(resume="ok"), config("t-1"))
+    first, second = tree.one("first request"), tree.one("second request")
+    graphs = tree.named("LangGraph")
+    assert [tree.parent_of(record) for record in graphs] == [first, second]
+    assert events(value, graphs[1])[0] == ("resume", {"trace_id": first.trace_id})
+    await ask(graph, {"notes": []}, config("t-2"))
+    with spans.tracer.start_as_current_span("third request") as third:
+        await ask(graph, Command(resume="ok"), config("t-2"))
+    assert tree.named("LangGraph")[-1].trace_id == f"{third.get_span_context().trace_id:032x}"
+
+
+async def test_an_interrupt_in_a_graph_in_a_graph(ask: Any, tree: Any, value: Any, config: Any) -> None:
+    inner = StateGraph(State)
+    inner.add_node("approve", lambda state: {"notes": [interrupt("approve?")]})
+    inner.add_edge(START, "approve")
+    outer = StateGraph(State)
+    outer.add_node("sub", inner.compile(name="inner graph"))
+    outer.add_edge(START, "sub")
+    graph = outer.compile(checkpointer=InMemorySaver())
+    await ask(graph, {"notes": []}, config("t-1"))
+    assert (await ask(graph, Command(resume="ok"), config("t-1")))["notes"] == ["ok"]
+    assert {record.status for record in tree.records} == {"success"}
+    assert len({record.trace_id for record in tree.records}) == 1
+    for approve in tree.named("approve"):
+        assert tree.path(approve) == ["LangGraph", "sub", "inner graph", "approve"] or tree.path(approve) == [
+            "LangGraph",
+            "sub",
+            "sub",
+            "approve",
+        ]
+
+
+def test_what_was_asked_is_omitted_with_the_rest(tree: Any, chat: Any) -> None:
+    everycall_langchain.instrument(log_omit_outputs=True, log_omit_inputs=True)
+    try:
+        graph = approving(chat)
+        graph.invoke({"notes": []}, {"configurable": {"thread_id": "t-1"}})
+        graph.invoke(Command(resume="ok"), {"configurable": {"thread_id": "t-1"}})
+    finally:
+        everycall_langchain.uninstrument()
+    assert tree.records
+    assert b"approve?" not in b"".join(bytes(record.attributes) for record in tree.records)
+    assert len({record.trace_id for record in tree.records}) == 1
+
+
+# --- how a graph steers itself ---
+
+
+async def test_commands_are_no_errors(ask: Any, tree: Any, value: Any, config: Any) -> None:
+    inner = StateGraph(State)
+    inner.add_node("leave", lambda state: Command(goto="other", graph=Command.PARENT, update={"notes": ["left"]}))
+    inner.add_edge(START, "leave")
+    outer = StateGraph(State)
+    outer.add_node("first", lambda state: Command(goto="sub", update={"notes": ["first"]}))
+    outer.add_node("sub", inner.compile(name="inner graph"))
+    outer.add_node("other", lambda state: {"notes": ["other"]})
+    outer.add_edge(START, "first")
+    said = await ask(outer.compile(), {"notes": []}, config("t-1"))
+    assert said["notes"] == ["first", "left", "other"]
+    assert {(record.status, record.error, record.error_type) for record in tree.records} == {("success", None, None)}
+    told = (value(tree.one("leave").attributes) or {})["events"]
+    assert [one["name"] for one in told] == ["ParentCommand"]
+    assert tree.path(tree.one("other")) == ["LangGraph", "other"]
+
+
+async def test_fan_out_by_send(ask: Any, tree: Any, value: Any, config: Any) -> None:
+    def work(number: int) -> dict[str, Any]:
+        with everycall.span(f"inner {number}"):
+            return {"notes": [str(number)]}
+
+    def spread(state: State) -> list[Send]:
+        return [Send("work", number) for number in range(5)]
+
+    graph = StateGraph(State)
+    graph.add_node("work", work)
+    graph.add_conditional_edges(START, spread, ["work"])
+    await ask(graph.compile(), {"notes": []}, config("t-1"))
+    workers = tree.named("work")
+    assert [tree.path(worker) for worker in workers] == [["LangGraph", "work"]] * 5
+    for number in range(5):
+        above = tree.parent_of(tree.one(f"inner {number}"))
+        assert value(above.inputs) == number
+    for record in tree.named("spread"):
+        assert value(record.output)[0] == {"node": "work", "arg": 0}
+
+
+async def test_an_error_of_a_node(ask: Any, tree: Any, config: Any) -> None:
+    def fail(state: State) -> Any:
+        raise ZeroDivisionError("no notes")
+
+    graph = StateGraph(State)
+    graph.add_node("fail", fail)
+    graph.add_edge(START, "fail")
+    with pytest.raises(ZeroDivisionError):
+        await ask(graph.compile(), {"notes": []}, config("t-1"))
+    for name in ("LangGraph", "fail"):
+        assert (tree.one(name).status, tree.one(name).error_type) == ("error", "ZeroDivisionError")
+
+
+async def test_functions_as_a_graph(ask: Any, tree: Any, config: Any) -> None:
+    """LangGraph's other way to write one: tasks and an entry point."""
+
+    @task
+    def double(number: int) -> int:
+        with everycall.span("inner"):
+            return number * 2
+
+    @entrypoint()
+    def whole(number: int) -> int:
+        return int(double(number).result())
+
+    assert await ask(whole, 4, config("t-1")) == 8
+    assert tree.path(tree.one("inner")) == ["LangGraph", "whole", "double", "inner"]
+
+
+# --- agents and streams ---
+
+
+def agent(chat: Any) -> Any:
+    """LangGraph's ready agent, with a tool that opens a span, over a model that asks for it twice at once."""
+
+    @tool
+    def look_up(city: str) -> str:
+        """Look up a city."""
+        with everycall.span(f"inner {city}"):
+            return f"sunny in {city}"
+
+    calls = [{"name": "look_up", "args": {"city": city}, "id": city} for city in ("Bern", "Basel")]
+    model = chat(AIMessage("", tool_calls=calls), "done")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has moved to the langchain package
+        return create_react_agent(model, [look_up])
+
+
+async def test_an_agent(ask: Any, tree: Any, chat: Any, value: Any, config: Any) -> None:
+    said = await ask(agent(chat), {"messages": [HumanMessage("weather?")]}, config("t-1"))
+    assert said["messages"][-1].content == "done"
+    first, second = tree.of_kind("llm")
+    assert [one["function"]["name"] for one in value(first.output)["tool_calls"]] == ["look_up"] * 2
+    assert (second.content, value(second.llm_configuration)["messages"][-1]["content"]) == ("done", "sunny in Basel")
+    for city in ("Bern", "Basel"):
+        assert tree.path(tree.one(f"inner {city}")) == ["LangGraph", "tools", "look_up", f"inner {city}"]
+    assert {record.status for record in tree.records} == {"success"}
+    assert len(tree.roots) == 1
+
+
+@pytest.mark.parametrize("mode", ["values", "updates", "messages", "debug", ["values", "messages"]], ids=str)
+async def test_streams(mode: Any, tree: Any, chat: Any, config: Any) -> None:
+    """Each way to look at a running graph; the record is the same. Messages come with their time to the first."""
+    graph = agent(chat)
+    given = {"messages": [HumanMessage("weather?")]}
+    assert list(graph.stream(given, config("t-1"), stream_mode=mode))
+    names = sorted(record.name for record in tree.records)
+    assert [piece async for piece in agent(chat).astream(given, config("t-2"), stream_mode=mode)]
+    assert sorted(record.name for record in tree.records) == sorted(names * 2)
+    assert {(record.status, record.error_type) for record in tree.records} == {("success", None)}
+    assert [record.content for record in tree.of_kind("llm")] == ["", "done"] * 2
+    if "messages" in mode:
+        assert tree.of_kind("llm")[-1].time_to_first_token is not None
+
+
+async def test_the_protocols_streams(tree: Any, chat: Any, config: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # beta
+        given = {"messages": [HumanMessage("weather?")]}
+        stream = agent(chat).stream_events(given, config("t-1"), version="v3")
+        assert stream.output["messages"][-1].text == "done"
+        later = await agent(chat).astream_events(given, config("t-2"), version="v3")
+        assert (await later.output())["messages"][-1].text == "done"
+    assert [record.content for record in tree.of_kind("llm")] == ["", "done"] * 2
+    assert all(record.time_to_first_token is not None for record in tree.of_kind("llm") if record.content)
+
+
+async def test_a_stream_that_is_left(tree: Any, chat: Any, config: Any) -> None:
+    stream = agent(chat).stream({"messages": [HumanMessage("weather?")]}, config("t-1"), stream_mode="updates")
+    next(stream)
+    stream.close()
+    root = tree.one("LangGraph")
+    assert (root.status, root.error_type) == ("success", "abandoned")
+
+
+# --- one request, one record ---
+
+
+@pytest.fixture
+def client(provider: Any) -> Any:
+    """A client of OpenAI's own, wrapped, that talks to the fake provider."""
+    openai = pytest.importorskip("openai")
+    everycall_openai = pytest.importorskip("everycall_openai")
+    with openai.OpenAI(
+        base_url=provider.base_url, api_key="k", max_retries=0, http_client=openai.DefaultHttpxClient(verify=False)
+    ) as made:
+        yield everycall_openai.wrap(made, provider="openai")
+
+
+async def test_a_providers_client_in_a_node(ask: Any, tree: Any, config: Any, client: Any, provider: Any) -> None:
+    """It is no model of LangChain's: its request is the record, below the node."""
+
+    def node(state: State) -> dict[str, Any]:
+        said = client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "hi"}])
+        return {"notes": [said.choices[0].message.content]}
+
+    graph = StateGraph(State)
+    graph.add_node("node", node)
+    graph.add_edge(START, "node")
+    await ask(graph.compile(), {"notes": []}, config("t-1"))
+    (model,) = tree.of_kind("llm")
+    assert tree.path(model) == ["LangGraph", "node", "chat gpt-4o"]
+    assert (model.scope, model.input_tokens) == ("everycall_openai", 22)
+    assert len(provider.requests) == 1

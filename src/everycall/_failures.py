@@ -1,0 +1,75 @@
+"""What a record says of an exception: its type, text, place and traceback. Layer 3; calls use it.
+
+Nothing here raises: `__str__` and formatting run the user's code. What is returned is bounded.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+from everycall import limits
+from everycall._context import clipped
+
+__all__ = ["Identity", "holds", "identity", "location", "message", "stacktrace", "type_name"]
+
+Identity = tuple[int, type, str | None]
+"""What an exception is known again by, without keeping it (and its frames) alive: identity, type and place."""
+
+
+def type_name(error: BaseException) -> str:
+    """Return the qualified name of its class."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def message(error: BaseException) -> str:
+    """Return its text; a `__str__` that raises gives none."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the user's code
+        return "<no text: __str__ raised>"
+    return clipped(text, limits.ERROR_CHARS_MAX // 2)
+
+
+def location(error: BaseException) -> str | None:
+    """Return `module:line` of where it was raised: a code location, no content. None when it never was."""
+    trace = error.__traceback__
+    if trace is None:
+        return None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
+
+
+def identity(error: BaseException) -> Identity:
+    """Return what `holds` knows it again by."""
+    return id(error), type(error), location(error)
+
+
+def holds(error: BaseException, known: tuple[Identity, ...]) -> bool:
+    """Tell whether an error is one of those known, was raised from one, or is a group that has one.
+
+    True also where there is too much to look at (`limits.ERRORS_WITHHELD_MAX`): in doubt its text is left out.
+    """
+    left: list[BaseException | None] = [error]
+    for _ in range(limits.ERRORS_WITHHELD_MAX):
+        if not left:
+            return False
+        one = left.pop()
+        if one is not None:
+            if identity(one) in known:
+                return True
+            left += (one.__context__, one.__cause__)
+            if isinstance(one, BaseExceptionGroup):
+                left += one.exceptions
+    return bool(left)
+
+
+def stacktrace(error: BaseException) -> str:
+    """Return the end of its traceback, as Python prints it."""
+    try:
+        lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-20)
+    except Exception:  # noqa: BLE001 - formatting runs the user's code
+        return "<no traceback: formatting raised>"
+    text = "".join(lines)
+    return text if len(text) <= limits.ERROR_CHARS_MAX else text[-limits.ERROR_CHARS_MAX :]
