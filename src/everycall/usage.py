@@ -47,6 +47,9 @@ _COUNT_MAX: Final = 2**50
 """A count beyond it is none: sums of a few stay within what a record takes."""
 
 _STANDARD: Final = frozenset({"", "auto", "default", "standard", "on_demand", "global", "not_available", "unspecified"})
+_TELL_A_TIER: Final = frozenset(
+    {"service_tier", "serviceTier", "speed", "traffic_type", "trafficType", "inference_geo", "input_token_details"}
+)
 _TIERS_OF_LANGCHAIN: Final = ("flex", "priority")
 _BILLED_APART: Final = frozenset({"citation_tokens", "reasoning_tokens"})
 """Counts beside the sums that Perplexity bills on top of them although its total leaves them out."""
@@ -115,9 +118,11 @@ def _details(name: str, value: Any, dialect: Dialect, found: dict[str, int]) -> 
             if inner is not None:
                 _details(part, inner, dialect, found)
             continue
-        for tier in _TIERS_OF_LANGCHAIN:  # LangChain: `flex_cache_read`, and `flex` for the rest
-            part = PLAIN if part == tier else part.removeprefix(f"{tier}_")
         target = names.get(part)
+        if target is None:
+            for tier in _TIERS_OF_LANGCHAIN:  # LangChain: `flex_cache_read`, and `flex` for the rest
+                part = PLAIN if part == tier else part.removeprefix(f"{tier}_")
+            target = names.get(part)
         if target is None:
             if number and name != "server_tool_use" and part:
                 found.setdefault(part, number)
@@ -167,6 +172,8 @@ def _outputs(
 
 def _tier(held: Mapping[str, Any]) -> dict[str, str]:
     """Return the attribute of the tier that the report names: its service tier, Anthropic's speed or place."""
+    if _TELL_A_TIER.isdisjoint(held):
+        return {}
     named: Iterable[Any] = (held.get("service_tier"), held.get("serviceTier"), held.get("speed"), _traffic(held))
     for given in named:
         tier = str(getattr(given, "value", given) or "").lower().removeprefix("on_demand_")
