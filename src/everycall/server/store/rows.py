@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from everycall import limits
 from everycall._price import PRICE_FIELDS, PriceBook
-from everycall.record import ABSENT, Record, decode, encode
+from everycall.record import ABSENT, OMITTED_FIELDS, Record, decode, encode
 from everycall.semconv import ERROR, GEN_AI_RESPONSE_ID, PRICED_KINDS
 from everycall.server.store.base import StoreError
 
@@ -142,12 +142,16 @@ def merge(stored: Row, later: Row | None = None, patch: bytes | None = None, pri
     """Return the row of a stored record with the fields that a later copy gives, then those that a patch names.
 
     In a later copy a null is a field not given, and so is a price that was found for it here; in a patch a null takes
-    the field away. Fields are replaced whole: an object is not merged into an object. `prices` settle what it costs.
+    the field away. Fields are replaced whole: an object is not merged into an object. What one copy says was left out
+    is taken from neither. `prices` settle what it costs.
     """
     fields = _fields.decode(stored.body)
     if later is not None:
-        given = _fields.decode(later.body).items()
-        fields.update((name, value) for name, value in given if bytes(value) != _NULL and name not in later.found)
+        given = _fields.decode(later.body)
+        _leave_out(fields, stored.record, given, later.record)
+        fields.update(
+            (name, value) for name, value in given.items() if bytes(value) != _NULL and name not in later.found
+        )
     if patch is not None:
         for name, value in _fields.decode(patch).items():
             if bytes(value) == _NULL:
@@ -156,6 +160,18 @@ def merge(stored: Row, later: Row | None = None, patch: bytes | None = None, pri
                 fields[name] = value
     record = decode(_encoder.encode(fields))
     return read(encode(record if prices is None else prices.settle(stored.record, record)))
+
+
+def _leave_out(earlier: dict[str, Raw], one: Record, later: dict[str, Raw], other: Record) -> None:
+    """Take out of each of two copies what the other says was left out, and where content travels by the way."""
+    if set(one.omitted) == set(other.omitted):
+        return
+    for side, names in OMITTED_FIELDS.items():
+        for careless, lax, strict in ((earlier, one, other), (later, other, one)):
+            if side in strict.omitted and side not in lax.omitted:
+                for name in (*names, "error", "attributes", "truncated"):
+                    careless.pop(name, None)
+    later["omitted"] = Raw(_encoder.encode(list(dict.fromkeys((*one.omitted, *other.omitted)))))
 
 
 def encode_patch(fields: Mapping[str, Any]) -> bytes:
