@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-EXAMPLES = {"positive": 28, "negative": 12}
+EXAMPLES = {"positive": 28, "negative": 15}
 """Requests for each operation; `EVERYCALL_TEST_EXAMPLES` makes it as many times more."""
 MODES = {"positive": schemathesis.GenerationMode.POSITIVE, "negative": schemathesis.GenerationMode.NEGATIVE}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
