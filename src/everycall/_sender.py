@@ -38,6 +38,35 @@ class Stuck(Exception):
         self.receipt = receipt
 
 
+class _Flag:
+    """An event that may be set while it is being set: by a signal handler or a finalizer that makes calls, or flushes.
+
+    `threading.Event` is not: what interrupts its `set`, and sets it, waits for itself for ever.
+    """
+
+    __slots__ = ("_changed", "_on")
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.RLock())
+        self._on = False
+
+    def is_set(self) -> bool:
+        return self._on
+
+    def set(self) -> None:
+        with self._changed:
+            self._on = True
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        with self._changed:
+            self._on = False
+
+    def wait(self, timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(self.is_set, timeout_s)
+
+
 class Sender:
     """Ships one spool. `wake`, `flush` and `stop` may be called from any thread; the work is done in its own."""
 
@@ -45,9 +74,9 @@ class Sender:
         self._spool = spool
         self._make_transport = transport
         self._key = key
-        self._wake = threading.Event()
+        self._wake = _Flag()
         self._progress = threading.Condition()
-        self._hurry = threading.Event()  # somebody waits for what is spooled to be gone
+        self._hurry = _Flag()  # somebody waits for what is spooled to be gone
         self._stopping = False
         self._rounds = 0  # how often an attempt or a look at an empty spool has ended
         self._thread: threading.Thread | None = None

@@ -140,6 +140,29 @@ def test_every_other_ending(sink: Sink, ending: str, code: int) -> None:
     assert returned == set(range(50))
 
 
+def test_a_signal_handler_may_call_and_flush_at_any_moment(sink: Sink) -> None:
+    """Also while the very call or flush that it interrupts is waking the sender: nothing waits for itself."""
+    sink.stop()
+    code, returned, _ = run(
+        sink,
+        """
+import random
+numbers = iter(range(1, 1_000_000))
+def handle(*_):
+    call(next(numbers))
+    everycall.flush(0)
+signal.signal(signal.SIGALRM, handle)
+call(0)
+for _ in range(5_000):
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-6, 6e-5))
+    everycall.flush(0)
+signal.setitimer(signal.ITIMER_REAL, 0)
+""",
+    )
+    assert code == 0
+    assert len(returned) > 100
+
+
 @pytest.mark.parametrize("mode", ["down", "hang", "status:500", "status:413"])
 def test_exit_is_not_held_up(sink: Sink, mode: str) -> None:
     """With an endpoint that is down, hangs or answers wrongly, the process is gone in time and says what is left."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from everycall import locations
 from everycall.cli.commands import CommandFailed
+from everycall.cli.endpoint import ask
 from everycall.cli.terminal import Column, Terminal
 from everycall.semconv import API_KEY_HEADER
 from everycall.server.gateway.budgets import Budgets, shown
@@ -133,31 +131,10 @@ class _Server:
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return what it answers. Raises `CommandFailed`, and `_NotRunning` when it is local and does not run."""
-        settings = self._settings
-        headers = {"content-type": "application/json"}
-        key = settings.key()
-        if key is not None:
-            headers[API_KEY_HEADER] = key
-        data = None if body is None else json.dumps(body).encode()
-        url = f"{self.address}/api/keys{path}"
-        request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 - http(s), checked
-        proxies = urllib.request.ProxyHandler({} if settings.on_loopback else None)
-        try:
-            with urllib.request.build_opener(proxies).open(request, timeout=TIMEOUT_S) as answer:
-                found: dict[str, Any] = json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise CommandFailed(f"{self.address} refused this: {_detail(error)}") from None
-        except urllib.error.URLError as error:
-            if settings.on_loopback and isinstance(error.reason, ConnectionRefusedError):
-                raise _NotRunning from None
-            raise CommandFailed(
-                f"{self.address} does not answer: {error.reason}. Is EVERYCALL_ENDPOINT right?"
-            ) from None
-        except (ValueError, OSError) as error:
-            raise CommandFailed(f"{self.address} does not answer as a server of everycall does: {error}") from None
-        if not isinstance(found, dict):
-            raise CommandFailed(f"{self.address} does not answer as a server of everycall does")
+        path = f"/api/keys{path}"
+        found = ask(self._settings, path, body, failed="refused this", timeout_s=TIMEOUT_S, method=method)
+        if found is None:
+            raise _NotRunning
         return found
 
 
@@ -240,10 +217,3 @@ def _limits_line(key: Mapping[str, Any]) -> str:
     if budget is not None:
         words.append(f"models without a known price are {'allowed' if key['unpriced'] == 'allow' else 'refused'}")
     return "; ".join(words) + "."
-
-
-def _detail(error: urllib.error.HTTPError) -> str:
-    try:
-        return f"{error.code}: {json.load(error)['detail']}"
-    except (ValueError, KeyError, TypeError):
-        return f"it answered {error.code}"
