@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
-from everycall._price import PriceBook
+from everycall._pricing.price_book import PriceBook
 from everycall.cli import build_parser
 from everycall.demo.stand_in import StandInModel
 from everycall.server.gateway.settings import ProviderSettings, provider_settings

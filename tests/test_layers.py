@@ -19,10 +19,26 @@ INTEGRATIONS = ROOT / "integrations"
 
 SERVER, COMMANDS = "server", "commands"
 LAYERS: dict[str, int | str] = {
-    **dict.fromkeys(("_usage_names", "_version", "errors", "limits", "locations", "semconv"), 0),
-    **dict.fromkeys(("masks", "record", "settings", "_guard", "_ledger", "_patches", "_secret_names", "_secrets"), 1),
-    **dict.fromkeys(("_capture", "_chain", "_render", "_segment", "_spool", "_transport"), 2),
-    **dict.fromkeys(("_own_prices", "_price", "_price_list"), 2),
+    **dict.fromkeys(("_version", "errors", "limits", "locations", "semconv"), 0),
+    **dict.fromkeys(
+        (
+            "masks",
+            "record",
+            "settings",
+            "_guard",
+            "_ledger",
+            "_patches",
+        ),
+        1,
+    ),
+    **dict.fromkeys(
+        (
+            "_capture",
+            "_chain",
+            "_render",
+        ),
+        2,
+    ),
     **dict.fromkeys(("_arguments", "_call", "_context", "_proxy", "_recorder", "_stream", "_trace", "instrument"), 3),
     **dict.fromkeys(("_failures", "_fields"), 3),
     **dict.fromkeys(("_carrier", "_http_hooks", "_middleware", "_threads", "propagation"), 3),
@@ -39,9 +55,13 @@ LAYERS: dict[str, int | str] = {
         ),
         3,
     ),
-    **dict.fromkeys(("_completion", "_runtime", "_sender", "_streamed", "_tries", "client"), 4),
+    **dict.fromkeys(("_completion", "_runtime", "_streamed", "_tries", "client"), 4),
     **dict.fromkeys(("__init__", "pytest_plugin", "testing"), 5),
     **dict.fromkeys(("__main__", "cli", "demo"), COMMANDS),
+    "_delivery": 4,
+    "_pricing": 2,
+    "_redaction": 1,
+    "_usage": 0,
     "server": SERVER,
 }
 THIRD_PARTY: dict[int | str, set[str]] = {
@@ -67,8 +87,8 @@ THIRD_PARTY: dict[int | str, set[str]] = {
     },
 }
 HTTPX_IN = {"client"}
-PRICES_IN = {"_price_list"}  # which only the server imports, through `_price`
-SERVER_MAY = {"errors", "limits", "locations", "record", "semconv", "usage", "_price", "dialects", "server"}
+PRICES_IN = {"_pricing"}  # which only the server imports
+SERVER_MAY = {"errors", "limits", "locations", "record", "semconv", "usage", "_pricing", "dialects", "server"}
 INTEGRATIONS_MAY = {"errors", "instrument", "limits", "semconv"}
 
 
@@ -191,7 +211,9 @@ def test_http_is_spoken_in_few_places() -> None:
     """httpx is imported by the client of the API alone, and the SDK's batches leave through the transport alone."""
     assert {entry.module for entry in IMPORTS if entry.package == "httpx"} <= HTTPX_IN
     sdk = {m for m, layer in LAYERS.items() if isinstance(layer, int)}
-    assert {e.module for e in IMPORTS if e.target == "http.client" and e.module in sdk} == {"_transport"}
+    assert {e.module for e in IMPORTS if e.target == "http.client" and e.module.partition(".")[0] in sdk} == {
+        "_delivery.transport"
+    }
 
 
 def test_the_opentelemetry_sdk_is_nowhere() -> None:

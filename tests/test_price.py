@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from everycall._price import Price, PriceBook, Spent, Unpriced, price, unpriced_reason
+from everycall._pricing.price_book import Price, PriceBook, Spent, Unpriced, price, unpriced_reason
 from everycall.record import Record, to_raw
 
 AT = 1_750_000_000_000_000_000
@@ -343,8 +343,8 @@ def test_a_traced_program_never_reads_the_price_list(tmp_path: Path) -> None:
         "call.update(**usage_fields({'prompt_tokens': 10, 'completion_tokens': 5, 'total_tokens': 15}))\n"
         "call.end()\n"
         "everycall.flush(0)\n"
-        "print(sorted(m for m in sys.modules if m.startswith(('genai_prices', 'pydantic', 'everycall._price', "
-        "'everycall._own_prices'))), everycall.stats().recorded)\n"
+        "print(sorted(m for m in sys.modules if m.startswith(('genai_prices', 'pydantic', 'everycall._pricing'))"
+        "), everycall.stats().recorded)\n"
         "everycall.shutdown(0)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)

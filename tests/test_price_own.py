@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from everycall._price import Price, PriceBook, Spent, Unpriced
+from everycall._pricing.price_book import Price, PriceBook, Spent, Unpriced
 from everycall.errors import ConfigurationError
 
 

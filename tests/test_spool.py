@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from everycall import _segment, limits
+from everycall import limits
+from everycall._delivery import segment as _segment
+from everycall._delivery.segment import adoptable, create, read_lines
+from everycall._delivery.spool import Spool, spool_dir, target_of
 from everycall._ledger import Ledger
-from everycall._segment import adoptable, create, read_lines
-from everycall._spool import Spool, spool_dir, target_of
 from everycall.errors import Loss
 
 ENDPOINT = "http://127.0.0.1:7410"

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from everycall import _guard, _recorder, _threads, _transport
+from everycall import _guard, _recorder, _threads
+from everycall._delivery import transport
+from everycall._delivery.sender import Sender
+from everycall._delivery.spool import Spool
+from everycall._delivery.transport import Transport
 from everycall._ledger import Balance, Flushed, Ledger
 from everycall._recorder import Recorder
-from everycall._sender import Sender
-from everycall._spool import Spool
-from everycall._transport import Transport
 from everycall._version import SDK
 from everycall.errors import ConfigurationError
 from everycall.settings import Mask, Settings, is_disabled
@@ -129,7 +130,7 @@ def init(
         if before is not None:
             _recorder.activate(None)
             before.close(0.0)
-        _transport.preload(compress=not settings.on_loopback)
+        transport.preload(compress=not settings.on_loopback)
         _begin(settings)
 
 

@@ -21,7 +21,7 @@ from everycall._patches import AnyFunction, Patches
 __all__ = ["install", "is_installed", "uninstall"]
 
 _WORKERS = frozenset(
-    {"concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool", "everycall._sender"}
+    {"concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool", "everycall._delivery.sender"}
 )
 _POOL_METHODS = ("apply_async", "map", "map_async", "imap", "imap_unordered", "starmap", "starmap_async")
 _patches = Patches()

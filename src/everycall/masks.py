@@ -14,8 +14,7 @@ from typing import Any
 
 import msgspec
 
-from everycall._secret_names import is_secret_name
-from everycall._secrets import (
+from everycall._redaction.patterns import (
     CARDS,
     EMAILS,
     KEYS,
@@ -26,6 +25,7 @@ from everycall._secrets import (
     mask_bytes,
     mask_raw,
 )
+from everycall._redaction.secret_names import is_secret_name
 from everycall.errors import ConfigurationError
 
 __all__ = ["CARD", "EMAIL", "KEY", "Rules", "common", "rules"]

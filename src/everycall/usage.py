@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from everycall._usage_names import (
+from everycall._usage.names import (
     ANTHROPIC,
     BEDROCK,
     CACHED_FOR_5M,

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from everycall._delivery.segment import SUFFIX, adoptable
+from everycall._delivery.sender import Stuck as Stuck
+from everycall._delivery.sender import ship_segment
+from everycall._delivery.spool import REFUSED_DIR, target_of
+from everycall._delivery.transport import Transport
 from everycall._ledger import Balance
-from everycall._segment import SUFFIX, adoptable
-from everycall._sender import Stuck as Stuck
-from everycall._sender import ship_segment
-from everycall._spool import REFUSED_DIR, target_of
-from everycall._transport import Transport
 from everycall._version import SDK
 from everycall.cli.terminal import Column, Terminal
 from everycall.errors import ConfigurationError, Loss

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from everycall._price import PriceBook
+from everycall._pricing.price_book import PriceBook
 from everycall.errors import ConfigurationError
 from everycall.semconv import DEFAULT_PORT
 from everycall.server.gateway.settings import ProviderSettings

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from everycall import limits
-from everycall._price import PriceBook
+from everycall._pricing.price_book import PriceBook
 from everycall.record import Record
 from everycall.semconv import PRICED_KINDS
 from everycall.server.store.base import RecordQuery, Store, StoreError

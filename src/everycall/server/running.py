@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 import uvicorn
 
-from everycall import _price, limits, locations
+from everycall import limits, locations
+from everycall._pricing import price_book as _price
 from everycall.errors import ConfigurationError
 from everycall.server.app import create_app
 from everycall.server.auth import Access

@@ -10,7 +10,8 @@ from litestar import Request, Response, post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from everycall import _price, limits
+from everycall import limits
+from everycall._pricing import price_book
 from everycall.errors import ConfigurationError
 from everycall.server.api.documents import operation
 from everycall.server.api.query import parse_time
@@ -89,7 +90,7 @@ async def reprice(request: Request[Identity, Any, Any]) -> Response[bytes]:
         except (ValueError, RecursionError) as error:
             raise problem("invalid", 422, "Not as documented", str(error)) from error
     store: Store = request.app.state.store
-    prices = _price.in_use()
+    prices = price_book.in_use()
     if asked.cursor is None:
         try:
             prices.reload()

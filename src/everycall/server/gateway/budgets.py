@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from everycall import _price, limits
+from everycall import limits
+from everycall._pricing import price_book
 from everycall.server.gateway.asking import Asked
 from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.problems import problem
@@ -201,10 +202,10 @@ def price_of(
     output_tokens: int,
     parts: Mapping[str, int],
     tier: str | None = None,
-) -> _price.Price | None:
+) -> price_book.Price | None:
     """Return what tokens cost now at a provider, by its name, else by its kind; None where it is not known."""
     names = [settings.name] if settings.kind == "openai_compatible" else [settings.name, settings.kind]
-    found = (_price.price(model, name, input_tokens, output_tokens, parts, time.time_ns(), tier) for name in names)
+    found = (price_book.price(model, name, input_tokens, output_tokens, parts, time.time_ns(), tier) for name in names)
     return next((price for price in found if price is not None), None)
 
 

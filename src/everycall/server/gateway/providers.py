@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 
-from everycall import _price
+from everycall._pricing import price_book
 from everycall.server.gateway.answering import Backend, ProviderAnswer, ProviderFailure, without_secrets
 from everycall.server.gateway.asking import Asked
 from everycall.server.gateway.events import ProviderStream
@@ -162,7 +162,7 @@ def _keep_requests_out_of_logs() -> None:
 
 
 def _backend(settings: ProviderSettings) -> Backend:
-    _price.price("gpt-4o", "openai", 1, 1, {}, 0)  # reads the price list, here where it holds nobody up
+    price_book.price("gpt-4o", "openai", 1, 1, {}, 0)  # reads the price list, here where it holds nobody up
     try:
         if settings.kind == "anthropic":
             from everycall.server.gateway.anthropic_messages import AnthropicMessages

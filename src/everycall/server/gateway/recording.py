@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from everycall import limits
-from everycall._price import SOURCE
+from everycall._pricing.price_book import SOURCE
 from everycall.record import ABSENT, CONTENT_FIELDS, Cut, Record, encode, to_json, to_raw
 from everycall.semconv import (
     ABANDONED,

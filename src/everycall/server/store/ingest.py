@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from everycall import limits
-from everycall._price import PRICE_FIELDS, PriceBook
+from everycall._pricing.price_book import PRICE_FIELDS, PriceBook
 from everycall.record import Record
 from everycall.server.store.answers import counted_in
 from everycall.server.store.base import StoreError

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from everycall import limits
-from everycall._price import PRICE_FIELDS, PriceBook
+from everycall._pricing.price_book import PRICE_FIELDS, PriceBook
 from everycall.record import ABSENT, OMITTED_FIELDS, Record, decode, encode
 from everycall.semconv import ERROR, GEN_AI_RESPONSE_ID, PRICED_KINDS
 from everycall.server.store.base import StoreError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from everycall import limits
-from everycall._price import PriceBook
+from everycall._pricing.price_book import PriceBook
 from everycall.record import Record
 from everycall.server.store import catalog, evaluation, spending
 from everycall.server.store import deployments as deployed

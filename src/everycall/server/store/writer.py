@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from everycall import limits
-from everycall._price import PriceBook
+from everycall._pricing.price_book import PriceBook
 from everycall.record import Record
 from everycall.server.store.base import ClientReport, Commit, Expense, Refusal, StoreBusy, StoreError
 from everycall.server.store.catalog import put_client

@@ -18,8 +18,8 @@ from typing import Any, Final
 import msgspec
 
 from everycall import limits
-from everycall._own_prices import INPUT, OUTPUT, REQUESTS, OwnPrice, OwnPrices, Rate, Rates, Tiered
-from everycall._price_list import Unpriced, listed, spelt, told
+from everycall._pricing.catalogue import Unpriced, listed, spelt, told
+from everycall._pricing.custom import INPUT, OUTPUT, REQUESTS, OwnPrice, OwnPrices, Rate, Rates, Tiered
 from everycall.errors import ConfigurationError
 from everycall.record import ABSENT, Record
 from everycall.semconv import (

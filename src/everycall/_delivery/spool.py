@@ -20,8 +20,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from everycall import _guard, limits
+from everycall._delivery.segment import Chunk, Segment, create
 from everycall._ledger import Balance, Ledger
-from everycall._segment import Chunk, Segment, create
 from everycall.errors import Loss
 
 __all__ = ["Spool", "spool_dir", "target_of"]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from everycall import limits
-from everycall._secret_names import mask_named, mask_named_raw, may_be_named
+from everycall._redaction.secret_names import mask_named, mask_named_raw, may_be_named
 
 __all__ = [
     "CARDS", "EMAILS", "KEYS", "NAMES", "STRUCTURED", "find_rules", "is_card", "mask_bytes", "mask_raw",

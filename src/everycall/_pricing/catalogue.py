@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from everycall import limits
-from everycall._own_prices import INPUT, OUTPUT, REQUESTS, Rate, Rates, Tiered
+from everycall._pricing.custom import INPUT, OUTPUT, REQUESTS, Rate, Rates, Tiered
 from everycall.semconv import (
     USAGE_CACHE_WRITE,
     USAGE_CACHE_WRITE_1H,

@@ -19,10 +19,10 @@ from opentelemetry import context as otel_context
 
 from everycall import _guard, limits
 from everycall._chain import encode_within
+from everycall._delivery.segment import Chunk, Segment, adoptable, read_lines
+from everycall._delivery.spool import REFUSED_DIR, Spool
+from everycall._delivery.transport import Committed, Refused, TooLarge, Transport, Unreachable
 from everycall._ledger import Balance
-from everycall._segment import Chunk, Segment, adoptable, read_lines
-from everycall._spool import REFUSED_DIR, Spool
-from everycall._transport import Committed, Refused, TooLarge, Transport, Unreachable
 from everycall.errors import Loss
 from everycall.record import decode
 

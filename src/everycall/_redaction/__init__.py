@@ -1,0 +1,1 @@
+"""What looks like a secret: patterns and names, for `everycall.masks`."""

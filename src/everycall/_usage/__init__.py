@@ -1,0 +1,1 @@
+"""Token reports of the providers, one by one, for `everycall.usage`."""
