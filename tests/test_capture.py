@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everycall import limits
-from everycall._capture import capture
+from everycall._capture.serialize import capture
 
 
 def shown(value: Any) -> Any:

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from everycall import limits, trace
-from everycall._capture import capture
+from everycall._capture.serialize import capture
 from everycall.record import Record, to_json
 from everycall.testing import capture_records
 

@@ -262,9 +262,9 @@ def test_keys_are_not_shown() -> None:
 
 
 def test_a_completion_inside_a_call_is_below_it(parea: Parea, gateway_server: Any, tmp_path: Path) -> None:
-    from everycall._call import Call
-    from everycall._context import attach, context, current_node, detach
-    from everycall._recorder import Recorder
+    from everycall._call.call import Call
+    from everycall._call.context import attach, context, current_node, detach
+    from everycall._call.recorder import Recorder
     from everycall.settings import Settings
 
     recorder = Recorder(Settings(), sink=_Nowhere(), ledger=None)  # type: ignore[arg-type]
@@ -305,7 +305,7 @@ class _Nowhere:
     ids=str,
 )
 def test_the_strictest_omit_flag_wins(stub: Stub, around: Any, own: Any, sent: tuple[bool, ...]) -> None:
-    from everycall._context import context
+    from everycall._call.context import context
 
     stub.script.append((200, ANSWER, {}))
     with Parea("k", base_url=stub.address) as parea, context(**around):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from everycall import context, current, span, trace
-from everycall._context import current_node, trace_id_hex
+from everycall._call.context import current_node, trace_id_hex
 from everycall.record import to_json
 from everycall.testing import capture_records
 

@@ -32,15 +32,10 @@ LAYERS: dict[str, int | str] = {
         1,
     ),
     **dict.fromkeys(
-        (
-            "_capture",
-            "_chain",
-            "_render",
-        ),
+        ("_capture",),
         2,
     ),
-    **dict.fromkeys(("_arguments", "_call", "_context", "_proxy", "_recorder", "_stream", "_trace", "instrument"), 3),
-    **dict.fromkeys(("_failures", "_fields"), 3),
+    **dict.fromkeys(("_call", "instrument"), 3),
     **dict.fromkeys(("_carrier", "_http_hooks", "_middleware", "_threads", "propagation"), 3),
     **dict.fromkeys(
         (
@@ -62,6 +57,8 @@ LAYERS: dict[str, int | str] = {
     "_pricing": 2,
     "_redaction": 1,
     "_usage": 0,
+    "_call": 3,
+    "_capture": 2,
     "server": SERVER,
 }
 THIRD_PARTY: dict[int | str, set[str]] = {

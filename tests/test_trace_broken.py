@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from everycall import _call, _chain, _guard, _recorder, current, trace
+from everycall import _guard, current, trace
+from everycall._call import call
+from everycall._call import recorder as _recorder
+from everycall._capture import processors
 from everycall._ledger import Ledger
 from everycall.settings import Settings
 from everycall.testing import capture_records
@@ -105,23 +108,23 @@ class KeptLines:
 
 
 def breaks_begin(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_call, "Call", refuse)
+    patch.setattr(call, "Call", refuse)
 
 
 def breaks_clock(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_call, "_clock", refuse)
+    patch.setattr(call, "_clock", refuse)
 
 
 def breaks_capture(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_call, "set_json", refuse)
+    patch.setattr(call, "set_json", refuse)
 
 
 def breaks_encoding(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_call, "_encode", refuse)
+    patch.setattr(call, "_encode", refuse)
 
 
 def breaks_chain(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_chain, "mask_and_limit", refuse)
+    patch.setattr(processors, "mask_and_limit", refuse)
     patch.setattr(_recorder, "_active", _recorder.Recorder(Settings(mask=refuse), KeptLines(), Ledger()))
 
 
@@ -149,7 +152,7 @@ def breaks_logging(patch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger("everycall")
     patch.setattr(logger, "handlers", [Handler()])
     patch.setattr(_guard, "_told", {})
-    patch.setattr(_call, "set_json", refuse)
+    patch.setattr(call, "set_json", refuse)
 
 
 BREAKS = [

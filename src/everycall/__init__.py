@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from everycall._call import Call
-from everycall._context import context
-from everycall._context import current_call as current
+from everycall._call.call import Call
+from everycall._call.context import context
+from everycall._call.context import current_call as current
+from everycall._call.decorator import span, trace
 from everycall._ledger import Balance, Flushed
 from everycall._runtime import flush, init, shutdown, stats
-from everycall._trace import span, trace
 from everycall._version import __version__
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from urllib.parse import quote, unquote_plus, urlsplit
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from everycall import _guard, limits
-from everycall._call import Call
-from everycall._context import Scope, clipped, current_node, remote_span, trace_id_hex
-from everycall._recorder import active
+from everycall._call.call import Call
+from everycall._call.context import Scope, clipped, current_node, remote_span, trace_id_hex
+from everycall._call.recorder import active
 from everycall.semconv import (
     BAGGAGE_END_USER,
     BAGGAGE_OMIT,

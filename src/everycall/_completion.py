@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from everycall import _recorder
-from everycall._context import current_node
+from everycall._call import recorder as _recorder
+from everycall._call.context import current_node
 from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_OUTPUTS, Settings
 
 __all__ = [

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, TypedDict
 
-from everycall._call import Call, start_call
-from everycall._context import current_call
+from everycall._call.call import Call, start_call
+from everycall._call.context import current_call
 from everycall._guard import report
 from everycall._values import read
 from everycall.settings import OMIT_ALL, OMIT_OUTPUTS

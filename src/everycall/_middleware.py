@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapp
 from typing import Any
 
 from everycall import _guard
+from everycall._call.context import Scope, attach_scope, current_node, detach
 from everycall._carrier import BAGGAGE, HEADERS, TRACEPARENT, TRACESTATE, scope_of
-from everycall._context import Scope, attach_scope, current_node, detach
 
 __all__ = ["ASGIMiddleware", "WSGIMiddleware"]
 

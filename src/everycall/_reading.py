@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.context.context import Context
 
 from everycall import limits
-from everycall._context import _current, attach, attach_whole, detach, snapshot
+from everycall._call.context import _current, attach, attach_whole, detach, snapshot
+from everycall._call.generators import _first_step, _take_names
 from everycall._guard import guarded, report
-from everycall._stream import _first_step, _take_names
 
 if TYPE_CHECKING:
     from everycall._exchange import Exchange

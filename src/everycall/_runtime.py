@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from everycall import _guard, _recorder, _threads
+from everycall import _guard, _threads
+from everycall._call import recorder as _recorder
+from everycall._call.recorder import Recorder
 from everycall._delivery import transport
 from everycall._delivery.sender import Sender
 from everycall._delivery.spool import Spool
 from everycall._delivery.transport import Transport
 from everycall._ledger import Balance, Flushed, Ledger
-from everycall._recorder import Recorder
 from everycall._version import SDK
 from everycall.errors import ConfigurationError
 from everycall.settings import Mask, Settings, is_disabled

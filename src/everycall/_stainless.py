@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from everycall._call import Call
+from everycall._call.call import Call
 from everycall._exchange import Exchange, Options, recorded_by_framework
 from everycall._guard import report
 from everycall._reading import Gathering, Reading, follow, follow_parse, watch_closing

@@ -15,7 +15,7 @@ from typing import Any
 from opentelemetry.context.context import Context
 
 from everycall import _guard
-from everycall._context import attach_whole, detach, snapshot
+from everycall._call.context import attach_whole, detach, snapshot
 from everycall._patches import AnyFunction, Patches
 
 __all__ = ["install", "is_installed", "uninstall"]

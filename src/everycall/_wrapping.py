@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any, Final
 
-from everycall._context import attach, attach_unseen, detach
+from everycall._call.context import attach, attach_unseen, detach
 from everycall._exchange import Exchange, Options
 from everycall._patches import Patches
 

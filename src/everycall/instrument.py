@@ -16,15 +16,15 @@ from types import ModuleType
 from typing import Unpack
 
 from everycall import _integrations
-from everycall._call import INHERIT, UNSET, Call, Inherit, Unset, start_below, start_call
-from everycall._context import add_lookup, attach, current_call, current_context, detach
+from everycall._call.call import INHERIT, UNSET, Call, Inherit, Unset, start_below, start_call
+from everycall._call.context import add_lookup, attach, current_call, current_context, detach
+from everycall._call.generators import Chunks, drive, drive_async
 from everycall._exchange import Exchange, Labels, Options, SharedLabels, recorded_by_framework
 from everycall._guard import guarded, report
 from everycall._hosts import provider_at
 from everycall._patches import Patches
 from everycall._reading import Gathering, Reading, Text, carried, follow, follow_parse, watch_closing
 from everycall._stainless import StainlessExchange, begin_request
-from everycall._stream import Chunks, drive, drive_async
 from everycall._values import members, plain, plain_messages, read, reference, text
 from everycall._wrapping import Wrapping
 from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_NOTHING, OMIT_OUTPUTS, omit_flags

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from everycall import _carrier, _guard
-from everycall._capture import capture
-from everycall._context import Scope, attach_alone, attach_scope, current_node, detach
+from everycall._call.context import Scope, attach_alone, attach_scope, current_node, detach
+from everycall._capture.serialize import capture
 from everycall._middleware import ASGIMiddleware, WSGIMiddleware
 from everycall.record import to_json
 

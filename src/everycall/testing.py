@@ -9,7 +9,9 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from everycall import _call, _context, _recorder, _threads
+from everycall import _threads
+from everycall._call import call, context
+from everycall._call import recorder as _recorder
 from everycall._ledger import Ledger
 from everycall.record import Record, decode
 from everycall.settings import Settings
@@ -49,11 +51,11 @@ def counted(start_time_unix_nano: int = 1_700_000_000_000_000_000, tick_s: float
     """Make ids count up from 1 and both clocks tick by `tick_s` at each look, so that whole records can be compared."""
     numbers, ticks = itertools.count(1), itertools.count()
     step = int(tick_s * 1e9)
-    saved = (_context.new_ids, _call._clock, _call._monotonic)
-    _context.new_ids = lambda: (f"{next(numbers):032x}", f"{next(numbers):016x}")
-    _call._clock = lambda: start_time_unix_nano + next(ticks) * step
-    _call._monotonic = lambda: next(ticks) * step
+    saved = (context.new_ids, call._clock, call._monotonic)
+    context.new_ids = lambda: (f"{next(numbers):032x}", f"{next(numbers):016x}")
+    call._clock = lambda: start_time_unix_nano + next(ticks) * step
+    call._monotonic = lambda: next(ticks) * step
     try:
         yield
     finally:
-        _context.new_ids, _call._clock, _call._monotonic = saved
+        context.new_ids, call._clock, call._monotonic = saved

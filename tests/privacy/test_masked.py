@@ -16,7 +16,8 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.prompts import ChatPromptTemplate
 
 import everycall
-from everycall import _chain, _guard, masks
+from everycall import _guard, masks
+from everycall._capture import processors
 from everycall.record import Record, to_raw
 from everycall_langchain import CallbackHandler
 
@@ -163,7 +164,7 @@ def test_a_mask_of_json_that_fails_lets_nothing_by(
         call.update(content=mail)
     assert everycall.flush(10).spooled == 0
     (record,) = sink.records
-    assert record["inputs"] == record["content"] == _chain.MASK_FAILED
+    assert record["inputs"] == record["content"] == processors.MASK_FAILED
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert mail.encode() not in b"".join(sink.bodies) + kept
     assert mail not in caplog.text
@@ -178,8 +179,8 @@ def test_a_mask_costs_little_of_a_large_record() -> None:
     words = "The quick brown fox jumps over the lazy dog, and responsibilities were met. " * 13_000
     record = Record(inference_id="i", trace_id="t", inputs=to_raw({"q": words, "mail": "joe@example.com"}))
     decoding = best(lambda: msgspec.json.decode(record.inputs))
-    masking = best(lambda: _chain.mask_record(record, masks.common))
-    assert bytes(_chain.mask_record(record, masks.common).inputs).endswith(b'"mail":"[email]"}')
+    masking = best(lambda: processors.mask_record(record, masks.common))
+    assert bytes(processors.mask_record(record, masks.common).inputs).endswith(b'"mail":"[email]"}')
     assert masking < 40 * decoding
 
 

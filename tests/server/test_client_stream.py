@@ -106,7 +106,7 @@ def test_texts_come_one_by_one(parea: Parea, provider: Any) -> None:
 
 
 def test_a_stream_inside_a_call_is_below_it(parea: Parea, gateway_server: Any) -> None:
-    from everycall._context import context
+    from everycall._call.context import context
 
     with context(trace_id="order-42", trace_name="support", end_user_identifier="u-7", log_omit_outputs=True):
         stream = parea.stream(Completion(llm_configuration=PROMPT))

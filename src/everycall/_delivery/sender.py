@@ -18,7 +18,7 @@ from pathlib import Path
 from opentelemetry import context as otel_context
 
 from everycall import _guard, limits
-from everycall._chain import encode_within
+from everycall._capture.processors import encode_within
 from everycall._delivery.segment import Chunk, Segment, adoptable, read_lines
 from everycall._delivery.spool import REFUSED_DIR, Spool
 from everycall._delivery.transport import Committed, Refused, TooLarge, Transport, Unreachable

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, overload
 
 from everycall import _guard
-from everycall._arguments import Arguments
-from everycall._call import UNSET, Call, begin, start_call
-from everycall._context import attach, detach
-from everycall._stream import drive, drive_async
+from everycall._call.arguments import Arguments
+from everycall._call.call import UNSET, Call, begin, start_call
+from everycall._call.context import attach, detach
+from everycall._call.generators import drive, drive_async
 from everycall.errors import Loss
 from everycall.settings import OMIT_ALL, OMIT_INPUTS, is_disabled, omit_flags
 
@@ -130,7 +130,7 @@ def _decorate(target: Any, *, options: Options) -> Any:
         return cached
     if isinstance(target, type):
         return _decorate_class(target, options)
-    from everycall._proxy import CallableProxy  # wrapt is imported by those who need it
+    from everycall._call.callable_proxy import CallableProxy  # wrapt is imported by those who need it
 
     if not callable(target) and not hasattr(type(target), "__get__"):
         raise TypeError(f"@trace needs something that can be called, not {type(target).__name__}")

@@ -12,8 +12,8 @@ from typing import Any
 import wrapt
 
 from everycall import _guard
-from everycall._arguments import Arguments
-from everycall._trace import Options, Plan, wrapping_of
+from everycall._call.arguments import Arguments
+from everycall._call.decorator import Options, Plan, wrapping_of
 
 __all__ = ["CallableProxy"]
 

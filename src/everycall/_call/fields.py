@@ -12,9 +12,9 @@ from typing import Any, Final
 from msgspec import Raw
 
 from everycall import limits
-from everycall._capture import capture, capture_by_hand, capture_plain, cut_text, plain_text
-from everycall._chain import Draft
-from everycall._context import clipped
+from everycall._call.context import clipped
+from everycall._capture.processors import Draft
+from everycall._capture.serialize import capture, capture_by_hand, capture_plain, cut_text, plain_text
 from everycall.record import Cut, to_json
 from everycall.settings import OMIT_INPUTS, OMIT_OUTPUTS
 

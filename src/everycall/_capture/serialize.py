@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from everycall import limits
-from everycall._render import Walk, name_of, plain_text
+from everycall._capture.render import Walk, name_of, plain_text
 from everycall.record import ABSENT, Cut
 
 __all__ = ["capture", "capture_by_hand", "capture_plain", "cut_text", "plain_text"]

@@ -18,11 +18,11 @@ from msgspec import Raw
 from opentelemetry.context.context import Context
 
 from everycall import _guard, limits
-from everycall._call import Call
-from everycall._capture import capture
-from everycall._context import _attach as resume
-from everycall._context import _current as here
-from everycall._context import attach, detach
+from everycall._call.call import Call
+from everycall._call.context import _attach as resume
+from everycall._call.context import _current as here
+from everycall._call.context import attach, detach
+from everycall._capture.serialize import capture
 from everycall.record import Cut
 from everycall.settings import OMIT_ALL, OMIT_OUTPUTS
 

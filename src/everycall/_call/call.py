@@ -17,13 +17,16 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.context.context import Context
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
-from everycall import _chain, _failures, _guard, _recorder, limits
-from everycall import _context as ids
-from everycall._capture import capture_plain
-from everycall._context import Scope, current_node, foreign_span, trace_id_hex
-from everycall._context import clipped as _clipped
-from everycall._fields import JSON_FIELDS, SETTERS, encodable, note_cut, set_json, tags_of
-from everycall._recorder import Recorder, active
+from everycall import _guard, limits
+from everycall._call import context as ids
+from everycall._call import exceptions
+from everycall._call import recorder as _recorder
+from everycall._call.context import Scope, current_node, foreign_span, trace_id_hex
+from everycall._call.context import clipped as _clipped
+from everycall._call.fields import JSON_FIELDS, SETTERS, encodable, note_cut, set_json, tags_of
+from everycall._call.recorder import Recorder, active
+from everycall._capture import processors
+from everycall._capture.serialize import capture_plain
 from everycall._version import SDK
 from everycall.errors import Loss
 from everycall.record import ABSENT, Cut
@@ -83,7 +86,7 @@ class Call(otel_trace.Span):
     begun_in: Context | None = None  # OpenTelemetry's context there; known of a framework's calls, see `_context`
     around: Call | None = None  # the call above in the code, of one that begins a trace of its own
     _sampled_out = False  # not recorded for that reason alone: no flag covers its errors
-    _withheld_errors: tuple[_failures.Identity, ...] = ()
+    _withheld_errors: tuple[exceptions.Identity, ...] = ()
 
     def __init__(self, name: str, kind: str, node: Scope | Call | None, recorder: Recorder | None, scope: str) -> None:
         self.name = name
@@ -221,9 +224,9 @@ class Call(otel_trace.Span):
         """Keep a handled exception as an event; the call's status stays as it is."""
         if self.ended or self._withheld("attributes"):
             return
-        found = {"exception.type": _failures.type_name(exception)}
+        found = {"exception.type": exceptions.type_name(exception)}
         if not self._holds_withheld(exception):
-            found["exception.message"] = _failures.message(exception)
+            found["exception.message"] = exceptions.message(exception)
         self.add_event("exception", {**found, **(attributes or {})}, timestamp)
 
     def end(self, end_time: int | None = None) -> None:
@@ -381,16 +384,16 @@ class Call(otel_trace.Span):
         if type(error).__name__ == "CancelledError":
             self._draft.update(error=CANCELLED, error_type=CANCELLED)
             return
-        name = _failures.type_name(error)
-        location = _failures.location(error)
+        name = exceptions.type_name(error)
+        location = exceptions.location(error)
         attributes = {CODE_LOCATION: location} if location else {}
         if self.omit or self._holds_withheld(error):
             self._withhold(error)
             self._draft.update(error=f"{name} at {location}" if location else name, error_type=name)
         else:
-            message = _failures.message(error)
+            message = exceptions.message(error)
             self._draft.update(error=f"{name}: {message}" if message else name, error_type=name)
-            attributes["exception.stacktrace"] = _failures.stacktrace(error)
+            attributes["exception.stacktrace"] = exceptions.stacktrace(error)
         self._attributes = {**(self._attributes or {}), **attributes}
 
     def _withhold(self, error: BaseException) -> None:
@@ -406,12 +409,12 @@ class Call(otel_trace.Span):
         if around is not None:
             around._withheld_errors = (
                 *around._withheld_errors[1 - limits.ERRORS_WITHHELD_MAX :],
-                _failures.identity(error),
+                exceptions.identity(error),
             )
 
     def _holds_withheld(self, error: BaseException) -> bool:
         """Tell whether an error is, was raised from, or holds one whose text an omit flag of a call below covers."""
-        return bool(self._withheld_errors) and _failures.holds(error, self._withheld_errors)
+        return bool(self._withheld_errors) and exceptions.holds(error, self._withheld_errors)
 
     def _close(self, elapsed: int) -> None:
         """Make the record, pass it through the chain, append it. What goes wrong is a counted loss."""
@@ -423,14 +426,14 @@ class Call(otel_trace.Span):
             if self._attributes is not None or self._events is not None:
                 self._take_attributes()
             if self.omit:
-                _chain.omit(self._draft, self.omit, *self._declared)
+                processors.omit(self._draft, self.omit, *self._declared)
             fields = self._fields(elapsed, recorder.project_name)
             try:
                 line = _encode(fields)
             except UnicodeEncodeError:
                 line = _encode(encodable(fields))
             if recorder.mask is not None or len(line) > limits.FIELD_BYTES_MAX:
-                line = _chain.mask_and_limit(line, recorder.mask)
+                line = processors.mask_and_limit(line, recorder.mask)
             recorder.append(line)
         except Exception as error:  # noqa: BLE001 - the guard
             _guard.report("Call.end", error)

@@ -19,11 +19,11 @@ from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.trace import SpanContext
 
 from everycall import _guard, limits
-from everycall._render import plain_text
+from everycall._capture.render import plain_text
 from everycall.settings import omit_flags
 
 if TYPE_CHECKING:
-    from everycall._call import Call
+    from everycall._call.call import Call
 
 __all__ = [
     "NODE_KEY",

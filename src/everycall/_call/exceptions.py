@@ -8,7 +8,7 @@ from __future__ import annotations
 import traceback
 
 from everycall import limits
-from everycall._context import clipped
+from everycall._call.context import clipped
 
 __all__ = ["Identity", "holds", "identity", "location", "message", "stacktrace", "type_name"]
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from everycall import _guard, limits
-from everycall._capture import cut_text
+from everycall._capture.serialize import cut_text
 from everycall.record import (
     ABSENT,
     CONTENT_FIELDS,
