@@ -24,7 +24,8 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
 
 import everycall
-from everycall import _guard, _threads
+from everycall import _guard
+from everycall._propagation import threads as _threads
 from everycall.record import Record, to_json
 from everycall.settings import Settings
 from everycall.testing import capture_records

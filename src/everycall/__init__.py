@@ -12,8 +12,8 @@ from everycall._version import __version__
 
 if TYPE_CHECKING:
     from everycall import masks as masks
-    from everycall._integrations import instrument as instrument
-    from everycall._integrations import uninstrument as uninstrument
+    from everycall._instrumentation.registry import instrument as instrument
+    from everycall._instrumentation.registry import uninstrument as uninstrument
     from everycall.client import (
         AsyncCompletionStream,
         Completion,
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
 
         return importlib.import_module(f"everycall.{name}")
     if name == "uninstrument":
-        from everycall._integrations import uninstrument as found
+        from everycall._instrumentation.registry import uninstrument as found
 
         return found
     if name in __all__:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from everycall import _guard, _threads
+from everycall import _guard
 from everycall._call import recorder as _recorder
 from everycall._call.recorder import Recorder
 from everycall._delivery import transport
@@ -23,6 +23,7 @@ from everycall._delivery.sender import Sender
 from everycall._delivery.spool import Spool
 from everycall._delivery.transport import Transport
 from everycall._ledger import Balance, Flushed, Ledger
+from everycall._propagation import threads
 from everycall._version import SDK
 from everycall.errors import ConfigurationError
 from everycall.settings import Mask, Settings, is_disabled
@@ -150,14 +151,14 @@ def _begin(settings: Settings) -> Recorder | None:
 def _propagate(settings: Settings) -> None:
     """Switch the patches on that the settings ask for, and those off that they do not."""
     if settings.propagate_threads:
-        _threads.install()
+        threads.install()
     else:
-        _threads.uninstall()
+        threads.uninstall()
     if settings.propagate_to:
-        from everycall import _http_hooks  # those who name a host need it
+        from everycall._propagation import http_clients
 
-        _http_hooks.install(*_http_hooks.LIBRARIES)
-        _undo.append(_http_hooks.uninstall)
+        http_clients.install(*http_clients.LIBRARIES)
+        _undo.append(http_clients.uninstall)
 
 
 def _on_demand() -> Recorder | None:
@@ -226,7 +227,7 @@ def shutdown(timeout_s: float = 2.0) -> None:
         runtime, _runtime = _runtime, None
         _closed = True
         _recorder.activate(None)
-        _threads.uninstall()
+        threads.uninstall()
         while _undo:
             _undo.pop()()
         if runtime is None:

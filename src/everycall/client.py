@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from everycall import limits
-from everycall._completion import (
+from everycall._client.models import (
     Completion,
     CompletionResponse,
     FeedbackRequest,
@@ -33,8 +33,8 @@ from everycall._completion import (
     feedback_body,
     prompt_body,
 )
-from everycall._streamed import AsyncCompletionStream, CompletionStream, Events
-from everycall._tries import Tries, decoded
+from everycall._client.retry import Tries, decoded
+from everycall._client.stream import AsyncCompletionStream, CompletionStream, Events
 from everycall._version import __version__
 from everycall.errors import ConfigurationError, UnreachableError
 from everycall.semconv import API_KEY_HEADER, DEFAULT_PROJECT, STREAM_HEADER

@@ -5,7 +5,7 @@ everycall's. A call is begun with `start_call`, made current only while the inst
 exactly once. What an integration does inside the user's program goes through `guarded`.
 
 The module itself can be called: `everycall.instrument("openai", "langchain")` switches installed integrations on, see
-`everycall._integrations.instrument`.
+`everycall._instrumentation.registry.instrument`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Unpack
 
-from everycall import _integrations
 from everycall._call.call import INHERIT, UNSET, Call, Inherit, Unset, start_below, start_call
 from everycall._call.context import add_lookup, attach, current_call, current_context, detach
 from everycall._call.generators import Chunks, drive, drive_async
-from everycall._exchange import Exchange, Labels, Options, SharedLabels, recorded_by_framework
 from everycall._guard import guarded, report
-from everycall._hosts import provider_at
+from everycall._instrumentation import registry
+from everycall._instrumentation.content import members, plain, plain_messages, read, reference, text
+from everycall._instrumentation.providers import provider_at
+from everycall._instrumentation.request import Exchange, Labels, Options, SharedLabels, recorded_by_framework
+from everycall._instrumentation.stainless import StainlessExchange, begin_request
+from everycall._instrumentation.stream import Gathering, Reading, Text, carried, follow, follow_parse, watch_closing
+from everycall._instrumentation.wrapper import Wrapping
 from everycall._patches import Patches
-from everycall._reading import Gathering, Reading, Text, carried, follow, follow_parse, watch_closing
-from everycall._stainless import StainlessExchange, begin_request
-from everycall._values import members, plain, plain_messages, read, reference, text
-from everycall._wrapping import Wrapping
 from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_NOTHING, OMIT_OUTPUTS, omit_flags
 from everycall.usage import usage_fields
 
@@ -114,7 +114,7 @@ class _Callable(ModuleType):
     """What this module is, so that it is the face's function too."""
 
     def __call__(self, *names: str, **labels: Unpack[SharedLabels]) -> tuple[str, ...]:
-        return _integrations.instrument(*names, **labels)
+        return registry.instrument(*names, **labels)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from everycall import _carrier, _guard
+from everycall import _guard
 from everycall._call.context import Scope, attach_alone, attach_scope, current_node, detach
 from everycall._capture.serialize import capture
-from everycall._middleware import ASGIMiddleware, WSGIMiddleware
+from everycall._propagation import headers as _carrier
+from everycall._propagation.middleware import ASGIMiddleware, WSGIMiddleware
 from everycall.record import to_json
 
 __all__ = [
@@ -135,20 +136,20 @@ def instrument_httpx() -> None:
     Takes effect now, or when the library is imported; also on clients that exist. `init(propagate_to=...)` does it too.
     A redirect is a request of its own: to a host that is not named, it carries nothing.
     """
-    from everycall import _http_hooks
+    from everycall._propagation import http_clients
 
-    _http_hooks.install(*_http_hooks.HTTPX)
+    http_clients.install(*http_clients.HTTPX)
 
 
 def instrument_requests() -> None:
     """Have `requests` sessions `inject` into each request to a named host, as `instrument_httpx` does for httpx."""
-    from everycall import _http_hooks
+    from everycall._propagation import http_clients
 
-    _http_hooks.install(*_http_hooks.REQUESTS)
+    http_clients.install(*http_clients.REQUESTS)
 
 
 def uninstrument() -> None:
     """Undo `instrument_httpx`, `instrument_requests`, and what `init(propagate_to=...)` did of them."""
-    from everycall import _http_hooks
+    from everycall._propagation import http_clients
 
-    _http_hooks.uninstall()
+    http_clients.uninstall()

@@ -9,10 +9,10 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from everycall import _threads
 from everycall._call import call, context
 from everycall._call import recorder as _recorder
 from everycall._ledger import Ledger
+from everycall._propagation import threads
 from everycall.record import Record, decode
 from everycall.settings import Settings
 
@@ -35,15 +35,15 @@ def capture_records(settings: Settings | None = None) -> Iterator[list[Record]]:
     """
     records: list[Record] = []
     recorder = _recorder.Recorder(settings or Settings(), _List(records), Ledger())
-    before, threads_before = _recorder.activate(recorder), _threads.is_installed()
+    before, threads_before = _recorder.activate(recorder), threads.is_installed()
     if recorder.settings.propagate_threads:
-        _threads.install()
+        threads.install()
     try:
         yield records
     finally:
         _recorder.activate(before)
         if not threads_before:
-            _threads.uninstall()
+            threads.uninstall()
 
 
 @contextmanager

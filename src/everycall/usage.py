@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
+from everycall._instrumentation.content import members
 from everycall._usage.names import (
     ANTHROPIC,
     BEDROCK,
@@ -30,7 +31,6 @@ from everycall._usage.names import (
     Dialect,
     dialect_of,
 )
-from everycall._values import members
 from everycall.semconv import (
     SERVICE_TIER,
     USAGE_CACHE_WRITE,

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from everycall._call.call import Call
-from everycall._exchange import Exchange, Options, recorded_by_framework
 from everycall._guard import report
-from everycall._reading import Gathering, Reading, follow, follow_parse, watch_closing
+from everycall._instrumentation.request import Exchange, Options, recorded_by_framework
+from everycall._instrumentation.stream import Gathering, Reading, follow, follow_parse, watch_closing
 from everycall.settings import OMIT_INPUTS
 
 __all__ = ["Endpoint", "StainlessExchange", "begin_request"]

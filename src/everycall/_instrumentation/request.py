@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, TypedDict
 from everycall._call.call import Call, start_call
 from everycall._call.context import current_call
 from everycall._guard import report
-from everycall._values import read
+from everycall._instrumentation.content import read
 from everycall.settings import OMIT_ALL, OMIT_OUTPUTS
 
 __all__ = ["Exchange", "Labels", "Options", "SharedLabels", "recorded_by_framework"]

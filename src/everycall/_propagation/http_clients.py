@@ -13,8 +13,8 @@ from typing import Any, Final
 import wrapt
 
 from everycall import _guard
-from everycall._carrier import additions
 from everycall._patches import AnyFunction, Patches
+from everycall._propagation.headers import additions
 
 __all__ = ["HTTPX", "LIBRARIES", "REQUESTS", "install", "uninstall"]
 

@@ -10,8 +10,8 @@ import importlib.metadata
 from types import ModuleType
 from typing import Final, Unpack
 
-from everycall._exchange import SharedLabels
 from everycall._guard import warn_once
+from everycall._instrumentation.request import SharedLabels
 from everycall.errors import ConfigurationError
 
 __all__ = ["instrument", "uninstrument"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from everycall import _guard
 from everycall._call.context import Scope, attach_scope, current_node, detach
-from everycall._carrier import BAGGAGE, HEADERS, TRACEPARENT, TRACESTATE, scope_of
+from everycall._propagation.headers import BAGGAGE, HEADERS, TRACEPARENT, TRACESTATE, scope_of
 
 __all__ = ["ASGIMiddleware", "WSGIMiddleware"]
 

@@ -21,7 +21,7 @@ from everycall._call.generators import _first_step, _take_names
 from everycall._guard import guarded, report
 
 if TYPE_CHECKING:
-    from everycall._exchange import Exchange
+    from everycall._instrumentation.request import Exchange
 
 __all__ = ["Gathering", "Reading", "Text", "carried", "follow", "follow_parse", "watch_closing"]
 

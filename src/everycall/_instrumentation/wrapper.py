@@ -13,7 +13,7 @@ from types import MethodType
 from typing import Any, Final
 
 from everycall._call.context import attach, attach_unseen, detach
-from everycall._exchange import Exchange, Options
+from everycall._instrumentation.request import Exchange, Options
 from everycall._patches import Patches
 
 __all__ = ["Begin", "Wrapping"]

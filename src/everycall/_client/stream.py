@@ -11,7 +11,7 @@ from types import TracebackType
 
 import msgspec
 
-from everycall._completion import CompletionResponse
+from everycall._client.models import CompletionResponse
 from everycall.errors import Problem, RequestError, UnreachableError
 
 __all__ = ["AsyncCompletionStream", "CompletionStream", "Events"]

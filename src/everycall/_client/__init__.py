@@ -1,0 +1,1 @@
+"""The parts of `everycall.client`: models, streamed completions, retries."""

@@ -1,0 +1,1 @@
+"""Trace context across threads, HTTP clients and servers, for `everycall.propagation`."""
