@@ -150,7 +150,7 @@ def serve(folder: Path, provider: str) -> None:
     """Be the server process, as `everycall serve` is."""
     from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
-    from everycall.server.running import run
+    from everycall.server.runner import run
 
     key = "benchmark-local-key"
     settings = ProviderSettings("openai", "openai", base_url=f"{provider}/v1", api_key="sk-benchmark")

@@ -112,7 +112,7 @@ def one_load(arguments: argparse.Namespace, encoding: str, address: str, key: st
 def serve(folder: Path) -> None:
     """Be the server process."""
     from everycall.server.options import ServerOptions
-    from everycall.server.running import run
+    from everycall.server.runner import run
 
     key = "benchmark-local-key"
     options = ServerOptions(data_dir=folder / "data", port=0, local_key=key)

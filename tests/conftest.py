@@ -44,7 +44,7 @@ def server_options(tmp_path: Path) -> Any:
 @pytest.fixture
 def server(server_options: Any) -> Iterator[Any]:
     """A started server with an empty SQLite store."""
-    from everycall.server.running import Server
+    from everycall.server.runner import Server
 
     with Server(server_options) as started:
         yield started
@@ -106,7 +106,7 @@ def gateway_server(tmp_path: Path, provider: Any) -> Iterator[Any]:
     """A started server whose provider `openai` is the fake one."""
     from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
-    from everycall.server.running import Server
+    from everycall.server.runner import Server
 
     settings = ProviderSettings("openai", "openai", base_url=provider.base_url, api_key="sk-fake")
     options = ServerOptions(data_dir=tmp_path / "gateway-data", port=0, providers={"openai": settings})
@@ -126,7 +126,7 @@ def server_process(tmp_path: Path) -> Iterator[Callable[..., Any]]:
         "from pathlib import Path\n"
         "from everycall.errors import EverycallError\n"
         "from everycall.server.options import ServerOptions\n"
-        "from everycall.server.running import run\n"
+        "from everycall.server.runner import run\n"
         "options = ServerOptions(data_dir=Path(sys.argv[1]), port=int(sys.argv[2]), local_key='process-local-key')\n"
         "try:\n"
         "    run(options, lambda address, login: print(json.dumps([address, login]), flush=True))\n"

@@ -26,7 +26,7 @@ from everycall.cli import build_parser
 from everycall.demo.stand_in import StandInModel
 from everycall.server.gateway.settings import ProviderSettings, provider_settings
 from everycall.server.options import ServerOptions
-from everycall.server.running import DATABASE, Server
+from everycall.server.runner import DATABASE, Server
 from everycall.server.store.base import Deployment
 from everycall.server.store.sqlite import SqliteStore
 

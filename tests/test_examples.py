@@ -16,7 +16,7 @@ import pytest
 from everycall.demo.stand_in import STAND_IN_MODEL, StandInModel
 from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.options import ServerOptions
-from everycall.server.running import Server
+from everycall.server.runner import Server
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 SPOKEN = {

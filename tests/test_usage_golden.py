@@ -67,7 +67,7 @@ def test_the_arithmetic_in_words_gives_the_cost(case: dict[str, Any]) -> None:
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
     """All cases as the server answers them: sent over HTTP, priced, stored, read back. By name."""
     from everycall.server.options import ServerOptions
-    from everycall.server.running import Server
+    from everycall.server.runner import Server
 
     folder = tmp_path_factory.mktemp("golden")
     options = ServerOptions(folder, port=0, local_key="golden-local-key", prices=GOLDEN / "prices.toml")

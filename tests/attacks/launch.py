@@ -19,7 +19,7 @@ from everycall import limits
 from everycall.errors import EverycallError
 from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.options import ServerOptions
-from everycall.server.running import run
+from everycall.server.runner import run
 
 WATCHED = frozenset(
     {"open", "os.listdir", "os.scandir", "os.system", "os.exec", "os.posix_spawn", "os.remove", "os.rename", "os.link",

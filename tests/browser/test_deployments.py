@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.options import ServerOptions
-from everycall.server.running import Server
+from everycall.server.runner import Server
 
 pytestmark = pytest.mark.browser
 

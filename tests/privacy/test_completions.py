@@ -246,7 +246,7 @@ def keyed(tmp_path: Path, streaming_provider: Any) -> Iterator[httpx.Client]:
     """A server whose providers have a key that does not look like one, each with a fallback to the last."""
     from everycall.server.gateway.settings import Fallback, ProviderSettings
     from everycall.server.options import ServerOptions
-    from everycall.server.running import Server
+    from everycall.server.runner import Server
 
     provider = streaming_provider
     then = {"*": (Fallback("local", None),)}

@@ -19,7 +19,7 @@ from everycall.errors import ConfigurationError
 from everycall.server.keys import Identity, create_key, digest, local_key
 from everycall.server.options import ServerOptions
 from everycall.server.problems import ProblemError
-from everycall.server.running import Server
+from everycall.server.runner import Server
 from everycall.server.security import AllowedHosts, WrongKeys, local_path
 
 

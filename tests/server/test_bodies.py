@@ -18,8 +18,8 @@ import pytest
 import zstandard
 
 from everycall import limits
-from everycall.server.bodies import Bodies
 from everycall.server.problems import ProblemError
+from everycall.server.request_bodies import Bodies
 
 LINES = b"\n".join(b'{"inference_id":"r-%d","trace_id":"t","name":"n"}' % number for number in range(3))
 MIB = limits.MIB

@@ -16,10 +16,10 @@ import msgspec
 import pytest
 
 from everycall.server.gateway import CompletionRequest, Gateway, ProviderSettings
-from everycall.server.gateway.asking import Asked
 from everycall.server.gateway.budgets import DAY_S, Budgets, estimate
+from everycall.server.gateway.provider_request import Asked
 from everycall.server.problems import ProblemError
-from everycall.server.running import Server
+from everycall.server.runner import Server
 from everycall.server.store.base import ApiKey, Expense, KeyLimits, RecordQuery, Spent, StoreBusy
 from everycall.server.store.sqlite import SqliteStore
 

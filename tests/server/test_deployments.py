@@ -15,7 +15,7 @@ import pytest
 
 from everycall import limits
 from everycall.server.options import ServerOptions
-from everycall.server.running import DATABASE, Server
+from everycall.server.runner import DATABASE, Server
 
 BODY: dict[str, Any] = {
     "name": "hello",

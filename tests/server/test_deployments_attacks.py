@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from everycall import limits
-from everycall.server.differences import changes, lines, unified
+from everycall.server.diff import changes, lines, unified
 from everycall.server.gateway.templates import fill, fill_messages, pieces, variables_of
 from everycall.server.store.base import Deployment
 
@@ -37,8 +37,8 @@ WATCHED = """
 import json, sys
 import msgspec
 from everycall.server.deployments import DeploymentRequest, as_deployment
-from everycall.server.differences import changes, lines, unified
-from everycall.server.gateway.asking import ask
+from everycall.server.diff import changes, lines, unified
+from everycall.server.gateway.provider_request import ask
 from everycall.server.gateway.request import CompletionRequest
 from everycall.server.gateway.templates import fill, pieces, variables_of
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from everycall.server.options import ServerOptions
-from everycall.server.running import Server
+from everycall.server.runner import Server
 
 OWN = """
 version = "own-1"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everycall import limits
-from everycall.server.pages import figures
+from everycall.server.pages import formatting
 from everycall.server.pages.addresses import read_trace_path, trace_path, with_query
 from everycall.server.pages.filters import FilterError, read_filters
 
@@ -36,7 +36,7 @@ NOW = 1_800_000_000 * SECOND
     ],
 )
 def test_money(value: float | None, shown: str) -> None:
-    assert figures.money(value) == shown
+    assert formatting.money(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -58,24 +58,30 @@ def test_money(value: float | None, shown: str) -> None:
     ],
 )
 def test_duration(value: float | None, shown: str) -> None:
-    assert figures.duration(value) == shown
+    assert formatting.duration(value) == shown
 
 
 def test_counts_sizes_and_marks() -> None:
-    assert [figures.count(value) for value in (None, 0, 1234567, 0.25, 2**60)] == [
+    assert [formatting.count(value) for value in (None, 0, 1234567, 0.25, 2**60)] == [
         "—",
         "0",
         "1,234,567",
         "0.25",
         "1.15e+18",
     ]
-    assert [figures.byte_size(value) for value in (None, 512, 1536, 5_242_880)] == [
+    assert [formatting.byte_size(value) for value in (None, 512, 1536, 5_242_880)] == [
         "—",
         "512 bytes",
         "1.5 KB",
         "5.0 MB",
     ]
-    assert [figures.tick_label(value) for value in (0, 0.25, 1.5, 120, 7200)] == ["0", "250 ms", "1.5 s", "2 m", "2 h"]
+    assert [formatting.tick_label(value) for value in (0, 0.25, 1.5, 120, 7200)] == [
+        "0",
+        "250 ms",
+        "1.5 s",
+        "2 m",
+        "2 h",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -90,15 +96,15 @@ def test_counts_sizes_and_marks() -> None:
     ],
 )
 def test_ago(seconds: int, shown: str) -> None:
-    assert figures.ago(NOW - seconds * SECOND, NOW) == shown
+    assert formatting.ago(NOW - seconds * SECOND, NOW) == shown
 
 
 def test_moments() -> None:
     nanos = int(datetime(2026, 9, 12, 14, 3, 7, tzinfo=UTC).timestamp()) * SECOND + 250_999_999
-    assert figures.iso_time(nanos) == "2026-09-12T14:03:07.250Z"
-    assert figures.absolute_time(nanos) == "2026-09-12 14:03:07.250 UTC"
-    assert (figures.iso_time(0), figures.absolute_time(0), figures.ago(0, NOW)) == ("", "not known", "—")
-    assert figures.absolute_time(2**63 - 1) == "2262-04-11 23:47:16.854 UTC"
+    assert formatting.iso_time(nanos) == "2026-09-12T14:03:07.250Z"
+    assert formatting.absolute_time(nanos) == "2026-09-12 14:03:07.250 UTC"
+    assert (formatting.iso_time(0), formatting.absolute_time(0), formatting.ago(0, NOW)) == ("", "not known", "—")
+    assert formatting.absolute_time(2**63 - 1) == "2262-04-11 23:47:16.854 UTC"
 
 
 def read(address: str) -> tuple[str, bool]:

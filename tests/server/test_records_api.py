@@ -249,7 +249,7 @@ def test_what_was_acknowledged_outlives_a_kill(server_process: Callable[..., Any
 def lasting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """One server for hundreds of requests."""
     from everycall.server.options import ServerOptions
-    from everycall.server.running import Server
+    from everycall.server.runner import Server
 
     options = ServerOptions(tmp_path_factory.mktemp("fuzz"), port=0, local_key="fuzzing-local-key")
     with Server(options) as server, httpx.Client(base_url=server.address, headers={"x-api-key": server.key}) as client:

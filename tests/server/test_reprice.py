@@ -16,7 +16,7 @@ import pytest
 
 from everycall import limits
 from everycall.server.options import ServerOptions
-from everycall.server.running import DATABASE, Server
+from everycall.server.runner import DATABASE, Server
 from everycall.server.store.sqlite import SqliteStore
 
 T0 = 1_780_000_000_000_000_000  # 2026-05-28

@@ -15,7 +15,7 @@ import pytest
 
 from everycall.errors import ConfigurationError
 from everycall.server.options import ServerOptions
-from everycall.server.running import Server, listen
+from everycall.server.runner import Server, listen
 
 
 def batch(prefix: str, size: int = 100) -> bytes:

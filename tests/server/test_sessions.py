@@ -11,7 +11,7 @@ import pytest
 
 from everycall.errors import ConfigurationError
 from everycall.server.options import ServerOptions
-from everycall.server.running import Server
+from everycall.server.runner import Server
 from everycall.server.security import over_tls
 from everycall.server.sessions import COOKIE, Sessions
 

@@ -315,7 +315,7 @@ def test_what_is_omitted_is_nowhere(
 def test_an_anthropic_stream(tmp_path: Path, provider: Any) -> None:
     from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
-    from everycall.server.running import Server
+    from everycall.server.runner import Server
 
     settings = ProviderSettings("anthropic", "anthropic", base_url=provider.root, api_key="sk-fake")
     provider.stream(pieces=["Hel", "lo"], tool_calls=[("weather", {"city": "Bern"})])
@@ -343,7 +343,7 @@ def test_a_server_that_stops_records_the_stream(tmp_path: Path, provider: Any, m
     from everycall import limits
     from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
-    from everycall.server.running import Server
+    from everycall.server.runner import Server
 
     monkeypatch.setattr(limits, "GATEWAY_CLOSE_S", 0.4)
     monkeypatch.setattr(limits, "SHUTDOWN_TIMEOUT_S", 1.0)

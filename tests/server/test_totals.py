@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from everycall.record import Record, to_raw
 from everycall.server.options import ServerOptions
-from everycall.server.running import Server
+from everycall.server.runner import Server
 from everycall.server.store.answers import counted_in
 
 T0 = 1_790_000_000_000_000_000

@@ -107,7 +107,7 @@ async def test_an_endpoint_stores_them_once(
     import httpx
 
     from everycall.server.options import ServerOptions
-    from everycall.server.running import Server
+    from everycall.server.runner import Server
 
     provider.script(*(type(provider.default)(body=LINES) for _ in range(2)))
     with Server(ServerOptions(tmp_path / "data", port=0)) as server:

@@ -14,7 +14,7 @@ from everycall.cli.terminal import Column, Terminal
 from everycall.semconv import API_KEY_HEADER
 from everycall.server.gateway.budgets import Budgets, shown
 from everycall.server.keys import LOCAL_ID, Keyring
-from everycall.server.running import DATABASE
+from everycall.server.runner import DATABASE
 from everycall.server.store.base import ApiKey, KeyLimits, StoreError
 from everycall.server.store.sqlite import SqliteStore
 from everycall.settings import Settings

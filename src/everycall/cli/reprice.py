@@ -24,7 +24,7 @@ from everycall.server.api.query import parse_time
 from everycall.server.options import ServerOptions, price_book
 from everycall.server.problems import ProblemError
 from everycall.server.repricing import ModelChange, RepricePage, joined, reprice_page
-from everycall.server.running import DATABASE
+from everycall.server.runner import DATABASE
 from everycall.server.store.base import RecordQuery, StoreError
 from everycall.server.store.sqlite import SqliteStore
 from everycall.settings import Settings

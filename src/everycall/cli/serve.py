@@ -10,7 +10,7 @@ from everycall import locations
 from everycall.cli.terminal import Terminal
 from everycall.server.gateway.settings import provider_settings
 from everycall.server.options import ServerOptions
-from everycall.server.running import run
+from everycall.server.runner import run
 
 __all__ = ["PROVIDERS_FILE", "serve"]
 

@@ -17,7 +17,7 @@ from everycall.cli.terminal import Column, Terminal
 from everycall.semconv import API_KEY_HEADER
 
 if TYPE_CHECKING:
-    from everycall.server.running import Server
+    from everycall.server.runner import Server
 
 __all__ = ["COLUMNS", "Api", "row", "show_balance", "show_records", "tree"]
 

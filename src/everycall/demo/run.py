@@ -25,7 +25,7 @@ from everycall.locations import state_dir
 
 if TYPE_CHECKING:
     from everycall.demo.program import Program
-    from everycall.server.running import Server
+    from everycall.server.runner import Server
 
 __all__ = ["DemoOptions", "StepFailed", "run_demo"]
 
@@ -100,7 +100,7 @@ def _start_server(
     from everycall.demo.program import PROVIDER
     from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
-    from everycall.server.running import Server
+    from everycall.server.runner import Server
 
     with screen.step("start the server on an embedded SQLite store"):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

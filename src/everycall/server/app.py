@@ -33,12 +33,12 @@ from everycall.server.api import (
     streaming,
 )
 from everycall.server.auth import Access, Guard
-from everycall.server.bodies import Bodies
 from everycall.server.gateway import Gateway
 from everycall.server.keys import local_key
 from everycall.server.options import ServerOptions
 from everycall.server.pages.rendering import html
 from everycall.server.problems import exception_handlers
+from everycall.server.request_bodies import Bodies
 from everycall.server.security import secure
 from everycall.server.store.base import Store
 

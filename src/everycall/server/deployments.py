@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from everycall import limits
-from everycall.server.gateway.asking import as_functions, as_messages, missing_deployment
+from everycall.server.gateway.provider_request import as_functions, as_messages, missing_deployment
 from everycall.server.gateway.providers import provider_of
 from everycall.server.gateway.request import Message, ModelParams
 from everycall.server.problems import ProblemError, problem

@@ -11,10 +11,10 @@ from litestar.enums import MediaType
 
 from everycall import limits
 from everycall.server.auth import Access
-from everycall.server.bodies import Bodies
 from everycall.server.options import ServerOptions
 from everycall.server.pages.rendering import html as render
 from everycall.server.problems import ProblemError, problem
+from everycall.server.request_bodies import Bodies
 from everycall.server.security import is_same_origin, local_path, onward, over_tls
 from everycall.server.sessions import COOKIE
 from everycall.server.store.base import Store

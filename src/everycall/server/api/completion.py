@@ -15,10 +15,10 @@ from everycall.semconv import DEFAULT_PROJECT
 from everycall.server.api.documents import operation, query_text
 from everycall.server.api.parea import Projects
 from everycall.server.auth import Identity, project_of, require
-from everycall.server.bodies import Bodies
 from everycall.server.gateway.gateway import Gateway
 from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
 from everycall.server.problems import problem
+from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Store
 
 __all__ = [

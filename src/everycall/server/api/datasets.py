@@ -20,8 +20,8 @@ from everycall.server.api.parea import PREFIX, find_project, invalid
 from everycall.server.api.query import tail
 from everycall.server.api.trees import iso_time
 from everycall.server.auth import Identity, require
-from everycall.server.bodies import Bodies
 from everycall.server.problems import not_found, problem
+from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Dataset, DatasetCase, Store
 
 __all__ = ["handlers"]

@@ -18,8 +18,8 @@ from everycall import limits
 from everycall.server import deployments as rules
 from everycall.server.api.documents import operation, path_text, query_text
 from everycall.server.auth import Identity, project_of, require
-from everycall.server.differences import changes, lines, unified
-from everycall.server.gateway.asking import missing_deployment
+from everycall.server.diff import changes, lines, unified
+from everycall.server.gateway.provider_request import missing_deployment
 from everycall.server.problems import bad_request
 from everycall.server.store.base import Deployment, Store
 

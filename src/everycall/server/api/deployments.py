@@ -33,9 +33,9 @@ from everycall.server.api.deployment_versions import (
 )
 from everycall.server.api.documents import operation, query_text
 from everycall.server.auth import project_of, require
-from everycall.server.bodies import Bodies
 from everycall.server.deployments import DeploymentRequest
 from everycall.server.problems import bad_request, problem
+from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Deployment, Store
 
 __all__ = ["handlers", "next_cursor", "read_cursor"]

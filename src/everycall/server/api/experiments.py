@@ -27,8 +27,8 @@ from everycall.server.api.logs import Filters, condition_of
 from everycall.server.api.parea import PREFIX, Projects, find_project, invalid, written_project
 from everycall.server.api.trees import Forest, iso_time, scores_of
 from everycall.server.auth import Identity, require
-from everycall.server.bodies import Bodies
 from everycall.server.problems import not_found, problem
+from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Experiment, LogQuery, Store
 
 __all__ = ["handlers"]

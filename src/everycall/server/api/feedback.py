@@ -16,7 +16,7 @@ from everycall.server.api.documents import operation
 from everycall.server.api.parea import PREFIX, find_project, invalid
 from everycall.server.api.trees import root_of
 from everycall.server.auth import Identity, require
-from everycall.server.bodies import Bodies
+from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Feedback, Store
 
 __all__ = ["handlers"]

@@ -23,8 +23,8 @@ from everycall.server.api.parea_logs import KEPT_PREFIX
 from everycall.server.api.query import tail
 from everycall.server.api.trees import Forest, root_of
 from everycall.server.auth import Identity, require
-from everycall.server.bodies import Bodies
 from everycall.server.problems import not_found
+from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import OPERATORS, Condition, LogQuery, Store
 from everycall.server.times import read_timestamp
 

@@ -23,8 +23,8 @@ from everycall.record import Record
 from everycall.server.api.documents import operation
 from everycall.server.api.parea_logs import checked, fields_of_log, fields_of_update
 from everycall.server.auth import Identity, project_of, require
-from everycall.server.bodies import Bodies
 from everycall.server.problems import ProblemError, problem
+from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Store
 
 __all__ = [

@@ -15,9 +15,9 @@ from everycall.server.api.completion import read_body, schema_of
 from everycall.server.api.documents import operation
 from everycall.server.api.parea import PREFIX, find_project
 from everycall.server.auth import Identity, require
-from everycall.server.bodies import Bodies
-from everycall.server.gateway.asking import missing_deployment
+from everycall.server.gateway.provider_request import missing_deployment
 from everycall.server.gateway.templates import fill_messages
+from everycall.server.request_bodies import Bodies
 from everycall.server.security import header
 from everycall.server.store.base import Deployment, Store
 

@@ -21,8 +21,8 @@ from everycall import limits, record, semconv
 from everycall.record import ABSENT, OMITTED_FIELDS, Record
 from everycall.server.api.documents import operation, query_text
 from everycall.server.auth import Identity, project_of, require
-from everycall.server.bodies import Bodies
 from everycall.server.problems import problem
+from everycall.server.request_bodies import Bodies
 from everycall.server.security import header
 from everycall.server.store.base import ClientReport, Refusal, Store
 

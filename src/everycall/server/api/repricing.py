@@ -16,9 +16,9 @@ from everycall.errors import ConfigurationError
 from everycall.server.api.documents import operation
 from everycall.server.api.query import parse_time
 from everycall.server.auth import Identity, project_of, require
-from everycall.server.bodies import Bodies
 from everycall.server.problems import problem
 from everycall.server.repricing import reprice_page
+from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import RecordQuery, Store
 
 __all__ = ["handlers"]

@@ -17,10 +17,10 @@ from everycall.errors import ConfigurationError
 from everycall.semconv import DEFAULT_PROJECT
 from everycall.server.api.documents import operation, path_text
 from everycall.server.auth import Access, Identity, require
-from everycall.server.bodies import Bodies
 from everycall.server.gateway.budgets import Budgets, shown
 from everycall.server.keys import LOCAL_ID, UNPRICED, Keyring
 from everycall.server.problems import bad_request, not_found, problem
+from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import ApiKey, KeyLimits
 
 __all__ = ["handlers"]

@@ -20,11 +20,11 @@ from everycall.semconv import ERROR, STREAM_HEADER
 from everycall.server.api.completion import project_with, read_body, request_decoder, schema_of
 from everycall.server.api.documents import operation
 from everycall.server.auth import Identity, require
-from everycall.server.bodies import Bodies
 from everycall.server.gateway.gateway import Gateway
 from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
 from everycall.server.gateway.streaming import Follower
 from everycall.server.problems import problem
+from everycall.server.request_bodies import Bodies
 from everycall.server.security import header
 
 __all__ = ["encode_event", "events_of", "handlers"]

@@ -19,7 +19,7 @@ from typing import Any
 
 from everycall import limits
 from everycall._pricing import price_book
-from everycall.server.gateway.asking import Asked
+from everycall.server.gateway.provider_request import Asked
 from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.problems import problem
 from everycall.server.store.base import ApiKey, Expense, Spent, Store, StoreError

@@ -19,8 +19,8 @@ from typing import TypeAlias
 import msgspec
 
 from everycall import limits
-from everycall.server.gateway.answering import ProviderAnswer
-from everycall.server.gateway.asking import Asked
+from everycall.server.gateway.provider_request import Asked
+from everycall.server.gateway.provider_response import ProviderAnswer
 from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.problems import ProblemError
 from everycall.server.store.base import Store, StoreError

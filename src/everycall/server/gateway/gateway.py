@@ -17,12 +17,12 @@ from typing import Any
 from everycall import limits
 from everycall.record import Record
 from everycall.semconv import ABANDONED
-from everycall.server.gateway.asking import ask, missing_deployment
-from everycall.server.gateway.attempts import Deadline
 from everycall.server.gateway.budgets import Account, Budgets
 from everycall.server.gateway.cache import ResponseCache
+from everycall.server.gateway.executor import Outcomes, Question
+from everycall.server.gateway.idempotency import Kept, KeptAnswers
 from everycall.server.gateway.identifiers import check_same, identifiers, is_sampled, not_kept
-from everycall.server.gateway.outcomes import Outcomes, Question
+from everycall.server.gateway.provider_request import ask, missing_deployment
 from everycall.server.gateway.providers import Providers
 from everycall.server.gateway.rates import Rates
 from everycall.server.gateway.recording import (
@@ -35,8 +35,8 @@ from everycall.server.gateway.recording import (
     make_record,
     repeat_of,
 )
-from everycall.server.gateway.repeats import Kept, KeptAnswers
 from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
+from everycall.server.gateway.retry import Deadline
 from everycall.server.gateway.settings import Fallback, ProviderSettings
 from everycall.server.gateway.streaming import Follower, StreamRun
 from everycall.server.store.base import ApiKey, Deployment, Expense, Store, StoreBusy, StoreError

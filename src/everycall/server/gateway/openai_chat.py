@@ -14,17 +14,17 @@ from typing import Any
 
 import openai
 
-from everycall.server.gateway.answering import (
+from everycall.server.gateway.provider_request import Asked
+from everycall.server.gateway.provider_response import (
     ProviderAnswer,
     ProviderFailure,
     decode_body,
     tokens_of,
     tool_text,
 )
-from everycall.server.gateway.asking import Asked
-from everycall.server.gateway.events import ProviderStream
-from everycall.server.gateway.official import client_options, failure_of, stream_failure
+from everycall.server.gateway.sdk_errors import client_options, failure_of, stream_failure
 from everycall.server.gateway.settings import ProviderSettings
+from everycall.server.gateway.sse import ProviderStream
 
 __all__ = ["OpenAIChat"]
 

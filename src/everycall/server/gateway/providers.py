@@ -10,10 +10,10 @@ from contextvars import ContextVar
 from dataclasses import replace
 
 from everycall._pricing import price_book
-from everycall.server.gateway.answering import Backend, ProviderAnswer, ProviderFailure, without_secrets
-from everycall.server.gateway.asking import Asked
-from everycall.server.gateway.events import ProviderStream
+from everycall.server.gateway.provider_request import Asked
+from everycall.server.gateway.provider_response import Backend, ProviderAnswer, ProviderFailure, without_secrets
 from everycall.server.gateway.settings import Fallback, ProviderSettings
+from everycall.server.gateway.sse import ProviderStream
 from everycall.server.problems import ProblemError, problem
 
 __all__ = ["Providers", "provider_of"]

@@ -28,10 +28,10 @@ from everycall.semconv import (
     SERVICE_TIER,
     SUCCESS,
 )
-from everycall.server.gateway.answering import ProviderAnswer, ProviderFailure
-from everycall.server.gateway.asking import Asked
-from everycall.server.gateway.attempts import Attempt
+from everycall.server.gateway.provider_request import Asked
+from everycall.server.gateway.provider_response import ProviderAnswer, ProviderFailure
 from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
+from everycall.server.gateway.retry import Attempt
 from everycall.server.gateway.scoring import score
 
 __all__ = ["SCOPE", "Identifiers", "Outcome", "Timing", "answer_of", "asked_before", "make_record", "repeat_of"]

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 from everycall import limits
-from everycall.server.gateway.answering import ProviderFailure
+from everycall.server.gateway.provider_response import ProviderFailure
 from everycall.server.gateway.request import CompletionAnswer
 
 __all__ = ["Abandoned", "Broadcast", "Follower", "StreamRun"]

@@ -18,11 +18,11 @@ from everycall import limits
 from everycall.server import deployments as rules
 from everycall.server.auth import project_of
 from everycall.server.deployments import DeploymentRequest
-from everycall.server.gateway.asking import missing_deployment
+from everycall.server.gateway.provider_request import missing_deployment
 from everycall.server.pages.addresses import deployment_path, with_query
 from everycall.server.pages.deployments import to_deployment
 from everycall.server.pages.forms import FieldError, Form, read_form
-from everycall.server.pages.frame import Asked, chrome_of, reading
+from everycall.server.pages.layout import Asked, chrome_of, reading
 from everycall.server.pages.rendering import html
 from everycall.server.problems import ProblemError
 from everycall.server.store.base import Deployment, Store, StoreBusy, StoreError

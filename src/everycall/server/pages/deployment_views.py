@@ -14,8 +14,8 @@ from everycall.errors import Problem
 from everycall.semconv import ERROR
 from everycall.server import deployments as rules
 from everycall.server.api.deployments import next_cursor
-from everycall.server.differences import Change, Line, changes, lines
-from everycall.server.gateway.asking import missing_deployment
+from everycall.server.diff import Change, Line, changes, lines
+from everycall.server.gateway.provider_request import missing_deployment
 from everycall.server.gateway.templates import variables_of
 from everycall.server.problems import not_found
 from everycall.server.store.base import Activation, Deployment, DeploymentUse, DeploymentVersion, Store

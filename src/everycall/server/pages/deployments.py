@@ -31,7 +31,7 @@ from everycall.server.pages.deployment_views import (
     run_view,
 )
 from everycall.server.pages.forms import Form, read_form
-from everycall.server.pages.frame import Asked, chrome_of, data, reading
+from everycall.server.pages.layout import Asked, chrome_of, data, reading
 from everycall.server.pages.rendering import html
 from everycall.server.pages.values import text_of
 from everycall.server.problems import ProblemError, bad_request, problem

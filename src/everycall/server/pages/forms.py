@@ -12,9 +12,9 @@ from urllib.parse import parse_qs
 import msgspec
 
 from everycall import limits
-from everycall.server.bodies import Bodies
-from everycall.server.pages.frame import Asked
+from everycall.server.pages.layout import Asked
 from everycall.server.problems import problem
+from everycall.server.request_bodies import Bodies
 
 __all__ = ["FieldError", "Form", "read_form"]
 

@@ -18,7 +18,7 @@ from litestar import MediaType, Response
 from everycall import semconv
 from everycall.errors import Problem
 from everycall.server.gateway.templates import pieces
-from everycall.server.pages import figures
+from everycall.server.pages import formatting
 from everycall.server.pages.addresses import deployment_path, trace_path, with_query
 from everycall.server.pages.tree import rails
 from everycall.server.pages.values import node_of
@@ -79,20 +79,20 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     for shown in (
-        figures.absolute_time,
-        figures.byte_size,
-        figures.count,
-        figures.duration,
-        figures.iso_time,
-        figures.money,
-        figures.tick_label,
+        formatting.absolute_time,
+        formatting.byte_size,
+        formatting.count,
+        formatting.duration,
+        formatting.iso_time,
+        formatting.money,
+        formatting.tick_label,
     ):
         environment.filters[shown.__name__] = shown
     environment.filters["percent"] = lambda value: f"{value:.3f}%"
     environment.globals.update(
-        ago=figures.ago,
+        ago=formatting.ago,
         asset_href=asset_href,
-        dash=figures.DASH,
+        dash=formatting.DASH,
         deployment_path=deployment_path,
         kinds=semconv.KINDS,
         node_of=node_of,

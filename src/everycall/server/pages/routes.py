@@ -17,7 +17,7 @@ from everycall._pricing.price_book import unpriced_reason
 from everycall.server.pages.addresses import read_trace_path, trace_path, with_query
 from everycall.server.pages.content import sections_of, traceback_of
 from everycall.server.pages.filters import FIELDS, RANGES, FilterError, Filters, read_filters
-from everycall.server.pages.frame import Asked, chrome_of, data, reading
+from everycall.server.pages.layout import Asked, chrome_of, data, reading
 from everycall.server.pages.rendering import STATIC_FILES, html, static_file
 from everycall.server.pages.tree import state_of
 from everycall.server.pages.views import TraceView, record_view, status_view, trace_view, traces_view

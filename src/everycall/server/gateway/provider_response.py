@@ -15,11 +15,11 @@ import msgspec
 
 from everycall import limits
 from everycall.semconv import SERVICE_TIER
-from everycall.server.gateway.asking import Asked
+from everycall.server.gateway.provider_request import Asked
 from everycall.usage import usage_fields
 
 if TYPE_CHECKING:
-    from everycall.server.gateway.events import ProviderStream
+    from everycall.server.gateway.sse import ProviderStream
 
 __all__ = [
     "Backend",

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from everycall import limits
-from everycall.server.gateway.answering import ProviderAnswer, ProviderFailure
+from everycall.server.gateway.provider_response import ProviderAnswer, ProviderFailure
 from everycall.server.problems import ProblemError
 
 __all__ = ["Pieces", "ProviderStream", "read_events"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from everycall.server.gateway.answering import ProviderFailure, without_secrets
+from everycall.server.gateway.provider_response import ProviderFailure, without_secrets
 from everycall.server.gateway.settings import ProviderSettings, on_loopback
 
 __all__ = ["NO_KEY", "client_options", "failure_of", "stream_failure"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from everycall import limits
-from everycall.server.gateway.answering import ProviderFailure
+from everycall.server.gateway.provider_response import ProviderFailure
 
 __all__ = ["Attempt", "Deadline", "retried"]
 

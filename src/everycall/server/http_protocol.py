@@ -21,7 +21,7 @@ from everycall.server.security import HEADERS
 
 __all__ = ["Connection"]
 
-_logger = logging.getLogger("everycall.server.connections")
+_logger = logging.getLogger("everycall.server.http_protocol")
 _logger.setLevel(logging.ERROR)  # anybody can send what uvicorn warns of, once for every request
 
 

@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from everycall import limits
-from everycall.server.gateway.answering import ProviderAnswer, ProviderFailure, Tokens, streamed_texts
-from everycall.server.gateway.asking import Asked
-from everycall.server.gateway.attempts import Attempt, Deadline, retried
 from everycall.server.gateway.budgets import Account, price_of
 from everycall.server.gateway.cache import CacheUse, FlightKey, ResponseCache, cache_key, flight_key
-from everycall.server.gateway.events import ProviderStream
+from everycall.server.gateway.provider_request import Asked
+from everycall.server.gateway.provider_response import ProviderAnswer, ProviderFailure, Tokens, streamed_texts
 from everycall.server.gateway.providers import Providers
 from everycall.server.gateway.recording import Outcome
 from everycall.server.gateway.request import CompletionRequest
+from everycall.server.gateway.retry import Attempt, Deadline, retried
 from everycall.server.gateway.settings import Fallback, ProviderSettings
+from everycall.server.gateway.sse import ProviderStream
 from everycall.server.gateway.streaming import Abandoned, Broadcast, Follower, StreamRun
 from everycall.server.problems import ProblemError
 from everycall.server.store.base import StoreBusy

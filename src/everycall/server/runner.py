@@ -22,8 +22,8 @@ from everycall._pricing import price_book as _price
 from everycall.errors import ConfigurationError
 from everycall.server.app import create_app
 from everycall.server.auth import Access
-from everycall.server.connections import Connection
 from everycall.server.gateway import Gateway
+from everycall.server.http_protocol import Connection
 from everycall.server.keys import local_key
 from everycall.server.options import ServerOptions, price_book
 from everycall.server.store.base import Store, StoreError
