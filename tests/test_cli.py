@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from everycall.cli import build_parser, main
-from everycall.locations import spool_root
+from everycall.paths import spool_root
 
 
 def everycall(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

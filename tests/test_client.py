@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from everycall import errors, limits, locations
+from everycall import errors, limits, paths
 from everycall.client import Completion, CompletionResponse, LLMInputs, Message, ModelParams, Parea
 
 PROMPT = LLMInputs(model="gpt-3.5-turbo", messages=[Message("hi {{x}}")])
@@ -225,7 +225,7 @@ def test_another_servers_refusal_is_shown(stub: Stub) -> None:
 def test_where_and_with_which_key(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     stub.script.append((200, ANSWER, {}))
     given = Completion(llm_configuration=PROMPT)
-    path = locations.local_key_path()
+    path = paths.local_key_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     for base_url in (stub.address, f"{stub.address}/", f"{stub.address}/api/parea/v1"):
         with Parea(base_url=base_url) as parea:
@@ -244,7 +244,7 @@ def test_where_and_with_which_key(stub: Stub, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_local_key_is_not_sent_elsewhere() -> None:
-    path = locations.local_key_path()
+    path = paths.local_key_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("local-key")
     assert Parea(base_url="http://127.0.0.1:1")._headers()["x-api-key"] == "local-key"

@@ -337,7 +337,7 @@ def test_a_traced_program_never_reads_the_price_list(tmp_path: Path) -> None:
     """Neither the import nor a traced call, its tokens told, loads prices: the server alone does."""
     program = (
         "import sys, everycall\n"
-        "from everycall.instrument import start_call, usage_fields\n"
+        "from everycall.integration import start_call, usage_fields\n"
         f"everycall.init(endpoint='http://127.0.0.1:9', spool_dir={str(tmp_path)!r})\n"
         "call = start_call('ask', kind='llm', model='gpt-4o', provider='openai')\n"
         "call.update(**usage_fields({'prompt_tokens': 10, 'completion_tokens': 5, 'total_tokens': 15}))\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everycall.instrument import usage_fields as exported
+from everycall.integration import usage_fields as exported
 from everycall.usage import usage_fields
 
 

@@ -60,15 +60,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the client, the masks and the integrations' seam at their first use: who only records does not pay."""
-    if name in ("masks", "instrument"):
+    """Import the client, the masks and the integrations at their first use, so that tracing alone does not pay."""
+    if name == "masks":
         import importlib
 
-        return importlib.import_module(f"everycall.{name}")
-    if name == "uninstrument":
-        from everycall._instrumentation.registry import uninstrument as found
+        return importlib.import_module("everycall.masks")
+    if name in ("instrument", "uninstrument"):
+        from everycall._instrumentation import registry
 
-        return found
+        return getattr(registry, name)
     if name in __all__:
         from everycall import client
 

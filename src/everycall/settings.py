@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from everycall import limits
 from everycall.errors import ConfigurationError
-from everycall.locations import local_key_path, spool_root
+from everycall.paths import local_key_path, spool_root
 from everycall.semconv import DEFAULT_ENDPOINT, DEFAULT_PROJECT
 
 __all__ = ["OMIT_ALL", "OMIT_INPUTS", "OMIT_NOTHING", "OMIT_OUTPUTS", "Mask", "Settings", "is_disabled", "omit_flags"]

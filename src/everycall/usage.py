@@ -1,6 +1,6 @@
 """Token counts in one convention: a provider's report of usage in, the fields of a record out. Layer 3, public.
 
-Integrations call `usage_fields` (which `everycall.instrument` has too), and so does the server for what arrives as it
+Integrations call `usage_fields` (which `everycall.integration` has too), and so does the server for what arrives as it
 left the provider. What the dialects call their counts is in `_usage_names`; nothing is guessed: what a report does not
 say stays unknown.
 
@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from everycall._instrumentation.content import members
 from everycall._usage.names import (
     ANTHROPIC,
     BEDROCK,
@@ -31,6 +30,7 @@ from everycall._usage.names import (
     Dialect,
     dialect_of,
 )
+from everycall._usage.reports import members
 from everycall.semconv import (
     SERVICE_TIER,
     USAGE_CACHE_WRITE,

@@ -58,7 +58,7 @@ from everycall._ledger import Balance
 from everycall._delivery.sender import ship_segment
 from everycall._delivery.segment import adoptable
 from everycall._delivery.transport import Transport
-from everycall.locations import spool_root
+from everycall.paths import spool_root
 transport = Transport({sink.address!r}, compress=False, client="ship:1:1", user_agent="test")
 for folder in sorted(spool_root().iterdir()):
     for segment in adoptable(folder):

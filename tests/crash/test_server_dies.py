@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from everycall.locations import local_key_path
+from everycall.paths import local_key_path
 
 PROGRAM = """
 import sys, time

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from everycall import limits, locations
+from everycall import limits, paths
 from everycall.errors import ConfigurationError
 from everycall.server.keys import Identity, create_key, digest, local_key
 from everycall.server.options import ServerOptions
@@ -40,7 +40,7 @@ def browser(server: Any) -> Iterator[httpx.Client]:
 
 
 def test_the_local_key_is_made_once_and_for_its_owner_alone() -> None:
-    path = locations.local_key_path()
+    path = paths.local_key_path()
     key = local_key(path)
     assert key.startswith("ek_")
     assert len(key) > 40
@@ -88,7 +88,7 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_server_makes_the_key_that_clients_read(server: Any) -> None:
-    assert locations.local_key_path().read_text().strip() == server.key
+    assert paths.local_key_path().read_text().strip() == server.key
 
 
 # --- keys of projects ---

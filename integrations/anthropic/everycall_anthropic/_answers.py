@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from everycall.instrument import members, plain, read, usage_fields
+from everycall.integration import members, plain, read, usage_fields
 from everycall.semconv import GEN_AI_FINISH_REASONS, GEN_AI_RESPONSE_ID, USAGE_UNPRICED
 
 __all__ = ["SERVICE_TIER_TOLD", "completion", "failure", "message"]

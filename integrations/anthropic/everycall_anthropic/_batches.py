@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from everycall.instrument import Gathering, Options, StainlessExchange, read, start_call
+from everycall.integration import Gathering, Options, StainlessExchange, read, start_call
 from everycall.semconv import ERROR_TYPE, SERVICE_TIER
 from everycall_anthropic import _answers
 from everycall_anthropic._requests import SCOPE, BatchEndpoint

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, Unpack
 
 import anthropic
 
-from everycall.instrument import Labels, Options, Wrapping
+from everycall.integration import Labels, Options, Wrapping
 from everycall_anthropic._exchange import begin
 
 __all__ = ["instrument", "uninstrument", "wrap"]
@@ -34,7 +34,7 @@ def wrap(client: Client, **labels: Unpack[Labels]) -> Client:
     `client` is an `Anthropic`, `AnthropicBedrock`, `AnthropicVertex`, `AnthropicFoundry` or another of the library's,
     synchronous or not; what its `with_options()` returns is recorded too. `labels` are `trace_name`,
     `end_user_identifier`, `session_id`, `tags`, `metadata`, `log_omit`, `log_omit_inputs`, `log_omit_outputs`,
-    `provider`, see `everycall.instrument.Labels`.
+    `provider`, see `everycall.integration.Labels`.
 
     Wrapping again replaces the options. Raises `TypeError` for what is no client of the library's.
     """

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
-from everycall.instrument import Call, Options, Reading, StainlessExchange, begin_request, read
+from everycall.integration import Call, Options, Reading, StainlessExchange, begin_request, read
 from everycall.semconv import ERROR_TYPE, SERVICE_TIER
 from everycall_anthropic._answers import SERVICE_TIER_TOLD
 from everycall_anthropic._batches import BatchExchange

@@ -10,7 +10,7 @@ import json
 from typing import Any, Final
 
 from everycall import limits
-from everycall.instrument import Gathering, Text, members, read
+from everycall.integration import Gathering, Text, members, read
 from everycall_anthropic import _answers
 
 __all__ = ["Completion", "Message"]

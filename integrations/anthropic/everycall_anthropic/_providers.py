@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import anthropic
 
-from everycall.instrument import provider_at
+from everycall.integration import provider_at
 
 __all__ = ["provider_of"]
 

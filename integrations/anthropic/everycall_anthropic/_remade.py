@@ -13,7 +13,7 @@ from typing import Any, Final
 import wrapt
 from anthropic.lib.streaming import MessageStream
 
-from everycall.instrument import Gathering, Reading, follow
+from everycall.integration import Gathering, Reading, follow
 
 __all__ = ["follow_remade"]
 

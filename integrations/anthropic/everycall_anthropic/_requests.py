@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import anthropic
 
-from everycall.instrument import Gathering, plain, plain_messages, read
+from everycall.integration import Gathering, plain, plain_messages, read
 from everycall_anthropic import _answers, _gathering
 
 __all__ = ["SCOPE", "BatchEndpoint", "MessageEndpoint", "endpoint_of"]
@@ -39,7 +39,7 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class MessageEndpoint:
-    """One kind of request to a model; see `everycall.instrument.StainlessExchange`."""
+    """One kind of request to a model; see `everycall.integration.StainlessExchange`."""
 
     operation: str
     asks: Callable[[Body], list[Any]]

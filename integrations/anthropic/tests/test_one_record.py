@@ -10,7 +10,7 @@ import pytest
 
 import everycall
 import everycall_anthropic
-from everycall.instrument import active, start_call
+from everycall.integration import active, start_call
 
 ASKED: dict[str, Any] = {"model": "claude-test", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
 

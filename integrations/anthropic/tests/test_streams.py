@@ -16,7 +16,7 @@ from opentelemetry.context import get_current
 
 import everycall
 import everycall_anthropic
-from everycall.instrument import current
+from everycall.integration import current
 
 ASKED: dict[str, Any] = {"model": "claude-test", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
 PIECES = ["storks", " fly", " south"]

@@ -1,6 +1,6 @@
 """What an answer says, as fields of a record. Called by exchanges and gatherings with plain JSON of the wire.
 
-Nothing is guessed: what was not reported stays unknown. How tokens are counted is in `everycall.instrument`'s
+Nothing is guessed: what was not reported stays unknown. How tokens are counted is in `everycall.integration`'s
 `usage_fields`: input with cached tokens and results of Google's own tools, output with thoughts.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from everycall.instrument import members, text, usage_fields
+from everycall.integration import members, text, usage_fields
 from everycall_google._wire import items, message, named
 
 __all__ = ["BLOCKED", "body_of", "embedded", "failure", "generated"]

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, Unpack
 from google.genai._api_client import BaseApiClient
 from google.genai.client import AsyncClient, Client
 
-from everycall.instrument import Labels, Options, Wrapping
+from everycall.integration import Labels, Options, Wrapping
 from everycall_google._exchange import begin
 from everycall_google._streams import keep_contexts, leave_contexts
 
@@ -34,7 +34,7 @@ def wrap(client: Given, **labels: Unpack[Labels]) -> Given:
 
     `client` is a `genai.Client`, for Gemini's API or Vertex AI, or its `aio`; both and their chats are recorded.
     `labels` are `trace_name`, `end_user_identifier`, `session_id`, `tags`, `metadata`, `log_omit`, `log_omit_inputs`,
-    `log_omit_outputs`, `provider`, see `everycall.instrument.Labels`.
+    `log_omit_outputs`, `provider`, see `everycall.integration.Labels`.
 
     Wrapping again replaces the options. Raises `TypeError` for what is no client of the library's.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from everycall.instrument import (
+from everycall.integration import (
     OMIT_INPUTS,
     Call,
     Exchange,

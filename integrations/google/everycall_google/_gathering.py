@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from everycall import limits
-from everycall.instrument import Gathering, Text, members
+from everycall.integration import Gathering, Text, members
 from everycall_google import _answers
 from everycall_google._wire import items, named
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from everycall.instrument import Gathering, members
+from everycall.integration import Gathering, members
 from everycall_google import _answers, _gathering
 from everycall_google._wire import items, message, named, parts, snake
 

@@ -16,7 +16,7 @@ import wrapt
 from google.genai.chats import AsyncChat, Chat
 from google.genai.models import AsyncModels, Models
 
-from everycall.instrument import Patches, carried
+from everycall.integration import Patches, carried
 
 __all__ = ["keep_contexts", "leave_contexts"]
 

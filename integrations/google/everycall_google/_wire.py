@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from everycall import limits
-from everycall.instrument import members, plain, reference
+from everycall.integration import members, plain, reference
 
 __all__ = ["items", "message", "named", "parts", "snake"]
 

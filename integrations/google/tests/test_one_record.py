@@ -8,7 +8,7 @@ import pytest
 from google.genai import errors, types
 
 import everycall
-from everycall.instrument import active, start_call
+from everycall.integration import active, start_call
 
 ASKED: dict[str, Any] = {"model": "gemini-2.5-flash", "contents": "hi"}
 NAME = "generate_content gemini-2.5-flash"

@@ -19,7 +19,7 @@ from opentelemetry.context import get_current
 
 import everycall
 import everycall_google
-from everycall.instrument import current
+from everycall.integration import current
 
 ASKED: dict[str, Any] = {"model": "gemini-2.5-flash", "contents": "hi"}
 PIECES = ["storks", " fly", " south"]

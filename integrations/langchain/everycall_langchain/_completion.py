@@ -15,7 +15,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from everycall import limits
-from everycall.instrument import usage_fields
+from everycall.integration import usage_fields
 from everycall_langchain import _render
 
 __all__ = ["Request", "answer", "has_output", "request", "text_request"]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from types import MethodType
 from typing import Any, Final, TypeVar, cast
 
-from everycall.instrument import report
+from everycall.integration import report
 
 __all__ = ["DONE", "Done", "hook", "own_hook"]
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from langchain_core.runnables.config import var_child_runnable_config
 
 from everycall import limits
-from everycall.instrument import Call, register_parent_lookup
+from everycall.integration import Call, register_parent_lookup
 from everycall_langchain._runs import RUNS, Run, key
 
 __all__ = ["current_call", "model_running", "register"]

@@ -13,7 +13,7 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, AIMessageChunk
 from opentelemetry.trace import get_current_span
 
-from everycall.instrument import INHERIT, Call, Inherit, current, current_context, start_below, start_call
+from everycall.integration import INHERIT, Call, Inherit, current, current_context, start_below, start_call
 from everycall_langchain import _graphs, _render
 from everycall_langchain._completion import Request
 from everycall_langchain._inside import model_running

@@ -16,7 +16,7 @@ from typing import Any, Final
 from opentelemetry.context import Context
 
 from everycall import limits
-from everycall.instrument import INHERIT, Call, Inherit, current
+from everycall.integration import INHERIT, Call, Inherit, current
 
 __all__ = ["RUNS", "Run", "Runs", "key"]
 

@@ -12,7 +12,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
-from everycall.instrument import report
+from everycall.integration import report
 from everycall_langchain import _completion, _graphs, _life, _render
 from everycall_langchain._hook import DONE, Done, hook, own_hook
 from everycall_langchain._inside import register

@@ -16,7 +16,7 @@ from langchain_core.tools import tool
 from opentelemetry import trace as otel_trace
 
 import everycall
-from everycall.instrument import current_context
+from everycall.integration import current_context
 from everycall_langchain import CallbackHandler
 
 HANDLER = {"callbacks": [CallbackHandler()]}

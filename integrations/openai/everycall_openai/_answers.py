@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from everycall.instrument import members, plain, read, reference, usage_fields
+from everycall.integration import members, plain, read, reference, usage_fields
 
 __all__ = ["chat", "completion", "embeddings", "message", "response"]
 

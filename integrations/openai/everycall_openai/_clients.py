@@ -10,7 +10,7 @@ from typing import Final, TypeVar, Unpack
 
 import openai
 
-from everycall.instrument import Labels, Wrapping
+from everycall.integration import Labels, Wrapping
 from everycall_openai._exchange import begin
 from everycall_openai._options import OpenAIOptions
 
@@ -27,7 +27,7 @@ def wrap(client: Client, *, stream_usage: bool | None = None, **labels: Unpack[L
 
     `client` is an `OpenAI`, `AsyncOpenAI`, `AzureOpenAI` or `AsyncAzureOpenAI`; what its `with_options()` returns is
     recorded too. `labels` are `trace_name`, `end_user_identifier`, `session_id`, `tags`, `metadata`, `log_omit`,
-    `log_omit_inputs`, `log_omit_outputs`, `provider`, see `everycall.instrument.Labels`. `stream_usage` says whether
+    `log_omit_inputs`, `log_omit_outputs`, `provider`, see `everycall.integration.Labels`. `stream_usage` says whether
     tokens are asked for in streams that do not ask themselves (None: of providers that are known to tell them).
 
     Wrapping again replaces the options. Raises `TypeError` for what is no client of the library's.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 import openai
 
-from everycall.instrument import Call, StainlessExchange, begin_request, read
+from everycall.integration import Call, StainlessExchange, begin_request, read
 from everycall_openai._gathering import is_usage_alone
 from everycall_openai._options import OpenAIOptions
 from everycall_openai._providers import provider_of, tells_usage

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from everycall import limits
-from everycall.instrument import Gathering, Text, members, read
+from everycall.integration import Gathering, Text, members, read
 from everycall_openai import _answers
 
 __all__ = ["Chat", "Completion", "Response", "is_usage_alone"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from everycall.instrument import Labels, Options
+from everycall.integration import Labels, Options
 
 __all__ = ["OpenAIOptions"]
 

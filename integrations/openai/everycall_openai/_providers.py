@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import openai
 
-from everycall.instrument import provider_at
+from everycall.integration import provider_at
 
 __all__ = ["provider_of", "tells_usage"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from everycall.instrument import Gathering, plain, plain_messages, read
+from everycall.integration import Gathering, plain, plain_messages, read
 from everycall_openai import _answers, _gathering
 
 __all__ = ["Endpoint", "endpoint_of"]

@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 from everycall import limits
-from everycall.instrument import reference, usage_fields
+from everycall.integration import reference, usage_fields
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 ASKED: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES}

@@ -10,7 +10,7 @@ import pytest
 
 import everycall
 import everycall_openai
-from everycall.instrument import active, start_call
+from everycall.integration import active, start_call
 
 ASKED: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 

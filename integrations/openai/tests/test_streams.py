@@ -16,7 +16,7 @@ import pytest
 from opentelemetry.context import get_current
 
 import everycall
-from everycall.instrument import current
+from everycall.integration import current
 
 ASKED: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 PIECES = ["storks", " fly", " south"]

@@ -532,7 +532,7 @@ def start_call(
     log_omit_outputs: bool = False,
     **fields: Any,
 ) -> Call:
-    """Begin a call. Never raises, never attaches context (that is `everycall.instrument.active`).
+    """Begin a call. Never raises, never attaches context (that is `everycall.integration.active`).
 
     `parent=INHERIT` takes the call or scope of the context, None begins a new root. Trace, end user, session and omit
     flags come from the parent unless given here; omit flags add up. `fields` are as in `Call.update`. `scope` names the

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from everycall import limits
+from everycall._usage.reports import members
 
 __all__ = ["members", "plain", "plain_messages", "read", "reference", "text"]
 
@@ -41,17 +42,6 @@ def read(value: Any, name: str) -> Any:
         extra = getattr(value, "__pydantic_extra__", None)
         return extra.get(name) if extra else None
     return found
-
-
-def members(value: Any) -> dict[str, Any]:
-    """Return the members of an object of the library's or of a JSON object, for reading; none of anything else."""
-    if type(value) is dict:
-        return value
-    stored: dict[str, Any] | None = getattr(value, "__dict__", None)
-    if stored is None:
-        return {}
-    extra = getattr(value, "__pydantic_extra__", None)
-    return {**stored, **extra} if extra else stored
 
 
 def text(value: Any) -> str | None:

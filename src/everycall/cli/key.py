@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from everycall import locations
+from everycall import paths
 from everycall.cli.commands import CommandFailed
 from everycall.cli.endpoint import ask
 from everycall.cli.terminal import Column, Terminal
@@ -150,7 +150,7 @@ def _do(
             pass
         except KeyError as error:
             raise CommandFailed(f"{server.address} does not answer as a server of everycall does: {error}") from None
-    directory = (data_dir or locations.data_dir()).expanduser().absolute()
+    directory = (data_dir or paths.data_dir()).expanduser().absolute()
     return asyncio.run(_in_store(directory, locally)), f"the server on {directory}"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from everycall import locations
+from everycall import paths
 from everycall.cli.commands import CommandFailed
 from everycall.cli.endpoint import ask
 from everycall.cli.terminal import Column, Terminal
@@ -75,7 +75,7 @@ def reprice(
             return await asyncio.to_thread(_page, settings, name, query, write, cursor)
 
         return asyncio.run(_run(screen, asked, _chosen(projects, project), dry_run=dry_run, yes=yes))
-    directory = (data_dir or locations.data_dir()).expanduser().absolute()
+    directory = (data_dir or paths.data_dir()).expanduser().absolute()
     if not (directory / DATABASE).exists():
         raise CommandFailed(f"no server answers at {settings.endpoint}, and {directory} holds no records")
     return asyncio.run(_offline(screen, directory, query, project, dry_run=dry_run, yes=yes))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from everycall import locations
+from everycall import paths
 from everycall.cli.terminal import Terminal
 from everycall.server.gateway.settings import provider_settings
 from everycall.server.options import ServerOptions
@@ -29,7 +29,7 @@ def serve(
     environment: Mapping[str, str] | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM; returns 0. Raises `ConfigurationError` for what cannot be served so."""
-    directory = (data_dir or locations.data_dir()).expanduser().absolute()
+    directory = (data_dir or paths.data_dir()).expanduser().absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     providers = provider_settings(os.environ if environment is None else environment, directory / PROVIDERS_FILE)
     options = ServerOptions(
@@ -52,7 +52,7 @@ def serve(
         else:
             screen.line(f"  page       {screen.style(login_address, 'cyan')}")
             screen.line("             logs a browser in, once")
-            screen.line(f"  local key  {locations.local_key_path()}")
+            screen.line(f"  local key  {paths.local_key_path()}")
             screen.line("             programs of this user on this machine find it by themselves")
         screen.line(f"  records    {directory}")
         screen.line(f"  providers  {', '.join(sorted(providers)) or _no_provider(directory)}")

@@ -21,7 +21,7 @@ from everycall.cli.terminal import Terminal
 from everycall.client import Parea
 from everycall.demo import report
 from everycall.demo.model import LocalModel, start_model
-from everycall.locations import state_dir
+from everycall.paths import state_dir
 
 if TYPE_CHECKING:
     from everycall.demo.program import Program

@@ -11,7 +11,7 @@ from litestar.datastructures import State
 from litestar.events import BaseEventEmitterBackend
 from litestar.middleware import DefineMiddleware
 
-from everycall import limits, locations
+from everycall import limits, paths
 from everycall.errors import Problem
 from everycall.server import login, pages
 from everycall.server.api import (
@@ -61,7 +61,7 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
     Raises `ConfigurationError` when the local key cannot be kept. The app has no logging, tracing or debugging of its
     own, whatever the environment says.
     """
-    access = Access(options, store, options.local_key or local_key(locations.local_key_path()))
+    access = Access(options, store, options.local_key or local_key(paths.local_key_path()))
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:

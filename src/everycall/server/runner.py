@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import uvicorn
 
-from everycall import limits, locations
+from everycall import limits, paths
 from everycall._pricing import price_book as _price
 from everycall.errors import ConfigurationError
 from everycall.server.app import create_app
@@ -69,7 +69,7 @@ class Server:
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
-        self.key = options.local_key or local_key(locations.local_key_path())
+        self.key = options.local_key or local_key(paths.local_key_path())
         self.address = ""
         self._access: Access | None = None
         self._uvicorn: _Uvicorn | None = None
@@ -132,7 +132,7 @@ def run(options: ServerOptions, started: Callable[[str, str], None] | None = Non
     `started` is called with the address, and with the one that logs a browser in, once requests are accepted. Raises
     `ConfigurationError` for a port in use or a data directory of another server. Must run in the main thread.
     """
-    key = options.local_key or local_key(locations.local_key_path())
+    key = options.local_key or local_key(paths.local_key_path())
     listening = listen(options)
     # the process is the server's own: the store's threads must not wait 5 ms for each turn beside a busy event loop
     sys.setswitchinterval(0.0005)

@@ -4,22 +4,17 @@ An integration imports this module, `everycall.errors`, `everycall.limits` and i
 everycall's. A call is begun with `start_call`, made current only while the instrumented code runs (`active`), and ended
 exactly once. What an integration does inside the user's program goes through `guarded`.
 
-The module itself can be called: `everycall.instrument("openai", "langchain")` switches installed integrations on, see
-`everycall._instrumentation.registry.instrument`.
+Users switch installed integrations on with `everycall.instrument("openai", "langchain")`.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from types import ModuleType
-from typing import Unpack
 
 from everycall._call.call import INHERIT, UNSET, Call, Inherit, Unset, start_below, start_call
 from everycall._call.context import add_lookup, attach, current_call, current_context, detach
 from everycall._call.generators import Chunks, drive, drive_async
 from everycall._guard import guarded, report
-from everycall._instrumentation import registry
 from everycall._instrumentation.content import members, plain, plain_messages, read, reference, text
 from everycall._instrumentation.providers import provider_at
 from everycall._instrumentation.request import Exchange, Labels, Options, SharedLabels, recorded_by_framework
@@ -108,13 +103,3 @@ def register_parent_lookup(lookup: Callable[[Call | None], Call | None]) -> Call
     needs nothing attached and nothing patched. Who asks OpenTelemetry for the current span there is given that call.
     """
     return add_lookup(lookup)
-
-
-class _Callable(ModuleType):
-    """What this module is, so that it is the face's function too."""
-
-    def __call__(self, *names: str, **labels: Unpack[SharedLabels]) -> tuple[str, ...]:
-        return registry.instrument(*names, **labels)
-
-
-sys.modules[__name__].__class__ = _Callable
