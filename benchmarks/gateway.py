@@ -148,8 +148,8 @@ def length_of(head: bytes) -> int:
 
 def serve(folder: Path, provider: str) -> None:
     """Be the server process, as `everycall serve` is."""
-    from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
+    from everycall.server.provider_settings import ProviderSettings
     from everycall.server.runner import run
 
     key = "benchmark-local-key"

@@ -104,8 +104,8 @@ def streaming_provider() -> Iterator[Any]:
 @pytest.fixture
 def gateway_server(tmp_path: Path, provider: Any) -> Iterator[Any]:
     """A started server whose provider `openai` is the fake one."""
-    from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
+    from everycall.server.provider_settings import ProviderSettings
     from everycall.server.runner import Server
 
     settings = ProviderSettings("openai", "openai", base_url=provider.base_url, api_key="sk-fake")

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from everycall.cli.terminal import Column, Terminal, width_of
+from everycall._terminal import Column, Terminal, width_of
 
 COLUMNS = (Column("name", gives_way=True), Column("cost", right=True), Column("status"))
 ROWS = (("seed call", "0.0008", "success"), ("a rather long name of a call", None, "error"))

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from everycall import Balance
-from everycall.cli.terminal import Terminal
+from everycall._terminal import Terminal
 from everycall.demo import report
 from everycall.demo.model_process import MODEL_NAME, model_path
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from everycall.demo.stand_in import STAND_IN_MODEL, StandInModel
-from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.options import ServerOptions
+from everycall.server.provider_settings import ProviderSettings
 from everycall.server.runner import Server
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))

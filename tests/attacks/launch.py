@@ -17,8 +17,8 @@ from typing import Any
 
 from everycall import limits
 from everycall.errors import EverycallError
-from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.options import ServerOptions
+from everycall.server.provider_settings import ProviderSettings
 from everycall.server.runner import run
 
 WATCHED = frozenset(

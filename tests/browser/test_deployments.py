@@ -10,8 +10,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.options import ServerOptions
+from everycall.server.provider_settings import ProviderSettings
 from everycall.server.runner import Server
 
 pytestmark = pytest.mark.browser

@@ -69,8 +69,8 @@ class Endpoint:
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """One server for a module's tests: each case has a canary of its own."""
-    from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
+    from everycall.server.provider_settings import ProviderSettings
     from everycall.server.runner import Server
 
     directory = tmp_path_factory.mktemp("endpoint")

@@ -244,8 +244,8 @@ SERVERS_KEY, CALLERS_KEY = "Zx91-of-the-server-8f2c", "Zx91-of-the-caller-8f2c"
 @pytest.fixture
 def keyed(tmp_path: Path, streaming_provider: Any) -> Iterator[httpx.Client]:
     """A server whose providers have a key that does not look like one, each with a fallback to the last."""
-    from everycall.server.gateway.settings import Fallback, ProviderSettings
     from everycall.server.options import ServerOptions
+    from everycall.server.provider_settings import Fallback, ProviderSettings
     from everycall.server.runner import Server
 
     provider = streaming_provider

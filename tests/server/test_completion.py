@@ -374,8 +374,8 @@ def test_an_inference_id_belongs_to_one_request(api: httpx.Client, complete: Any
 
 
 def test_repeats_survive_a_restart_where_the_record_can_answer(tmp_path: Path, provider: Any) -> None:
-    from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
+    from everycall.server.provider_settings import ProviderSettings
     from everycall.server.runner import Server
 
     settings = {"openai": ProviderSettings("openai", "openai", provider.base_url, "sk-x")}

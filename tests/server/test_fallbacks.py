@@ -16,8 +16,8 @@ import pytest
 from everycall.errors import ConfigurationError
 from everycall.record import Record, to_json
 from everycall.server.gateway import CompletionRequest, Gateway, ProviderSettings, provider_settings
-from everycall.server.gateway.settings import Fallback
 from everycall.server.problems import ProblemError
+from everycall.server.provider_settings import Fallback
 from everycall.server.store.base import Deployment, RecordQuery
 from everycall.server.store.sqlite import SqliteStore
 

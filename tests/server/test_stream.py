@@ -313,8 +313,8 @@ def test_what_is_omitted_is_nowhere(
 
 
 def test_an_anthropic_stream(tmp_path: Path, provider: Any) -> None:
-    from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
+    from everycall.server.provider_settings import ProviderSettings
     from everycall.server.runner import Server
 
     settings = ProviderSettings("anthropic", "anthropic", base_url=provider.root, api_key="sk-fake")
@@ -341,8 +341,8 @@ def test_an_anthropic_stream(tmp_path: Path, provider: Any) -> None:
 
 def test_a_server_that_stops_records_the_stream(tmp_path: Path, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from everycall import limits
-    from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
+    from everycall.server.provider_settings import ProviderSettings
     from everycall.server.runner import Server
 
     monkeypatch.setattr(limits, "GATEWAY_CLOSE_S", 0.4)

@@ -13,7 +13,7 @@ import wrapt
 
 from everycall import _guard
 from everycall._call.arguments import Arguments
-from everycall._call.decorator import Options, Plan, wrapping_of
+from everycall._call.wrappers import Options, Plan, wrapping_of
 
 __all__ = ["CallableProxy"]
 

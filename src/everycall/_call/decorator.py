@@ -12,16 +12,15 @@ import inspect
 import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, overload
 
 from everycall import _guard
 from everycall._call.arguments import Arguments
-from everycall._call.call import UNSET, Call, begin, start_call
+from everycall._call.call import UNSET, Call, start_call
 from everycall._call.context import attach, detach
-from everycall._call.generators import drive, drive_async
-from everycall.errors import Loss
-from everycall.settings import OMIT_ALL, OMIT_INPUTS, is_disabled, omit_flags
+from everycall._call.wrappers import Options, Plan, wrapping_of
+from everycall.settings import is_disabled, omit_flags
 
 __all__ = ["span", "trace"]
 
@@ -38,21 +37,6 @@ class Decorator(Protocol):
     def __call__(self, target: Traceable, /) -> Traceable:
         """Return the target, its calls recorded."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What `@trace(...)` was given: the start of every call of the decorated function."""
-
-    name: str | None = None
-    kind: str | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    omit: int = 0
-
-    def within(self, outer: Options) -> Options:
-        """Return these with what an outer decorator (or the class's) adds: gaps are filled, omit flags add up."""
-        fields = {**outer.fields, **self.fields}
-        return Options(self.name or outer.name, self.kind or outer.kind, fields, self.omit | outer.omit)
 
 
 @overload
@@ -165,33 +149,6 @@ def _decorate_class(cls: type, options: Options) -> type:
     return cls
 
 
-class Plan:
-    """What is known of a decorated callable before its first call: how to begin a call from its arguments."""
-
-    __slots__ = ("arguments", "fields", "kind", "name", "omit")
-
-    def __init__(self, options: Options, name: str, arguments: Arguments) -> None:
-        self.name = options.name or name
-        self.kind = options.kind or "chain"
-        self.fields = options.fields
-        self.omit = options.omit
-        self.arguments = arguments
-
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-        """Begin a call for these arguments; None when that failed (the function then runs untraced)."""
-        try:
-            call = begin(self.name, self.kind, self.fields, self.omit)
-        except Exception as error:  # noqa: BLE001 - the guard: the user's call must happen
-            _guard.report("trace", error)
-            return None
-        if not call.omit & (OMIT_INPUTS | OMIT_ALL):
-            try:
-                call.capture("inputs", self.arguments.by_name(args, kwargs))
-            except Exception as error:  # noqa: BLE001 - the guard; the call is recorded without its inputs
-                _guard.report("trace", error)
-        return call
-
-
 _originals: weakref.WeakKeyDictionary[Callable[..., Any], tuple[types.FunctionType, Options]]
 _originals = weakref.WeakKeyDictionary()
 """Traced function -> what it was made of, so that tracing it again does not record its calls twice."""
@@ -226,111 +183,6 @@ def _at_home(wrapper: Any, function: types.FunctionType) -> Any:
     made = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, wrapper.__closure__)
     made.__kwdefaults__ = function.__kwdefaults__
     return made
-
-
-def _lose(call: Call, failure: BaseException) -> None:
-    """A call that could not be recorded is a named loss, never an exception in the user's program."""
-    try:
-        _guard.report("trace", failure)
-        if call._recorder is not None:
-            call._recorder.ledger.drop(Loss.CAPTURE_FAILED, was_spooled=False)
-    except RecursionError:  # no room on the stack even to count it
-        return
-
-
-Wrapping = Callable[[Any, Plan], Callable[..., Any]]
-
-
-def wrapping_of(target: Any) -> Wrapping:
-    """Return how a callable of its kind is wrapped: plain, coroutine, generator or async generator function."""
-    runs = target
-    if not inspect.isroutine(target) and not isinstance(target, functools.partial):
-        runs = getattr(type(target), "__call__", target)  # noqa: B004 - the method itself is wanted, to ask its kind
-    if inspect.isasyncgenfunction(runs):
-        return _async_generator
-    if inspect.isgeneratorfunction(runs):
-        return _generator
-    if inspect.iscoroutinefunction(runs):
-        return _coroutine
-    return _plain
-
-
-def _plain(
-    function: Callable[..., Any], plan: Plan, attach: Any = attach, detach: Any = detach, lose: Any = _lose
-) -> Callable[..., Any]:
-    begin, everything, failures = plan.begin, BaseException, Exception
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = begin(args, kwargs)
-        if call is None:
-            return function(*args, **kwargs)
-        token = attach(call, call)
-        try:
-            result = function(*args, **kwargs)
-        except everything as error:
-            detach(token)
-            try:
-                call.fail(error)
-            except failures as failure:
-                lose(call, failure)
-            raise
-        detach(token)
-        try:
-            call.returned(result)
-        except failures as failure:
-            lose(call, failure)
-        return result
-
-    return wrapper
-
-
-def _coroutine(
-    function: Callable[..., Any], plan: Plan, attach: Any = attach, detach: Any = detach, lose: Any = _lose
-) -> Callable[..., Any]:
-    begin, everything, failures = plan.begin, BaseException, Exception
-
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = begin(args, kwargs)
-        if call is None:
-            return await function(*args, **kwargs)
-        token = attach(call, call)
-        try:
-            result = await function(*args, **kwargs)
-        except everything as error:
-            detach(token)
-            try:
-                call.fail(error)
-            except failures as failure:
-                lose(call, failure)
-            raise
-        detach(token)
-        try:
-            call.returned(result)
-        except failures as failure:
-            lose(call, failure)
-        return result
-
-    return wrapper
-
-
-def _generator(function: Callable[..., Any], plan: Plan, drive: Any = drive) -> Callable[..., Any]:
-    begin, everything = plan.begin, BaseException
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = begin(args, kwargs)
-        try:
-            made = function(*args, **kwargs)
-        except everything as error:
-            if call is not None:
-                call.fail(error)
-            raise
-        return made if call is None else drive(made, call)
-
-    return wrapper
-
-
-def _async_generator(function: Callable[..., Any], plan: Plan) -> Callable[..., Any]:
-    return _generator(function, plan, drive_async)
 
 
 class span:  # noqa: N801 - used like a function: `with everycall.span(...) as call`

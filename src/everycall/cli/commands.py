@@ -17,16 +17,12 @@ from everycall._version import __version__
 from everycall.errors import ConfigurationError, EverycallError
 from everycall.semconv import DEFAULT_PORT, DEFAULT_PROJECT
 
-__all__ = ["CommandFailed", "build_parser", "main"]
+__all__ = ["build_parser", "main"]
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 ROLES = ("read", "write", "admin")
 UNPRICED = ("allow", "refuse")
 NO_LIMIT = "none"
-
-
-class CommandFailed(EverycallError):
-    """A command could not do its work; the message is the line for the person who ran it."""
 
 
 class _Parser(argparse.ArgumentParser):

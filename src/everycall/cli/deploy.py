@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from everycall.cli.commands import CommandFailed
+from everycall._terminal import Column, Terminal
 from everycall.cli.endpoint import Refused, ask
-from everycall.cli.terminal import Column, Terminal
+from everycall.cli.errors import CommandFailed
 from everycall.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from everycall.cli.commands import CommandFailed
+from everycall._terminal import Column, Terminal
 from everycall.cli.deploy import Target, add_target, show_diff
-from everycall.cli.terminal import Column, Terminal
+from everycall.cli.errors import CommandFailed
 
 __all__ = ["add_deployment"]
 

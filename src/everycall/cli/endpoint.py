@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from everycall.cli.commands import CommandFailed
+from everycall.cli.errors import CommandFailed
 from everycall.semconv import API_KEY_HEADER
 from everycall.settings import Settings
 

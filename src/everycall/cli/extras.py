@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from everycall.cli.commands import CommandFailed
+from everycall.cli.errors import CommandFailed
 
 __all__ = ["EXTRAS", "require"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from everycall import paths
-from everycall.cli.commands import CommandFailed
+from everycall._terminal import Column, Terminal
 from everycall.cli.endpoint import ask
-from everycall.cli.terminal import Column, Terminal
+from everycall.cli.errors import CommandFailed
 from everycall.semconv import API_KEY_HEADER
 from everycall.server.gateway.budgets import Budgets, shown
 from everycall.server.keys import LOCAL_ID, Keyring

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from everycall import paths
-from everycall.cli.commands import CommandFailed
+from everycall._terminal import Column, Terminal
 from everycall.cli.endpoint import ask
-from everycall.cli.terminal import Column, Terminal
+from everycall.cli.errors import CommandFailed
 from everycall.errors import ConfigurationError
 from everycall.server.api.query import parse_time
 from everycall.server.options import ServerOptions, price_book

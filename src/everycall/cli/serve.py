@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from everycall import paths
-from everycall.cli.terminal import Terminal
-from everycall.server.gateway.settings import provider_settings
+from everycall._terminal import Terminal
 from everycall.server.options import ServerOptions
+from everycall.server.provider_settings import provider_settings
 from everycall.server.runner import run
 
 __all__ = ["PROVIDERS_FILE", "serve"]

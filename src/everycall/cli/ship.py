@@ -18,8 +18,8 @@ from everycall._delivery.sender import ship_segment
 from everycall._delivery.spool import REFUSED_DIR, target_of
 from everycall._delivery.transport import Transport
 from everycall._ledger import Balance
+from everycall._terminal import Column, Terminal
 from everycall._version import SDK
-from everycall.cli.terminal import Column, Terminal
 from everycall.errors import ConfigurationError, Loss
 from everycall.settings import Settings
 

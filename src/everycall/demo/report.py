@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from everycall import Balance, limits
-from everycall.cli.terminal import Column, Terminal
+from everycall._terminal import Column, Terminal
 from everycall.semconv import API_KEY_HEADER
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import everycall
-from everycall.cli.terminal import Terminal
+from everycall._terminal import Terminal
 from everycall.client import Parea
 from everycall.demo import report
 from everycall.demo.model import LocalModel, start_model
@@ -98,8 +98,8 @@ def _start_server(
     screen: Terminal, options: DemoOptions, data_dir: Path, model: LocalModel, running: contextlib.ExitStack
 ) -> Server:
     from everycall.demo.program import PROVIDER
-    from everycall.server.gateway.settings import ProviderSettings
     from everycall.server.options import ServerOptions
+    from everycall.server.provider_settings import ProviderSettings
     from everycall.server.runner import Server
 
     with screen.step("start the server on an embedded SQLite store"):

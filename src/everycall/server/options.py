@@ -10,7 +10,7 @@ from pathlib import Path
 from everycall._pricing.price_book import PriceBook
 from everycall.errors import ConfigurationError
 from everycall.semconv import DEFAULT_PORT
-from everycall.server.gateway.settings import ProviderSettings
+from everycall.server.provider_settings import ProviderSettings
 
 __all__ = ["PRICES_FILE", "ServerOptions", "is_loopback", "price_book"]
 

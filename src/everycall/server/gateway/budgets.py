@@ -20,8 +20,8 @@ from typing import Any
 from everycall import limits
 from everycall._pricing import price_book
 from everycall.server.gateway.provider_request import Asked
-from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.problems import problem
+from everycall.server.provider_settings import ProviderSettings
 from everycall.server.store.base import ApiKey, Expense, Spent, Store, StoreError
 
 __all__ = ["Account", "Budgets", "estimate", "price_of", "shown"]

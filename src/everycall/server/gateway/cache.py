@@ -21,8 +21,8 @@ import msgspec
 from everycall import limits
 from everycall.server.gateway.provider_request import Asked
 from everycall.server.gateway.provider_response import ProviderAnswer
-from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.problems import ProblemError
+from everycall.server.provider_settings import ProviderSettings
 from everycall.server.store.base import Store, StoreError
 
 __all__ = ["CacheUse", "FlightKey", "ResponseCache", "cache_key", "flight_key"]

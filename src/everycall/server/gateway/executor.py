@@ -22,10 +22,10 @@ from everycall.server.gateway.providers import Providers
 from everycall.server.gateway.recording import Outcome
 from everycall.server.gateway.request import CompletionRequest
 from everycall.server.gateway.retry import Attempt, Deadline, retried
-from everycall.server.gateway.settings import Fallback, ProviderSettings
 from everycall.server.gateway.sse import ProviderStream
 from everycall.server.gateway.streaming import Abandoned, Broadcast, Follower, StreamRun
 from everycall.server.problems import ProblemError
+from everycall.server.provider_settings import Fallback, ProviderSettings
 from everycall.server.store.base import StoreBusy
 
 __all__ = ["Outcomes", "Question"]

@@ -37,8 +37,8 @@ from everycall.server.gateway.recording import (
 )
 from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
 from everycall.server.gateway.retry import Deadline
-from everycall.server.gateway.settings import Fallback, ProviderSettings
 from everycall.server.gateway.streaming import Follower, StreamRun
+from everycall.server.provider_settings import Fallback, ProviderSettings
 from everycall.server.store.base import ApiKey, Deployment, Expense, Store, StoreBusy, StoreError
 
 __all__ = ["Gateway"]

@@ -23,8 +23,8 @@ from everycall.server.gateway.provider_response import (
     tool_text,
 )
 from everycall.server.gateway.sdk_errors import client_options, failure_of, stream_failure
-from everycall.server.gateway.settings import ProviderSettings
 from everycall.server.gateway.sse import ProviderStream
+from everycall.server.provider_settings import ProviderSettings
 
 __all__ = ["OpenAIChat"]
 

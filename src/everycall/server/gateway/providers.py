@@ -12,9 +12,9 @@ from dataclasses import replace
 from everycall._pricing import price_book
 from everycall.server.gateway.provider_request import Asked
 from everycall.server.gateway.provider_response import Backend, ProviderAnswer, ProviderFailure, without_secrets
-from everycall.server.gateway.settings import Fallback, ProviderSettings
 from everycall.server.gateway.sse import ProviderStream
 from everycall.server.problems import ProblemError, problem
+from everycall.server.provider_settings import Fallback, ProviderSettings
 
 __all__ = ["Providers", "provider_of"]
 

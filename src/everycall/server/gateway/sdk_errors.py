@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from everycall.server.gateway.provider_response import ProviderFailure, without_secrets
-from everycall.server.gateway.settings import ProviderSettings, on_loopback
+from everycall.server.provider_settings import ProviderSettings, on_loopback
 
 __all__ = ["NO_KEY", "client_options", "failure_of", "stream_failure"]
 
