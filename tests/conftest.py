@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
 
-FAKES = Path(__file__).parent / "fakes"
+from everycall_testkit.provider import FakeProvider
+from everycall_testkit.stream_provider import StreamProvider
+
 FOREIGN_PREFIXES = ("EVERYCALL_", "OTEL_", "OPENAI_", "AZURE_OPENAI_", "ANTHROPIC_", "PAREA_")
 
 
@@ -69,23 +69,10 @@ def make_key(client: httpx.Client) -> Callable[..., str]:
     return make
 
 
-def load_fake(name: str) -> ModuleType:
-    """Load a module of `tests/fakes`, once."""
-    full = f"everycall_fakes_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, FAKES / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module
-        spec.loader.exec_module(module)
-    return sys.modules[full]
-
-
 @pytest.fixture
 def provider() -> Iterator[Any]:
     """A started fake provider: a real HTTP server on loopback with scriptable replies."""
-    fake = load_fake("provider").FakeProvider()
+    fake = FakeProvider()
     fake.start()
     try:
         yield fake
@@ -96,8 +83,7 @@ def provider() -> Iterator[Any]:
 @pytest.fixture
 def streaming_provider() -> Iterator[Any]:
     """A started fake provider whose streams go as a test says, which also sees its clients hang up."""
-    load_fake("provider")
-    with load_fake("stream_provider").StreamProvider() as started:
+    with StreamProvider() as started:
         yield started
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -21,21 +20,12 @@ import httpx
 import psutil
 import pytest
 
+from everycall_testkit import attack_surface
+from everycall_testkit import mutations as damage
+from everycall_testkit.provider import FakeProvider
+
 HERE = Path(__file__).parent
 KEY = "ek-local-key-of-the-attacked-server"
-
-
-def load(path: Path) -> Any:
-    """Load a module that is no test, once."""
-    full = f"everycall_{path.parent.name}_{path.stem}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module
-        spec.loader.exec_module(module)
-    return sys.modules[full]
 
 
 class Nursery:
@@ -209,7 +199,7 @@ def victim(start_victim: Callable[..., Victim]) -> Victim:
 @pytest.fixture(scope="module")
 def shared_provider() -> Iterator[Any]:
     """A fake provider that the module's tests share."""
-    fake = load(HERE.parent / "fakes" / "provider.py").FakeProvider()
+    fake = FakeProvider()
     fake.start()
     yield fake
     fake.stop()
@@ -217,8 +207,8 @@ def shared_provider() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def surface() -> Any:
-    """The list of everything that can be asked; see `surface.py`."""
-    return load(HERE / "surface.py")
+    """The list of everything that can be asked; see `everycall_testkit.attack_surface`."""
+    return attack_surface
 
 
 @pytest.fixture(scope="session")
@@ -237,5 +227,5 @@ def routes(surface: Any, tmp_path_factory: pytest.TempPathFactory) -> list[tuple
 
 @pytest.fixture(scope="session")
 def mutations() -> Any:
-    """Seeded damage to bodies; see `mutations.py`."""
-    return load(HERE / "mutations.py")
+    """Seeded damage to bodies; see `everycall_testkit.mutations`."""
+    return damage

@@ -22,7 +22,7 @@ SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 def test_every_route_is_listed(routes: list[tuple[str, str]], surface: Any) -> None:
-    """A new route is attacked from the day it is there: describe it in `surface.py`, with the role it needs."""
+    """A new route is attacked from the first day: list it in `everycall_testkit.attack_surface` with its role."""
     listed = {(ask.method, ask.route) for ask in surface.ASKS}
     assert listed == {route for route in routes if route[0] != "OPTIONS"}
     assert listed >= surface.OPEN

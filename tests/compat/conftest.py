@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -21,8 +20,9 @@ from typing import Any
 import httpx
 import pytest
 
+from everycall_testkit.stream_provider import StreamProvider
+
 HERE = Path(__file__).parent
-FAKES = HERE.parent / "fakes"
 PROGRAM_S = 55  # below pytest's own time-out, so that a program that hangs says where
 
 # What each client met in its time, and what it needs without declaring it. The clients themselves are installed alone:
@@ -98,23 +98,10 @@ def parea_python() -> Callable[[str], Path]:
     return of
 
 
-def load_fake(name: str) -> Any:
-    full = f"everycall_fakes_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, FAKES / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module
-        spec.loader.exec_module(module)
-    return sys.modules[full]
-
-
 @pytest.fixture
 def provider() -> Iterator[Any]:
     """The fake provider that also streams; `gateway_server` asks it as `openai`."""
-    load_fake("provider")
-    with load_fake("stream_provider").StreamProvider() as started:
+    with StreamProvider() as started:
         yield started
 
 

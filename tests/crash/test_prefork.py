@@ -19,9 +19,8 @@ from typing import Any
 import httpx
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
-from shipping import ship
-from sink import Sink
+from everycall_testkit.shipping import ship
+from everycall_testkit.sink import Sink
 
 PREFORK = """
 import os, random, signal, sys, warnings

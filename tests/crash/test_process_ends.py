@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
-from sink import Sink
+from everycall_testkit.sink import Sink
 
 PRELUDE = """
 import os, sys, time, signal

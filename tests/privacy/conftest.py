@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,30 +12,17 @@ import httpx
 import pytest
 
 import everycall
+from everycall_testkit.sink import Sink
+from everycall_testkit.stream_provider import StreamProvider
 
-FAKES = Path(__file__).parents[1] / "fakes"
 NUMBERS = itertools.count()
 KEY = "ek-of-the-privacy-tests"
 
 
-def load(name: str) -> Any:
-    """Load a module of `tests/fakes`, once."""
-    full = f"everycall_fakes_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, FAKES / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module
-        spec.loader.exec_module(module)
-    return sys.modules[full]
-
-
 def _provider() -> Any:
     """The fake provider that streams, with a way to take back what it was told and nobody asked for."""
-    load("provider")
 
-    class Provider(load("stream_provider").StreamProvider):  # type: ignore[misc]
+    class Provider(StreamProvider):
         def forget(self) -> None:
             self._script.clear()
             self._streams.clear()
@@ -89,7 +74,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 @pytest.fixture
 def sink() -> Iterator[Any]:
     """The recording endpoint of the fakes."""
-    with load("sink").Sink() as started:
+    with Sink() as started:
         yield started
     everycall.shutdown(0.5)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ import pytest
 
 import everycall
 from everycall import _guard
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
-from sink import Sink
+from everycall_testkit.sink import Sink
 
 CANARY = "CANARY-7f3a"
 NUMBERS = itertools.count()

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 import anthropic
 import pytest
 
 import everycall_anthropic
+from everycall_testkit import client_bench as bench
 
-BENCH = "everycall_fakes_client_bench"
-if BENCH not in sys.modules:
-    spec = importlib.util.spec_from_file_location(BENCH, Path(__file__).parents[3] / "tests/fakes/client_bench.py")
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[BENCH] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[BENCH])
-bench = sys.modules[BENCH]
 clean_environment, no_failure_of_ours = bench.clean_environment, bench.no_failure_of_ours
 provider, records, told, value = bench.provider, bench.records, bench.told, bench.value
 

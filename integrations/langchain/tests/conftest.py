@@ -6,9 +6,7 @@ A test is written once for every way to run a chain: `run` is each of them in tu
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import sys
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -26,8 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from everycall.record import Record, to_json
 from everycall.testing import capture_records
-
-FAKES = Path(__file__).parents[3] / "tests" / "fakes"
+from everycall_testkit.provider import FakeProvider
 
 
 @pytest.fixture(autouse=True)
@@ -200,14 +197,7 @@ def run_async(request: pytest.FixtureRequest) -> Callable[[Any, Any, Any], Await
 @pytest.fixture
 def provider() -> Iterator[Any]:
     """A started fake provider: a real server on loopback."""
-    name = "everycall_fakes_provider"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, FAKES / "provider.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    with sys.modules[name].FakeProvider() as started:
+    with FakeProvider() as started:
         yield started
 
 

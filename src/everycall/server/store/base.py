@@ -1,6 +1,6 @@
 """The store's contract: what every store keeps, promises and answers. `store` never imports `api` or `pages`.
 
-Promises, held by `tests/server/test_store_contract.py` for every implementation:
+Promises, held by `tests/server/store/test_store_contract.py` for every implementation:
 
 * **Durable before answered.** When `commit` returns, what it counts as committed is on stable storage (for SQLite:
   `COMMIT` with `synchronous=FULL`).

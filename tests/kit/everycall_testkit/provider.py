@@ -8,39 +8,20 @@ what Anthropic's sends by `anthropic_wire.py`, Google's by `gemini_wire.py`.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import socket
-import sys
 import threading
 from collections import deque
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+from everycall_testkit import anthropic_wire, gemini_wire, openai_wire
 
 __all__ = ["FakeProvider", "Reply", "Seen"]
 
 RESOLVED = {"gpt-3.5-turbo": "gpt-3.5-turbo-0613", "gpt-4o": "gpt-4o-2024-08-06"}
 """The dated name with which a provider answers for an alias; other models answer under their own name."""
-
-
-def _load(name: str) -> ModuleType:
-    """Load a module that stands beside this one, once: neither is in a package."""
-    full = f"everycall_fakes_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
-
-
-openai_wire = _load("openai_wire")
-gemini_wire = _load("gemini_wire")
-anthropic_wire = _load("anthropic_wire")
 
 
 @dataclass(frozen=True)

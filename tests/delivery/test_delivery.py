@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import everycall
 from everycall import _guard, _runtime, limits
-
-sys.path.insert(0, str(Path(__file__).parent / "fakes"))
-from sink import Sink
+from everycall_testkit.sink import Sink
 
 
 @pytest.fixture

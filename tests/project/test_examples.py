@@ -18,7 +18,7 @@ from everycall.server.options import ServerOptions
 from everycall.server.provider_settings import ProviderSettings
 from everycall.server.runner import Server
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 SPOKEN = {
     "anthropic_wrap.py": "hello\nhello",
     "google_wrap.py": "hello\nhello",

@@ -30,7 +30,7 @@ from everycall.server.runner import DATABASE, Server
 from everycall.server.store.base import Deployment
 from everycall.server.store.sqlite import SqliteStore
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DEPLOYMENT = Deployment(

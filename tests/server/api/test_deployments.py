@@ -475,7 +475,7 @@ def test_deployments_of_an_older_database_are_taken_over(tmp_path: Path) -> None
     with Server(options) as server, httpx.Client(base_url=server.address, headers={"x-api-key": server.key}) as client:
         for text in ("one", "two"):
             client.put("/api/deployments/hello", json=said(text)).raise_for_status()
-    scripts = sorted((Path(__file__).parents[2] / "src/everycall/server/store/schema").glob("*.sql"))
+    scripts = sorted((Path(__file__).parents[3] / "src/everycall/server/store/schema").glob("*.sql"))
     number = [script.name for script in scripts].index("0004_deployments.sql")
     with sqlite3.connect(options.data_dir / DATABASE) as database:
         database.executescript(

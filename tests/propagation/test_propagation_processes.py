@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "fakes"))
-from shipping import ship
-from sink import Sink
+from everycall_testkit.shipping import ship
+from everycall_testkit.sink import Sink
 
 SERVICE = """
 import json, sys

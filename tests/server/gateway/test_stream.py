@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,28 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
+from everycall_testkit.stream_provider import StreamProvider
+
 PATH = "/api/parea/v1/completion/stream"
 PLAIN = "/api/parea/v1/completion"
-FAKES = Path(__file__).parents[1] / "fakes"
-
-
-def load(name: str) -> Any:
-    full = f"everycall_fakes_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, FAKES / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module
-        spec.loader.exec_module(module)
-    return sys.modules[full]
 
 
 @pytest.fixture
 def provider() -> Iterator[Any]:
     """The fake provider that streams; `gateway_server` asks it as `openai`."""
-    load("provider")
-    with load("stream_provider").StreamProvider() as started:
+    with StreamProvider() as started:
         yield started
 
 

@@ -84,7 +84,7 @@ def test_the_demo_does_what_it_says_twice() -> None:
 
 def test_the_readme_shows_this_demo() -> None:
     """Its output there has the steps, the fields and the columns that the demo has now."""
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     shown = text[text.index("everycall demo ·") :].partition("\n```\n")[0]
     assert tuple(re.findall(r"^  ✓ (.*?)\s{2,}\d+\.\d\d s$", shown, re.MULTILINE)) == STEPS
     assert re.findall(r"^    (\w+): ", shown.split("(a)")[1].split("(b)")[0], re.MULTILINE) == list(FIELDS)

@@ -6,13 +6,10 @@ for the synchronous and the asynchronous client: `Both` is either, and waits whe
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,25 +17,14 @@ import pytest
 from everycall.record import Record, to_json
 from everycall.settings import Settings
 from everycall.testing import capture_records
+from everycall_testkit.provider import FakeProvider
 
-__all__ = ["Both", "clean_environment", "load_fake", "no_failure_of_ours", "provider", "records", "told", "value"]
+__all__ = ["Both", "clean_environment", "no_failure_of_ours", "provider", "records", "told", "value"]
 
 IDS_AND_TIMES = ("inference_id", "trace_id", "latency", "time_to_first_token", "start_time_unix_nano",
                  "end_time_unix_nano", "sdk")  # fmt: skip
 JSON_FIELDS = ("llm_inputs", "llm_configuration", "inputs", "output", "target", "metadata", "attributes")
 FOREIGN_PREFIXES = ("EVERYCALL_", "OTEL_", "OPENAI_", "AZURE_OPENAI_", "ANTHROPIC_", "AWS_", "GOOGLE_", "GEMINI_")
-
-
-def load_fake(name: str) -> ModuleType:
-    """Load a module of `tests/fakes`, once."""
-    full = f"everycall_fakes_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +49,7 @@ def no_failure_of_ours() -> Iterator[None]:
 @pytest.fixture
 def provider() -> Iterator[Any]:
     """A started fake provider."""
-    with load_fake("provider").FakeProvider() as started:
+    with FakeProvider() as started:
         yield started
 
 

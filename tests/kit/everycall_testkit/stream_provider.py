@@ -10,15 +10,14 @@ import io
 import json
 import select
 import socket
-import sys
 import threading
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["StreamProvider", "StreamReply"]
+from everycall_testkit import provider as base
 
-base = sys.modules["everycall_fakes_provider"]
+__all__ = ["StreamProvider", "StreamReply"]
 
 
 @dataclass

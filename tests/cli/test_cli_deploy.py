@@ -31,7 +31,7 @@ from everycall.cli.prompt_files import (
 from everycall.server.deployments import DeploymentRequest, Fallback
 from everycall.server.gateway.request import Message, ModelParams
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "prompts"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "prompts"
 PROMPT = """\
 name: Support reply
 model: gpt-4o-mini
@@ -429,7 +429,7 @@ def test_what_is_written_is_readable() -> None:
 
 
 def test_the_file_of_the_documents_can_be_deployed(run: Run, client: httpx.Client, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "deployments.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "deployments.md").read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in text.split("```yaml\n")[1:]]
     assert len(blocks) == 1
     (tmp_path / "support-reply.yaml").write_text(blocks[0])

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import socket
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,27 +21,14 @@ from everycall.client import (
     Parea,
     UseDeployedPrompt,
 )
+from everycall_testkit.stream_provider import StreamProvider
 
 PROMPT = LLMInputs(model="gpt-3.5-turbo", messages=[Message("hi {{x}}")])
-FAKES = Path(__file__).parents[1] / "fakes"
-
-
-def load(name: str) -> Any:
-    full = f"everycall_fakes_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, FAKES / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module
-        spec.loader.exec_module(module)
-    return sys.modules[full]
 
 
 @pytest.fixture
 def provider() -> Iterator[Any]:
-    load("provider")
-    with load("stream_provider").StreamProvider() as started:
+    with StreamProvider() as started:
         yield started
 
 
