@@ -117,9 +117,9 @@ def test_wrappers_use_no_globals(wrap: str) -> None:
     """They run with the globals of the user's module, where a name of ours would be another one, or none."""
     import dis
 
-    from everycall._call import decorator
+    from everycall._call import wrappers
 
-    wrapper = getattr(decorator, wrap)(plain, decorator.Plan(decorator.Options(), "n", decorator.Arguments()))
+    wrapper = getattr(wrappers, wrap)(plain, decorator.Plan(decorator.Options(), "n", decorator.Arguments()))
     used = [i.argval for i in dis.get_instructions(wrapper) if i.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME"))]
     assert used == []
 
