@@ -119,7 +119,7 @@ def test_wrappers_use_no_globals(wrap: str) -> None:
 
     from everycall._call import wrappers
 
-    wrapper = getattr(wrappers, wrap)(plain, decorator.Plan(decorator.Options(), "n", decorator.Arguments()))
+    wrapper = getattr(wrappers, wrap)(plain, wrappers.Plan(wrappers.Options(), "n", wrappers.Arguments()))
     used = [i.argval for i in dis.get_instructions(wrapper) if i.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME"))]
     assert used == []
 
