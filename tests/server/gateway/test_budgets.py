@@ -17,7 +17,7 @@ import pytest
 
 from everycall.server.gateway import CompletionRequest, Gateway, ProviderSettings
 from everycall.server.gateway.budgets import DAY_S, Budgets, estimate
-from everycall.server.gateway.provider_request import Asked
+from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.problems import ProblemError
 from everycall.server.runner import Server
 from everycall.server.store.base import ApiKey, Expense, KeyLimits, RecordQuery, Spent, StoreBusy
@@ -241,7 +241,7 @@ async def test_the_day_ends_at_midnight_utc(store: SqliteStore) -> None:
     budgets = Budgets(store, lambda: now[0])
     await budgets.load()
     account = budgets.account(key())
-    account.asks(Asked("openai", "gpt-4o", {}, [], [], None), ProviderSettings("openai", "openai"))
+    account.asks(ProviderRequest("openai", "gpt-4o", {}, [], [], None), ProviderSettings("openai", "openai"))
     account.charge(0.25, "")
     await store.spend(account.unsaved())  # type: ignore[arg-type]
     assert budgets.spent(key().digest) == Spent(0.25, 1, 0)
@@ -307,10 +307,10 @@ def test_an_estimate_is_high() -> None:
         {"role": "user", "content": "word " * 600},
         {"content": [{"type": "image_url", "image_url": {"url": "d"}}]},
     ]
-    asked = Asked("openai", "gpt-4o-2024-08-06", {"max_length": 100}, messages, [], None)
+    asked = ProviderRequest("openai", "gpt-4o-2024-08-06", {"max_length": 100}, messages, [], None)
     assert estimate(asked, openai) == pytest.approx(((3_001 // 3 + 1 + 1_500) * 2.5 + 100 * 10) / 1e6, rel=0.01)
     local = ProviderSettings("local", "openai_compatible")
-    assert estimate(Asked("local", "SmolLM2", {}, messages, [], None), local) is None
+    assert estimate(ProviderRequest("local", "SmolLM2", {}, messages, [], None), local) is None
 
 
 async def test_the_store_adds_up_by_key_and_day(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:

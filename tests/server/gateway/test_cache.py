@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from everycall.server.gateway import CompletionAnswer, CompletionRequest, Gateway, ProviderSettings
+from everycall.server.gateway import CompletionRequest, CompletionResponse, Gateway, ProviderSettings
 from everycall.server.store.base import RecordQuery
 from everycall.server.store.sqlite import SqliteStore
 
@@ -33,7 +33,7 @@ class Bench:
         ]
         self.gateway = Gateway(store, {one.name: one for one in settings})
 
-    async def ask(self, project: str = "default", changed: Any = None, **fields: Any) -> CompletionAnswer:
+    async def ask(self, project: str = "default", changed: Any = None, **fields: Any) -> CompletionResponse:
         body = {"llm_configuration": {**BASE, **(changed or {})}, "llm_inputs": {"x": "hi"}, **fields}
         return await self.gateway.complete(project, msgspec.convert(body, CompletionRequest))
 

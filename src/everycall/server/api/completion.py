@@ -16,7 +16,7 @@ from everycall.server.api.documents import operation, query_text
 from everycall.server.api.parea import Projects
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.gateway.gateway import Gateway
-from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
+from everycall.server.gateway.request import CompletionRequest, CompletionResponse
 from everycall.server.problems import problem
 from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Store
@@ -124,7 +124,7 @@ request_decoder = msgspec.json.Decoder(CompletionRequest)
     status_code=200,
     operation_class=operation(
         body=schema_of(CompletionRequest),
-        answer=schema_of(CompletionAnswer, answer=True),
+        answer=schema_of(CompletionResponse, answer=True),
         problems={
             403: "The key may not use models without a known price.",
             404: "No such deployment in this project.",

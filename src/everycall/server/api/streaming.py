@@ -21,7 +21,7 @@ from everycall.server.api.completion import project_with, read_body, request_dec
 from everycall.server.api.documents import operation
 from everycall.server.auth import Identity, require
 from everycall.server.gateway.gateway import Gateway
-from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
+from everycall.server.gateway.request import CompletionRequest, CompletionResponse
 from everycall.server.gateway.streaming import Follower
 from everycall.server.problems import problem
 from everycall.server.request_bodies import Bodies
@@ -82,7 +82,7 @@ async def post_stream(request: Request[Identity, Any, Any]) -> ASGIApp:
     return await events_of(follower, request.receive, with_end=header(request.scope, STREAM_HEADER.encode()) == "end")
 
 
-async def events_of(follower: Follower[CompletionAnswer], receive: Receive, *, with_end: bool) -> ASGIApp:
+async def events_of(follower: Follower[CompletionResponse], receive: Receive, *, with_end: bool) -> ASGIApp:
     """Return the answer that sends a stream, once its first text is there. Raises what it raised before that."""
     try:
         await _begun(follower, receive)
@@ -93,7 +93,7 @@ async def events_of(follower: Follower[CompletionAnswer], receive: Receive, *, w
     return _Events(follower, with_end=with_end)
 
 
-def _check(follower: Follower[CompletionAnswer]) -> None:
+def _check(follower: Follower[CompletionResponse]) -> None:
     """Raise the provider's failure as a problem where no text went before it."""
     answer = follower.answer
     if not follower.is_begun and answer is not None and answer.status == ERROR:
@@ -106,7 +106,7 @@ def _check(follower: Follower[CompletionAnswer]) -> None:
         )
 
 
-async def _begun(follower: Follower[CompletionAnswer], receive: Receive) -> None:
+async def _begun(follower: Follower[CompletionResponse], receive: Receive) -> None:
     """Wait for the first text, or until the caller has gone."""
     begun = asyncio.create_task(follower.begun())
     gone = asyncio.create_task(_gone(receive))
@@ -128,7 +128,7 @@ async def _gone(receive: Receive) -> None:
 class _Events:
     """The answer: sends events until the end, or until the caller goes away."""
 
-    def __init__(self, follower: Follower[CompletionAnswer], *, with_end: bool) -> None:
+    def __init__(self, follower: Follower[CompletionResponse], *, with_end: bool) -> None:
         self._follower = follower
         self._with_end = with_end
 
@@ -168,7 +168,7 @@ class _Events:
             yield b"event: end\r\ndata: " + _encoder.encode(_without_content(answer)) + b"\r\n\r\n"
 
 
-def _without_content(answer: CompletionAnswer) -> CompletionAnswer:
+def _without_content(answer: CompletionResponse) -> CompletionResponse:
     return msgspec.structs.replace(answer, content="")
 
 

@@ -14,15 +14,15 @@ from typing import Any
 import anthropic
 
 from everycall import limits
-from everycall.server.gateway.provider_request import Asked
+from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.gateway.provider_response import (
-    ProviderAnswer,
-    ProviderFailure,
+    ProviderError,
+    ProviderResponse,
     decode_body,
-    tokens_of,
-    tool_text,
+    format_tool_calls,
+    token_counts,
 )
-from everycall.server.gateway.sdk_errors import client_options, failure_of, stream_failure
+from everycall.server.gateway.sdk_errors import client_error, client_options, stream_error
 from everycall.server.gateway.sse import ProviderStream
 from everycall.server.problems import problem
 from everycall.server.provider_settings import ProviderSettings
@@ -41,33 +41,33 @@ class AnthropicMessages:
         # Given always: the client would take ANTHROPIC_BASE_URL of this process for a provider that has no address.
         self._client = anthropic.AsyncAnthropic(base_url=settings.base_url or "https://api.anthropic.com", **options)
 
-    async def ask(self, asked: Asked, own_key: str | None) -> ProviderAnswer:
+    async def ask(self, asked: ProviderRequest, caller_key: str | None) -> ProviderResponse:
         """See `Backend.ask`."""
         parameters = _parameters(asked)
-        client = self._client.with_options(api_key=own_key) if own_key else self._client
+        client = self._client.with_options(api_key=caller_key) if caller_key else self._client
         try:
             raw = await client.messages.with_raw_response.create(**parameters)
         except anthropic.AnthropicError as error:
-            raise failure_of(error, (self._settings.api_key, own_key)) from None
+            raise client_error(error, (self._settings.api_key, caller_key)) from None
         return _answer(decode_body(raw.http_response.content, self._settings.name), asked, self._settings.name)
 
-    def stream(self, asked: Asked, own_key: str | None) -> ProviderStream:
+    def stream(self, asked: ProviderRequest, caller_key: str | None) -> ProviderStream:
         """See `Backend.stream`."""
-        client = self._client.with_options(api_key=own_key) if own_key else self._client
+        client = self._client.with_options(api_key=caller_key) if caller_key else self._client
         opening = client.messages.with_streaming_response.create(**_parameters(asked), stream=True)
-        secrets = (self._settings.api_key, own_key)
-        pieces = _MessagePieces(asked, self._settings.name, secrets)
-        return ProviderStream(opening, pieces, lambda error: failure_of(error, secrets), self._settings.name)
+        secrets = (self._settings.api_key, caller_key)
+        pieces = _MessageStream(asked, self._settings.name, secrets)
+        return ProviderStream(opening, pieces, lambda error: client_error(error, secrets), self._settings.name)
 
     async def close(self) -> None:
         """See `Backend.close`."""
         await self._client.close()
 
 
-class _MessagePieces:
+class _MessageStream:
     """The events of one streamed message, put together into the body that it would have been."""
 
-    def __init__(self, asked: Asked, provider: str, secrets: tuple[str | None, ...]) -> None:
+    def __init__(self, asked: ProviderRequest, provider: str, secrets: tuple[str | None, ...]) -> None:
         self.finished = False
         self._asked = asked
         self._provider = provider
@@ -77,11 +77,11 @@ class _MessagePieces:
         self._blocks: dict[int, dict[str, Any]] = {}
 
     def take(self, data: bytes) -> str:
-        """See `Pieces.take`."""
+        """See `StreamParser.take`."""
         event = decode_body(data, self._provider)
         kind = event.get("type")
         if kind == "error":
-            raise stream_failure(event.get("error"), self._secrets)
+            raise stream_error(event.get("error"), self._secrets)
         if kind == "message_start" and isinstance(event.get("message"), dict):
             self._body = {name: event["message"].get(name) for name in ("id", "model")}
             self._count(event["message"].get("usage"))
@@ -96,8 +96,8 @@ class _MessagePieces:
             return self._block(event)
         return ""
 
-    def so_far(self) -> ProviderAnswer:
-        """See `Pieces.so_far`."""
+    def so_far(self) -> ProviderResponse:
+        """See `StreamParser.so_far`."""
         content: list[dict[str, Any]] = []
         for index in sorted(self._blocks):
             block = dict(self._blocks[index])
@@ -134,7 +134,7 @@ class _MessagePieces:
             self._usage.update({name: value for name, value in usage.items() if value is not None})
 
 
-def _parameters(asked: Asked) -> dict[str, Any]:
+def _parameters(asked: ProviderRequest) -> dict[str, Any]:
     system, messages = _conversation(asked)
     params = asked.params
     parameters: dict[str, Any] = {
@@ -194,7 +194,7 @@ def _tool_choice(function_call: str | Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "tool", "name": name} if isinstance(name, str) else dict(function_call)
 
 
-def _conversation(asked: Asked) -> tuple[str, list[dict[str, Any]]]:
+def _conversation(asked: ProviderRequest) -> tuple[str, list[dict[str, Any]]]:
     """Return the system prompt and the turns. A prompt that has only system messages becomes the user's turn."""
     system: list[str] = []
     turns: list[dict[str, Any]] = []
@@ -258,10 +258,10 @@ def _tool_use(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     return blocks
 
 
-def _answer(body: Mapping[str, Any], asked: Asked, provider: str) -> ProviderAnswer:
+def _answer(body: Mapping[str, Any], asked: ProviderRequest, provider: str) -> ProviderResponse:
     blocks = body.get("content")
     if not isinstance(blocks, list):
-        raise ProviderFailure("InvalidAnswer", None, f"the answer of {provider} has no content")
+        raise ProviderError("InvalidAnswer", None, f"the answer of {provider} has no content")
     texts: list[str] = []
     calls: list[dict[str, Any]] = []
     for block in blocks:
@@ -273,11 +273,11 @@ def _answer(body: Mapping[str, Any], asked: Asked, provider: str) -> ProviderAns
             calls.append({"id": block.get("id"), "type": "function", "function": function})
     text = "".join(texts)
     model, finish, response_id = body.get("model"), body.get("stop_reason"), body.get("id")
-    return ProviderAnswer(
-        content=tool_text(calls) if calls else text,
+    return ProviderResponse(
+        content=format_tool_calls(calls) if calls else text,
         output=[*([{"type": "text", "text": text}] if text else []), *calls] if calls else None,
         model=model if isinstance(model, str) and model else asked.model,
-        tokens=tokens_of(body.get("usage")),
+        tokens=token_counts(body.get("usage")),
         finish_reasons=[finish] if isinstance(finish, str) else [],
         response_id=response_id if isinstance(response_id, str) else None,
     )

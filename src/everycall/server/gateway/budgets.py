@@ -19,7 +19,7 @@ from typing import Any
 
 from everycall import limits
 from everycall._pricing import price_book
-from everycall.server.gateway.provider_request import Asked
+from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.problems import problem
 from everycall.server.provider_settings import ProviderSettings
 from everycall.server.store.base import ApiKey, Expense, Spent, Store, StoreError
@@ -116,9 +116,9 @@ class Account:
         self._budgets = budgets
         self._key = key
         self._reserved = 0.0
-        self._asked: tuple[Asked, ProviderSettings] | None = None
+        self._asked: tuple[ProviderRequest, ProviderSettings] | None = None
 
-    def asks(self, asked: Asked, settings: ProviderSettings) -> None:
+    def asks(self, asked: ProviderRequest, settings: ProviderSettings) -> None:
         """Say what is asked, for estimates. What was reserved for another provider is given back."""
         self.release()
         self._asked = (asked, settings)
@@ -209,7 +209,7 @@ def price_of(
     return next((price for price in found if price is not None), None)
 
 
-def estimate(asked: Asked, settings: ProviderSettings, content: str | None = None) -> float | None:
+def estimate(asked: ProviderRequest, settings: ProviderSettings, content: str | None = None) -> float | None:
     """Return what a completion will cost at most, nearly, in US dollars; None for a model without a known price.
 
     With `content`, what it has cost when that is all that came.

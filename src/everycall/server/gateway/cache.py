@@ -19,8 +19,8 @@ from typing import TypeAlias
 import msgspec
 
 from everycall import limits
-from everycall.server.gateway.provider_request import Asked
-from everycall.server.gateway.provider_response import ProviderAnswer
+from everycall.server.gateway.provider_request import ProviderRequest
+from everycall.server.gateway.provider_response import ProviderResponse
 from everycall.server.problems import ProblemError
 from everycall.server.provider_settings import ProviderSettings
 from everycall.server.store.base import Store, StoreError
@@ -29,7 +29,7 @@ __all__ = ["CacheUse", "FlightKey", "ResponseCache", "cache_key", "flight_key"]
 
 logger = logging.getLogger("everycall.server.gateway")
 
-_decoder = msgspec.json.Decoder(ProviderAnswer)
+_decoder = msgspec.json.Decoder(ProviderResponse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class CacheUse:
     write: bool
 
 
-def cache_key(project: str, settings: ProviderSettings, asked: Asked) -> str:
+def cache_key(project: str, settings: ProviderSettings, asked: ProviderRequest) -> str:
     """Return the key of a request, 64 hex digits."""
     parts = [
         "everycall/1",
@@ -57,9 +57,9 @@ def cache_key(project: str, settings: ProviderSettings, asked: Asked) -> str:
 FlightKey: TypeAlias = tuple[str, str, str | None]
 
 
-def flight_key(project: str, key: str, own_key: str | None) -> FlightKey:
+def flight_key(project: str, key: str, caller_key: str | None) -> FlightKey:
     """Return what identical requests under way have in common, the key they are paid with included (hashed)."""
-    return project, key, hashlib.sha256(own_key.encode()).hexdigest() if own_key else None
+    return project, key, hashlib.sha256(caller_key.encode()).hexdigest() if caller_key else None
 
 
 class ResponseCache:
@@ -67,25 +67,25 @@ class ResponseCache:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._flights: dict[FlightKey, asyncio.Task[tuple[ProviderAnswer, bool]]] = {}
+        self._flights: dict[FlightKey, asyncio.Task[tuple[ProviderResponse, bool]]] = {}
 
     async def answer(
         self,
         project: str,
         key: str,
         use: CacheUse,
-        own_key: str | None,
-        ask: Callable[[], Awaitable[ProviderAnswer]],
-    ) -> tuple[ProviderAnswer, bool]:
+        caller_key: str | None,
+        ask: Callable[[], Awaitable[ProviderResponse]],
+    ) -> tuple[ProviderResponse, bool]:
         """Return an answer and whether it is a hit: from the store, from an identical call under way, or asked now.
 
-        A call under way with another `own_key` is not joined: its failure would not be ours. What `ask` raises is
+        A call under way with another `caller_key` is not joined: its failure would not be ours. What `ask` raises is
         raised to all who wait for it, but for a `ProblemError`: that says that this caller may not ask, and the next
         of those who wait asks for itself.
         """
         if not use.write:
             return await self._find_or_ask(project, key, use, ask)
-        flight = flight_key(project, key, own_key)
+        flight = flight_key(project, key, caller_key)
         while (shared := self._flights.get(flight)) is not None:
             try:
                 answer, _ = await asyncio.shield(shared)
@@ -99,8 +99,8 @@ class ResponseCache:
         return await asyncio.shield(task)
 
     async def _find_or_ask(
-        self, project: str, key: str, use: CacheUse, ask: Callable[[], Awaitable[ProviderAnswer]]
-    ) -> tuple[ProviderAnswer, bool]:
+        self, project: str, key: str, use: CacheUse, ask: Callable[[], Awaitable[ProviderResponse]]
+    ) -> tuple[ProviderResponse, bool]:
         if use.read and (found := await self.find(project, key)) is not None:
             return found, True
         answer = await ask()
@@ -108,14 +108,14 @@ class ResponseCache:
             await self.keep(project, key, answer)
         return answer, False
 
-    async def keep(self, project: str, key: str, answer: ProviderAnswer) -> None:
+    async def keep(self, project: str, key: str, answer: ProviderResponse) -> None:
         """Store an answer; when that cannot be done, the cache is without it."""
         try:
             await self._store.cache(project, key, msgspec.json.encode(answer))
         except StoreError as error:
             logger.warning("a response was not kept in the cache: %s", error)
 
-    async def find(self, project: str, key: str) -> ProviderAnswer | None:
+    async def find(self, project: str, key: str) -> ProviderResponse | None:
         """Return a stored answer, or None."""
         try:
             found = await self._store.cached(project, key, limits.CACHE_AGE_MAX_S)

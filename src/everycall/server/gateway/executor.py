@@ -16,35 +16,35 @@ import msgspec
 from everycall import limits
 from everycall.server.gateway.budgets import Account, price_of
 from everycall.server.gateway.cache import CacheUse, FlightKey, ResponseCache, cache_key, flight_key
-from everycall.server.gateway.provider_request import Asked
-from everycall.server.gateway.provider_response import ProviderAnswer, ProviderFailure, Tokens, streamed_texts
+from everycall.server.gateway.provider_request import ProviderRequest
+from everycall.server.gateway.provider_response import ProviderError, ProviderResponse, TokenCounts, stream_texts
 from everycall.server.gateway.providers import Providers
 from everycall.server.gateway.recording import Outcome
 from everycall.server.gateway.request import CompletionRequest
-from everycall.server.gateway.retry import Attempt, Deadline, retried
+from everycall.server.gateway.retry import Attempt, Deadline, with_retries
 from everycall.server.gateway.sse import ProviderStream
 from everycall.server.gateway.streaming import Abandoned, Broadcast, Follower, StreamRun
 from everycall.server.problems import ProblemError
 from everycall.server.provider_settings import Fallback, ProviderSettings
 from everycall.server.store.base import StoreBusy
 
-__all__ = ["Outcomes", "Question"]
+__all__ = ["Executor", "PreparedRequest"]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class PreparedRequest:
     """One request that is ready to be asked: of which provider first, of which others then, at whose expense."""
 
     project: str
     request: CompletionRequest
     settings: ProviderSettings
-    asked: Asked
+    asked: ProviderRequest
     fallbacks: tuple[Fallback, ...]
     account: Account
     deadline: Deadline
 
     @property
-    def own_key(self) -> str | None:
+    def caller_key(self) -> str | None:
         """The key that the request brought."""
         return self.request.provider_api_key or None
 
@@ -68,7 +68,7 @@ class Question:
         return limits.FALLBACK_WAIT_MAX_S if self.fallbacks else limits.RETRY_AFTER_MAX_S
 
 
-class SharedAnswer(Broadcast[ProviderAnswer]):
+class SharedAnswer(Broadcast[ProviderResponse]):
     """One provider's answer as it comes, for all streams that ask the same at once.
 
     The first of those that are there at the end pays: whoever began it may have gone away.
@@ -78,19 +78,19 @@ class SharedAnswer(Broadcast[ProviderAnswer]):
         super().__init__()
         self.hit = False
         self.stream: ProviderStream | None = None
-        self.payer: Follower[ProviderAnswer] | None = None
+        self.payer: Follower[ProviderResponse] | None = None
 
-    def end(self, result: ProviderAnswer | None, error: BaseException | None = None) -> None:
+    def end(self, result: ProviderResponse | None, error: BaseException | None = None) -> None:
         """See `Broadcast.end`."""
         self.payer = self.followers[0] if self.followers and self.stream is not None else None
         super().end(result, error)
 
-    def so_far(self) -> ProviderAnswer | None:
+    def so_far(self) -> ProviderResponse | None:
         """Return what has come, None when no provider was asked."""
         return self.result or (self.stream.so_far() if self.stream is not None else None)
 
 
-class Outcomes:
+class Executor:
     """Asks providers for completions. For the tasks of one event loop."""
 
     def __init__(self, providers: Providers, cache: ResponseCache) -> None:
@@ -99,11 +99,11 @@ class Outcomes:
         self._shared: dict[FlightKey, SharedAnswer] = {}
         self._feeding: set[asyncio.Task[None]] = set()
 
-    async def whole(self, question: Question) -> Outcome:
+    async def whole(self, question: PreparedRequest) -> Outcome:
         """Return what became of a question. Raises `ProblemError` when nothing can or may be asked."""
         return await self._in_turn(question, self._whole)
 
-    async def streamed(self, question: Question, run: StreamRun) -> Outcome:
+    async def streamed(self, question: PreparedRequest, run: StreamRun) -> Outcome:
         """Do as `whole`, and add the texts to `run` as they come. No other provider is asked after the first text."""
         return await self._in_turn(question, lambda one: self._streamed(one, run))
 
@@ -113,7 +113,9 @@ class Outcomes:
             task.cancel()
         await asyncio.gather(*self._feeding, return_exceptions=True)
 
-    async def _in_turn(self, question: Question, ask: Callable[[Question], Awaitable[Outcome]]) -> Outcome:
+    async def _in_turn(
+        self, question: PreparedRequest, ask: Callable[[PreparedRequest], Awaitable[Outcome]]
+    ) -> Outcome:
         """Ask the provider named, then its fallbacks, until one answers or fails in a way that will not pass."""
         begun = time.perf_counter()
         outcome = await ask(question)
@@ -121,7 +123,7 @@ class Outcomes:
         noted = None
         for place, fallback in enumerate(question.fallbacks, start=1):
             failure = outcome.result
-            if not isinstance(failure, ProviderFailure) or not failure.passing or outcome.partial is not None:
+            if not isinstance(failure, ProviderError) or not failure.passing or outcome.partial is not None:
                 break
             if failure is not noted:
                 noted, by, seconds = failure, outcome.by, time.perf_counter() - begun
@@ -130,7 +132,7 @@ class Outcomes:
                 break
             begun = time.perf_counter()
             try:
-                settings, asked = self._providers.fallback(question.asked, fallback, question.own_key)
+                settings, asked = self._providers.fallback(question.asked, fallback, question.caller_key)
                 await self._providers.prepare(settings)
                 rest = question.fallbacks[place:]
                 outcome = await ask(replace(question, settings=settings, asked=asked, fallbacks=rest))
@@ -139,37 +141,37 @@ class Outcomes:
                 attempts.append(Attempt(*named, error.problem.code, 0, time.perf_counter() - begun))
         return replace(outcome, attempts=tuple(attempts))
 
-    async def _whole(self, question: Question) -> Outcome:
-        settings, asked, own_key = question.settings, question.asked, question.own_key
+    async def _whole(self, question: PreparedRequest) -> Outcome:
+        settings, asked, caller_key = question.settings, question.asked, question.caller_key
         question.account.asks(asked, settings)
 
-        async def pay() -> ProviderAnswer:
+        async def pay() -> ProviderResponse:
             question.account.reserve()
-            answer = await retried(
-                lambda _: self._providers.ask(settings, asked, own_key),
+            answer = await with_retries(
+                lambda _: self._providers.ask(settings, asked, caller_key),
                 question.deadline,
                 wait_max_s=question.wait_max_s,
             )
             return _priced(answer, settings)
 
         try:
-            answer, hit = await self._cache.answer(question.project, question.key, question.cache_use, own_key, pay)
-        except ProviderFailure as failure:
+            answer, hit = await self._cache.answer(question.project, question.key, question.cache_use, caller_key, pay)
+        except ProviderError as failure:
             return Outcome(failure, asked)
         return Outcome(answer, asked, hit=hit, pays=not hit)
 
-    async def _streamed(self, question: Question, run: StreamRun) -> Outcome:
+    async def _streamed(self, question: PreparedRequest, run: StreamRun) -> Outcome:
         question.account.asks(question.asked, question.settings)
         while True:
             shared, is_own = self._join(question)
             follower = shared.follow()
-            failure: ProviderFailure | None = None
+            failure: ProviderError | None = None
             abandoned = False
             try:
                 await run.until_left(_pass_on(follower, run))
             except Abandoned:
                 abandoned = True
-            except ProviderFailure as error:
+            except ProviderError as error:
                 failure = error
             except ProblemError:
                 if is_own:
@@ -180,9 +182,9 @@ class Outcomes:
                 follower.close()
             return _outcome(question.asked, shared, run, failure, abandoned=abandoned, pays=pays)
 
-    def _join(self, question: Question) -> tuple[SharedAnswer, bool]:
+    def _join(self, question: PreparedRequest) -> tuple[SharedAnswer, bool]:
         """Return the answer under way to the same question, or a new one; and whether it is a new one."""
-        flight = flight_key(question.project, question.key, question.own_key) if question.cache_use.write else None
+        flight = flight_key(question.project, question.key, question.caller_key) if question.cache_use.write else None
         shared = self._shared.get(flight) if flight else None
         if shared is not None and not shared.left and not shared.ended:
             return shared, False
@@ -200,11 +202,11 @@ class Outcomes:
         task.add_done_callback(done)
         return shared, True
 
-    async def _feed(self, question: Question, shared: SharedAnswer) -> None:
+    async def _feed(self, question: PreparedRequest, shared: SharedAnswer) -> None:
         project, key, use = question.project, question.key, question.cache_use
         try:
             if use.read and (found := await self._cache.find(project, key)) is not None:
-                for text in streamed_texts(found):
+                for text in stream_texts(found):
                     shared.add(text)
                 shared.hit = True
                 shared.end(found)
@@ -223,11 +225,11 @@ class Outcomes:
         except Exception as error:  # noqa: BLE001 - the task's one guard: raised to who follows
             shared.end(None, error)
 
-    async def _pump(self, question: Question, shared: SharedAnswer) -> None:
+    async def _pump(self, question: PreparedRequest, shared: SharedAnswer) -> None:
         """Pass on a provider's texts, then the tool calls: as text, as a plain completion gives them."""
 
         async def once(until_first_text: asyncio.Timeout) -> None:
-            stream = shared.stream = self._providers.stream(question.settings, question.asked, question.own_key)
+            stream = shared.stream = self._providers.stream(question.settings, question.asked, question.caller_key)
             async with aclosing(stream.texts()) as texts:
                 async for text in texts:
                     if not shared.texts:
@@ -236,27 +238,27 @@ class Outcomes:
 
         try:
             async with asyncio.timeout(limits.STREAM_TIME_MAX_S):
-                await retried(
+                await with_retries(
                     once, question.deadline, wait_max_s=question.wait_max_s, may_retry=lambda: not shared.texts
                 )
         except TimeoutError:
             detail = f"no end within {limits.STREAM_TIME_MAX_S:g} s"
-            raise ProviderFailure("TimeoutError", None, detail, passing=True) from None
+            raise ProviderError("TimeoutError", None, detail, passing=True) from None
         whole = shared.so_far()
         if whole is not None and whole.output:
             shared.add(whole.content)
 
 
-async def _pass_on(follower: Follower[ProviderAnswer], run: StreamRun) -> None:
+async def _pass_on(follower: Follower[ProviderResponse], run: StreamRun) -> None:
     async for text in follower:
         run.add(text)
 
 
 def _outcome(
-    asked: Asked,
+    asked: ProviderRequest,
     shared: SharedAnswer,
     run: StreamRun,
-    failure: ProviderFailure | None,
+    failure: ProviderError | None,
     *,
     abandoned: bool,
     pays: bool,
@@ -268,13 +270,13 @@ def _outcome(
         partial = answer if run.texts else None
         return Outcome(failure, asked, partial=partial, pays=pays and bool(run.texts), first_text_s=first_text_s)
     if answer is None:  # its caller had gone before a provider was asked
-        answer = ProviderAnswer(content="", model=asked.model, tokens=Tokens())
+        answer = ProviderResponse(content="", model=asked.model, tokens=TokenCounts())
         pays = False
     hit = shared.hit or (shared.ended and not pays)
     return Outcome(answer, asked, hit=hit, pays=pays, abandoned=abandoned, first_text_s=first_text_s)
 
 
-def _priced(answer: ProviderAnswer, settings: ProviderSettings) -> ProviderAnswer:
+def _priced(answer: ProviderResponse, settings: ProviderSettings) -> ProviderResponse:
     tokens = answer.tokens
     if tokens.input is None or tokens.output is None:
         return answer

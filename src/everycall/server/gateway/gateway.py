@@ -19,8 +19,8 @@ from everycall.record import Record
 from everycall.semconv import ABANDONED
 from everycall.server.gateway.budgets import Account, Budgets
 from everycall.server.gateway.cache import ResponseCache
-from everycall.server.gateway.executor import Outcomes, Question
-from everycall.server.gateway.idempotency import Kept, KeptAnswers
+from everycall.server.gateway.executor import Executor, PreparedRequest
+from everycall.server.gateway.idempotency import RecentResponse, RecentResponses
 from everycall.server.gateway.identifiers import check_same, identifiers, is_sampled, not_kept
 from everycall.server.gateway.provider_request import ask, missing_deployment
 from everycall.server.gateway.providers import Providers
@@ -30,12 +30,12 @@ from everycall.server.gateway.recording import (
     Identifiers,
     Outcome,
     Timing,
-    answer_of,
-    asked_before,
+    completion_response,
     make_record,
-    repeat_of,
+    request_digest,
+    response_from_record,
 )
-from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
+from everycall.server.gateway.request import CompletionRequest, CompletionResponse
 from everycall.server.gateway.retry import Deadline
 from everycall.server.gateway.streaming import Follower, StreamRun
 from everycall.server.provider_settings import Fallback, ProviderSettings
@@ -57,12 +57,12 @@ class Gateway:
         self.rates = Rates()
         self._store = store
         self._providers = Providers(settings)
-        self._outcomes = Outcomes(self._providers, ResponseCache(store))
-        self._kept = KeptAnswers()
-        self._running: dict[tuple[str, str], tuple[str, asyncio.Task[CompletionAnswer]]] = {}
+        self._outcomes = Executor(self._providers, ResponseCache(store))
+        self._kept = RecentResponses()
+        self._running: dict[tuple[str, str], tuple[str, asyncio.Task[CompletionResponse]]] = {}
         self._streams: dict[tuple[str, str], tuple[StreamRun, asyncio.Task[None]]] = {}
 
-    async def complete(self, project: str, request: CompletionRequest, key: ApiKey | None = None) -> CompletionAnswer:
+    async def complete(self, project: str, request: CompletionRequest, key: ApiKey | None = None) -> CompletionResponse:
         """Answer one request, with its record committed; a provider's failure is an answer with status "error".
 
         `key` pays, within its budget. Raises `ProblemError` when nothing can be asked (404 `unknown_deployment`, 422),
@@ -86,7 +86,9 @@ class Gateway:
             task = under_way[1]
         return await asyncio.shield(task)
 
-    def stream(self, project: str, request: CompletionRequest, key: ApiKey | None = None) -> Follower[CompletionAnswer]:
+    def stream(
+        self, project: str, request: CompletionRequest, key: ApiKey | None = None
+    ) -> Follower[CompletionResponse]:
         """Begin to answer one request text by text; close what is returned in any case.
 
         It raises as `complete` does, before the first text. An identical request under the same `inference_id` follows
@@ -134,14 +136,14 @@ class Gateway:
             await self._spend(expense)
         await self._providers.close()
 
-    def _finished(self, key: tuple[str, str], task: asyncio.Task[CompletionAnswer]) -> None:
+    def _finished(self, key: tuple[str, str], task: asyncio.Task[CompletionResponse]) -> None:
         self._running.pop(key, None)
         if not task.cancelled():
             task.exception()  # looked at, so that asyncio does not report it when the caller has gone
 
     async def _complete(
         self, project: str, request: CompletionRequest, ids: Identifiers, digest: str, account: Account
-    ) -> CompletionAnswer:
+    ) -> CompletionResponse:
         if request.inference_id and (again := await self._again(project, ids.inference_id, digest)):
             return again
         try:
@@ -174,7 +176,7 @@ class Gateway:
         finally:
             account.release()
 
-    async def _replay(self, run: StreamRun, digest: str, task: asyncio.Task[CompletionAnswer]) -> None:
+    async def _replay(self, run: StreamRun, digest: str, task: asyncio.Task[CompletionResponse]) -> None:
         """Stream the answer of a plain completion under way with the same `inference_id`."""
         try:
             check_same(digest, run.digest)
@@ -185,7 +187,7 @@ class Gateway:
         except Exception as error:  # noqa: BLE001 - the task's one guard: raised to who follows the run
             run.end(None, error)
 
-    async def _streamed(self, run: StreamRun, digest: str) -> CompletionAnswer:
+    async def _streamed(self, run: StreamRun, digest: str) -> CompletionResponse:
         """Return the whole answer of a stream under way with the same `inference_id`."""
         follower = _joined(run, digest)
         try:
@@ -197,7 +199,7 @@ class Gateway:
             raise not_kept(abandoned=True)
         return follower.answer
 
-    async def _question(self, project: str, request: CompletionRequest, account: Account) -> Question:
+    async def _question(self, project: str, request: CompletionRequest, account: Account) -> PreparedRequest:
         """Return what is to be asked, with its provider ready. Raises `ProblemError` when nothing can be."""
         await self.budgets.load()
         deployment = await self._deployment(project, request)
@@ -205,12 +207,14 @@ class Gateway:
         await self._providers.prepare(settings)
         deadline = Deadline(max(limits.PROVIDER_TIMEOUT_S, settings.timeout_s))
         fallbacks = _fallbacks(deployment) or settings.fallbacks_of(asked.model)
-        return Question(project, request, settings, asked, fallbacks, account, deadline)
+        return PreparedRequest(project, request, settings, asked, fallbacks, account, deadline)
 
-    async def _settle(self, question: Question, ids: Identifiers, outcome: Outcome, timing: Timing) -> CompletionAnswer:
+    async def _settle(
+        self, question: PreparedRequest, ids: Identifiers, outcome: Outcome, timing: Timing
+    ) -> CompletionResponse:
         """Store the record of what became of a request and what it cost, and return the answer."""
         project, request = question.project, question.request
-        answer = answer_of(ids, outcome, timing)
+        answer = completion_response(ids, outcome, timing)
         place = (project, ids.inference_id)
         digest = request.digest()
         if outcome.pays and outcome.answer is not None:
@@ -218,34 +222,34 @@ class Gateway:
         expense = question.account.unsaved()
         if request.log_omit or not is_sampled(ids.trace_id, request.log_sample_rate):
             if not outcome.abandoned:
-                self._kept.put(place, Kept(answer, digest))
+                self._kept.put(place, RecentResponse(answer, digest))
             if expense is not None:
                 await self._spend(expense)
             return answer
         record = make_record(project, request, ids, question.asked, outcome, timing)
         if not outcome.abandoned:
-            self._kept.put(place, Kept(answer, digest, unstored=record))
+            self._kept.put(place, RecentResponse(answer, digest, unstored=record))
         await self._commit(project, record, expense)
-        if not outcome.abandoned and (repeat_of(record) is None or record.omitted):
-            self._kept.put(place, Kept(answer, digest))
+        if not outcome.abandoned and (response_from_record(record) is None or record.omitted):
+            self._kept.put(place, RecentResponse(answer, digest))
         else:
             self._kept.drop(place)
         return answer
 
-    async def _again(self, project: str, inference_id: str, digest: str) -> CompletionAnswer | None:
+    async def _again(self, project: str, inference_id: str, digest: str) -> CompletionResponse | None:
         """Return the answer already given under this id, or None when it is new."""
         if kept := self._kept.get((project, inference_id)):
             check_same(kept.digest, digest)
             if kept.unstored is not None:
                 await self._commit(project, kept.unstored)
-                self._kept.put((project, inference_id), Kept(kept.answer, digest))
+                self._kept.put((project, inference_id), RecentResponse(kept.answer, digest))
             return kept.answer
         record = await self._store.record(project, inference_id)
         if record is None or record.scope != SCOPE:
             return None
-        if before := asked_before(record):
+        if before := request_digest(record):
             check_same(before, digest)
-        answer = repeat_of(record)
+        answer = response_from_record(record)
         if answer is None:
             raise not_kept(abandoned=record.error_type == ABANDONED)
         return answer
@@ -288,7 +292,7 @@ class Gateway:
             return
 
 
-def _joined(run: StreamRun, digest: str) -> Follower[CompletionAnswer]:
+def _joined(run: StreamRun, digest: str) -> Follower[CompletionResponse]:
     check_same(run.digest, digest)
     if run.left:
         raise not_kept(abandoned=True)

@@ -9,32 +9,32 @@ from dataclasses import dataclass
 
 from everycall import limits
 from everycall.record import Record
-from everycall.server.gateway.request import CompletionAnswer
+from everycall.server.gateway.request import CompletionResponse
 
-__all__ = ["Kept", "KeptAnswers"]
+__all__ = ["RecentResponse", "RecentResponses"]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RecentResponse:
     """An answer already paid for, the digest of its request, and its record while that is not stored."""
 
-    answer: CompletionAnswer
+    answer: CompletionResponse
     digest: str
     unstored: Record | None = None
 
 
-class KeptAnswers:
+class RecentResponses:
     """The latest answers by (project, inference_id), within `limits.ANSWERS_KEPT_MAX` and `..._BYTES_MAX`."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], RecentResponse] = OrderedDict()
         self._size = 0
 
-    def get(self, key: tuple[str, str]) -> Kept | None:
+    def get(self, key: tuple[str, str]) -> RecentResponse | None:
         """Return what is kept for this request, or None."""
         return self._kept.get(key)
 
-    def put(self, key: tuple[str, str], kept: Kept) -> None:
+    def put(self, key: tuple[str, str], kept: RecentResponse) -> None:
         """Keep an answer; the oldest go when there are too many or they are too large together."""
         self.drop(key)
         self._kept[key] = kept
@@ -49,6 +49,6 @@ class KeptAnswers:
             self._size -= _size(kept)
 
 
-def _size(kept: Kept) -> int:
+def _size(kept: RecentResponse) -> int:
     record = 0 if kept.unstored is None else limits.FIELD_BYTES_MAX  # held for seconds; an estimate will do
     return 4 * len(kept.answer.content) + record

@@ -14,15 +14,15 @@ from typing import Any
 
 import openai
 
-from everycall.server.gateway.provider_request import Asked
+from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.gateway.provider_response import (
-    ProviderAnswer,
-    ProviderFailure,
+    ProviderError,
+    ProviderResponse,
     decode_body,
-    tokens_of,
-    tool_text,
+    format_tool_calls,
+    token_counts,
 )
-from everycall.server.gateway.sdk_errors import client_options, failure_of, stream_failure
+from everycall.server.gateway.sdk_errors import client_error, client_options, stream_error
 from everycall.server.gateway.sse import ProviderStream
 from everycall.server.provider_settings import ProviderSettings
 
@@ -57,34 +57,34 @@ class OpenAIChat:
             self._client.organization = None  # from OPENAI_ORG_ID: another company's server is not told
             self._client.project = None
 
-    async def ask(self, asked: Asked, own_key: str | None) -> ProviderAnswer:
+    async def ask(self, asked: ProviderRequest, caller_key: str | None) -> ProviderResponse:
         """See `Backend.ask`."""
-        client = self._client.with_options(api_key=own_key) if own_key else self._client
+        client = self._client.with_options(api_key=caller_key) if caller_key else self._client
         try:
             raw = await client.chat.completions.with_raw_response.create(**_parameters(asked, self._settings.kind))
         except openai.OpenAIError as error:
-            raise failure_of(error, (self._settings.api_key, own_key)) from None
+            raise client_error(error, (self._settings.api_key, caller_key)) from None
         return _answer(decode_body(raw.http_response.content, self._settings.name), asked, self._settings.name)
 
-    def stream(self, asked: Asked, own_key: str | None) -> ProviderStream:
+    def stream(self, asked: ProviderRequest, caller_key: str | None) -> ProviderStream:
         """See `Backend.stream`. Counts come with the last event, where the provider knows `include_usage`."""
-        client = self._client.with_options(api_key=own_key) if own_key else self._client
+        client = self._client.with_options(api_key=caller_key) if caller_key else self._client
         opening = client.chat.completions.with_streaming_response.create(
             **_parameters(asked, self._settings.kind), stream=True, stream_options={"include_usage": True}
         )
-        secrets = (self._settings.api_key, own_key)
-        pieces = _ChatPieces(asked, self._settings.name, secrets)
-        return ProviderStream(opening, pieces, lambda error: failure_of(error, secrets), self._settings.name)
+        secrets = (self._settings.api_key, caller_key)
+        pieces = _ChatStream(asked, self._settings.name, secrets)
+        return ProviderStream(opening, pieces, lambda error: client_error(error, secrets), self._settings.name)
 
     async def close(self) -> None:
         """See `Backend.close`."""
         await self._client.close()
 
 
-class _ChatPieces:
+class _ChatStream:
     """The chunks of one streamed answer, put together into the body that it would have been."""
 
-    def __init__(self, asked: Asked, provider: str, secrets: tuple[str | None, ...]) -> None:
+    def __init__(self, asked: ProviderRequest, provider: str, secrets: tuple[str | None, ...]) -> None:
         self.finished = False
         self._asked = asked
         self._provider = provider
@@ -96,10 +96,10 @@ class _ChatPieces:
         self._finish: str | None = None
 
     def take(self, data: bytes) -> str:
-        """See `Pieces.take`."""
+        """See `StreamParser.take`."""
         chunk = decode_body(data, self._provider)
         if error := chunk.get("error"):
-            raise stream_failure(error, self._secrets)
+            raise stream_error(error, self._secrets)
         self._about.update((name, chunk[name]) for name in ("id", "model", "usage") if chunk.get(name))
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
@@ -111,8 +111,8 @@ class _ChatPieces:
         delta = choice.get("delta")
         return self._delta(delta) if isinstance(delta, dict) else ""
 
-    def so_far(self) -> ProviderAnswer:
-        """See `Pieces.so_far`."""
+    def so_far(self) -> ProviderResponse:
+        """See `StreamParser.so_far`."""
         message: dict[str, Any] = {"content": "".join(self._texts)}
         if self._calls:
             message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
@@ -146,7 +146,7 @@ def _join(function: dict[str, Any], more: Any) -> None:
         function["arguments"] = function.get("arguments", "") + more["arguments"]
 
 
-def _parameters(asked: Asked, kind: str) -> dict[str, Any]:
+def _parameters(asked: ProviderRequest, kind: str) -> dict[str, Any]:
     parameters: dict[str, Any] = {"model": asked.model, "messages": [_message(message) for message in asked.messages]}
     for name, theirs in _PLAIN.items():
         if name in asked.params:
@@ -186,22 +186,22 @@ def _as_sent(call: Mapping[str, Any]) -> dict[str, Any]:
     return dict(call)
 
 
-def _answer(body: Mapping[str, Any], asked: Asked, provider: str) -> ProviderAnswer:
+def _answer(body: Mapping[str, Any], asked: ProviderRequest, provider: str) -> ProviderResponse:
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     message = choice.get("message") if choice else None
     if choice is None or not isinstance(message, dict):
-        raise ProviderFailure("InvalidAnswer", None, f"the answer of {provider} has no message")
+        raise ProviderError("InvalidAnswer", None, f"the answer of {provider} has no message")
     text = _text(message.get("content")) or _text(message.get("refusal"))
     calls = _tool_calls(message)
     finish = choice.get("finish_reason")
     model = body.get("model")
     response_id = body.get("id")
-    return ProviderAnswer(
-        content=tool_text(calls) if calls else text,
+    return ProviderResponse(
+        content=format_tool_calls(calls) if calls else text,
         output=[*([{"type": "text", "text": text}] if text else []), *calls] if calls else None,
         model=model if isinstance(model, str) and model else asked.model,
-        tokens=tokens_of(body.get("usage"), body.get("service_tier")),
+        tokens=token_counts(body.get("usage"), body.get("service_tier")),
         finish_reasons=[finish] if isinstance(finish, str) else [],
         response_id=response_id if isinstance(response_id, str) else None,
     )

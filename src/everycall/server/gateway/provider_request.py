@@ -19,7 +19,7 @@ from everycall.server.gateway.templates import fill_messages
 from everycall.server.problems import ProblemError, problem
 from everycall.server.store.base import Deployment, Store
 
-__all__ = ["Asked", "as_functions", "as_messages", "ask", "missing_deployment"]
+__all__ = ["ProviderRequest", "as_functions", "as_messages", "ask", "missing_deployment"]
 
 _ROLES = {
     "system": "system",
@@ -34,7 +34,7 @@ _ROLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ProviderRequest:
     """What a provider is asked: everything that shapes its answer.
 
     `provider` is the name given, or None to choose by the model. `params` has Parea's names, only those given.
@@ -61,7 +61,7 @@ class Asked:
         }
 
 
-def ask(request: CompletionRequest, deployment: Deployment | None) -> Asked:
+def ask(request: CompletionRequest, deployment: Deployment | None) -> ProviderRequest:
     """Merge the request over its deployment and fill the templates; `history` comes first and is never a template.
 
     Raises `ProblemError` 422 when there is no model or no message, or one of them cannot be used.
@@ -89,7 +89,7 @@ def ask(request: CompletionRequest, deployment: Deployment | None) -> Asked:
         functions = as_functions(given.functions)
     else:
         functions = deployment.functions if deployment else ()
-    return Asked(
+    return ProviderRequest(
         provider=given.provider or (deployment.provider if deployment else None) or None,
         model=model,
         params={**(deployment.model_params if deployment else {}), **(params or ModelParams()).given()},

@@ -1,6 +1,6 @@
 """What comes back from a provider, in one shape for all of them: an answer or a failure. Made by the two backends.
 
-Tokens are counted in one way: `input_tokens` includes cached and cache-write tokens, `output_tokens` includes
+TokenCounts are counted in one way: `input_tokens` includes cached and cache-write tokens, `output_tokens` includes
 reasoning; what a provider does not say is None.
 """
 
@@ -15,7 +15,7 @@ import msgspec
 
 from everycall import limits
 from everycall.semconv import SERVICE_TIER
-from everycall.server.gateway.provider_request import Asked
+from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.usage import usage_fields
 
 if TYPE_CHECKING:
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backend",
-    "ProviderAnswer",
-    "ProviderFailure",
-    "Tokens",
+    "ProviderError",
+    "ProviderResponse",
+    "TokenCounts",
     "decode_body",
-    "streamed_texts",
-    "tokens_of",
-    "tool_text",
-    "without_secrets",
+    "format_tool_calls",
+    "redact_secrets",
+    "stream_texts",
+    "token_counts",
 ]
 
 _SECRETS = re.compile(r"\b(?:sk|pk|key|gsk|xai)-[A-Za-z0-9_*\-.]{6,}|\bBearer\s+\S+", re.IGNORECASE)
 _MESSAGE_CHARS_MAX = 4_000  # of a provider's error text: some answer with a whole web page
 
 
-class Tokens(msgspec.Struct, frozen=True, kw_only=True):
+class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of one answer; `parts` has the keys of `semconv.USAGE_*`, only those above zero.
 
     `tier` is the service tier that the provider billed, None for its standard one.
@@ -50,7 +50,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
     tier: str | None = None
 
 
-class ProviderAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class ProviderResponse(msgspec.Struct, frozen=True, kw_only=True):
     """One answer. `model` is the one that answered; `output` has tool calls; cost is set when it was first paid.
 
     This is also the form in which an answer is kept in the response cache.
@@ -58,7 +58,7 @@ class ProviderAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     content: str
     model: str
-    tokens: Tokens
+    tokens: TokenCounts
     output: list[dict[str, Any]] | None = None
     finish_reasons: list[str] = []
     response_id: str | None = None
@@ -67,7 +67,7 @@ class ProviderAnswer(msgspec.Struct, frozen=True, kw_only=True):
     price_version: str | None = None
 
 
-class ProviderFailure(Exception):
+class ProviderError(Exception):
     """A provider did not answer as asked. `text` has no secret, but may repeat the prompt; `brief` has neither.
 
     `passing` says that another try, or another provider, may answer: there was no connection, a time-out, 408, 409, 429
@@ -95,14 +95,14 @@ class ProviderFailure(Exception):
 class Backend(Protocol):
     """One provider's API, through its official client."""
 
-    async def ask(self, asked: Asked, own_key: str | None) -> ProviderAnswer:
+    async def ask(self, asked: ProviderRequest, caller_key: str | None) -> ProviderResponse:
         """Ask once, without a retry.
 
-        Raises `ProviderFailure`, and `ProblemError` 422 for what this provider cannot be asked.
+        Raises `ProviderError`, and `ProblemError` 422 for what this provider cannot be asked.
         """
         ...
 
-    def stream(self, asked: Asked, own_key: str | None) -> ProviderStream:
+    def stream(self, asked: ProviderRequest, caller_key: str | None) -> ProviderStream:
         """Return the answer as it will come; nothing is asked before its texts are read.
 
         Raises `ProblemError` 422 for what this provider cannot be asked.
@@ -114,10 +114,10 @@ class Backend(Protocol):
         ...
 
 
-def tokens_of(usage: Any, service_tier: Any = None) -> Tokens:
+def token_counts(usage: Any, service_tier: Any = None) -> TokenCounts:
     """Return the counts of a provider's report of usage, of any provider; see `everycall.usage`."""
     told = usage_fields(usage if not isinstance(service_tier, str) else {"service_tier": service_tier, **(usage or {})})
-    return Tokens(
+    return TokenCounts(
         input=told.get("input_tokens"),
         output=told.get("output_tokens"),
         total=told.get("total_tokens"),
@@ -127,28 +127,28 @@ def tokens_of(usage: Any, service_tier: Any = None) -> Tokens:
 
 
 def decode_body(data: bytes, provider: str) -> dict[str, Any]:
-    """Return a provider's JSON object. Raises `ProviderFailure` when it is not one."""
+    """Return a provider's JSON object. Raises `ProviderError` when it is not one."""
     try:
         body = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         body = None
     if not isinstance(body, dict):
-        raise ProviderFailure("InvalidAnswer", None, f"the answer of {provider} is not a JSON object")
+        raise ProviderError("InvalidAnswer", None, f"the answer of {provider} is not a JSON object")
     return body
 
 
-def tool_text(calls: list[dict[str, Any]]) -> str:
+def format_tool_calls(calls: list[dict[str, Any]]) -> str:
     """Return tool calls as the text that Parea's callers get: an indented JSON list, arguments as objects."""
     return json.dumps(calls, indent=4, ensure_ascii=False)
 
 
-def streamed_texts(answer: ProviderAnswer) -> list[str]:
-    """Return what a whole answer is when it is streamed: its text, then its tool calls as `tool_text` writes them."""
+def stream_texts(answer: ProviderResponse) -> list[str]:
+    """Return the texts of a whole answer as a stream gives them: its text, then its tool calls."""
     before = [part["text"] for part in answer.output or () if part.get("type") == "text"]
     return [text for text in (*before, answer.content) if text]
 
 
-def without_secrets(message: str, secrets: Iterable[str | None]) -> str:
+def redact_secrets(message: str, secrets: Iterable[str | None]) -> str:
     """Return an error text without the keys in use and without anything that looks like one, cut to a bound."""
     for secret in secrets:
         if secret:

@@ -10,8 +10,8 @@ from contextvars import ContextVar
 from dataclasses import replace
 
 from everycall._pricing import price_book
-from everycall.server.gateway.provider_request import Asked
-from everycall.server.gateway.provider_response import Backend, ProviderAnswer, ProviderFailure, without_secrets
+from everycall.server.gateway.provider_request import ProviderRequest
+from everycall.server.gateway.provider_response import Backend, ProviderError, ProviderResponse, redact_secrets
 from everycall.server.gateway.sse import ProviderStream
 from everycall.server.problems import ProblemError, problem
 from everycall.server.provider_settings import Fallback, ProviderSettings
@@ -51,7 +51,7 @@ class Providers:
         self._backends: dict[str, Backend] = {}
         self._building = asyncio.Lock()
 
-    def route(self, asked: Asked, own_key: str | None) -> tuple[ProviderSettings, Asked]:
+    def route(self, asked: ProviderRequest, caller_key: str | None) -> tuple[ProviderSettings, ProviderRequest]:
         """Return the provider to ask, and what to ask with its name in it.
 
         The provider named; else the one that the model's name tells (`azure_` before a model is Parea's old way to
@@ -63,27 +63,29 @@ class Providers:
             name, model = "azure", model.removeprefix("azure_")
         if name is None:
             name = provider_of(model)
-            if name not in self._settings and not (name and own_key) and (only := self._only_one(name)):
+            if name not in self._settings and not (name and caller_key) and (only := self._only_one(name)):
                 name = only
         if name is None:
             raise self._unknown(f"The model {model[:128]!r} does not say whose it is.")
         name = name.lower()
-        settings = self._settings.get(name) or (_WITHOUT_SETTINGS.get(name) if own_key else None)
+        settings = self._settings.get(name) or (_WITHOUT_SETTINGS.get(name) if caller_key else None)
         if settings is None:
             raise self._unknown(f"The provider {name[:128]!r} is not configured.", name)
         keyless = settings.kind == "openai_compatible" or (settings.kind == "openai" and settings.base_url is not None)
-        if not (keyless or settings.api_key or own_key):
+        if not (keyless or settings.api_key or caller_key):
             raise self._unknown(f"The provider {name!r} has no API key.", name)
         return settings, replace(asked, provider=settings.name, model=model)
 
-    def fallback(self, asked: Asked, to: Fallback, own_key: str | None) -> tuple[ProviderSettings, Asked]:
+    def fallback(
+        self, asked: ProviderRequest, to: Fallback, caller_key: str | None
+    ) -> tuple[ProviderSettings, ProviderRequest]:
         """Return the provider that a fallback goes to, and what to ask it.
 
         Raises `ProblemError` 422 as `route` does, and where the request brought a key of its own: that is for the first
         provider alone, and what its caller pays for is not asked at the server's expense.
         """
-        settings, again = self.route(replace(asked, provider=to.provider, model=to.model or asked.model), own_key)
-        if own_key and again.provider != asked.provider:
+        settings, again = self.route(replace(asked, provider=to.provider, model=to.model or asked.model), caller_key)
+        if caller_key and again.provider != asked.provider:
             raise problem("not_with_own_key", 422, "A key of the request", "It is not sent to another provider.")
         return settings, again
 
@@ -101,20 +103,20 @@ class Providers:
                 self._backends[settings.name] = await asyncio.to_thread(_backend, settings)
                 _keep_requests_out_of_logs()
 
-    async def ask(self, settings: ProviderSettings, asked: Asked, own_key: str | None) -> ProviderAnswer:
-        """Ask a prepared provider. Raises `ProviderFailure`, and `ProblemError` 422 for what it cannot be asked."""
+    async def ask(self, settings: ProviderSettings, asked: ProviderRequest, caller_key: str | None) -> ProviderResponse:
+        """Ask a prepared provider. Raises `ProviderError`, and `ProblemError` 422 for what it cannot be asked."""
         try:
-            return await self._backends[settings.name].ask(asked, own_key)
-        except (ProviderFailure, ProblemError):
+            return await self._backends[settings.name].ask(asked, caller_key)
+        except (ProviderError, ProblemError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a provider's package raises is a failure to be recorded
             logger.warning("the client of %s raised %s", settings.name, type(error).__name__)
-            message = without_secrets(str(error), (settings.api_key, own_key))
-            raise ProviderFailure(type(error).__name__, None, message) from None
+            message = redact_secrets(str(error), (settings.api_key, caller_key))
+            raise ProviderError(type(error).__name__, None, message) from None
 
-    def stream(self, settings: ProviderSettings, asked: Asked, own_key: str | None) -> ProviderStream:
+    def stream(self, settings: ProviderSettings, asked: ProviderRequest, caller_key: str | None) -> ProviderStream:
         """Return the answer of a prepared provider as it will come. Raises `ProblemError` 422 as `ask` does."""
-        return self._backends[settings.name].stream(asked, own_key)
+        return self._backends[settings.name].stream(asked, caller_key)
 
     async def close(self) -> None:
         """Close the clients' connections."""

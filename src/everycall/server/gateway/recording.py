@@ -28,13 +28,22 @@ from everycall.semconv import (
     SERVICE_TIER,
     SUCCESS,
 )
-from everycall.server.gateway.provider_request import Asked
-from everycall.server.gateway.provider_response import ProviderAnswer, ProviderFailure
-from everycall.server.gateway.request import CompletionAnswer, CompletionRequest
+from everycall.server.gateway.provider_request import ProviderRequest
+from everycall.server.gateway.provider_response import ProviderError, ProviderResponse
+from everycall.server.gateway.request import CompletionRequest, CompletionResponse
 from everycall.server.gateway.retry import Attempt
 from everycall.server.gateway.scoring import score
 
-__all__ = ["SCOPE", "Identifiers", "Outcome", "Timing", "answer_of", "asked_before", "make_record", "repeat_of"]
+__all__ = [
+    "SCOPE",
+    "Identifiers",
+    "Outcome",
+    "Timing",
+    "completion_response",
+    "make_record",
+    "request_digest",
+    "response_from_record",
+]
 
 SCOPE = "everycall.gateway"
 """The `scope` of records made here."""
@@ -74,12 +83,12 @@ class Outcome:
     `by` is what the provider that answered was asked, or the last one that failed to.
     """
 
-    result: ProviderAnswer | ProviderFailure
-    by: Asked
+    result: ProviderResponse | ProviderError
+    by: ProviderRequest
     hit: bool = False
     pays: bool = False
     """Whether a provider was asked for this completion and answered, or began to: then its key's budget pays."""
-    partial: ProviderAnswer | None = None
+    partial: ProviderResponse | None = None
     """What had come of a stream that failed or was abandoned."""
     abandoned: bool = False
     """Whether all callers of a stream went away before its end; `result` is then what had come."""
@@ -89,20 +98,20 @@ class Outcome:
     """The providers of a fallback list that did not answer."""
 
     @property
-    def answer(self) -> ProviderAnswer | None:
+    def answer(self) -> ProviderResponse | None:
         """What there is of an answer."""
-        return self.result if isinstance(self.result, ProviderAnswer) else self.partial
+        return self.result if isinstance(self.result, ProviderResponse) else self.partial
 
 
 def make_record(
-    project: str, request: CompletionRequest, ids: Identifiers, asked: Asked, outcome: Outcome, timing: Timing
+    project: str, request: CompletionRequest, ids: Identifiers, asked: ProviderRequest, outcome: Outcome, timing: Timing
 ) -> Record:
     """Return the record, without what the omit flags cover and within the bounds of a record.
 
     A hit costs 0 and has the original cost in `saved_cost`; a cost or count that is not known is None.
     """
     result, answer = outcome.result, outcome.answer
-    failure = result if isinstance(result, ProviderFailure) else None
+    failure = result if isinstance(result, ProviderError) else None
     omit_inputs, omit_outputs = bool(request.log_omit_inputs), bool(request.log_omit_outputs)
     name = f"llm-{asked.provider}"
     record = Record(
@@ -143,7 +152,7 @@ def make_record(
     return _bounded(record)
 
 
-def _figures(answer: ProviderAnswer, hit: bool) -> dict[str, Any]:
+def _figures(answer: ProviderResponse, hit: bool) -> dict[str, Any]:
     tokens = answer.tokens
     figures: dict[str, Any] = {
         "input_tokens": tokens.input,
@@ -172,16 +181,16 @@ def _attributes(request: CompletionRequest, outcome: Outcome, *, omits: bool) ->
         DIGEST: request.digest() if request.inference_id and not omits else None,
     }
     target = request.target or request.taget
-    if target and not omits and not outcome.abandoned and isinstance(outcome.result, ProviderAnswer):
+    if target and not omits and not outcome.abandoned and isinstance(outcome.result, ProviderResponse):
         attributes["parea.scores"] = score(outcome.result.content, target)
     return to_raw({name: value for name, value in attributes.items() if value} or None)
 
 
-def answer_of(ids: Identifiers, outcome: Outcome, timing: Timing) -> CompletionAnswer:
+def completion_response(ids: Identifiers, outcome: Outcome, timing: Timing) -> CompletionResponse:
     """Return the answer on the wire: the whole content whatever the log leaves out, 0 for what is not known."""
     result = outcome.result
-    answer = result if isinstance(result, ProviderAnswer) else None
-    return CompletionAnswer(
+    answer = result if isinstance(result, ProviderResponse) else None
+    return CompletionResponse(
         inference_id=ids.inference_id,
         content=answer.content if answer else "",
         latency=timing.latency,
@@ -193,20 +202,20 @@ def answer_of(ids: Identifiers, outcome: Outcome, timing: Timing) -> CompletionA
         provider=outcome.by.provider or "",
         cache_hit=outcome.hit,
         status=SUCCESS if answer else ERROR,
-        error=result.text if isinstance(result, ProviderFailure) else None,
+        error=result.text if isinstance(result, ProviderError) else None,
         start_timestamp=_timestamp(timing.start_unix_nano),
         end_timestamp=_timestamp(timing.end_unix_nano),
     )
 
 
-def repeat_of(record: Record) -> CompletionAnswer | None:
+def response_from_record(record: Record) -> CompletionResponse | None:
     """Return the answer that a stored record of this room gave, or None when its content was not kept whole."""
     if record.status == SUCCESS and (record.content is None or "content" in record.truncated):
         return None
     if record.error_type == ABANDONED:
         return None
     cost = record.saved_cost if record.cache_hit else record.cost
-    return CompletionAnswer(
+    return CompletionResponse(
         inference_id=record.inference_id,
         content=(record.content or "") if record.status == SUCCESS else "",
         latency=record.latency or 0.0,
@@ -224,7 +233,7 @@ def repeat_of(record: Record) -> CompletionAnswer | None:
     )
 
 
-def asked_before(record: Record) -> str | None:
+def request_digest(record: Record) -> str | None:
     """Return the digest of the request that a record answers, or None when it was not to be kept."""
     attributes = to_json(record.attributes)
     digest = attributes.get(DIGEST) if isinstance(attributes, dict) else None

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from everycall import limits
 
-__all__ = ["CompletionAnswer", "CompletionRequest", "LLMConfiguration", "Message", "ModelParams"]
+__all__ = ["CompletionRequest", "CompletionResponse", "LLMConfiguration", "Message", "ModelParams"]
 
 Id = Annotated[str, Meta(max_length=limits.ID_CHARS_MAX)]
 Label = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
@@ -110,7 +110,7 @@ class CompletionRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
         return hashlib.sha256(msgspec.json.encode(plain, order="deterministic")).hexdigest()
 
 
-class CompletionAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
     """The seed's answer: exactly these 14 keys, in its order, and a number wherever it has one.
 
     Old clients fail on a further key or a null number, so what is not known is 0 here; the record has null. Times are

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from everycall import limits
-from everycall.server.gateway.provider_response import ProviderFailure
+from everycall.server.gateway.provider_response import ProviderError
 
-__all__ = ["Attempt", "Deadline", "retried"]
+__all__ = ["Attempt", "Deadline", "with_retries"]
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Deadline:
         return max(0.0, self._until - time.monotonic())
 
 
-async def retried(
+async def with_retries(
     ask: Callable[[asyncio.Timeout], Awaitable[T]],
     deadline: Deadline,
     *,
@@ -65,14 +65,14 @@ async def retried(
 
     The wait before that is what the provider asks for (Retry-After), else a growing one with jitter. There is no other
     try where the wait is longer than `wait_max_s` or than the time that is left. `ask` is given its time-out, which it
-    may put off. Raises the last `ProviderFailure`.
+    may put off. Raises the last `ProviderError`.
     """
     tries = 0
     while True:
         tries += 1
         try:
             return await _within(ask, deadline)
-        except ProviderFailure as failure:
+        except ProviderError as failure:
             failure.tries = tries
             wait_s = failure.retry_after_s
             if wait_s is None:
@@ -93,7 +93,7 @@ async def _within(ask: Callable[[asyncio.Timeout], Awaitable[T]], deadline: Dead
         if not timeout.expired():
             raise
         detail = f"no answer within the {deadline.seconds:g} s that a completion may take"
-        raise ProviderFailure("DeadlineExceeded", None, detail, passing=True) from None
+        raise ProviderError("DeadlineExceeded", None, detail, passing=True) from None
 
 
 def _backoff_s(tries: int) -> float:

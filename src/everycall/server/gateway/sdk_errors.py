@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from everycall.server.gateway.provider_response import ProviderFailure, without_secrets
+from everycall.server.gateway.provider_response import ProviderError, redact_secrets
 from everycall.server.provider_settings import ProviderSettings, on_loopback
 
-__all__ = ["NO_KEY", "client_options", "failure_of", "stream_failure"]
+__all__ = ["NO_KEY", "client_error", "client_options", "stream_error"]
 
 NO_KEY = "none"
 """Local servers ask for no key, the clients do."""
@@ -39,7 +39,7 @@ def client_options(settings: ProviderSettings, http_client: Callable[..., Any]) 
     }
 
 
-def failure_of(error: Exception, secrets: Iterable[str | None]) -> ProviderFailure:
+def client_error(error: Exception, secrets: Iterable[str | None]) -> ProviderError:
     """Return what an exception of a client, or of the HTTP package below it, says; without the secrets."""
     status = getattr(error, "status_code", None)
     status = status if isinstance(status, int) else None
@@ -49,16 +49,16 @@ def failure_of(error: Exception, secrets: Iterable[str | None]) -> ProviderFailu
     else:
         passing = status in _PASSING or status >= 500
         retry_after_s = _retry_after(getattr(getattr(error, "response", None), "headers", {}))
-    message = without_secrets(_told(error), secrets)
-    return ProviderFailure(type(error).__name__, status, message, passing=passing, retry_after_s=retry_after_s)
+    message = redact_secrets(_told(error), secrets)
+    return ProviderError(type(error).__name__, status, message, passing=passing, retry_after_s=retry_after_s)
 
 
-def stream_failure(error: Any, secrets: Iterable[str | None]) -> ProviderFailure:
+def stream_error(error: Any, secrets: Iterable[str | None]) -> ProviderError:
     """Return what the `error` member of an event in a stream says."""
     told = error.get("message") if isinstance(error, dict) else error
     kind = error.get("type") if isinstance(error, dict) else None
-    message = without_secrets(str(told), secrets)
-    return ProviderFailure("StreamError", None, message, passing=kind in _PASSING_TYPES)
+    message = redact_secrets(str(told), secrets)
+    return ProviderError("StreamError", None, message, passing=kind in _PASSING_TYPES)
 
 
 def _told(error: Exception) -> str:

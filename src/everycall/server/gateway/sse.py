@@ -13,27 +13,27 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from everycall import limits
-from everycall.server.gateway.provider_response import ProviderAnswer, ProviderFailure
+from everycall.server.gateway.provider_response import ProviderError, ProviderResponse
 from everycall.server.problems import ProblemError
 
-__all__ = ["Pieces", "ProviderStream", "read_events"]
+__all__ = ["ProviderStream", "StreamParser", "read_events"]
 
 DONE = b"[DONE]"
 """OpenAI's last event. Some compatible servers leave it out."""
 DRAIN_S = 1.0  # after the last event, for the end of the body: only then can the connection be used again
 
 
-class Pieces(Protocol):
+class StreamParser(Protocol):
     """What a provider's events make up, so far."""
 
     finished: bool
     """Whether the provider has said that the answer is whole."""
 
     def take(self, data: bytes) -> str:
-        """Read one event and return the text it adds. Raises `ProviderFailure` for one that reports an error."""
+        """Read one event and return the text it adds. Raises `ProviderError` for one that reports an error."""
         ...
 
-    def so_far(self) -> ProviderAnswer:
+    def so_far(self) -> ProviderResponse:
         """Return the answer as far as it has come; counts that were not told are None."""
         ...
 
@@ -44,8 +44,8 @@ class ProviderStream:
     def __init__(
         self,
         opening: AbstractAsyncContextManager[Any],
-        pieces: Pieces,
-        failure: Callable[[Exception], ProviderFailure],
+        pieces: StreamParser,
+        failure: Callable[[Exception], ProviderError],
         provider: str,
     ) -> None:
         self._opening = opening
@@ -54,7 +54,7 @@ class ProviderStream:
         self._provider = provider
 
     async def texts(self) -> AsyncGenerator[str]:
-        """Yield the answer's texts. Raises `ProviderFailure`, also for an answer that breaks off."""
+        """Yield the answer's texts. Raises `ProviderError`, also for an answer that breaks off."""
         try:
             async with self._opening as response:
                 events = read_events(response.iter_bytes())
@@ -68,15 +68,15 @@ class ProviderStream:
                     text = self._pieces.take(data)
                     if text:
                         yield text
-        except (ProviderFailure, ProblemError):
+        except (ProviderError, ProblemError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a provider's package raises is a failure to be recorded
             raise self._failure(error) from None
         if not self._pieces.finished:
             detail = f"{self._provider} ended the stream before the answer did"
-            raise ProviderFailure("IncompleteAnswer", None, detail, passing=True)
+            raise ProviderError("IncompleteAnswer", None, detail, passing=True)
 
-    def so_far(self) -> ProviderAnswer:
+    def so_far(self) -> ProviderResponse:
         """Return what has come."""
         return self._pieces.so_far()
 
@@ -84,7 +84,7 @@ class ProviderStream:
 async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     """Yield the data of each server-sent event (WHATWG HTML, section 9.2.6); comments and other fields are skipped.
 
-    Raises `ProviderFailure` for an event longer than `limits.STREAM_EVENT_BYTES_MAX`.
+    Raises `ProviderError` for an event longer than `limits.STREAM_EVENT_BYTES_MAX`.
     """
     data: list[bytes] = []
     size = 0
@@ -118,5 +118,5 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield rest.rstrip(b"\r\n")
 
 
-def _too_long() -> ProviderFailure:
-    return ProviderFailure("InvalidAnswer", None, f"an event has more than {limits.STREAM_EVENT_BYTES_MAX} bytes")
+def _too_long() -> ProviderError:
+    return ProviderError("InvalidAnswer", None, f"an event has more than {limits.STREAM_EVENT_BYTES_MAX} bytes")

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 from everycall import limits
-from everycall.server.gateway.provider_response import ProviderFailure
-from everycall.server.gateway.request import CompletionAnswer
+from everycall.server.gateway.provider_response import ProviderError
+from everycall.server.gateway.request import CompletionResponse
 
 __all__ = ["Abandoned", "Broadcast", "Follower", "StreamRun"]
 
@@ -43,10 +43,10 @@ class Broadcast(Generic[T]):
         self._work: asyncio.Task[None] | None = None
 
     def add(self, text: str) -> None:
-        """Take the next text. Raises `ProviderFailure` beyond `limits.STREAM_CHARS_MAX`."""
+        """Take the next text. Raises `ProviderError` beyond `limits.STREAM_CHARS_MAX`."""
         self._chars += len(text)
         if self._chars > limits.STREAM_CHARS_MAX:
-            raise ProviderFailure("TooLong", None, f"more than {limits.STREAM_CHARS_MAX} characters were streamed")
+            raise ProviderError("TooLong", None, f"more than {limits.STREAM_CHARS_MAX} characters were streamed")
         if self.first_text_s is None:
             self.first_text_s = time.perf_counter() - self.begun
         self.texts.append(text)
@@ -103,7 +103,7 @@ class Broadcast(Generic[T]):
         changed.set()
 
 
-class StreamRun(Broadcast[CompletionAnswer]):
+class StreamRun(Broadcast[CompletionResponse]):
     """One streamed completion; those who sent its `inference_id` follow it. `digest` is of its request."""
 
     def __init__(self, digest: str) -> None:
