@@ -38,6 +38,7 @@ from everycall.server.keys import local_key
 from everycall.server.options import ServerOptions
 from everycall.server.pages.rendering import html
 from everycall.server.problems import exception_handlers
+from everycall.server.projects import Projects
 from everycall.server.request_bodies import Bodies
 from everycall.server.security import secure
 from everycall.server.store.base import Store
@@ -82,7 +83,7 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
         "gateway": gateway,
         "access": access,
         "bodies": Bodies(),
-        "projects": parea.Projects(store),
+        "projects": Projects(store),
     }
     return Litestar(
         route_handlers=[

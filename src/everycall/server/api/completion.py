@@ -13,11 +13,11 @@ from litestar.openapi.spec.enums import OpenAPIType
 from everycall import limits
 from everycall.semconv import DEFAULT_PROJECT
 from everycall.server.api.documents import operation, query_text
-from everycall.server.api.parea import Projects
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.gateway.gateway import Gateway
 from everycall.server.gateway.request import CompletionRequest, CompletionResponse
 from everycall.server.problems import problem
+from everycall.server.projects import Projects
 from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Store
 
@@ -163,7 +163,7 @@ async def _project_with(request: Request[Identity, Any, Any], uuid: str | None) 
     if own is not None:
         return own if uuid == Projects.uuid(own) else uuid
     projects: Projects = request.app.state.projects
-    return await projects.named(uuid)
+    return await projects.name_of(uuid)
 
 
 @delete(

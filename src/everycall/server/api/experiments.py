@@ -24,10 +24,11 @@ from everycall.semconv import PRICED_KINDS
 from everycall.server.api.completion import project_in, read_body, schema_of
 from everycall.server.api.documents import operation, path_text
 from everycall.server.api.logs import Filters, condition_of
-from everycall.server.api.parea import PREFIX, Projects, find_project, invalid, written_project
+from everycall.server.api.parea import PREFIX, find_project, invalid, written_project
 from everycall.server.api.trees import Forest, iso_time, scores_of
 from everycall.server.auth import Identity, require
 from everycall.server.problems import not_found, problem
+from everycall.server.projects import Projects
 from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Experiment, LogQuery, Store
 

@@ -6,11 +6,7 @@ first, then send each log alone, children before parents, the same one several t
 
 from __future__ import annotations
 
-import asyncio
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -24,12 +20,12 @@ from everycall.server.api.documents import operation
 from everycall.server.api.parea_logs import checked, fields_of_log, fields_of_update
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.problems import ProblemError, problem
+from everycall.server.projects import Projects
 from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Store
 
 __all__ = [
     "PREFIX",
-    "Projects",
     "find_project",
     "handlers",
     "invalid",
@@ -39,7 +35,6 @@ __all__ = [
 ]
 
 PREFIX = "/api/parea/v1"
-NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:everycall:project")
 
 _OBJECT = Schema(type=OpenAPIType.OBJECT)
 _STRING = Schema(type=OpenAPIType.STRING)
@@ -67,53 +62,6 @@ _UPDATE = Schema(
     required=["trace_id", "field_name_to_value_map"],
     properties={"trace_id": _STRING, "root_trace_id": _STRING, "field_name_to_value_map": _OBJECT},
 )
-
-
-class Projects:
-    """Parea's ids of projects: a name's UUID is made from the name, so that it is the same on every server.
-
-    A project exists from its first record on. That one was asked for earlier is known to this process alone.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._since = datetime.now(UTC)
-        self._asked: dict[str, datetime] = {}
-        self._turns: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
-
-    @asynccontextmanager
-    async def turn(self, project: str, inference_id: str) -> AsyncIterator[None]:
-        """Let one request at a time read, merge and write the attributes of one log."""
-        key = project, inference_id
-        lock, waiting = self._turns.get(key, (asyncio.Lock(), 0))
-        self._turns[key] = lock, waiting + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, waiting = self._turns.pop(key)
-            if waiting > 1:
-                self._turns[key] = lock, waiting - 1
-
-    @staticmethod
-    def uuid(name: str) -> str:
-        """Return the id of a project."""
-        return str(uuid.uuid5(NAMESPACE, name))
-
-    async def ask(self, name: str) -> tuple[datetime, bool]:
-        """Return when a project is known from (in this process), and whether this call is what made it known."""
-        if name not in self._asked:
-            new = name not in await self._store.projects()
-            self._asked[name] = datetime.now(UTC) if new else self._since
-            return self._asked[name], new
-        return self._asked[name], False
-
-    async def named(self, found: str) -> str:
-        """Return the name of the project with an id; the id itself when no project has it, so that nothing is lost."""
-        for name in (semconv.DEFAULT_PROJECT, *self._asked, *await self._store.projects()):
-            if found in (name, self.uuid(name)):
-                return name
-        return found
 
 
 @get(
@@ -150,7 +98,7 @@ async def post_project(request: Request[Identity, Any, Any]) -> dict[str, Any]:
     if not isinstance(name, str) or not 0 < len(name) <= 256:
         raise invalid("name", "name is required: 1 to 256 characters")
     project = project_of(request.user, None if name == semconv.DEFAULT_PROJECT else name)
-    since, new = await _projects(request).ask(project)
+    since, new = await _projects(request).register(project)
     return {"name": project, "uuid": Projects.uuid(project), "created_at": since.isoformat(), "was_created": new}
 
 
@@ -245,7 +193,7 @@ async def written_project(request: Request[Identity, Any, Any], log: Mapping[str
         return project_of(request.user)
     if request.user.project is not None and asked == Projects.uuid(request.user.project):
         return request.user.project
-    return project_of(request.user, await _projects(request).named(asked) if request.user.project is None else asked)
+    return project_of(request.user, await _projects(request).name_of(asked) if request.user.project is None else asked)
 
 
 async def _project_of_log(request: Request[Identity, Any, Any], own: str, root: str) -> str:

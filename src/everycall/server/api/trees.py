@@ -15,9 +15,9 @@ import msgspec
 
 from everycall import limits
 from everycall.record import Record, to_json
-from everycall.server.api.parea import Projects
 from everycall.server.api.parea_logs import KEPT_PREFIX
 from everycall.server.problems import problem
+from everycall.server.projects import Projects
 from everycall.server.store.base import Feedback, Store
 
 __all__ = ["Forest", "iso_time", "root_of", "scores_of"]
