@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from typing import Any
 
 from litestar import Litestar, Response
 from litestar.datastructures import State
+from litestar.di import Provide
 from litestar.events import BaseEventEmitterBackend
 from litestar.middleware import DefineMiddleware
 
@@ -41,6 +43,7 @@ from everycall.server.problems import exception_handlers
 from everycall.server.projects import Projects
 from everycall.server.request_bodies import Bodies
 from everycall.server.security import secure
+from everycall.server.services import Services
 from everycall.server.store.base import Store
 
 __all__ = ["create_app"]
@@ -77,14 +80,14 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
             finally:
                 await store.close()
 
-    state: dict[str, Any] = {
-        "options": options,
-        "store": store,
-        "gateway": gateway,
-        "access": access,
-        "bodies": Bodies(),
-        "projects": Projects(store),
-    }
+    services = Services(
+        options=options,
+        store=store,
+        gateway=gateway,
+        access=access,
+        bodies=Bodies(),
+        projects=Projects(store),
+    )
     return Litestar(
         route_handlers=[
             *records.handlers,
@@ -105,7 +108,8 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
             *login.handlers,
             *pages.handlers,
         ],
-        state=State(state),
+        dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
+        state=State({"services": services, **_by_name(services)}),
         lifespan=[lifespan],
         event_emitter_backend=_NoEvents,
         middleware=[DefineMiddleware(Guard, access=access)],
@@ -117,6 +121,10 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
         debug=False,
         pdb_on_exception=False,
     )
+
+
+def _by_name(services: Services) -> dict[str, Any]:
+    return {one.name: getattr(services, one.name) for one in fields(services)}
 
 
 def _problem_page(problem: Problem) -> Response[Any]:

@@ -7,25 +7,25 @@ from urllib.parse import parse_qs, quote
 
 from litestar import Request, Response, get, post
 from litestar.datastructures import Cookie
+from litestar.di import NamedDependency
 from litestar.enums import MediaType
 
 from everycall import limits
-from everycall.server.auth import Access
 from everycall.server.options import ServerOptions
 from everycall.server.pages.rendering import html as render
 from everycall.server.problems import ProblemError, problem
 from everycall.server.request_bodies import Bodies
 from everycall.server.security import is_same_origin, local_path, onward, over_tls
+from everycall.server.services import Services
 from everycall.server.sessions import COOKIE
-from everycall.server.store.base import Store
 
 __all__ = ["handlers"]
 
 
 @get("/login", include_in_schema=False)
-async def login_page(request: Request[Any, Any, Any]) -> Response[Any]:
+async def login_page(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Any]:
     """Log in with the one-time `token`, or show the form. `next` is the local path to go to."""
-    access: Access = request.app.state.access
+    access = services.access
     path = local_path(request.query_params.get("next"))
     token = request.query_params.get("token")
     if access.no_auth:
@@ -33,19 +33,19 @@ async def login_page(request: Request[Any, Any, Any]) -> Response[Any]:
     if token is None:
         return _form(path)
     if access.sessions.use(token):
-        cookie = _cookie(request, access.sessions.issue(access.keyring.local_digest))
+        cookie = _cookie(request, services.options, access.sessions.issue(access.keyring.local_digest))
         page = onward(request.scope, path)
         return _go(path, cookie) if page is None else Response(page, media_type=MediaType.HTML, cookies=[cookie])
     return _form(path, "This address was used before, or is too old. Log in with a key.", 401)
 
 
 @post("/login", include_in_schema=False, status_code=303)
-async def login(request: Request[Any, Any, Any]) -> Response[Any]:
+async def login(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Any]:
     """Log in with the key from the form."""
-    access: Access = request.app.state.access
+    access = services.access
     if not is_same_origin(request.scope):
         raise problem("cross_origin", 403, "Forbidden", "Log in on this server's own page.")
-    form = await _read_form(request)
+    form = await _read_form(request, services.bodies)
     path = local_path(form.get("next"))
     try:
         _, digest = access.check(request.scope, form.get("key", "").strip())
@@ -53,22 +53,19 @@ async def login(request: Request[Any, Any, Any]) -> Response[Any]:
         answer = _form(path, error.problem.detail, error.problem.status)
         answer.headers.update({name: value for name, value in error.headers.items() if name == "retry-after"})
         return answer
-    return _go(path, _cookie(request, access.sessions.issue(digest)))
+    return _go(path, _cookie(request, services.options, access.sessions.issue(digest)))
 
 
 @post("/logout", include_in_schema=False, status_code=303)
-async def logout(request: Request[Any, Any, Any]) -> Response[Any]:
+async def logout(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Any]:
     """End the browser's session: its cookie goes, and a copy of it is refused from now on."""
-    access: Access = request.app.state.access
-    store: Store = request.app.state.store
-    ended = access.sessions.end(request.cookies.get(COOKIE, ""))
+    ended = services.access.sessions.end(request.cookies.get(COOKIE, ""))
     if ended is not None:
-        await store.end_session(*ended)
-    return _go("/login", _cookie(request, "", 0))
+        await services.store.end_session(*ended)
+    return _go("/login", _cookie(request, services.options, "", 0))
 
 
-async def _read_form(request: Request[Any, Any, Any]) -> dict[str, str]:
-    bodies: Bodies = request.app.state.bodies
+async def _read_form(request: Request[Any, Any, Any], bodies: Bodies) -> dict[str, str]:
     async with bodies.body(request.scope, request.receive, limits.SMALL_BODY_BYTES_MAX) as data:
         try:
             fields = parse_qs(data.decode("latin-1"), max_num_fields=16, errors="replace")
@@ -86,8 +83,9 @@ def _go(path: str, cookie: Cookie | None = None) -> Response[Any]:
     return Response(b"", status_code=303, headers=headers, cookies=[] if cookie is None else [cookie])
 
 
-def _cookie(request: Request[Any, Any, Any], value: str, max_age: int = int(limits.SESSION_AGE_S)) -> Cookie:
-    options: ServerOptions = request.app.state.options
+def _cookie(
+    request: Request[Any, Any, Any], options: ServerOptions, value: str, max_age: int = int(limits.SESSION_AGE_S)
+) -> Cookie:
     return Cookie(
         key=COOKIE,
         value=value,

@@ -26,6 +26,7 @@ from everycall.server.gateway import Gateway
 from everycall.server.http_protocol import Connection
 from everycall.server.keys import local_key
 from everycall.server.options import ServerOptions, price_book
+from everycall.server.services import Services
 from everycall.server.store.base import Store, StoreError
 from everycall.server.store.sqlite import SqliteStore
 
@@ -202,10 +203,11 @@ async def _serve(
             proxy_headers=False,
             timeout_graceful_shutdown=int(limits.SHUTDOWN_TIMEOUT_S),
         )
+        services: Services = app.state.services
         server = _Uvicorn(
             config,
-            lambda own: started(own, app.state.access, _address(options, listening)),
-            app.state.bodies.close,
+            lambda own: started(own, services.access, _address(options, listening)),
+            services.bodies.close,
         )
         try:
             async with app.lifespan():
