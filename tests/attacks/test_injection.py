@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from everycall.server.store.base import OPERATORS
+from everycall.server.store.values import OPERATORS
 
 PAREA = "/api/parea/v1"
 OPENINGS = ["", "'", '"', "`", "')", "'))", '")', "%'", "\\'", "x' ", "1 ", "]", "a.b'", "\u02bc", "\uff07"]

@@ -27,8 +27,8 @@ from everycall.demo.stand_in import StandInModel
 from everycall.server.options import ServerOptions
 from everycall.server.provider_settings import ProviderSettings, provider_settings
 from everycall.server.runner import DATABASE, Server
-from everycall.server.store.base import Deployment
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import Deployment
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

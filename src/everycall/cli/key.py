@@ -15,8 +15,9 @@ from everycall.semconv import API_KEY_HEADER
 from everycall.server.gateway.budgets import Budgets, shown
 from everycall.server.keys import LOCAL_ID, Keyring
 from everycall.server.runner import DATABASE
-from everycall.server.store.base import ApiKey, KeyLimits, StoreError
+from everycall.server.store.errors import StoreError
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import ApiKey, KeyLimits
 from everycall.settings import Settings
 
 __all__ = ["create_key", "list_keys", "revoke_key", "set_key"]

@@ -25,8 +25,9 @@ from everycall.server.options import ServerOptions, price_book
 from everycall.server.problems import ProblemError
 from everycall.server.repricing import ModelChange, RepricePage, joined, reprice_page
 from everycall.server.runner import DATABASE
-from everycall.server.store.base import RecordQuery, StoreError
+from everycall.server.store.errors import StoreError
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import RecordQuery
 from everycall.settings import Settings
 
 __all__ = ["reprice"]

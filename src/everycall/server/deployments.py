@@ -18,7 +18,9 @@ from everycall.server.gateway.provider_request import as_functions, as_messages,
 from everycall.server.gateway.providers import provider_of
 from everycall.server.gateway.request import Message, ModelParams
 from everycall.server.problems import ProblemError, problem
-from everycall.server.store.base import Deployment, NoEarlierVersion, Store, VersionConflict
+from everycall.server.store.base import Store
+from everycall.server.store.errors import NoEarlierVersion, VersionConflict
+from everycall.server.store.values import Deployment
 
 __all__ = [
     "DeploymentRequest",

@@ -15,7 +15,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from everycall import limits
-from everycall.server.store.base import Deployment
+from everycall.server.store.values import Deployment
 
 __all__ = ["Change", "Line", "changes", "lines", "unified"]
 

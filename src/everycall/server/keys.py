@@ -21,7 +21,8 @@ from typing import Literal
 from everycall import limits
 from everycall.errors import ConfigurationError
 from everycall.semconv import DEFAULT_PROJECT
-from everycall.server.store.base import NO_LIMITS, ApiKey, KeyLimits, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import NO_LIMITS, ApiKey, KeyLimits
 
 __all__ = [
     "LOCAL_ID",

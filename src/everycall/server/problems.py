@@ -20,7 +20,7 @@ from litestar.types import ExceptionHandlersMap
 from everycall.errors import Problem
 from everycall.semconv import PROBLEM_JSON
 from everycall.server.security import wants_page
-from everycall.server.store.base import StoreBusy, StoreError
+from everycall.server.store.errors import StoreBusy, StoreError
 
 __all__ = ["ProblemError", "bad_request", "exception_handlers", "not_found", "problem"]
 

@@ -15,7 +15,9 @@ from everycall import limits
 from everycall._pricing.price_book import PriceBook
 from everycall.record import Record
 from everycall.semconv import PRICED_KINDS
-from everycall.server.store.base import RecordQuery, Store, StoreError
+from everycall.server.store.base import Store
+from everycall.server.store.errors import StoreError
+from everycall.server.store.values import RecordQuery
 
 __all__ = ["ModelChange", "RepricePage", "joined", "reprice_page"]
 

@@ -27,7 +27,8 @@ from everycall.server.http_protocol import Connection
 from everycall.server.keys import local_key
 from everycall.server.options import ServerOptions, price_book
 from everycall.server.services import Services
-from everycall.server.store.base import Store, StoreError
+from everycall.server.store.base import Store
+from everycall.server.store.errors import StoreError
 from everycall.server.store.sqlite import SqliteStore
 
 __all__ = ["Server", "run"]

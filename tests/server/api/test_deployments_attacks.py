@@ -15,7 +15,7 @@ import pytest
 from everycall import limits
 from everycall.server.diff import changes, lines, unified
 from everycall.server.gateway.templates import fill, fill_messages, pieces, variables_of
-from everycall.server.store.base import Deployment
+from everycall.server.store.values import Deployment
 
 HOSTILE = [
     "{{ cycler.__init__.__globals__.os.popen('id').read() }}",

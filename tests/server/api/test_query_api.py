@@ -12,7 +12,7 @@ import pytest
 from everycall import limits
 from everycall.server.api.query import parse_query, parse_time
 from everycall.server.problems import ProblemError
-from everycall.server.store.base import RecordQuery, TraceQuery
+from everycall.server.store.values import RecordQuery, TraceQuery
 
 SECOND = 10**9
 NOON = 1_790_000_000 * SECOND

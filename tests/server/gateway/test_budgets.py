@@ -20,8 +20,9 @@ from everycall.server.gateway.budgets import DAY_S, Budgets, estimate
 from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.problems import ProblemError
 from everycall.server.runner import Server
-from everycall.server.store.base import ApiKey, Expense, KeyLimits, RecordQuery, Spent, StoreBusy
+from everycall.server.store.errors import StoreBusy
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import ApiKey, Expense, KeyLimits, RecordQuery, Spent
 
 PATH = "/api/parea/v1/completion"
 PAID = 0.000411

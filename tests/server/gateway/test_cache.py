@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from everycall.server.gateway import CompletionRequest, CompletionResponse, Gateway, ProviderSettings
-from everycall.server.store.base import RecordQuery
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import RecordQuery
 
 BASE: dict[str, Any] = {
     "model": "gpt-3.5-turbo",

@@ -18,8 +18,8 @@ from everycall.record import Record, to_json
 from everycall.server.gateway import CompletionRequest, Gateway, ProviderSettings, provider_settings
 from everycall.server.problems import ProblemError
 from everycall.server.provider_settings import Fallback
-from everycall.server.store.base import Deployment, RecordQuery
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import Deployment, RecordQuery
 
 SECRET = "sk-secret-1234567"
 AT_ONCE = {"retry-after-ms": "1"}

@@ -18,8 +18,9 @@ from everycall.errors import ConfigurationError
 from everycall.record import Record, to_json
 from everycall.server.gateway import CompletionRequest, Gateway, ProviderSettings, provider_settings
 from everycall.server.problems import ProblemError
-from everycall.server.store.base import RecordQuery, StoreBusy
+from everycall.server.store.errors import StoreBusy
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import RecordQuery
 
 FUNCTION = {"name": "weather", "description": "of a city", "parameters": {"type": "object", "properties": {}}}
 

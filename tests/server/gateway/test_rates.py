@@ -9,7 +9,7 @@ import pytest
 
 from everycall.server.gateway.rates import Rates
 from everycall.server.problems import ProblemError
-from everycall.server.store.base import ApiKey, KeyLimits
+from everycall.server.store.values import ApiKey, KeyLimits
 
 PATH = "/api/parea/v1/completion"
 

@@ -13,8 +13,8 @@ import pytest
 from everycall.record import Record
 from everycall.server.gateway import CompletionRequest, Gateway, ProviderSettings
 from everycall.server.problems import ProblemError
-from everycall.server.store.base import ApiKey, KeyLimits, RecordQuery
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import ApiKey, KeyLimits, RecordQuery
 
 PAID = 0.000411
 """What the fake provider's default answer costs."""

@@ -14,19 +14,17 @@ import pytest
 
 from everycall import limits
 from everycall.record import ABSENT, Cut, Record, encode, to_json, to_raw
-from everycall.server.store.base import (
+from everycall.server.store.base import Store
+from everycall.server.store.errors import NoEarlierVersion, StoreError, VersionConflict
+from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import (
     ApiKey,
     ClientReport,
     Deployment,
     DeploymentUse,
-    NoEarlierVersion,
     RecordQuery,
-    Store,
-    StoreError,
     TraceQuery,
-    VersionConflict,
 )
-from everycall.server.store.sqlite import SqliteStore
 
 STORES: dict[str, Callable[[Path], Store]] = {"sqlite": lambda folder: SqliteStore(folder / "everycall.db")}
 P = "default"

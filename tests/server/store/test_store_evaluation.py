@@ -11,17 +11,10 @@ import pytest
 
 from everycall import limits
 from everycall.record import Record, to_raw
-from everycall.server.store.base import (
-    Condition,
-    Dataset,
-    DatasetCase,
-    Experiment,
-    Feedback,
-    LogQuery,
-    Store,
-    StoreError,
-)
+from everycall.server.store.base import Store
+from everycall.server.store.errors import StoreError
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import Condition, Dataset, DatasetCase, Experiment, Feedback, LogQuery
 
 STORES: dict[str, Callable[[Path], Store]] = {"sqlite": lambda folder: SqliteStore(folder / "everycall.db")}
 P = "default"

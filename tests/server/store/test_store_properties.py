@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from everycall.record import Record, decode, encode, to_raw
 from everycall.semconv import KINDS, PRICED_KINDS
-from everycall.server.store.base import RecordQuery, Store, TraceQuery
+from everycall.server.store.base import Store
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import RecordQuery, TraceQuery
 
 P = "default"
 

@@ -18,10 +18,11 @@ import pytest
 
 from everycall import limits
 from everycall.record import Record, to_raw
-from everycall.server.store.base import RecordQuery, StoreBusy, StoreError, TraceQuery
+from everycall.server.store.errors import StoreBusy, StoreError
 from everycall.server.store.opening import open_reader, open_writer
 from everycall.server.store.readers import Readers
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import RecordQuery, TraceQuery
 from everycall.server.store.writer import Batch, Change, Writer
 
 P = "default"

@@ -22,7 +22,8 @@ from everycall.server.api.trees import iso_time
 from everycall.server.auth import Identity, require
 from everycall.server.problems import not_found, problem
 from everycall.server.request_bodies import Bodies
-from everycall.server.store.base import Dataset, DatasetCase, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import Dataset, DatasetCase
 
 __all__ = ["handlers"]
 

@@ -21,7 +21,8 @@ from everycall.server.auth import Identity, project_of, require
 from everycall.server.diff import changes, lines, unified
 from everycall.server.gateway.provider_request import missing_deployment
 from everycall.server.problems import bad_request
-from everycall.server.store.base import Deployment, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import Deployment
 
 __all__ = [
     "DEPLOYMENT",

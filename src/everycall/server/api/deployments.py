@@ -36,7 +36,8 @@ from everycall.server.auth import project_of, require
 from everycall.server.deployments import DeploymentRequest
 from everycall.server.problems import bad_request, problem
 from everycall.server.request_bodies import Bodies
-from everycall.server.store.base import Deployment, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import Deployment
 
 __all__ = ["handlers", "next_cursor", "read_cursor"]
 

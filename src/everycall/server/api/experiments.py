@@ -30,7 +30,8 @@ from everycall.server.auth import Identity, require
 from everycall.server.problems import not_found, problem
 from everycall.server.projects import Projects
 from everycall.server.request_bodies import Bodies
-from everycall.server.store.base import Experiment, LogQuery, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import Experiment, LogQuery
 
 __all__ = ["handlers"]
 

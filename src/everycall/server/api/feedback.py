@@ -17,7 +17,8 @@ from everycall.server.api.parea import PREFIX, find_project, invalid
 from everycall.server.api.trees import root_of
 from everycall.server.auth import Identity, require
 from everycall.server.request_bodies import Bodies
-from everycall.server.store.base import Feedback, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import Feedback
 
 __all__ = ["handlers"]
 

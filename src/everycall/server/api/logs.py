@@ -25,7 +25,8 @@ from everycall.server.api.trees import Forest, root_of
 from everycall.server.auth import Identity, require
 from everycall.server.problems import not_found
 from everycall.server.request_bodies import Bodies
-from everycall.server.store.base import OPERATORS, Condition, LogQuery, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import OPERATORS, Condition, LogQuery
 from everycall.server.times import read_timestamp
 
 __all__ = ["Filters", "condition_of", "handlers"]

@@ -19,7 +19,8 @@ from everycall.server.gateway.provider_request import missing_deployment
 from everycall.server.gateway.templates import fill_messages
 from everycall.server.request_bodies import Bodies
 from everycall.server.security import header
-from everycall.server.store.base import Deployment, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import Deployment
 
 __all__ = ["handlers"]
 

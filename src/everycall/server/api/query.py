@@ -22,7 +22,8 @@ from everycall.record import Record
 from everycall.server.api.documents import operation, path_text, query_text
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.problems import bad_request, not_found
-from everycall.server.store.base import RecordQuery, Store, TraceQuery
+from everycall.server.store.base import Store
+from everycall.server.store.values import RecordQuery, TraceQuery
 
 __all__ = ["handlers", "parse_query", "parse_time", "records_json", "tail"]
 

@@ -24,7 +24,8 @@ from everycall.server.auth import Identity, project_of, require
 from everycall.server.problems import problem
 from everycall.server.request_bodies import Bodies
 from everycall.server.security import header
-from everycall.server.store.base import ClientReport, Refusal, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import ClientReport, Refusal
 
 __all__ = ["check_json", "client_report", "handlers", "left_out", "receive_record"]
 

@@ -19,7 +19,8 @@ from everycall.server.auth import Identity, project_of, require
 from everycall.server.problems import problem
 from everycall.server.repricing import reprice_page
 from everycall.server.request_bodies import Bodies
-from everycall.server.store.base import RecordQuery, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import RecordQuery
 
 __all__ = ["handlers"]
 

@@ -21,7 +21,7 @@ from everycall.server.gateway.budgets import Budgets, shown
 from everycall.server.keys import LOCAL_ID, UNPRICED, Keyring
 from everycall.server.problems import bad_request, not_found, problem
 from everycall.server.request_bodies import Bodies
-from everycall.server.store.base import ApiKey, KeyLimits
+from everycall.server.store.values import ApiKey, KeyLimits
 
 __all__ = ["handlers"]
 

@@ -18,7 +18,8 @@ from everycall.record import Record, to_json
 from everycall.server.api.parea_logs import KEPT_PREFIX
 from everycall.server.problems import problem
 from everycall.server.projects import Projects
-from everycall.server.store.base import Feedback, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import Feedback
 
 __all__ = ["Forest", "iso_time", "root_of", "scores_of"]
 

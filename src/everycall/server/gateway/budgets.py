@@ -22,7 +22,9 @@ from everycall._pricing import price_book
 from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.problems import problem
 from everycall.server.provider_settings import ProviderSettings
-from everycall.server.store.base import ApiKey, Expense, Spent, Store, StoreError
+from everycall.server.store.base import Store
+from everycall.server.store.errors import StoreError
+from everycall.server.store.values import ApiKey, Expense, Spent
 
 __all__ = ["Account", "Budgets", "estimate", "price_of", "shown"]
 

@@ -23,7 +23,8 @@ from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.gateway.provider_response import ProviderResponse
 from everycall.server.problems import ProblemError
 from everycall.server.provider_settings import ProviderSettings
-from everycall.server.store.base import Store, StoreError
+from everycall.server.store.base import Store
+from everycall.server.store.errors import StoreError
 
 __all__ = ["CacheUse", "FlightKey", "ResponseCache", "cache_key", "flight_key"]
 

@@ -26,7 +26,7 @@ from everycall.server.gateway.sse import ProviderStream
 from everycall.server.gateway.streaming import Abandoned, Broadcast, Follower, StreamRun
 from everycall.server.problems import ProblemError
 from everycall.server.provider_settings import Fallback, ProviderSettings
-from everycall.server.store.base import StoreBusy
+from everycall.server.store.errors import StoreBusy
 
 __all__ = ["Executor", "PreparedRequest"]
 

@@ -39,7 +39,9 @@ from everycall.server.gateway.request import CompletionRequest, CompletionRespon
 from everycall.server.gateway.retry import Deadline
 from everycall.server.gateway.streaming import Follower, StreamRun
 from everycall.server.provider_settings import Fallback, ProviderSettings
-from everycall.server.store.base import ApiKey, Deployment, Expense, Store, StoreBusy, StoreError
+from everycall.server.store.base import Store
+from everycall.server.store.errors import StoreBusy, StoreError
+from everycall.server.store.values import ApiKey, Deployment, Expense
 
 __all__ = ["Gateway"]
 

@@ -17,7 +17,8 @@ import msgspec
 from everycall.server.gateway.request import PAREA_DEFAULTS, CompletionRequest, LLMConfiguration, Message, ModelParams
 from everycall.server.gateway.templates import fill_messages
 from everycall.server.problems import ProblemError, problem
-from everycall.server.store.base import Deployment, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import Deployment
 
 __all__ = ["ProviderRequest", "as_functions", "as_messages", "ask", "missing_deployment"]
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from everycall.server.problems import problem
-from everycall.server.store.base import ApiKey
+from everycall.server.store.values import ApiKey
 
 __all__ = ["Rates"]
 

@@ -25,7 +25,9 @@ from everycall.server.pages.forms import FieldError, Form, read_form
 from everycall.server.pages.layout import Asked, chrome_of, reading
 from everycall.server.pages.rendering import html
 from everycall.server.problems import ProblemError
-from everycall.server.store.base import Deployment, Store, StoreBusy, StoreError
+from everycall.server.store.base import Store
+from everycall.server.store.errors import StoreBusy, StoreError
+from everycall.server.store.values import Deployment
 
 __all__ = ["handlers"]
 

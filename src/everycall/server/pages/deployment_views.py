@@ -18,7 +18,8 @@ from everycall.server.diff import Change, Line, changes, lines
 from everycall.server.gateway.provider_request import missing_deployment
 from everycall.server.gateway.templates import variables_of
 from everycall.server.problems import not_found
-from everycall.server.store.base import Activation, Deployment, DeploymentUse, DeploymentVersion, Store
+from everycall.server.store.base import Store
+from everycall.server.store.values import Activation, Deployment, DeploymentUse, DeploymentVersion
 
 __all__ = [
     "DAYS",

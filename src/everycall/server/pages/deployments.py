@@ -35,7 +35,9 @@ from everycall.server.pages.layout import Asked, chrome_of, data, reading
 from everycall.server.pages.rendering import html
 from everycall.server.pages.values import text_of
 from everycall.server.problems import ProblemError, bad_request, problem
-from everycall.server.store.base import Deployment, Store, StoreBusy
+from everycall.server.store.base import Store
+from everycall.server.store.errors import StoreBusy
+from everycall.server.store.values import Deployment
 
 __all__ = ["handlers", "may_write", "to_deployment"]
 

@@ -15,7 +15,7 @@ from typing import Final
 from everycall import limits
 from everycall.semconv import ERROR, SUCCESS
 from everycall.server.pages.addresses import with_query
-from everycall.server.store.base import TraceQuery
+from everycall.server.store.values import TraceQuery
 
 __all__ = ["FIELDS", "RANGES", "Chip", "FilterError", "Filters", "read_filters"]
 

@@ -15,7 +15,8 @@ from everycall import limits
 from everycall.record import Record
 from everycall.server.pages.filters import Filters
 from everycall.server.pages.tree import Axis, Row, axis_of, rows_of
-from everycall.server.store.base import ClientReport, Store, TraceSummary
+from everycall.server.store.base import Store
+from everycall.server.store.values import ClientReport, TraceSummary
 
 __all__ = [
     "ClientSheet",

@@ -14,8 +14,8 @@ from dataclasses import replace
 import msgspec
 
 from everycall import limits
-from everycall.server.store.base import ApiKey, CachedResponse, ClientReport
 from everycall.server.store.readers import Read
+from everycall.server.store.values import ApiKey, CachedResponse, ClientReport
 
 __all__ = [
     "cached",

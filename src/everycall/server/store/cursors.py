@@ -10,7 +10,7 @@ import struct
 
 import msgspec
 
-from everycall.server.store.base import StoreError
+from everycall.server.store.errors import StoreError
 
 __all__ = ["Cursors"]
 

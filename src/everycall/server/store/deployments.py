@@ -15,16 +15,9 @@ from dataclasses import fields, replace
 import msgspec
 
 from everycall import limits
-from everycall.server.store.base import (
-    Activation,
-    Deployment,
-    DeploymentUse,
-    DeploymentVersion,
-    NoEarlierVersion,
-    StoreError,
-    VersionConflict,
-)
+from everycall.server.store.errors import NoEarlierVersion, StoreError, VersionConflict
 from everycall.server.store.readers import Read
+from everycall.server.store.values import Activation, Deployment, DeploymentUse, DeploymentVersion
 
 __all__ = [
     "activate",

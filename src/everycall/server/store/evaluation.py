@@ -13,8 +13,9 @@ from dataclasses import replace
 import msgspec
 
 from everycall import limits
-from everycall.server.store.base import Dataset, DatasetCase, Experiment, Feedback, StoreError
+from everycall.server.store.errors import StoreError
 from everycall.server.store.readers import Read
+from everycall.server.store.values import Dataset, DatasetCase, Experiment, Feedback
 
 __all__ = [
     "add_cases",

@@ -17,8 +17,8 @@ from everycall import limits
 from everycall._pricing.price_book import PRICE_FIELDS, PriceBook
 from everycall.record import Record
 from everycall.server.store.answers import counted_in
-from everycall.server.store.base import StoreError
 from everycall.server.store.bulk import SEPARATOR, insert, select_in
+from everycall.server.store.errors import StoreError
 from everycall.server.store.rows import COLUMNS, Row, combine_patches, encode_patch, merge, read, rewrite
 from everycall.server.store.summary import Ordered, Root, TraceState, decode_state, encode_state
 

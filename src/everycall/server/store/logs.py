@@ -15,8 +15,9 @@ import msgspec
 from everycall import limits
 from everycall.record import decode
 from everycall.semconv import CHAIN, ERROR, SUCCESS
-from everycall.server.store.base import OPERATORS, Condition, LogPage, LogQuery, StoreError
+from everycall.server.store.errors import StoreError
 from everycall.server.store.readers import Read
+from everycall.server.store.values import OPERATORS, Condition, LogPage, LogQuery
 
 __all__ = ["add_log_functions", "logs", "meets"]
 

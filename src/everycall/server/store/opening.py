@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from everycall import limits
-from everycall.server.store.base import StoreError
+from everycall.server.store.errors import StoreError
 
 __all__ = ["FileLock", "about_file", "open_reader", "open_writer"]
 

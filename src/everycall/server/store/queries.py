@@ -16,18 +16,12 @@ import msgspec
 
 from everycall import limits
 from everycall.record import ABSENT, Record, decode
-from everycall.server.store.base import (
-    RecordPage,
-    RecordQuery,
-    StoreError,
-    TracePage,
-    TraceQuery,
-    TraceSummary,
-)
 from everycall.server.store.bulk import SEPARATOR
 from everycall.server.store.cursors import Cursors
+from everycall.server.store.errors import StoreError
 from everycall.server.store.readers import Read
 from everycall.server.store.summary import decode_state
+from everycall.server.store.values import RecordPage, RecordQuery, TracePage, TraceQuery, TraceSummary
 
 __all__ = ["Queries", "add_functions"]
 

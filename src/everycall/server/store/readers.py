@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from everycall import limits
-from everycall.server.store.base import StoreBusy, StoreError
 from everycall.server.store.bulk import SEPARATOR
+from everycall.server.store.errors import StoreBusy, StoreError
 
 __all__ = ["Read", "Readers"]
 

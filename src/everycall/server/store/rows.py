@@ -15,7 +15,7 @@ from everycall import limits
 from everycall._pricing.price_book import PRICE_FIELDS, PriceBook
 from everycall.record import ABSENT, OMITTED_FIELDS, Record, decode, encode
 from everycall.semconv import ERROR, GEN_AI_RESPONSE_ID, PRICED_KINDS
-from everycall.server.store.base import StoreError
+from everycall.server.store.errors import StoreError
 
 __all__ = ["COLUMNS", "Row", "Unstorable", "combine_patches", "encode_patch", "merge", "prepare", "read", "rewrite"]
 

@@ -7,8 +7,8 @@ import sqlite3
 import msgspec
 
 from everycall import limits
-from everycall.server.store.base import Expense, Spent
 from everycall.server.store.readers import Read
+from everycall.server.store.values import Expense, Spent
 
 __all__ = ["spend", "spent"]
 

@@ -18,7 +18,13 @@ from everycall.record import Record
 from everycall.server.store import catalog, evaluation, spending
 from everycall.server.store import deployments as deployed
 from everycall.server.store import logs as log_list
-from everycall.server.store.base import (
+from everycall.server.store.cursors import Cursors
+from everycall.server.store.errors import StoreBusy, StoreError
+from everycall.server.store.ingest import Ingest
+from everycall.server.store.opening import FileLock, open_reader, open_writer
+from everycall.server.store.queries import Queries, add_functions
+from everycall.server.store.readers import Read, Readers
+from everycall.server.store.values import (
     Activation,
     ApiKey,
     CachedResponse,
@@ -37,17 +43,10 @@ from everycall.server.store.base import (
     RecordPage,
     RecordQuery,
     Spent,
-    StoreBusy,
-    StoreError,
     TracePage,
     TraceQuery,
     TraceSummary,
 )
-from everycall.server.store.cursors import Cursors
-from everycall.server.store.ingest import Ingest
-from everycall.server.store.opening import FileLock, open_reader, open_writer
-from everycall.server.store.queries import Queries, add_functions
-from everycall.server.store.readers import Read, Readers
 from everycall.server.store.writer import Batch, Change, Writer
 
 __all__ = ["SqliteStore"]

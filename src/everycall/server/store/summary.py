@@ -14,7 +14,7 @@ import msgspec
 from everycall import limits
 from everycall.record import Record
 from everycall.semconv import ERROR, PRICED_KINDS
-from everycall.server.store.base import TraceSummary
+from everycall.server.store.values import TraceSummary
 
 __all__ = ["Ordered", "TraceState", "decode_state", "encode_state"]
 

@@ -20,12 +20,13 @@ from typing import Any
 from everycall import limits
 from everycall._pricing.price_book import PriceBook
 from everycall.record import Record
-from everycall.server.store.base import ClientReport, Commit, Expense, Refusal, StoreBusy, StoreError
 from everycall.server.store.catalog import put_client
+from everycall.server.store.errors import StoreBusy, StoreError
 from everycall.server.store.ingest import Ingest
 from everycall.server.store.opening import about_file
 from everycall.server.store.rows import Row, Unstorable, prepare
 from everycall.server.store.spending import spend
+from everycall.server.store.values import ClientReport, Commit, Expense, Refusal
 
 __all__ = ["Batch", "Change", "Writer"]
 
