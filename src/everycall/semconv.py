@@ -85,6 +85,10 @@ DEPLOYMENT_VERSION = "everycall.deployment.version"
 """Which version of its deployment a completion was asked with."""
 SERVICE_TIER = "everycall.service_tier"
 """The attribute that names the tier a call was billed by, where it is not the standard one: batch, flex, priority."""
+STANDARD_SERVICE_TIERS = frozenset(
+    {"", "auto", "default", "standard", "on_demand", "global", "not_available", "unspecified"}
+)
+"""What providers call the standard tier, in lower case."""
 OPENAI_SERVICE_TIER = "openai.response.service_tier"
 """The same in OpenTelemetry's conventions for OpenAI."""
 

@@ -26,6 +26,7 @@ from everycall.semconv import (
     EMBEDDING,
     PRICED_KINDS,
     RERANKER,
+    STANDARD_SERVICE_TIERS,
     USAGE_CACHE_WRITE,
     USAGE_CACHED,
     USAGE_CACHED_AUDIO,
@@ -83,7 +84,6 @@ _KEPT_LONGER: Final = f"{USAGE_CACHE_WRITE}_"
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{0,32}")
 _NO_WORD: Final = "of-another-name"
 """Stands for a tier that is no word: what a caller wrote there does not travel on in the reason."""
-_STANDARD: Final = frozenset({"", "auto", "default", "standard", "on_demand"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class PriceBook:
         if unknown is not None:
             return Unpriced(f"unpriced tokens: {unknown.removeprefix(USAGE_UNPRICED)}"[:50])
         tier = (spent.tier or "").lower()
-        tier = "" if tier in _STANDARD else tier
+        tier = "" if tier in STANDARD_SERVICE_TIERS else tier
         found = self._own_rates(spent, tier)
         if found is None:
             try:
@@ -253,7 +253,7 @@ class PriceBook:
         at = spent.at_unix_nano or int(datetime.now(UTC).timestamp() * 1e9)
         valid = [one for one in fitting if one.since <= at < one.until]
         for one in valid:
-            if (one.tier or "") in ((tier,) if tier else _STANDARD):
+            if (one.tier or "") in ((tier,) if tier else STANDARD_SERVICE_TIERS):
                 return one.rates, own.name, own.version
         return Unpriced(f"no own price of tier {tier or 'standard'}"[:50]) if valid else None
 

@@ -1,1 +1,1 @@
-"""Token reports of the providers, one by one, for `everycall.usage`."""
+"""Readers of the providers' reports of usage, one module each, for `everycall.usage`."""

@@ -1,4 +1,4 @@
-"""Reads members of a report or an answer, whatever object a library made of it."""
+"""Reads the members of a report or of a response, whatever class a client library gave it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["members"]
 
 
 def members(value: Any) -> dict[str, Any]:
-    """Return the members of an object of the library's or of a JSON object, for reading; none of anything else."""
+    """Return the members of a JSON object or of a library's object; empty for anything else. Do not change it."""
     if type(value) is dict:
         return value
     stored: dict[str, Any] | None = getattr(value, "__dict__", None)
