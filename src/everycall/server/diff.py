@@ -1,18 +1,18 @@
-"""What differs between two versions of a deployment: as data, as lines, and as unified text.
+"""The differences between two versions of a deployment: as data, as lines, and as unified text.
 
-Pure. `api/deployments.py` and the pages call it. The time is bounded: lines that both have at the start and the end are
-skipped, and what is left is compared one by one up to `limits.DIFF_LINES_MAX` on each side; beyond that it is shown as
-wholly removed and wholly added.
+Pure functions, called by `api/deployment_versions.py` and the pages. The time is bounded: equal lines at the start and
+at the end are skipped, and the rest is compared line by line if each side has at most `limits.DIFF_LINES_MAX`. A longer
+rest is shown as removed and added as a whole.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from everycall import limits
 from everycall.server.store.values import Deployment
@@ -20,13 +20,17 @@ from everycall.server.store.values import Deployment
 __all__ = ["Change", "Line", "changes", "lines", "unified"]
 
 CONTEXT_LINES = 3
+"""Equal lines shown around a difference in unified text."""
+
+Opcode: TypeAlias = tuple[Literal["replace", "delete", "insert", "equal"], int, int, int, int]
+"""A step of `difflib.SequenceMatcher.get_opcodes`: what to do, and a range of lines on either side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A part that differs. `field` is its path, such as `messages[0].content`; `change` is added, removed or changed.
+    """A part that differs. `field` is its path, such as `messages[0].content`.
 
-    `before` and `after` are its values; None on the side that does not have it.
+    `change` is "added", "removed" or "changed"; `before` and `after` are the values, None on a side without the part.
     """
 
     field: str
@@ -37,7 +41,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the text of two versions: `sign` is "-", "+" or " "; a number is None on the side without it."""
+    """A line of the text of two versions. `sign` is "-", "+" or " " (in both).
+
+    `before` and `after` are its line numbers, from 1; None on a side without the line.
+    """
 
     sign: str
     before: int | None
@@ -46,92 +53,103 @@ class Line:
 
 
 def changes(before: Deployment | None, after: Deployment) -> list[Change]:
-    """Return the parts that differ, in the order in which a deployment is written. None: nothing was before."""
+    """Return the parts that differ, in the order in which a deployment is written. `before` None: all are added."""
     old, new = dict(_parts(before)) if before else {}, dict(_parts(after))
-    found = []
+    differences = []
     for field in [*old, *(name for name in new if name not in old)]:
         if field not in new:
-            found.append(Change(field, "removed", old[field], None))
+            differences.append(Change(field, "removed", old[field], None))
         elif field not in old:
-            found.append(Change(field, "added", None, new[field]))
+            differences.append(Change(field, "added", None, new[field]))
         elif old[field] != new[field]:
-            found.append(Change(field, "changed", old[field], new[field]))
-    places: dict[str, int] = {}
-    for field in (*new, *old):
-        places.setdefault(field, len(places))
-    return sorted(
-        found, key=lambda one: (_GROUPS.index(re.split(r"[.\[]", one.field, maxsplit=1)[0]), places[one.field])
-    )
+            differences.append(Change(field, "changed", old[field], new[field]))
+    places = {field: place for place, field in enumerate(dict.fromkeys((*new, *old)))}
+
+    def order(change: Change) -> tuple[int, int]:
+        group = re.split(r"[.\[]", change.field, maxsplit=1)[0]
+        return _GROUPS.index(group), places[change.field]
+
+    return sorted(differences, key=order)
 
 
 def lines(before: Deployment | None, after: Deployment) -> list[Line]:
-    """Return all lines of both texts, each once where they agree."""
-    old, new = _text(before) if before else [], _text(after)
-    head = 0
-    while head < min(len(old), len(new)) and old[head] == new[head]:
-        head += 1
-    tail = 0
-    while tail < min(len(old), len(new)) - head and old[-1 - tail] == new[-1 - tail]:
-        tail += 1
-    found = [Line(" ", at + 1, at + 1, old[at]) for at in range(head)]
-    found += _compared(old[head : len(old) - tail], new[head : len(new) - tail], head)
-    for at in range(tail, 0, -1):
-        found.append(Line(" ", len(old) - at + 1, len(new) - at + 1, old[-at]))
-    return found
+    """Return all lines of both texts; a line that both have is returned once."""
+    matcher = _Matcher(_text(before) if before else [], _text(after))
+    return list(matcher.lines(matcher.get_opcodes()))
 
 
-def unified(before: Deployment | None, after: Deployment, compared: list[Line] | None = None) -> str:
-    """Return the differences as unified text; empty when there are none. `compared` is what `lines` returned."""
-    compared = lines(before, after) if compared is None else compared
+def unified(before: Deployment | None, after: Deployment) -> str:
+    """Return the differences in the unified format of `diff -u`; empty when there are none."""
+    matcher = _Matcher(_text(before) if before else [], _text(after))
+    text: list[str] = []
+    for hunk in matcher.get_grouped_opcodes(CONTEXT_LINES):
+        _, old_start, _, new_start, _ = hunk[0]
+        _, _, old_end, _, new_end = hunk[-1]
+        text.append(f"@@ -{_range(old_start, old_end)} +{_range(new_start, new_end)} @@")
+        text += [line.sign + line.text for line in matcher.lines(hunk)]
+    if not text:
+        return ""
     name = after.deployment_id
-    text = [f"--- {name} {_label(before)}", f"+++ {name} {_label(after)}"]
-    for first, last in _hunks(compared):
-        hunk = compared[first:last]
-        old = [one.before for one in hunk if one.before is not None]
-        new = [one.after for one in hunk if one.after is not None]
-        text.append(f"@@ -{_range(old)} +{_range(new)} @@")
-        text += [one.sign + one.text for one in hunk]
-    return "\n".join(text) + "\n" if len(text) > 2 else ""
+    return "\n".join([f"--- {name} {_label(before)}", f"+++ {name} {_label(after)}", *text]) + "\n"
 
 
-def _compared(old: list[str], new: list[str], offset: int) -> Iterator[Line]:
+class _Matcher(SequenceMatcher[str]):
+    """`difflib`'s matcher of lines, with a bounded running time."""
+
+    def __init__(self, old: list[str], new: list[str]) -> None:
+        super().__init__(None, (), ())  # it would index all of `new`; `get_opcodes` compares only what is left of it
+        self._old = old
+        self._new = new
+
+    def get_opcodes(self) -> list[Opcode]:
+        """Return the steps from the old lines to the new ones, as `difflib` writes them."""
+        old, new = self._old, self._new
+        shorter = min(len(old), len(new))
+        head = 0
+        while head < shorter and old[head] == new[head]:
+            head += 1
+        tail = 0
+        while tail < shorter - head and old[-1 - tail] == new[-1 - tail]:
+            tail += 1
+        old_end, new_end = len(old) - tail, len(new) - tail
+        steps: list[Opcode] = [("equal", 0, head, 0, head)] if head else []
+        steps += [
+            (step, head + i1, head + i2, head + j1, head + j2)
+            for step, i1, i2, j1, j2 in _bounded_opcodes(old[head:old_end], new[head:new_end])
+        ]
+        if tail:
+            steps.append(("equal", old_end, len(old), new_end, len(new)))
+        return steps
+
+    def lines(self, steps: Iterable[tuple[str, int, int, int, int]]) -> Iterator[Line]:
+        """Yield the lines of these steps."""
+        for step, old_start, old_end, new_start, new_end in steps:
+            if step == "equal":
+                for at in range(old_end - old_start):
+                    yield Line(" ", old_start + at + 1, new_start + at + 1, self._old[old_start + at])
+                continue
+            for at in range(old_start, old_end):
+                yield Line("-", at + 1, None, self._old[at])
+            for at in range(new_start, new_end):
+                yield Line("+", None, at + 1, self._new[at])
+
+
+def _bounded_opcodes(old: list[str], new: list[str]) -> Sequence[Opcode]:
+    if not old and not new:
+        return []
     if max(len(old), len(new)) > limits.DIFF_LINES_MAX:
-        steps = [("replace", 0, len(old), 0, len(new))]
-    else:
-        steps = list(SequenceMatcher(None, old, new).get_opcodes())
-    for step, old_start, old_end, new_start, new_end in steps:
-        if step == "equal":
-            for at in range(old_end - old_start):
-                yield Line(" ", offset + old_start + at + 1, offset + new_start + at + 1, old[old_start + at])
-            continue
-        for at in range(old_start, old_end):
-            yield Line("-", offset + at + 1, None, old[at])
-        for at in range(new_start, new_end):
-            yield Line("+", None, offset + at + 1, new[at])
+        return [("replace", 0, len(old), 0, len(new))]
+    return SequenceMatcher(None, old, new).get_opcodes()
 
 
-def _hunks(compared: list[Line]) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of lines to show: what differs, with some lines around it."""
-    start = end = -1
-    for at, line in enumerate(compared):
-        if line.sign == " ":
-            continue
-        if start >= 0 and at - CONTEXT_LINES > end:
-            yield start, min(end, len(compared))
-            start = -1
-        if start < 0:
-            start = max(0, at - CONTEXT_LINES)
-        end = at + 1 + CONTEXT_LINES
-    if start >= 0:
-        yield start, min(end, len(compared))
-
-
-def _range(numbers: list[int]) -> str:
-    return f"{numbers[0]},{len(numbers)}" if numbers else "0,0"
+def _range(start: int, end: int) -> str:
+    return f"{start + 1},{end - start}" if end > start else "0,0"
 
 
 def _label(version: Deployment | None) -> str:
-    return "(nothing)" if version is None else f"version {version.version}" if version.version else "(new)"
+    if version is None:
+        return "(nothing)"
+    return f"version {version.version}" if version.version else "(new)"
 
 
 _GROUPS = (
@@ -141,7 +159,7 @@ _GROUPS = (
 
 
 def _parts(version: Deployment) -> Iterator[tuple[str, Any]]:
-    """Yield a version's parts by their paths; what is empty is left out."""
+    """Yield the parts of a version with their paths, without empty ones."""
     for field in ("name", "description", "model", "provider"):
         if value := getattr(version, field):
             yield field, value
@@ -161,7 +179,7 @@ def _parts(version: Deployment) -> Iterator[tuple[str, Any]]:
 
 
 def _text(version: Deployment) -> list[str]:
-    """Return a version as lines for people: one for each small part, and the messages as they are read."""
+    """Return a version as lines of text to read: one for each small part, then the messages in full."""
     text = []
     for field, value in _parts(version):
         if field.startswith("messages[") and not field.endswith((".role", ".content")):

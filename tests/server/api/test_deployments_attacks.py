@@ -165,7 +165,7 @@ def test_long_texts_are_compared_within_a_bound(old: str, new: str) -> None:
     assert [line.text for line in compared if line.after] == [line.text for line in lines(None, after)]
     assert [line.before for line in compared if line.before] == list(range(1, old.count("\n") + 7))
     assert [one.field for one in changes(before, after)] == ["messages[0].content"]
-    assert unified(before, after, compared).startswith("--- d version 1\n+++ d version 2\n@@ -")
+    assert unified(before, after).startswith("--- d version 1\n+++ d version 2\n@@ -")
 
 
 def test_unified_text_can_be_applied() -> None:

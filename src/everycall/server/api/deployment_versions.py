@@ -18,7 +18,7 @@ from everycall import limits
 from everycall.server import deployments as rules
 from everycall.server.api.documents import operation, path_text, query_text
 from everycall.server.auth import Identity, project_of, require
-from everycall.server.diff import changes, lines, unified
+from everycall.server.diff import changes, unified
 from everycall.server.gateway.provider_request import missing_deployment
 from everycall.server.problems import bad_request
 from everycall.server.store.base import Store
@@ -175,12 +175,11 @@ def number_in(request: Asked, name: str, most: int = 10**9 - 1, least: int = 1) 
 
 def difference(before: Deployment | None, after: Deployment) -> dict[str, Any]:
     """Return what differs between two versions as it is answered: the parts, and unified text."""
-    compared = lines(before, after)
     return {
         "from": before.version if before else 0,
         "to": after.version,
         "changes": [asdict(one) for one in changes(before, after)],
-        "unified": unified(before, after, compared),
+        "unified": unified(before, after),
     }
 
 
