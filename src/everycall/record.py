@@ -1,7 +1,7 @@
 """The record: a finished call as one frozen value; the wire form, the spool's line and the store's row.
 
-Layer 1: the codec and nothing else. The SDK builds records, the server decodes the very same class, so a field cannot
-mean two things.
+The SDK builds records and the server decodes the very same class, so a field cannot mean two things. What an omit flag
+leaves out of a record is decided here too (`omit`), for the SDK and the server alike.
 
 Fields that hold a user's JSON (`inputs`, `output`, `metadata`, ...) are `msgspec.Raw`: bytes that are already JSON.
 They are encoded once, at call time, and never parsed on the way to the store. `ABSENT` is the raw `null`.
@@ -10,7 +10,8 @@ They are encoded once, at call time, and never parsed on the way to the store. `
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta, Raw
@@ -25,10 +26,14 @@ __all__ = [
     "OMITTED_FIELDS",
     "OUTPUT_FIELDS",
     "Cut",
+    "Labels",
     "Record",
     "decode",
     "encode",
+    "error_without_content",
     "is_safe_attribute",
+    "omit",
+    "omit_from",
     "to_json",
     "to_raw",
 ]
@@ -109,11 +114,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
 
 
 INPUT_FIELDS = ("llm_inputs", "llm_configuration", "inputs", "target")
-"""What `log_omit_inputs` leaves out (of `llm_configuration`, `model` and `provider` have fields of their own)."""
+"""The fields that `log_omit_inputs` covers (`model` and `provider` have fields of their own and stay)."""
 OUTPUT_FIELDS = ("content", "output")
-"""What `log_omit_outputs` leaves out; error text and user attributes are handled by the chain."""
-OMITTED_FIELDS = {"inputs": INPUT_FIELDS, "outputs": OUTPUT_FIELDS}
-"""What a record does not hold when its `omitted` names this."""
+"""The fields that `log_omit_outputs` covers."""
+OMITTED_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {"inputs": INPUT_FIELDS, "outputs": OUTPUT_FIELDS}
+"""The two sides of a call that a flag can leave out, as `Record.omitted` names them, and the fields of each."""
 CONTENT_FIELDS = (*INPUT_FIELDS, *OUTPUT_FIELDS, "metadata", "attributes")
 
 _TIER: Final = re.compile(r"auto|default|standard|batch|flex|priority|scale|fast|geo-[a-z]{2,16}")
@@ -131,17 +136,99 @@ _decoder = msgspec.json.Decoder(Record)
 _any_decoder = msgspec.json.Decoder()
 
 
+class Labels(NamedTuple):
+    """The metadata and tags given when a call started. Omit flags leave them: they are labels, not content."""
+
+    metadata: Raw = ABSENT
+    tags: Collection[str] = ()
+
+
 def is_safe_attribute(name: str, value: Any) -> bool:
     """Tell whether an attribute stays in a record whose inputs or outputs are left out.
 
-    Those stay that say where it failed, that decide the price, or by which one answer that was recorded twice is known:
-    and each only where it looks like what it is, an id or one of the words that providers use.
+    The attributes that stay say where the call failed, decide its price, or identify the provider's answer. Each stays
+    only if its value has the expected form: an id, or one of the words that providers use.
     """
     if name not in _SAFE_ATTRIBUTES:
         return False
     pattern = _SAFE_ATTRIBUTES[name]
     words = value if isinstance(value, list) else [value]
     return pattern is None or all(isinstance(word, str) and pattern.fullmatch(word) for word in words)
+
+
+def error_without_content(error_type: str | None, location: object = None, status: int | None = None) -> str:
+    """Return what a record says of an error whose message is left out: its type, HTTP status and place in the code.
+
+    For example `ValueError at app:7` or `RateLimitError (429)`. A message can repeat an input or an output.
+    """
+    text = error_type or "error"
+    if status is not None:
+        text = f"{text} ({status})"
+    return f"{text} at {location}" if isinstance(location, str) else text
+
+
+def omit(
+    fields: Mapping[str, Any],
+    sides: Collection[str],
+    *,
+    labels: Labels | None = None,
+    error: str | None = None,
+    keep_attribute: Callable[[str, Any], bool] = is_safe_attribute,
+) -> dict[str, Any]:
+    """Return a record's fields without what omitting `sides` ("inputs", "outputs") covers, whatever put it there.
+
+    The fields of each side go (`OMITTED_FIELDS`). Content also travels elsewhere, so with either side:
+
+    - the error's message goes; its type, and its place in the code, stay. `error` replaces it where the caller has a
+      text that is known to hold no content;
+    - attributes go, except those that `keep_attribute(name, value)` accepts;
+    - `metadata` and `tags` become those of `labels`, if given: what was added while the call ran goes;
+    - `truncated` no longer names a field that went.
+
+    `omitted` of the result says what was left out: its earlier entries, then the sides, then `attributes`, `metadata`
+    and `tags` where something of theirs went. Without a side the fields are returned as they are. `fields` has values
+    as `Record` takes them and is not changed; what it lacks is absent.
+    """
+    kept = dict(fields)
+    sides = [side for side in OMITTED_FIELDS if side in sides]
+    if not sides:
+        return kept
+    omitted = dict.fromkeys((*kept.get("omitted", ()), *sides))
+    for side in sides:
+        for name in OMITTED_FIELDS[side]:
+            kept.pop(name, None)
+    attributes = _attributes_of(kept)
+    safe = {name: value for name, value in attributes.items() if keep_attribute(name, value)}
+    if "attributes" in kept:
+        if len(safe) != len(attributes):
+            omitted["attributes"] = None
+        kept["attributes"] = to_raw(safe or None)
+    if kept.get("error") is not None:
+        kept["error"] = error or error_without_content(kept.get("error_type"), safe.get(semconv.CODE_LOCATION))
+    if labels is not None:
+        if bytes(kept.get("metadata", ABSENT)) != bytes(labels.metadata):
+            omitted["metadata"] = None
+            kept["metadata"] = labels.metadata
+        if list(kept.get("tags", ())) != list(labels.tags):
+            omitted["tags"] = None
+            kept["tags"] = list(labels.tags)
+    if kept.get("truncated"):
+        gone = {name for side in sides for name in OMITTED_FIELDS[side]}
+        kept["truncated"] = {name: cut for name, cut in kept["truncated"].items() if name not in gone}
+    kept["omitted"] = list(omitted)
+    return kept
+
+
+def omit_from(record: Record, sides: Collection[str], **options: Any) -> Record:
+    """Return a record without what omitting `sides` covers; `options` are those of `omit`."""
+    fields = {name: getattr(record, name) for name in Record.__struct_fields__}
+    return Record(**omit(fields, sides, **options))
+
+
+def _attributes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a record's fields; none for what is not an object, which then goes as a whole."""
+    value = to_json(fields.get("attributes", ABSENT))
+    return value if isinstance(value, dict) else {}
 
 
 def encode(record: Record) -> bytes:
