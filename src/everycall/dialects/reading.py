@@ -1,0 +1,161 @@
+"""What one dialect reads of one span, and the span's attributes as a source that remembers what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from everycall.dialects.spans import Span
+from everycall.dialects.values import count, is_empty, number, text, unwrap
+
+__all__ = ["Reader", "Reading", "Source"]
+
+Value = TypeVar("Value")
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a span says, in one vocabulary. None is "not said"; an earlier reading fills its gaps from a later one.
+
+    `messages`, `tools` and `answer` are in the form of OpenAI's chat API (see `messages`). Token counts are inclusive:
+    `input_tokens` holds the cached tokens, `output_tokens` the reasoning tokens.
+    """
+
+    dialect: str = ""
+    kind: str | None = None
+    name: str | None = None
+    trace_name: str | None = None
+    request_model: str | None = None
+    response_model: str | None = None
+    provider: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    params: dict[str, Any] | None = None
+    variables: Any = None
+    inputs: Any = None
+    answer: list[dict[str, Any]] | None = None
+    output: Any = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    usage: dict[str, int] | None = None
+    cost: float | None = None
+    response_id: str | None = None
+    finish_reasons: list[str] | None = None
+    service_tier: str | None = None
+    time_to_first_token: float | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    tags: list[str] | None = None
+    metadata: dict[str, Any] | None = None
+    deployment: str | None = None
+    target: Any = None
+    failed: bool | None = None
+    error_type: str | None = None
+    error: str | None = None
+    unknown: frozenset[str] = field(default_factory=frozenset)
+    """Fields that this dialect is known to invent: no other reading may fill them."""
+    half: str | None = None
+    """What identifies the other half of a call that its sender splits into two spans."""
+    half_is_answer: bool = False
+
+    def fill(self, other: Reading) -> None:
+        """Take from another reading the fields that this one does not say; objects are joined member by member."""
+        for name in _FILLED:
+            if name in self.unknown:
+                continue
+            value, more = getattr(self, name), getattr(other, name)
+            if value is None:
+                setattr(self, name, more)
+            elif isinstance(value, dict) and isinstance(more, dict):
+                setattr(self, name, {**more, **value})
+
+
+_FILLED = tuple(one.name for one in fields(Reading) if one.name not in ("dialect", "unknown"))
+
+
+class Source:
+    """The attributes of a span, read by name. What was read is not kept a second time as an attribute."""
+
+    __slots__ = ("attributes", "read", "span")
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.attributes = span.attributes
+        self.read: set[str] = set()
+
+    def peek(self, name: str) -> Any:
+        """Return an attribute, without marking it as read."""
+        return self.attributes.get(name)
+
+    def value(self, *names: str) -> Any:
+        """Return the first of these attributes that says something; JSON in a string is decoded."""
+        for name in names:
+            value = self.attributes.get(name)
+            if not is_empty(value):
+                self.read.add(name)
+                return unwrap(value)
+        return None
+
+    def text(self, *names: str) -> str | None:
+        """Return the first of these attributes that is a text."""
+        return self._first(text, names)
+
+    def count(self, *names: str) -> int | None:
+        """Return the first of these attributes that is a count."""
+        return self._first(count, names)
+
+    def number(self, *names: str) -> float | None:
+        """Return the first of these attributes that is a number."""
+        return self._first(number, names)
+
+    def _first(self, reads: Callable[[Any], Value | None], names: tuple[str, ...]) -> Value | None:
+        for name in names:
+            value = self.attributes.get(name)
+            if value is not None and (found := reads(value)) is not None:
+                self.read.add(name)
+                return found
+        return None
+
+    def below(self, prefix: str) -> dict[str, Any]:
+        """Return the attributes whose names begin with `prefix`, by the rest of their names."""
+        return dict(self._below(prefix))
+
+    def _below(self, prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in self.attributes.items():
+            if name.startswith(prefix):
+                self.read.add(name)
+                yield name[len(prefix) :], value
+
+    def has(self, prefix: str) -> bool:
+        """Tell whether any attribute begins with `prefix`."""
+        return any(name.startswith(prefix) for name in self.attributes)
+
+    def tree(self, prefix: str) -> Any:
+        """Return flattened attributes as the lists and objects they stand for: `p.0.a`, `p.1.a` -> `[{a}, {a}]`."""
+        root: dict[str, Any] = {}
+        for path, value in self._below(prefix):
+            node = root
+            parts = path.split(".")
+            for part in parts[:-1]:
+                below = node.setdefault(part, {})
+                if not isinstance(below, dict):
+                    below = node[part] = {}
+                node = below
+            node[parts[-1]] = value
+        return _listed(root)
+
+
+def _listed(node: Any) -> Any:
+    """Return objects whose names are all numbers as lists, in the order of the numbers."""
+    if not isinstance(node, dict):
+        return node
+    if node and all(name.isdigit() and len(name) < 7 for name in node):
+        return [_listed(node[name]) for name in sorted(node, key=int)]
+    return {name: _listed(value) for name, value in node.items()}
+
+
+Reader = Callable[[Source], Reading | None]
+"""Reads a span in one vocabulary; None when the span does not speak it."""

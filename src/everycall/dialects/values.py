@@ -1,0 +1,113 @@
+"""JSON inside attributes: strings that hold JSON, empty values, numbers and lists in the forms that senders use."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import msgspec
+
+from everycall import limits
+
+__all__ = [
+    "count",
+    "first",
+    "is_empty",
+    "items",
+    "number",
+    "python_literal",
+    "strings",
+    "text",
+    "unwrap",
+    "without_empty",
+]
+
+_decode = msgspec.json.Decoder().decode
+
+
+def unwrap(value: Any, levels: int = 3) -> Any:
+    """Return the value of a string that is JSON, also of JSON in JSON; any other value as it is.
+
+    A string that only looks like JSON, or was cut off, stays the string it is. Plain words and numbers are not decoded:
+    `"0.25"` is a text until a reader asks for a number.
+    """
+    while isinstance(value, str) and levels and value[:1] in ("{", "[", '"'):
+        try:
+            value = _decode(value)
+        except (msgspec.DecodeError, RecursionError):
+            return value
+        levels -= 1
+    return value
+
+
+def python_literal(value: Any) -> Any:
+    """Return the dictionary or list that a string holds as Python's repr; None when it holds none."""
+    if not isinstance(value, str) or value[:1] not in ("{", "[") or len(value) > limits.KIB:
+        return None
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def is_empty(value: Any) -> bool:
+    """Tell whether a value says nothing: null, an empty text, list or object."""
+    return value is None or (isinstance(value, (str, list, dict, tuple)) and not value)
+
+
+def first(*values: Any) -> Any:
+    """Return the first value that says something; None when none does."""
+    for value in values:
+        if not is_empty(value):
+            return value
+    return None
+
+
+def text(value: Any) -> str | None:
+    """Return a text that is not empty, out of its JSON quotes if it has any; None for anything else."""
+    if isinstance(value, str) and value[:1] == '"':
+        value = unwrap(value)
+    return value if isinstance(value, str) and value else None
+
+
+def number(value: Any) -> float | None:
+    """Return a number, or the number that a text holds; None for anything else, not-a-number and infinity."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, (int, float)) and value == value and abs(value) != float("inf"):
+        return value
+    return None
+
+
+def count(value: Any) -> int | None:
+    """Return a count of tokens: a whole number of 0 or more, within the range that a record takes; else None."""
+    whole = number(value)
+    if whole is None or whole < 0 or whole > 2**53 or whole != int(whole):
+        return None
+    return int(whole)
+
+
+def items(value: Any) -> list[Any]:
+    """Return a list, or the list that a JSON text holds; an empty list for anything else."""
+    value = unwrap(value)
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def strings(value: Any) -> list[str]:
+    """Return a list of texts: from a list, a JSON list, or words joined by commas."""
+    value = unwrap(value)
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, (list, tuple)):
+        return []
+    return [word.strip() for word in value if isinstance(word, str) and word.strip()]
+
+
+def without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the members that say something."""
+    return {name: value for name, value in values.items() if not is_empty(value)}
