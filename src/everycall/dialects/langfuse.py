@@ -1,0 +1,196 @@
+"""Langfuse's SDK, versions 4 and 5: `langfuse.observation.*`, `langfuse.trace.*`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from everycall import semconv
+from everycall.dialects.kinds import kind_of
+from everycall.dialects.messages import chat_answer, chat_messages, tool_definitions
+from everycall.dialects.providers import provider_name
+from everycall.dialects.reading import Reading, Source
+from everycall.dialects.values import count, first, number, strings, text, unwrap, without_empty
+
+__all__ = ["read"]
+
+_OBSERVATION: Final = "langfuse.observation."
+_INVENTED: Final = {
+    "temperature": 1,
+    "max_tokens": "Infinity",
+    "top_p": 1,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+}
+"""What its OpenAI drop-in writes for parameters that were not given."""
+_EXCLUSIVE_INPUT: Final = {
+    "input_cache_read": semconv.USAGE_CACHED,
+    "input_cached_tokens": semconv.USAGE_CACHED,
+    "cache_read_input_tokens": semconv.USAGE_CACHED,
+    "input_cache_creation": semconv.USAGE_CACHE_WRITE,
+    "cache_creation_input_tokens": semconv.USAGE_CACHE_WRITE,
+    "input_audio": semconv.USAGE_INPUT_AUDIO,
+    "input_audio_tokens": semconv.USAGE_INPUT_AUDIO,
+}
+_EXCLUSIVE_OUTPUT: Final = {
+    "output_reasoning": semconv.USAGE_REASONING,
+    "output_reasoning_tokens": semconv.USAGE_REASONING,
+    "output_audio": semconv.USAGE_OUTPUT_AUDIO,
+    "output_audio_tokens": semconv.USAGE_OUTPUT_AUDIO,
+}
+_KEPT_ZERO: Final = frozenset({semconv.USAGE_CACHED, semconv.USAGE_REASONING, semconv.USAGE_CACHE_WRITE})
+
+
+def read(source: Source) -> Reading | None:
+    """Read a span of Langfuse's SDK."""
+    if not source.has("langfuse."):
+        return None
+    reading = Reading(dialect="langfuse")
+    reading.kind = kind_of(source.text("langfuse.observation.type"))
+    reading.trace_name = source.text("langfuse.trace.name")
+    reading.session_id = source.text("session.id", "langfuse.session.id")
+    reading.user_id = source.text("user.id", "langfuse.user.id")
+    reading.tags = strings(source.value("langfuse.trace.tags", "langfuse.tags")) or None
+    reading.metadata = {
+        **_metadata(source, "langfuse.trace.metadata"),
+        **_metadata(source, "langfuse.observation.metadata"),
+    } or None
+    told = reading.metadata or {}
+    reading.provider = provider_name(told.get("ls_provider"))
+    if reading.session_id is None:
+        reading.session_id = text(told.get("session_id"))
+    if reading.user_id is None:
+        reading.user_id = text(told.get("user_id"))
+    reading.response_model = source.text("langfuse.observation.model.name")
+    reading.request_model = text(told.get("ls_model_name"))
+    reading.target = source.value("langfuse.experiment.item.expected_output")
+    reading.deployment = source.text("langfuse.observation.prompt.name", "langfuse.prompt.name")
+    _params(source, reading)
+    _content(source, reading)
+    if reading.kind in semconv.PRICED_KINDS:
+        _tokens(reading, source.value("langfuse.observation.usage_details"))
+        reading.cost = _cost(source.value("langfuse.observation.cost_details"))
+    reading.failed = source.text("langfuse.observation.level") == "ERROR" or None
+    if reading.failed:
+        reading.error = source.text("langfuse.observation.status_message")
+    reading.time_to_first_token = _first_token(source)
+    return reading
+
+
+def _metadata(source: Source, prefix: str) -> dict[str, Any]:
+    """Return metadata by name; version 5 encodes each value as JSON, version 4 does not."""
+    whole = source.value(prefix)
+    members = {name: unwrap(value) for name, value in source.below(prefix + ".").items()}
+    return {**(whole if isinstance(whole, dict) else {}), **members}
+
+
+def _params(source: Source, reading: Reading) -> None:
+    params = source.value("langfuse.observation.model.parameters")
+    if not isinstance(params, dict):
+        return
+    given = {k: v for k, v in params.items() if not (k in _INVENTED and v == _INVENTED[k])}
+    tier = given.pop("service_tier", None)
+    if isinstance(tier, str):
+        reading.service_tier = tier
+    reading.params = without_empty(given) or None
+    if len(given) != len(params):
+        source.read.discard("langfuse.observation.model.parameters")
+
+
+def _content(source: Source, reading: Reading) -> None:
+    asked, answered = source.value("langfuse.observation.input"), source.value("langfuse.observation.output")
+    if reading.kind != semconv.LLM:
+        reading.inputs, reading.output = asked, answered
+        if reading.kind == semconv.TOOL and isinstance(answered, dict) and "tool_call_id" in answered:
+            reading.output = answered.get("content")
+        return
+    if isinstance(asked, dict) and "tools" in asked:
+        reading.tools = tool_definitions(asked["tools"])
+    if isinstance(asked, list):  # its LangChain handler puts tools among the messages
+        tools = [entry["content"] for entry in asked if _is_tool(entry)]
+        asked = [entry for entry in asked if not _is_tool(entry)]
+        reading.tools = tool_definitions(tools)
+    reading.messages = chat_messages(asked)
+    reading.answer = chat_answer(answered)
+    if reading.messages is None:
+        reading.inputs = asked
+    if reading.answer is None:
+        reading.output = answered
+
+
+def _is_tool(entry: Any) -> bool:
+    content = entry.get("content") if isinstance(entry, dict) else None
+    return isinstance(content, dict) and content.get("type") == "function" and "function" in content
+
+
+def _tokens(reading: Reading, details: Any) -> None:
+    """Read counts in one of three shapes.
+
+    The drop-in passes on the provider's own report (inclusive, details nested); the LangChain handler and people by
+    hand write buckets that exclude each other. A `total` that is more than `input` and `output` tells buckets apart.
+    """
+    if not isinstance(details, dict):
+        return
+    report = first(details.get("prompt_tokens"), details.get("input_tokens")) is not None and "input" not in details
+    if report:
+        _report(reading, details)
+        return
+    parts: dict[str, int] = {}
+    sums = {"input": count(details.get("input")), "output": count(details.get("output"))}
+    for side, names in (("input", _EXCLUSIVE_INPUT), ("output", _EXCLUSIVE_OUTPUT)):
+        for name, part in names.items():
+            found = count(details.get(name))
+            if found is None:
+                continue
+            if found or part in _KEPT_ZERO:
+                parts[part] = found
+            if sums[side] is not None:
+                sums[side] = (sums[side] or 0) + found
+    reading.input_tokens, reading.output_tokens = sums["input"], sums["output"]
+    reading.total_tokens = count(details.get("total"))
+    reading.usage = parts or None
+
+
+def _report(reading: Reading, details: dict[str, Any]) -> None:
+    reading.input_tokens = count(first(details.get("prompt_tokens"), details.get("input_tokens")))
+    reading.output_tokens = count(first(details.get("completion_tokens"), details.get("output_tokens")))
+    reading.total_tokens = count(details.get("total_tokens"))
+    asked = first(details.get("prompt_tokens_details"), details.get("input_tokens_details"))
+    answered = first(details.get("completion_tokens_details"), details.get("output_tokens_details"))
+    usage: dict[str, int] = {}
+    for told, names in (
+        (asked, {"cached_tokens": semconv.USAGE_CACHED, "audio_tokens": semconv.USAGE_INPUT_AUDIO}),
+        (answered, {"reasoning_tokens": semconv.USAGE_REASONING, "audio_tokens": semconv.USAGE_OUTPUT_AUDIO}),
+    ):
+        for name, part in names.items():
+            found = count(told.get(name)) if isinstance(told, dict) else None
+            if found or (found is not None and part in _KEPT_ZERO):
+                usage[part] = found
+    reading.usage = usage or None
+
+
+def _cost(details: Any) -> float | None:
+    """Return what the sender says that it cost; 0 is what it writes where it does not know."""
+    if not isinstance(details, dict):
+        return None
+    total = number(details.get("total"))
+    if total is None:
+        parts = [found for value in details.values() if (found := number(value)) is not None]
+        total = sum(parts) if parts else None
+    return total or None
+
+
+def _first_token(source: Source) -> float | None:
+    """Return the seconds to the first token from the time at which it came."""
+    from datetime import UTC, datetime
+
+    written = source.text("langfuse.observation.completion_start_time")
+    if written is None or not source.span.start:
+        return None
+    try:
+        at = datetime.fromisoformat(written)
+    except ValueError:
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    seconds = at.timestamp() - source.span.start / 1e9
+    return seconds if seconds >= 0 else None
