@@ -1,0 +1,42 @@
+"""Any other span: a step with its name, times and attributes, such as a request to a database. Never a completion."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from everycall import semconv
+from everycall.dialects.reading import Reading, Source
+from everycall.dialects.values import first, strings
+
+__all__ = ["read", "read_own"]
+
+_OWN: Final = "everycall."
+
+
+def read(source: Source) -> Reading:
+    """Read what any span may say: who used it, in which session, with which error."""
+    reading = Reading(dialect="opentelemetry")
+    reading.user_id = source.text("user.id", "enduser.id", "enduser.pseudo.id")
+    reading.session_id = source.text("session.id")
+    reading.error_type = source.text("error.type")
+    return reading
+
+
+def read_own(source: Source) -> Reading | None:
+    """Read everycall's own attributes, which any span may carry: they win over every dialect."""
+    if not source.has(_OWN):
+        return None
+    reading = Reading()
+    kind = source.text("everycall.kind")
+    reading.kind = kind if kind in semconv.KINDS else None
+    reading.name = source.text("everycall.name")
+    reading.trace_name = source.text("everycall.trace.name", "everycall.trace_name")
+    reading.session_id = source.text("everycall.session_id", "everycall.session.id")
+    reading.user_id = source.text("everycall.end_user_identifier", "everycall.user.id")
+    reading.tags = strings(source.value("everycall.tags")) or None
+    reading.target = source.value("everycall.target")
+    reading.cost = first(source.number("everycall.cost.total"), source.number("everycall.cost"))
+    reading.deployment = source.text("everycall.deployment.id", "everycall.deployment_id")
+    metadata = source.below("everycall.metadata.")
+    reading.metadata = metadata or None
+    return reading

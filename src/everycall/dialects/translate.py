@@ -1,0 +1,300 @@
+"""A foreign span as a record: which dialects read it, whose word counts for each field, and what is kept as it came."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Final
+
+from everycall import limits, semconv
+from everycall.dialects import (
+    frameworks,
+    gen_ai,
+    laminar,
+    langfuse,
+    langsmith,
+    logfire,
+    mlflow,
+    openinference,
+    openlit,
+    plain,
+    pydantic_ai,
+    strands,
+    traceloop,
+    vercel,
+)
+from everycall.dialects.messages import answer_text
+from everycall.dialects.reading import Reader, Reading, Source
+from everycall.dialects.spans import STATUS_ERROR, Scope, Span
+from everycall.dialects.values import is_empty
+from everycall.record import Record, to_raw
+
+__all__ = ["ANSWER", "DIALECT", "HALF", "OMIT", "OMIT_ATTRIBUTES", "inference_id", "translate"]
+
+DIALECT: Final = "everycall.dialect"
+"""The attribute of a record that names the vocabulary its span was read in."""
+ANSWER: Final = "everycall.answer"
+"""The attribute that stands for the id of an answer which has none; the store sets it for two records of one answer."""
+HALF: Final = "everycall.half"
+"""The attribute that names the other half of a call which comes in two spans: `{"key", "at", "answer"}`."""
+OMIT: Final = "everycall.omit"
+"""The attribute with what a span's flags leave out, of itself and below it: `inputs`, `outputs`, `all`."""
+OMIT_ATTRIBUTES: Final = {
+    "everycall.log_omit": "all",
+    "everycall.log_omit_inputs": "inputs",
+    "everycall.log_omit_outputs": "outputs",
+}
+_READERS: Final[tuple[Reader, ...]] = (
+    plain.read_own,
+    logfire.read,
+    pydantic_ai.read,
+    openlit.read,
+    strands.read,
+    langfuse.read,
+    langsmith.read,
+    mlflow.read,
+    laminar.read,
+    vercel.read,
+    frameworks.read_adk,
+    frameworks.read_anthropic,
+    frameworks.read_microsoft,
+    frameworks.read_haystack,
+    traceloop.read,
+    gen_ai.read,
+    openinference.read,
+)
+"""In order of precedence: a later reader only fills the fields that the earlier ones left open."""
+_WHOLE: Final = ("langfuse", "langsmith", "mlflow")
+"""Dialects that say all they know themselves; what else is on their spans are copies in other vocabularies."""
+_CONTENT: Final = re.compile(
+    r"gen_ai\.(input|output)\.messages|gen_ai\.system_instructions|gen_ai\.(prompt|completion)(\.\d|$)"
+    r"|llm\.(input|output)_messages\.|(input|output)\.(value|mime_type)$|embedding\.embeddings\."
+)
+"""Attributes that hold content which a reading of another dialect already gave."""
+
+
+def inference_id(trace_id: str, span_id: str) -> str:
+    """Return the id of a span's record: the same that everycall's own calls have."""
+    return f"{trace_id}-{span_id}"
+
+
+def translate(span: Span) -> Record:
+    """Return the record of a span, whoever sent it. Raises nothing for any attributes.
+
+    What holds between spans (inheritance, doubles, halves) is left to whoever has them all: attributes named
+    `everycall.*` say what to look for.
+    """
+    source = Source(span)
+    reading = _read(source)
+    _take_errors(span, reading)
+    marks: dict[str, Any] = {}
+    flags = sorted(word for name, word in OMIT_ATTRIBUTES.items() if source.value(name) in (True, "true", "True", 1))
+    if flags:
+        marks[OMIT] = flags
+    if reading.half is not None:
+        digest = hashlib.sha256(reading.half.encode("utf-8", "surrogatepass")).hexdigest()
+        duration = source.number("duration") if reading.half_is_answer else None
+        at = span.start - int((duration or 0) * 1e9) if reading.half_is_answer else span.end
+        if reading.half.startswith("response "):  # an id needs no time to tell calls apart
+            at = 0
+        marks[HALF] = {"key": digest, "at": at, "answer": reading.half_is_answer}
+    return _record(span, reading, source, marks)
+
+
+def _read(source: Source) -> Reading:
+    whole: Reading | None = None
+    for reader in _READERS:
+        reading = reader(source)
+        if reading is None:
+            continue
+        if whole is None:
+            whole = reading
+        else:
+            whole.dialect = whole.dialect or reading.dialect
+            whole.unknown |= reading.unknown
+            whole.fill(reading)
+        if whole.dialect in _WHOLE:
+            break
+    rest = plain.read(source)
+    if whole is None:
+        return rest
+    whole.dialect = whole.dialect or rest.dialect
+    whole.fill(rest)
+    return whole
+
+
+def _take_errors(span: Span, reading: Reading) -> None:
+    """Take the error's class and text from wherever they are: an event, the status, or the dialect's own fields."""
+    reading.failed = span.status_code == STATUS_ERROR or bool(reading.failed)
+    if not reading.failed:
+        reading.error_type = reading.error = None
+        return
+    for event in span.events:
+        if event.name not in ("exception", "gen_ai.client.operation.exception"):
+            continue
+        kind, message = event.attributes.get("exception.type"), event.attributes.get("exception.message")
+        named = reading.error_type
+        if (
+            isinstance(kind, str)
+            and kind != "Exception"
+            and (named is None or kind.endswith(named) or named == "_OTHER")
+        ):
+            reading.error_type = kind
+        if reading.error is None and isinstance(message, str) and message:
+            reading.error = message
+    if reading.error_type == "_OTHER":
+        reading.error_type = None
+    if reading.error is None:
+        reading.error = span.status_message or None
+
+
+def _record(span: Span, reading: Reading, source: Source, marks: dict[str, Any]) -> Record:
+    kind = reading.kind or semconv.CHAIN
+    priced = kind in semconv.PRICED_KINDS
+    configuration = _configuration(reading) if kind == semconv.LLM else None
+    content, output = _answered(reading)
+    attributes = {**_attributes(span, reading, source), **marks}
+    tokens = _tokens(reading) if priced else {}
+    return Record(
+        inference_id=inference_id(span.trace_id, span.span_id),
+        trace_id=span.trace_id,
+        trace_name=_label(reading.trace_name),
+        parent_id=None if span.parent_id is None else inference_id(span.trace_id, span.parent_id),
+        name=_label(reading.name or span.name) or "",
+        kind=kind,
+        end_user_identifier=_id(reading.user_id),
+        session_id=_id(reading.session_id),
+        deployment_id=_id(reading.deployment),
+        llm_inputs=to_raw(_json(reading.variables)),
+        llm_configuration=to_raw(_json(configuration)),
+        inputs=to_raw(_json(_inputs(reading, kind))),
+        content=content,
+        output=to_raw(_json(output)),
+        target=to_raw(_json(reading.target)),
+        metadata=to_raw(_json(reading.metadata)),
+        tags=[tag[: limits.NAME_CHARS_MAX] for tag in (reading.tags or [])[: limits.TAGS_MAX]],
+        model=_label(reading.response_model or reading.request_model) if priced else None,
+        provider=_label(reading.provider) if priced else None,
+        **tokens,
+        cost=reading.cost if priced and reading.cost is not None and reading.cost >= 0 else None,
+        cost_source=reading.dialect if priced and reading.cost is not None and reading.cost >= 0 else None,
+        status=semconv.ERROR if reading.failed else semconv.SUCCESS,
+        error=_error_text(reading),
+        error_type=_label(reading.error_type),
+        latency=(span.end - span.start) / 1e9 if span.end >= span.start > 0 else None,
+        time_to_first_token=_seconds(reading.time_to_first_token),
+        start_time_unix_nano=span.start,
+        end_time_unix_nano=max(span.end, 0),
+        sdk=_sdk(span.scope),
+        scope=_label(span.scope.name) or None,
+        attributes=to_raw(_json(attributes)),
+    )
+
+
+def _configuration(reading: Reading) -> dict[str, Any] | None:
+    configuration = {
+        "model": reading.request_model,
+        "provider": reading.provider,
+        "model_params": reading.params,
+        "messages": reading.messages,
+        "functions": reading.tools,
+        "function_call": reading.tool_choice,
+    }
+    return {name: value for name, value in configuration.items() if not is_empty(value)} or None
+
+
+def _answered(reading: Reading) -> tuple[str | None, Any]:
+    """Return the text of the answer and, where there is more than text, the whole of it."""
+    if not reading.answer:
+        return None, reading.output
+    content = answer_text(reading.answer)
+    first = reading.answer[0]
+    if len(reading.answer) > 1:
+        return content, reading.answer
+    more = len({name for name, value in first.items() if not is_empty(value)} - {"role", "content"}) > 0
+    return content, first if more or not isinstance(first.get("content"), (str, type(None))) else reading.output
+
+
+def _inputs(reading: Reading, kind: str) -> Any:
+    if kind == semconv.LLM and reading.messages:
+        return None
+    return reading.inputs if not is_empty(reading.inputs) else reading.messages
+
+
+def _tokens(reading: Reading) -> dict[str, Any]:
+    total = reading.total_tokens
+    if reading.input_tokens is not None and reading.output_tokens is not None:
+        total = reading.input_tokens + reading.output_tokens  # parts may have been added to what the sender summed
+    elif reading.input_tokens is not None and total is None:
+        total = reading.input_tokens if reading.kind == semconv.EMBEDDING else None
+    return {
+        "input_tokens": reading.input_tokens,
+        "output_tokens": reading.output_tokens,
+        "total_tokens": total,
+        "usage": reading.usage or {},
+    }
+
+
+def _attributes(span: Span, reading: Reading, source: Source) -> dict[str, Any]:
+    """Return what is kept as it came: attributes that no field of the record holds, events, links, the resource."""
+    kept = {
+        name: value for name, value in span.attributes.items() if name not in source.read and not _CONTENT.match(name)
+    }
+    kept[DIALECT] = reading.dialect
+    if reading.response_id:
+        kept[semconv.GEN_AI_RESPONSE_ID] = reading.response_id
+    if reading.finish_reasons:
+        kept[semconv.GEN_AI_FINISH_REASONS] = reading.finish_reasons
+    if reading.service_tier:
+        kept[semconv.OPENAI_SERVICE_TIER] = reading.service_tier
+    events = [_event(event) for event in span.events if not event.name.startswith("gen_ai.")]
+    if events:
+        kept["events"] = events[: limits.EVENTS_MAX]
+    if span.links:
+        kept["links"] = list(span.links)
+    if span.dropped_attributes:
+        kept["otel.dropped_attributes_count"] = span.dropped_attributes
+    if span.scope.version:
+        kept["otel.scope.version"] = span.scope.version
+    if span.scope.resource:
+        kept["resource"] = span.scope.resource
+    return kept
+
+
+def _event(event: Any) -> dict[str, Any]:
+    shown = {"name": event.name, "time_unix_nano": event.time_unix_nano}
+    return {**shown, "attributes": event.attributes} if event.attributes else shown
+
+
+def _error_text(reading: Reading) -> str | None:
+    if not reading.failed:
+        return None
+    return (reading.error or reading.error_type or "error")[: limits.ERROR_CHARS_MAX]
+
+
+def _sdk(scope: Scope) -> str | None:
+    """Return who sent it: the SDK of OpenTelemetry and its language, as the resource says."""
+    name, version = scope.resource.get("telemetry.sdk.name"), scope.resource.get("telemetry.sdk.version")
+    language = scope.resource.get("telemetry.sdk.language")
+    if not isinstance(name, str):
+        return None
+    return _label(f"{name}{f'-{language}' if language else ''}{f'/{version}' if version else ''}")
+
+
+def _label(value: str | None) -> str | None:
+    if not isinstance(value, str) or not value:
+        return None
+    return value if len(value) <= limits.NAME_CHARS_MAX else value[: limits.NAME_CHARS_MAX - 1] + "…"
+
+
+def _id(value: str | None) -> str | None:
+    return value[: limits.ID_CHARS_MAX] if isinstance(value, str) and value else None
+
+
+def _seconds(value: float | None) -> float | None:
+    return value if value is not None and value >= 0 else None
+
+
+def _json(value: Any) -> Any:
+    """Return a value that JSON can hold; None for an empty one."""
+    return None if is_empty(value) else value
