@@ -253,6 +253,20 @@ DATASET_BYTES_MAX = _limit("DATASET_BYTES_MAX", 64 * MIB, "bytes", "of one datas
 PATCHES_MAX = _limit(
     "PATCHES_MAX", 100_000, "patches", "of a project that wait for their record; then they are refused"
 )
+OTLP_ATTRIBUTES_MAX = _limit(
+    "OTLP_ATTRIBUTES_MAX", 4_096, "attributes", "of one span or event that are read; how many more came is kept"
+)
+OTLP_REASONS_MAX = _limit("OTLP_REASONS_MAX", 8, "reasons", "told of why spans of a request were rejected")
+OTLP_MESSAGE_CHARS_MAX = _limit("OTLP_MESSAGE_CHARS_MAX", 2_000, "characters", "of the message of a partial success")
+SPAN_FAMILY_MAX = _limit(
+    "SPAN_FAMILY_MAX", 20_000, "records", "below a span that are changed by what it says when it comes after them"
+)
+SPAN_JOINS_AGE_MAX_S = _time(
+    "SPAN_JOINS_AGE_MAX_S", 86_400.0, "that a span waits for its other half, and a flag for the spans below it"
+)
+SPAN_HALVES_NANOS_MAX = _limit(
+    "SPAN_HALVES_NANOS_MAX", 1_000_000_000, "ns", "between the halves of one stream; the same prompt may be sent again"
+)
 SAME_ANSWER_MAX = _limit(
     "SAME_ANSWER_MAX", 16, "records", "of one trace with the same answer's id; more show that it names no answer"
 )

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from everycall import limits
-from everycall.record import Record
+from everycall.dialects.translate import DIALECT
+from everycall.record import ABSENT, Record
 
 __all__ = ["counted_in"]
 
@@ -44,9 +45,10 @@ def _end(found: Mapping[str, str], inner: str) -> str:
 
 
 def _same_call(outer: Record, inner: Record) -> bool:
+    above = inner.parent_id == outer.inference_id or outer.parent_id == inner.inference_id
     if outer.scope == inner.scope:
-        return False
-    if inner.parent_id == outer.inference_id or outer.parent_id == inner.inference_id:
+        return above and _is_foreign(outer) and _is_foreign(inner)
+    if above:
         return True
     if outer.parent_id is not None and outer.parent_id == inner.parent_id:
         return True
@@ -55,6 +57,11 @@ def _same_call(outer: Record, inner: Record) -> bool:
         and outer.start_time_unix_nano <= inner.end_time_unix_nano
         and inner.start_time_unix_nano <= outer.end_time_unix_nano
     )
+
+
+def _is_foreign(record: Record) -> bool:
+    """Tell whether a record was made of another instrumentation's span: those double their own calls as well."""
+    return record.attributes is not ABSENT and DIALECT.encode() in bytes(record.attributes)
 
 
 def _knows_tokens(record: Record) -> bool:

@@ -14,6 +14,7 @@ import msgspec
 
 from everycall import limits
 from everycall.server.store.answers import counted_in
+from everycall.server.store.foreign import fill_counted
 from everycall.server.store.rows import Row, rewrite
 from everycall.server.store.stored import StoredRow, read_stored
 
@@ -69,15 +70,19 @@ def _by_answer(rows: Iterable[Row], keys: Collection[AnswerKey]) -> list[list[Ro
 
 
 def _with_other_marks(groups: Iterable[Sequence[Row]]) -> Iterable[Row]:
-    """Yield the rows whose `counted_in` is not what it should be, rewritten."""
+    """Yield the rows whose `counted_in` is not what it should be, and those that learn from a row that does not count."""
     for group in groups:
         if len(group) == 1 and group[0].record.counted_in is None:
             continue  # the usual case, without any work
         counted = counted_in([row.record for row in group])
+        filled = fill_counted({row.record.inference_id: row for row in group}, counted)
         for row in group:
             right = counted.get(row.record.inference_id)
+            whole = filled.get(row.record.inference_id, row)
             if row.record.counted_in != right:
-                yield rewrite(row, counted_in=right)
+                yield rewrite(whole, counted_in=right)
+            elif whole is not row:
+                yield whole
 
 
 def _stored_with_answers(

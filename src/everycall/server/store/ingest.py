@@ -16,6 +16,7 @@ from everycall.record import Record
 from everycall.server.store.bulk import insert, select_in
 from everycall.server.store.duplicates import mark_duplicates
 from everycall.server.store.errors import StoreError
+from everycall.server.store.foreign import Foreign
 from everycall.server.store.rows import COLUMNS, Row, combine_patches, encode_patch, merge, rewrite
 from everycall.server.store.stored import StoredRow, read_stored
 from everycall.server.store.trace_rows import TraceRow, TraceRows
@@ -32,6 +33,7 @@ class Ingest:
         self._projects: dict[str, int] = {}
         self._last_record = 0
         self._traces = TraceRows(connection)
+        self._foreign = Foreign(connection, self._stored, self._children)
         self.forget()
 
     def forget(self) -> None:
@@ -138,6 +140,20 @@ class Ingest:
             records.update(read_stored(numbers, bodies))
         return records
 
+    def _children(self, project: int, ids: Sequence[str]) -> dict[str, StoredRow]:
+        """Return the stored records of foreign spans directly below these."""
+        records: dict[str, StoredRow] = {}
+        for numbers, bodies in select_in(
+            self._connection,
+            "SELECT group_concat(r.id), CAST(group_concat(b.body, char(30)) AS BLOB)"
+            " FROM records r JOIN bodies b ON b.record = r.id"
+            " WHERE r.dialect IS NOT NULL AND r.project = ? AND r.parent_id IN",
+            project,
+            ids,
+        ):
+            records.update(read_stored(numbers, bodies))
+        return records
+
     def _patches(self, project: int, ids: Sequence[str]) -> dict[str, bytes]:
         patches: dict[str, bytes] = {}
         if self._connection.execute("SELECT 1 FROM patches WHERE project = ? LIMIT 1", (project,)).fetchone():
@@ -151,14 +167,23 @@ class Ingest:
 
     def _store(self, project: int, rows: Sequence[Row], stored: Sequence[StoredRow]) -> None:
         """Write new rows and changed ones, and settle the traces that they are in or leave."""
-        new, changed = mark_duplicates(self._connection, project, rows, stored)
-        trace_ids = dict.fromkeys(row.record.trace_id for row in new)
+        settled = self._foreign.settle(project, rows, {one.after.record.inference_id: one for one in stored})
+        new, changed = mark_duplicates(
+            self._connection, project, list(settled.fresh.values()), list(settled.changed.values())
+        )
+        changed = [one for one in changed if one.changed]
+        removed = list(settled.gone.values())
+        trace_ids = dict.fromkeys(
+            [row.record.trace_id for row in new] + [one.before.record.trace_id for one in removed]
+        )
         for one in changed:
             trace_ids[one.before.record.trace_id] = trace_ids[one.after.record.trace_id] = None
         traces = self._traces.get(project, list(trace_ids))
         self._insert(project, traces, new)
         for one in changed:
             self._change(project, traces, one)
+        for one in removed:
+            self._remove(traces[one.before.record.trace_id], one)
         self._traces.settle(project, traces.values())
 
     def _insert(self, project: int, traces: Mapping[str, TraceRow], rows: Sequence[Row]) -> None:
@@ -179,6 +204,17 @@ class Ingest:
         insert(self._connection, "INSERT INTO records VALUES", records)
         insert(self._connection, "INSERT INTO bodies VALUES", bodies)
         insert(self._connection, "INSERT INTO record_tags VALUES", tags)
+
+    def _remove(self, trace: TraceRow, stored: StoredRow) -> None:
+        """Take a record out: a half that became part of another record, or one that a flag omits whole."""
+        trace.order_unknown |= trace.state.take(stored.before.record, None)
+        trace.root_unknown = True
+        for statement in (
+            "DELETE FROM records WHERE id = ?",
+            "DELETE FROM bodies WHERE record = ?",
+            "DELETE FROM record_tags WHERE record = ?",
+        ):
+            self._connection.execute(statement, (stored.id,))
 
     def _change(self, project: int, traces: Mapping[str, TraceRow], stored: StoredRow) -> None:
         old, new = stored.before.record, stored.after.record

@@ -13,6 +13,8 @@ from msgspec import Raw
 
 from everycall import limits
 from everycall._pricing.price_book import PRICE_FIELDS, PriceBook
+from everycall.dialects.join import is_partial, join
+from everycall.dialects.translate import ANSWER, DIALECT
 from everycall.record import ABSENT, OMITTED_FIELDS, Record, decode, encode
 from everycall.semconv import ERROR, GEN_AI_RESPONSE_ID, PRICED_KINDS
 from everycall.server.store.errors import StoreError
@@ -21,22 +23,31 @@ __all__ = ["COLUMNS", "Row", "Unstorable", "combine_patches", "encode_patch", "m
 
 COLUMNS = (
     "id, project, trace, inference_id, parent_id, start, finish, kind, name, trace_name, model, provider, failed, "
-    "end_user, session, deployment, cache_hit, size, answer"
+    "end_user, session, deployment, cache_hit, size, answer, dialect"
 )
 """The columns of the table `records`; `Row.columns` has those from `inference_id` on."""
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
+_json = msgspec.json.Decoder()
 _NULL = b"null"
 _RESPONSE_ID = GEN_AI_RESPONSE_ID.encode()
+_DOUBLE = ANSWER.encode()
+_DIALECT = DIALECT.encode()
 _KEYS = frozenset({"inference_id", "project_name", "counted_in"})
 
 
 class _Answered(msgspec.Struct):
     answer: str | None = msgspec.field(default=None, name=GEN_AI_RESPONSE_ID)
+    double: str | None = msgspec.field(default=None, name=ANSWER)
+
+
+class _Foreign(msgspec.Struct):
+    dialect: str | None = msgspec.field(default=None, name=DIALECT)
 
 
 _response_id = msgspec.json.Decoder(_Answered)
+_foreign = msgspec.json.Decoder(_Foreign)
 
 
 class Unstorable(Exception):
@@ -56,7 +67,12 @@ class Row(NamedTuple):
 
     @property
     def answer(self) -> str | None:
-        """The provider's id of the answer, of a call that asked for one; the last of the columns."""
+        """The provider's id of the answer, of a call that asked for one; the last of the columns but one."""
+        return self.columns[-2]  # type: ignore[no-any-return]
+
+    @property
+    def dialect(self) -> str | None:
+        """The vocabulary of the span that the record was made of; None for everycall's own."""
         return self.columns[-1]  # type: ignore[no-any-return]
 
 
@@ -115,6 +131,7 @@ def read(body: bytes, found: tuple[str, ...] = ()) -> Row:
             record.cache_hit,
             len(body),
             _answer_of(record),
+            _dialect_of(record),
         ),
         found,
     )
@@ -129,13 +146,24 @@ def _answer_of(record: Record) -> str | None:
     """Return the provider's id of the answer. A cache gives the same answer again: what it gave has none here."""
     if record.kind not in PRICED_KINDS or record.cache_hit or record.attributes is ABSENT:
         return None
-    if _RESPONSE_ID not in bytes(record.attributes):
+    attributes = bytes(record.attributes)
+    if _RESPONSE_ID not in attributes and _DOUBLE not in attributes:
         return None
     try:
-        answer = _response_id.decode(record.attributes).answer
+        told = _response_id.decode(record.attributes)
+        answer = told.answer or told.double
     except (msgspec.MsgspecError, RecursionError):
         return None
     return answer if answer and len(answer) <= limits.ID_CHARS_MAX else None
+
+
+def _dialect_of(record: Record) -> str | None:
+    if record.attributes is ABSENT or _DIALECT not in bytes(record.attributes):
+        return None
+    try:
+        return _foreign.decode(record.attributes).dialect
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 def merge(stored: Row, later: Row | None = None, patch: bytes | None = None, prices: PriceBook | None = None) -> Row:
@@ -145,10 +173,14 @@ def merge(stored: Row, later: Row | None = None, patch: bytes | None = None, pri
     the field away. Fields are replaced whole: an object is not merged into an object. What one copy says was left out
     is taken from neither. `prices` settle what it costs.
     """
+    if later is not None and (is_partial(later.record) or is_partial(stored.record)):
+        stored, later = _join_parts(stored, later), None
     fields = _fields.decode(stored.body)
     if later is not None:
         given = _fields.decode(later.body)
         _leave_out(fields, stored.record, given, later.record)
+        if stored.dialect is not None and later.dialect is not None:
+            _join_objects(fields, given)
         fields.update(
             (name, value) for name, value in given.items() if bytes(value) != _NULL and name not in later.found
         )
@@ -160,6 +192,22 @@ def merge(stored: Row, later: Row | None = None, patch: bytes | None = None, pri
                 fields[name] = value
     record = decode(_encoder.encode(fields))
     return read(encode(record if prices is None else prices.settle(stored.record, record)))
+
+
+def _join_objects(earlier: Mapping[str, Raw], later: dict[str, Raw]) -> None:
+    """Keep members of objects that only an earlier account of a foreign span gave, such as its log records."""
+    for name in ("llm_configuration", "metadata", "attributes"):
+        if name in earlier and name in later:
+            one, other = _json.decode(earlier[name]), _json.decode(later[name])
+            if isinstance(one, dict) and isinstance(other, dict) and one.keys() - other.keys():
+                later[name] = Raw(_encoder.encode({**one, **other}))
+
+
+def _join_parts(stored: Row, later: Row) -> Row:
+    """Return the row of a span and what only log records of it say, whichever came first."""
+    whole, part = (later, stored) if is_partial(stored.record) and not is_partial(later.record) else (stored, later)
+    joined = join(whole.record, part.record)
+    return read(encode(joined), whole.found)
 
 
 def _leave_out(earlier: dict[str, Raw], one: Record, later: dict[str, Raw], other: Record) -> None:

@@ -1,0 +1,341 @@
+"""What holds between records of foreign spans, whenever they arrive: inheritance, omission, doubles and halves.
+
+Spans of one trace come in any order and in several requests, children before their parents. `Foreign.settle` is called
+by `ingest` within the transaction that stores a batch, with all records that are new or changed, and changes these and
+the stored ones they belong to. Each step looks up by an index what it needs, so a long trace costs no more per record.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from everycall import limits
+from everycall.dialects.join import join, join_halves
+from everycall.dialects.translate import ANSWER, DIALECT, HALF, OMIT
+from everycall.record import ABSENT, Record, is_safe_attribute, omit_from, to_json, to_raw
+from everycall.semconv import PRICED_KINDS
+from everycall.server.store.rows import Row, rewrite
+from everycall.server.store.stored import StoredRow
+
+__all__ = ["Foreign", "Settled", "fill_counted", "is_foreign"]
+
+_MARKS = frozenset({ANSWER, DIALECT, HALF, OMIT})
+_LABELS = ("end_user_identifier", "session_id", "trace_name")
+
+
+@dataclass(slots=True)
+class Settled:
+    """What is to be written: new rows by id, changed stored ones by id, and stored ones that go."""
+
+    fresh: dict[str, Row]
+    changed: dict[str, StoredRow]
+    gone: dict[str, StoredRow] = field(default_factory=dict)
+
+    def get(self, key: str | None) -> Row | None:
+        """Return the row of an id, as it is to be written."""
+        if key is None:
+            return None
+        row = self.fresh.get(key)
+        if row is not None:
+            return row
+        stored = self.changed.get(key)
+        return None if stored is None else stored.after
+
+    def put(self, row: Row) -> None:
+        """Take a row in place of the one with its id."""
+        key = row.record.inference_id
+        if key in self.fresh:
+            self.fresh[key] = row
+        else:
+            self.changed[key].after = row
+
+    def drop(self, key: str) -> None:
+        """Leave a record out."""
+        if self.fresh.pop(key, None) is None:
+            stored = self.changed.pop(key, None)
+            if stored is not None:
+                self.gone[key] = stored
+
+
+def is_foreign(row: Row) -> bool:
+    """Tell whether a record was made of somebody else's span."""
+    return row.dialect is not None
+
+
+def fill_counted(members: Mapping[str, Row], counted: Mapping[str, str]) -> dict[str, Row]:
+    """Return the rows that count with what only the others of the same answer say: what was asked, who answered."""
+    filled: dict[str, Row] = {}
+    for outer, inner in counted.items():
+        one, other = filled.get(inner) or members.get(inner), members.get(outer)
+        if one is None or other is None or not (is_foreign(one) or is_foreign(other)):
+            continue
+        told = msgspec.structs.replace(other.record, omitted=[], attributes=ABSENT, metadata=ABSENT, tags=[])
+        whole = join(one.record, told)
+        if whole.error is not None and whole.error == whole.error_type and told.error is not None:
+            whole = msgspec.structs.replace(whole, error=told.error, error_type=told.error_type)
+        if whole is not one.record:
+            filled[inner] = _same(one, whole)
+    return filled
+
+
+class Foreign:
+    """Settles what foreign records say of each other, over the writer's connection."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        load: Callable[[int, Sequence[str]], dict[str, StoredRow]],
+        load_children: Callable[[int, Sequence[str]], dict[str, StoredRow]],
+    ) -> None:
+        self._connection = connection
+        self._load = load
+        self._load_children = load_children
+
+    def settle(self, project: int, fresh: Sequence[Row], altered: Mapping[str, StoredRow]) -> Settled:
+        """Return what is to be written of a batch: `fresh` rows, `altered` stored ones, and what they bring along."""
+        settled = Settled({row.record.inference_id: row for row in fresh}, dict(altered))
+        foreign = [key for key in (*settled.fresh, *settled.changed) if (row := settled.get(key)) and is_foreign(row)]
+        if not foreign:
+            return settled
+        self._join_halves(project, settled, foreign)
+        self._bring_family(project, settled, foreign)
+        self._omit(project, settled)
+        self._fold(settled)
+        return settled
+
+    def _bring(self, settled: Settled, stored: Mapping[str, StoredRow]) -> list[str]:
+        """Add stored records to what may be changed; return those that are new there."""
+        new = [key for key in stored if settled.get(key) is None and key not in settled.gone]
+        settled.changed.update((key, stored[key]) for key in new)
+        return new
+
+    def _bring_family(self, project: int, settled: Settled, foreign: Sequence[str]) -> None:
+        """Load stored parents and children, and hand labels down; children of what changed are loaded in their turn."""
+        rows = [row for key in foreign if (row := settled.get(key)) is not None]
+        parents = {row.record.parent_id for row in rows} - {None}
+        missing = [key for key in parents if key is not None and settled.get(key) is None]
+        self._bring(settled, self._load(project, missing))
+        waiting = [row.record.inference_id for row in rows]
+        seen = 0
+        self._inherit(settled, _from_the_top(settled, waiting))
+        while waiting and seen < limits.SPAN_FAMILY_MAX:
+            children = self._load_children(project, waiting)
+            waiting = self._bring(settled, children)
+            seen += len(waiting)
+            changed = self._inherit(settled, _from_the_top(settled, waiting))
+            waiting = [key for key in waiting if key in changed]
+
+    def _inherit(self, settled: Settled, keys: Iterable[str]) -> set[str]:
+        """Give each record the labels that its parent has and it lacks. Returns those that changed."""
+        changed = set()
+        for key in keys:
+            row = settled.get(key)
+            parent = settled.get(row.record.parent_id) if row is not None else None
+            if row is None or parent is None or not is_foreign(row):
+                continue
+            record, above = row.record, parent.record
+            changes: dict[str, Any] = {
+                name: getattr(above, name)
+                for name in _LABELS
+                if getattr(record, name) is None and getattr(above, name) is not None
+            }
+            tags = [tag for tag in above.tags if tag not in record.tags]
+            if tags and len(record.tags) < limits.TAGS_MAX:
+                changes["tags"] = [*record.tags, *tags][: limits.TAGS_MAX]
+            omit = _flags(above) - _flags(record)
+            if omit:
+                changes["attributes"] = _with(record, OMIT, sorted(_flags(record) | omit))
+            if changes:
+                settled.put(rewrite(row, **changes))
+                changed.add(key)
+        return changed
+
+    def _omit(self, project: int, settled: Settled) -> None:
+        """Leave out what flags on a span or above it cover; a span that omits all leaves a mark for those below it."""
+        keys = _from_the_top(settled, [*settled.fresh, *settled.changed])
+        marks = self._marks(project, {row.record.parent_id for key in keys if (row := settled.get(key)) is not None})
+        dropped: dict[str, set[str]] = dict(marks)
+        for key in keys:
+            row = settled.get(key)
+            if row is None or not is_foreign(row):
+                continue
+            flags = _flags(row.record) | dropped.get(row.record.parent_id or "", set())
+            if not flags:
+                continue
+            if "all" in flags:
+                dropped[key] = flags
+                self._mark(project, key, flags)
+                settled.drop(key)
+                continue
+            if not flags <= set(row.record.omitted):
+                settled.put(_same(row, _omitted(row.record, flags)))
+
+    def _marks(self, project: int, keys: Iterable[str | None]) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for key in keys:
+            if key is None:
+                continue
+            row = self._connection.execute(
+                "SELECT flags FROM span_joins WHERE project = ? AND key = ? AND flags IS NOT NULL",
+                (project, f"omit {key}"),
+            ).fetchone()
+            if row is not None:
+                found[key] = set(row[0].split(","))
+        return found
+
+    def _mark(self, project: int, key: str, flags: set[str]) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO span_joins (project, key, inference_id, at, stored, is_answer, flags)"
+            " VALUES (?, ?, ?, 0, ?, 0, ?)",
+            (project, f"omit {key}", key, time.time_ns(), ",".join(sorted(flags))),
+        )
+
+    def _join_halves(self, project: int, settled: Settled, foreign: Sequence[str]) -> None:
+        """Join the two spans of one call, and log records without a span to their span."""
+        for key in foreign:
+            row = settled.get(key)
+            half = _half(row.record) if row is not None else None
+            if row is None or half is None:
+                continue
+            other_id = self._other_half(project, key, half)
+            self._connection.execute(
+                "INSERT OR REPLACE INTO span_joins (project, key, inference_id, at, stored, is_answer, joined)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (project, half["key"], key, half["at"], time.time_ns(), half["answer"], other_id),
+            )
+            if other_id is None:
+                continue
+            self._connection.execute(
+                "UPDATE span_joins SET joined = ? WHERE project = ? AND key = ? AND inference_id = ?",
+                (key, project, half["key"], other_id),
+            )
+            if settled.get(other_id) is None:
+                self._bring(settled, self._load(project, [other_id]))
+            other = settled.get(other_id)
+            if other is None:  # it was joined before, and left: this is the whole
+                if half["answer"]:
+                    settled.drop(key)
+                continue
+            request, answer = (other, row) if half["answer"] else (row, other)
+            timed = bool(answer.record.start_time_unix_nano)
+            whole = join_halves(request.record, answer.record) if timed else join(request.record, answer.record)
+            settled.put(_same(request, whole))
+            settled.drop(answer.record.inference_id)
+        self._forget_old()
+
+    def _other_half(self, project: int, key: str, half: Mapping[str, Any]) -> str | None:
+        """Return the id of the other half: the one it was joined to before, else the closest in time that is free."""
+        earlier = self._connection.execute(
+            "SELECT joined FROM span_joins WHERE project = ? AND key = ? AND inference_id = ?",
+            (project, half["key"], key),
+        ).fetchone()
+        if earlier is not None and earlier[0] is not None:
+            return str(earlier[0])
+        distance = limits.SPAN_HALVES_NANOS_MAX if half["at"] else 2**62
+        found = self._connection.execute(
+            "SELECT inference_id FROM span_joins WHERE project = ? AND key = ? AND is_answer = ? AND joined IS NULL"
+            " AND inference_id <> ? AND (at = 0 OR ? = 0 OR abs(at - ?) <= ?) ORDER BY abs(at - ?) LIMIT 1",
+            (project, half["key"], not half["answer"], key, half["at"], half["at"], distance, half["at"]),
+        ).fetchone()
+        return None if found is None else str(found[0])
+
+    def _forget_old(self) -> None:
+        before = time.time_ns() - int(limits.SPAN_JOINS_AGE_MAX_S * 1e9)
+        self._connection.execute("DELETE FROM span_joins WHERE stored < ?", (before,))
+
+    def _fold(self, settled: Settled) -> None:
+        """Give the same answer's id to a call and the call right above it that recorded the same answer without one."""
+        for key in [*settled.fresh, *settled.changed]:
+            row = settled.get(key)
+            if row is None or row.record.kind not in PRICED_KINDS:
+                continue
+            parent = settled.get(row.record.parent_id)
+            if parent is None or not (is_foreign(row) or is_foreign(parent)) or not _doubles(parent, row):
+                continue
+            answer = parent.answer or row.answer or parent.record.inference_id
+            for one in (parent, row):
+                if one.answer is None:
+                    settled.put(rewrite(one, attributes=_with(one.record, ANSWER, answer)))
+
+
+def _omitted(record: Record, flags: set[str]) -> Record:
+    """Return the record without what flags (`inputs`, `outputs`) leave out; what joins it to others stays."""
+    return omit_from(record, flags, keep_attribute=lambda name, value: name in _MARKS or is_safe_attribute(name, value))
+
+
+def _doubles(outer: Row, inner: Row) -> bool:
+    """Tell whether a call and the one directly below it are the same: of one kind, with one answer, in its time.
+
+    Where both have a provider's id of the answer, the ids decide; where content is not sent, the tokens do.
+    """
+    one, other = outer.record, inner.record
+    if one.kind != other.kind or one.kind not in PRICED_KINDS or one.trace_id != other.trace_id:
+        return False
+    if outer.answer is not None and inner.answer is not None:
+        return False  # equal ids are found by the id; different ones are different answers
+    if one.status != other.status:
+        return False
+    said, same = _said(one), _said(other)
+    if said is not None and same is not None:
+        return bool(said == same)
+    counts = (one.input_tokens, one.output_tokens)
+    if None not in counts and other.input_tokens is not None:
+        return counts == (other.input_tokens, other.output_tokens)
+    return one.start_time_unix_nano <= other.start_time_unix_nano and other.end_time_unix_nano <= one.end_time_unix_nano
+
+
+def _said(record: Record) -> Any:
+    """Return what a call answered, in a form that does not depend on its vocabulary."""
+    if record.content:
+        return record.content
+    output = to_json(record.output) if record.output is not ABSENT else None
+    calls = output.get("tool_calls") if isinstance(output, dict) else None
+    if isinstance(calls, list):
+        return [call.get("function") if isinstance(call, dict) else call for call in calls]
+    return None
+
+
+def _from_the_top(settled: Settled, keys: Iterable[str]) -> list[str]:
+    """Return ids with each parent before its children; a ring of parents is cut where it was entered."""
+    wanted = dict.fromkeys(keys)
+    ordered: dict[str, None] = {}
+    for key in wanted:
+        path = []
+        at: str | None = key
+        while at is not None and at in wanted and at not in ordered and at not in path:
+            path.append(at)
+            row = settled.get(at)
+            at = row.record.parent_id if row is not None else None
+        ordered.update(dict.fromkeys(reversed(path)))
+    return list(ordered)
+
+
+def _flags(record: Record) -> set[str]:
+    """Return what a record's flags omit below it: of a foreign span its own attribute, else what it left out itself."""
+    flags: set[str] = {side for side in ("inputs", "outputs") if side in record.omitted}
+    if record.attributes is not ABSENT and OMIT.encode() in bytes(record.attributes):
+        told = (to_json(record.attributes) or {}).get(OMIT)
+        flags.update(told if isinstance(told, list) else ())
+    return flags
+
+
+def _half(record: Record) -> dict[str, Any] | None:
+    if record.attributes is ABSENT or HALF.encode() not in bytes(record.attributes):
+        return None
+    half = (to_json(record.attributes) or {}).get(HALF)
+    return half if isinstance(half, dict) and {"key", "at", "answer"} <= half.keys() else None
+
+
+def _with(record: Record, name: str, value: Any) -> Any:
+    attributes = to_json(record.attributes) if record.attributes is not ABSENT else {}
+    return to_raw({**(attributes if isinstance(attributes, dict) else {}), name: value})
+
+
+def _same(row: Row, record: Record) -> Row:
+    return rewrite(row, **{name: getattr(record, name) for name in Record.__struct_fields__})
