@@ -19,7 +19,7 @@ ENCODING = frozenset({"msgspec"})
 COMMANDS = frozenset({"langchain_core", "everycall_langchain", "msgspec", "openai", "xllamacpp", "yaml"})
 THIRD_PARTY: dict[str, frozenset[str] | set[str]] = {
     **dict.fromkeys(("_version", "_terminal", "errors", "limits", "paths", "semconv"), frozenset()),
-    **dict.fromkeys(("_capture", "_guard", "_ledger", "_patches", "_redaction", "_usage"), ENCODING),
+    **dict.fromkeys(("_capture", "_guard", "_ledger", "_patches", "_redaction", "_usage", "dialects"), ENCODING),
     **dict.fromkeys(("masks", "record", "settings"), ENCODING),
     **dict.fromkeys(("_client", "_delivery", "_instrumentation", "_runtime"), CORE),
     **dict.fromkeys(("__init__", "integration", "propagation", "testing", "usage"), CORE),
@@ -30,12 +30,14 @@ THIRD_PARTY: dict[str, frozenset[str] | set[str]] = {
     **dict.fromkeys(("__main__", "cli", "demo"), COMMANDS),
     "server": {
         "anthropic",
+        "google",
         "h11",
         "jinja2",
         "litestar",
         "markupsafe",
         "msgspec",
         "openai",
+        "opentelemetry",  # the generated classes of OTLP
         "rapidfuzz",
         "uvicorn",
         "zstandard",

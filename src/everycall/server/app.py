@@ -12,6 +12,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.events import BaseEventEmitterBackend
 from litestar.middleware import DefineMiddleware
+from litestar.types import Scope
 
 from everycall import limits, paths
 from everycall.errors import Problem
@@ -26,6 +27,7 @@ from everycall.server.api import (
     feedback,
     langchain_runs,
     logs,
+    otlp,
     parea,
     prompts,
     query,
@@ -39,7 +41,7 @@ from everycall.server.gateway import Gateway
 from everycall.server.keys import local_key
 from everycall.server.options import ServerOptions
 from everycall.server.pages.rendering import html
-from everycall.server.problems import exception_handlers
+from everycall.server.problems import ProblemError, exception_handlers
 from everycall.server.projects import Projects
 from everycall.server.request_bodies import Bodies
 from everycall.server.security import secure
@@ -91,6 +93,7 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
     return Litestar(
         route_handlers=[
             *records.handlers,
+            *otlp.handlers,
             *query.handlers,
             *parea.handlers,
             *completion.handlers,
@@ -114,7 +117,7 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
         event_emitter_backend=_NoEvents,
         middleware=[DefineMiddleware(Guard, access=access)],
         before_send=[secure],
-        exception_handlers=exception_handlers(_problem_page),
+        exception_handlers=exception_handlers(_problem_page, _of_protocol),
         openapi_config=documents.configuration(),
         request_max_body_size=limits.BODY_BYTES_MAX,
         logging_config=None,
@@ -125,6 +128,11 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
 
 def _by_name(services: Services) -> dict[str, Any]:
     return {one.name: getattr(services, one.name) for one in fields(services)}
+
+
+def _of_protocol(scope: Scope, error: ProblemError) -> Response[Any] | None:
+    """Return an error in the shape of the protocol that a request speaks; None for the usual one."""
+    return otlp.status_response(scope, error) if otlp.is_otlp(scope["path"]) else None
 
 
 def _problem_page(problem: Problem) -> Response[Any]:

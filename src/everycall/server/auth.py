@@ -1,12 +1,13 @@
 """Who asks, and what they may do. `Guard` stands before every route and sets `request.user`; routes call `project_of`
 and `require`.
 
-Nothing but `OPEN_ROUTES` answers without credentials. These are a key in `x-api-key` or `Authorization: Bearer`, or the
-session cookie of a browser that logged in.
+Nothing but `OPEN_ROUTES` answers without credentials. These are a key in `x-api-key`, in `Authorization: Bearer` or as
+the secret of a `Basic` pair, or the session cookie of a browser that logged in.
 """
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote
@@ -145,7 +146,18 @@ def _presented(scope: Scope) -> str | None:
     if key is not None:
         return key.strip()
     scheme, _, token = (header(scope, b"authorization") or "").partition(" ")
+    if scheme.lower() == "basic":
+        return _secret_of_pair(token.strip())
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _secret_of_pair(token: str) -> str | None:
+    """Return the secret of a pair of public and secret key, as Langfuse's SDK sends them; None for what is no pair."""
+    try:
+        pair = base64.b64decode(token, validate=True).decode()
+    except ValueError:
+        return None
+    return pair.partition(":")[2] or None
 
 
 async def _to_login(scope: Scope, send: Send) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
-from litestar.types import ExceptionHandlersMap
+from litestar.types import ExceptionHandlersMap, Scope
 
 from everycall.errors import Problem
 from everycall.semconv import PROBLEM_JSON
@@ -71,8 +71,13 @@ def not_found(what: str) -> ProblemError:
     return problem("not_found", 404, "Not found", f"No such {what} in this project.")
 
 
-def exception_handlers(page: Callable[[Problem], Response[Any]]) -> ExceptionHandlersMap:
+def exception_handlers(
+    page: Callable[[Problem], Response[Any]],
+    answer_as: Callable[[Scope, ProblemError], Response[Any] | None] | None = None,
+) -> ExceptionHandlersMap:
     """Return what turns every exception of a route into a problem; `page` renders one for a browser.
+
+    `answer_as` may give the answer in the shape of another protocol, such as OTLP's.
 
     Litestar looks up the most derived class first, so `StoreBusy` is not taken for a `StoreError`.
     """
@@ -85,6 +90,8 @@ def exception_handlers(page: Callable[[Problem], Response[Any]]) -> ExceptionHan
                 # Where, but not what it says: an exception's text may repeat content that was to be left out.
                 where = "".join(traceback.format_tb(error.__traceback__))
                 logger.error("%s %s failed: %s\n%s", request.method, route, type(error).__name__, where)
+            if answer_as is not None and (other := answer_as(request.scope, found)) is not None:
+                return other
             if wants_page(request.scope):
                 shown = page(found.problem)
                 shown.headers.update(found.headers)

@@ -55,7 +55,14 @@ class Ask:
         found = {"accept": "text/html"} if self.html else {}
         if self.form:
             found["content-type"] = "application/x-www-form-urlencoded"
+        if self.otlp:
+            found["content-type"] = "application/json"
         return found
+
+    @property
+    def otlp(self) -> bool:
+        """Whether the route speaks OTLP: its errors are `google.rpc.Status`."""
+        return self.route.endswith(("/v1/traces", "/v1/logs", "/v1/metrics"))
 
 
 def filled(text: str, ids: Mapping[str, Any]) -> str:
@@ -75,7 +82,19 @@ _MESSAGES = [{"role": "user", "content": "hello"}]
 _DEPLOYMENT = "/api/deployments/{deployment_id}"
 _EXPERIMENT = PAREA + "/experiment/{experiment_uuid}"
 
+_SPAN = {"traceId": "5b8efff798038103d269b633813fc60c", "spanId": "eee19b7ec3c1b174", "name": "<record>"}
+_SPAN |= {"startTimeUnixNano": "1790000000000000000", "endTimeUnixNano": "1790000000500000000"}
+_SPANS = {"resourceSpans": [{"scopeSpans": [{"spans": [_SPAN]}]}]}
+_LOGS = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "<text>"}}]}]}]}
+_METRICS = {"resourceMetrics": [{"scopeMetrics": [{"metrics": []}]}]}
+_OTLP = [
+    Ask("POST", f"{prefix}/v1/{signal}", "write", body=body)
+    for prefix in ("", "/otel", "/api/public/otel")
+    for signal, body in (("traces", _SPANS), ("logs", _LOGS), ("metrics", _METRICS))
+]
+
 ASKS = [
+    *_OTLP,
     Ask("POST", "/v1/records", "write", body='{"inference_id":"<record>","trace_id":"<trace>"}'),
     Ask("POST", "/v1/records", "write", body='{"inference_id":"<record>","project_name":"<project>"}'),
     Ask("POST", "/v1/records", "write", query={"project": "<project>"}, body=""),

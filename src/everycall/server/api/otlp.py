@@ -1,0 +1,154 @@
+"""OpenTelemetry's OTLP over HTTP: `POST /v1/traces`, `/v1/logs`, `/v1/metrics`, also at the paths that senders use.
+
+Spans become records through `everycall.dialects` and are answered for after the store's commit. What is wrong with a
+single span rejects that span alone (partial success). Metrics are accepted and counted, not kept. Errors are
+`google.rpc.Status` in the request's encoding, as the OTLP specification says. The routes are not in
+the OpenAPI document: OTLP describes itself, and docs/otlp.md says what is done with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from litestar import Request, Response, post
+from litestar.di import NamedDependency
+from litestar.types import Scope
+
+from everycall import limits
+from everycall.dialects import is_of_a_call, translate, translate_logs
+from everycall.record import Record
+from everycall.server.auth import Identity, project_of, require
+from everycall.server.otlp import answers, json_encoding, protobuf
+from everycall.server.otlp.requests import JSON, PROTOBUF, Batch, Undecodable
+from everycall.server.problems import ProblemError, bad_request, problem
+from everycall.server.security import header
+from everycall.server.services import Services
+from everycall.server.store.base import Store
+
+__all__ = ["OTLP_PATHS", "handlers", "is_otlp", "status_response"]
+
+PREFIXES: Final = ("", "/otel", "/api/public/otel")
+"""The paths below which the routes are: the standard one, a common one, and that of Langfuse's SDK."""
+OTLP_PATHS: Final = {
+    signal: [f"{prefix}/v1/{signal}" for prefix in PREFIXES] for signal in ("traces", "logs", "metrics")
+}
+_PROJECT_HEADERS: Final = (b"x-everycall-project", b"x-project-name", b"langsmith-project")
+_PROJECT_ATTRIBUTES: Final = ("everycall.project.name", "openinference.project.name")
+_PLAIN_LOG: Final = "only log records of the GenAI conventions are kept, with a span or a response id"
+
+
+def is_otlp(path: str) -> bool:
+    """Tell whether a path speaks OTLP, so that its errors must be `google.rpc.Status`."""
+    return path.endswith(("/v1/traces", "/v1/logs", "/v1/metrics"))
+
+
+def media_type_of(scope: Scope) -> str:
+    """Return the encoding of a request, without parameters: what its answer must have too. Raises 415."""
+    written = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+    if written in (PROTOBUF, "application/protobuf", "application/octet-stream"):
+        return PROTOBUF
+    if written == JSON:
+        return JSON
+    detail = f"Send content-type {PROTOBUF} or {JSON}."
+    raise problem("unsupported_media_type", 415, "Unsupported content-type", detail)
+
+
+def status_response(scope: Scope, error: ProblemError) -> Response[bytes]:
+    """Return an error as OTLP has it: `google.rpc.Status` in the request's encoding, JSON where that is not known."""
+    try:
+        media_type = media_type_of(scope)
+    except ProblemError:
+        media_type = JSON
+    found = error.problem
+    http_status = 400 if found.status in (408, 422) else found.status
+    body = answers.status(http_status, found.detail, media_type)
+    return Response(body, status_code=http_status, media_type=media_type, headers=error.headers)
+
+
+@post(OTLP_PATHS["traces"], status_code=200, include_in_schema=False)
+async def post_traces(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
+    """Store spans. The same spans may be sent again at any time; an update of a span replaces what it gives."""
+    media_type = _started(request)
+    async with services.bodies.body(request.scope, request.receive) as data:
+        read = protobuf.read_traces if media_type == PROTOBUF else json_encoding.read_traces
+        batch = await _decoded(read, data, time.time_ns())
+        records = await asyncio.to_thread(_records, batch)
+        del data
+        await _commit(services.store, request, batch, records)
+    return _answer("traces", media_type, batch)
+
+
+@post(OTLP_PATHS["logs"], status_code=200, include_in_schema=False)
+async def post_logs(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
+    """Store what log records of the GenAI conventions say of calls; their spans may come before or after."""
+    media_type = _started(request)
+    async with services.bodies.body(request.scope, request.receive) as data:
+        batch = await _decoded(protobuf.read_logs if media_type == PROTOBUF else json_encoding.read_logs, data)
+        known = [log for log in batch.logs if is_of_a_call(log)]
+        for _ in range(len(batch.logs) - len(known)):
+            batch.reject(_PLAIN_LOG)
+        records = await asyncio.to_thread(translate_logs, known)
+        await _commit(services.store, request, batch, [(None, record) for record in records])
+    return _answer("logs", media_type, batch)
+
+
+@post(OTLP_PATHS["metrics"], status_code=200, include_in_schema=False)
+async def post_metrics(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
+    """Accept metrics, so that exporters that send them see no error. They are counted and not kept."""
+    media_type = _started(request)
+    async with services.bodies.body(request.scope, request.receive) as data:
+        batch = await _decoded(protobuf.read_metrics if media_type == PROTOBUF else json_encoding.read_metrics, data)
+    return _answer("metrics", media_type, batch)
+
+
+def _started(request: Request[Identity, Any, Any]) -> str:
+    require(request.user, "write")
+    return media_type_of(request.scope)
+
+
+async def _decoded(read: Callable[..., Batch], *arguments: Any) -> Batch:
+    try:
+        return await asyncio.to_thread(read, *arguments)
+    except Undecodable as error:
+        raise bad_request(f"{str(error)[:1].upper()}{str(error)[1:]}. Nothing was stored.") from error
+
+
+def _records(batch: Batch) -> list[tuple[str | None, Record]]:
+    """Return the records of a batch, each with the project that its resource names."""
+    return [(_project_in(span.scope.resource), translate(span)) for span in batch.spans]
+
+
+def _project_in(resource: dict[str, Any]) -> str | None:
+    for name in _PROJECT_ATTRIBUTES:
+        found = resource.get(name)
+        if isinstance(found, str) and found:
+            return found[:256]
+    return None
+
+
+async def _commit(
+    store: Store, request: Request[Identity, Any, Any], batch: Batch, records: Iterable[tuple[str | None, Record]]
+) -> None:
+    """Store records in the key's project; a key of all projects uses the one that the request or the resource names."""
+    identity = request.user
+    named = next((found for name in _PROJECT_HEADERS if (found := header(request.scope, name))), None)
+    own = project_of(identity, None if identity.project is not None else named)
+    groups: dict[str, list[Record]] = {}
+    for told, record in records:
+        project = own if identity.project is not None or named or told is None else told
+        groups.setdefault(project, []).append(record)
+    for project, group in groups.items():
+        for start in range(0, len(group), limits.BODY_RECORDS_MAX):
+            commit = await store.commit(project, group[start : start + limits.BODY_RECORDS_MAX], None)
+            for refusal in commit.refused:
+                batch.reject(refusal.reason)
+
+
+def _answer(signal: str, media_type: str, batch: Batch) -> Response[bytes]:
+    return Response(answers.success(signal, media_type, batch.rejected, batch.message), media_type=media_type)
+
+
+handlers = [post_traces, post_logs, post_metrics]
