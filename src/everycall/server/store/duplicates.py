@@ -70,7 +70,7 @@ def _by_answer(rows: Iterable[Row], keys: Collection[AnswerKey]) -> list[list[Ro
 
 
 def _with_other_marks(groups: Iterable[Sequence[Row]]) -> Iterable[Row]:
-    """Yield the rows whose `counted_in` is not what it should be, and those that learn from a row that does not count."""
+    """Yield the rows whose `counted_in` changes, and those that are filled from a row that does not count."""
     for group in groups:
         if len(group) == 1 and group[0].record.counted_in is None:
             continue  # the usual case, without any work
