@@ -231,8 +231,8 @@ GATEWAY_CLOSE_S = _time("GATEWAY_CLOSE_S", 2.0, "for completions under way when 
 COMPLETION_TRIES_MAX = _limit(
     "COMPLETION_TRIES_MAX", 3, "tries", "of one completion by the client, all under the same inference_id"
 )
-OWN_PRICES_MAX = _limit(
-    "OWN_PRICES_MAX", 2_000, "prices", "of one's own in one file; each new model is held against all"
+CUSTOM_PRICES_MAX = _limit(
+    "CUSTOM_PRICES_MAX", 2_000, "prices", "in a user's own file; each new model is compared with all of them"
 )
 PRICED_MODELS_MAX = _limit("PRICED_MODELS_MAX", 4_096, "models", "whose price is looked up once and kept")
 LOGIN_TOKEN_AGE_S = _time("LOGIN_TOKEN_AGE_S", 3_600.0, "a printed address logs in once, within this")

@@ -1,1 +1,1 @@
-"""What a call costs: the price list, custom prices, and the price book that joins them."""
+"""What a call costs, for the server: the price list, a user's own prices, and the arithmetic."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from everycall import limits
 from everycall._pricing import price_book
+from everycall._pricing.cost import Price
 from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.problems import problem
 from everycall.server.provider_settings import ProviderSettings
@@ -204,7 +205,7 @@ def price_of(
     output_tokens: int,
     parts: Mapping[str, int],
     tier: str | None = None,
-) -> price_book.Price | None:
+) -> Price | None:
     """Return what tokens cost now at a provider, by its name, else by its kind; None where it is not known."""
     names = [settings.name] if settings.kind == "openai_compatible" else [settings.name, settings.kind]
     found = (price_book.price(model, name, input_tokens, output_tokens, parts, time.time_ns(), tier) for name in names)

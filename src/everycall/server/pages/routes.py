@@ -13,7 +13,7 @@ from litestar import Request, Response, get
 from litestar.response import Redirect
 
 from everycall import limits
-from everycall._pricing.price_book import unpriced_reason
+from everycall._pricing.records import unpriced_reason
 from everycall.server.pages.addresses import read_trace_path, trace_path, with_query
 from everycall.server.pages.content import sections_of, traceback_of
 from everycall.server.pages.filters import FIELDS, RANGES, FilterError, Filters, read_filters

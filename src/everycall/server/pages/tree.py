@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from everycall._pricing.price_book import unpriced_reason
+from everycall._pricing.records import unpriced_reason
 from everycall.record import Record
 from everycall.semconv import ABANDONED, CANCELLED, ERROR, SUCCESS
 

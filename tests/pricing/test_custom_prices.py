@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from everycall._pricing.price_book import Price, PriceBook, Spent, Unpriced
+from everycall._pricing.cost import Consumption, Price, Unpriced
+from everycall._pricing.price_book import PriceBook
 from everycall.errors import ConfigurationError
 
 
@@ -28,7 +29,7 @@ def book(tmp_path: Path) -> Callable[[str], PriceBook]:
 
 
 def cost(book: PriceBook, model: str, provider: str | None = None, *, when: int = 0, tier: str | None = None) -> object:
-    found = book.price(Spent(model, provider, 1_000_000, 0, {}, when or at("2026-06-01"), tier))
+    found = book.price(Consumption(model, provider, 1_000_000, 0, {}, when or at("2026-06-01"), tier))
     return found.cost if isinstance(found, Price) else found.reason
 
 
@@ -89,10 +90,10 @@ def test_a_price_that_is_not_valid_then_leaves_the_list_to_say(book: Callable[[s
 
 
 def test_the_source_is_the_file_and_the_version_its_content(book: Callable[[str], PriceBook], tmp_path: Path) -> None:
-    spent = Spent("m", None, 1_000_000, 0, {}, 1)
-    first = book('[[price]]\nmodel = "m"\ninput = 1\n').price(spent)
-    second = book('[[price]]\nmodel = "m"\ninput = 1 # the same\n').price(spent)
-    named = book('version = "contract-7"\n[[price]]\nmodel = "m"\ninput = 1\n').price(spent)
+    used = Consumption("m", None, 1_000_000, 0, {}, 1)
+    first = book('[[price]]\nmodel = "m"\ninput = 1\n').price(used)
+    second = book('[[price]]\nmodel = "m"\ninput = 1 # the same\n').price(used)
+    named = book('version = "contract-7"\n[[price]]\nmodel = "m"\ninput = 1\n').price(used)
     assert isinstance(first, Price)
     assert isinstance(second, Price)
     assert (first.source, first.version[:7], len(first.version)) == ("prices.toml", "sha256:", 19)
@@ -107,7 +108,7 @@ def test_rates_by_the_length_of_the_input(book: Callable[[str], PriceBook]) -> N
     )
 
     def of(tokens: int) -> float:
-        found = own.price(Spent("m", None, tokens, 1, {}, 1))
+        found = own.price(Consumption("m", None, tokens, 1, {}, 1))
         assert isinstance(found, Price)
         return round(found.cost * 1_000_000, 6)
 
@@ -116,14 +117,14 @@ def test_rates_by_the_length_of_the_input(book: Callable[[str], PriceBook]) -> N
 
 def test_dollars_for_a_request_and_for_searches(book: Callable[[str], PriceBook]) -> None:
     own = book('[[price]]\nmodel = "m"\ninput = 1\nrequests = 5\nweb_searches = 10\n')
-    assert own.price(Spent("m", None, 1_000_000, 0, {"web_searches": 3}, 1)) == Price(
+    assert own.price(Consumption("m", None, 1_000_000, 0, {"web_searches": 3}, 1)) == Price(
         1 + 0.005 + 0.03,
         "prices.toml",
-        own.price(Spent("m", None, 1, 0, {}, 1)).version,  # type: ignore[union-attr]
+        own.price(Consumption("m", None, 1, 0, {}, 1)).version,  # type: ignore[union-attr]
     )
     without = book('[[price]]\nmodel = "m"\ninput = 1\n')
-    assert without.price(Spent("m", None, 1, 0, {"web_searches": 3}, 1)) == Unpriced("no price of web_searches")
-    assert without.price(Spent("m", None, 1, 1, {}, 1)) == Unpriced("no price of output tokens")
+    assert without.price(Consumption("m", None, 1, 0, {"web_searches": 3}, 1)) == Unpriced("no price of web_searches")
+    assert without.price(Consumption("m", None, 1, 1, {}, 1)) == Unpriced("no price of output tokens")
 
 
 def test_a_file_is_read_again_when_asked_and_kept_when_it_became_wrong(

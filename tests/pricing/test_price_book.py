@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from everycall._pricing.price_book import Price, PriceBook, Spent, Unpriced, price, unpriced_reason
+from everycall._pricing.cost import Consumption, Price, Unpriced
+from everycall._pricing.price_book import PriceBook, price
+from everycall._pricing.records import unpriced_reason
 from everycall.record import Record, to_raw
 
 AT = 1_750_000_000_000_000_000
@@ -62,7 +64,7 @@ def test_cached_tokens_are_part_of_the_input_and_cost_less() -> None:
     ],
 )
 def test_an_unknown_model_or_provider_has_no_price(model: str, provider: str | None, reason: str) -> None:
-    assert BOOK.price(Spent(model, provider, 10, 10, {}, AT)) == Unpriced(reason)
+    assert BOOK.price(Consumption(model, provider, 10, 10, {}, AT)) == Unpriced(reason)
     assert price(model, provider, 10, 10, {}, AT) is None
 
 
@@ -95,29 +97,29 @@ def test_a_name_that_one_vendor_alone_serves_tells_the_provider(model: str, vend
     ],
 )
 def test_what_the_parts_of_the_tokens_do(usage: dict[str, int], reason: str | None) -> None:
-    found = BOOK.price(Spent("gpt-4o", "openai", 10, 0, usage, AT))
+    found = BOOK.price(Consumption("gpt-4o", "openai", 10, 0, usage, AT))
     assert (found.reason if isinstance(found, Unpriced) else None) == reason
 
 
 def test_longer_in_the_cache_needs_a_rate_of_its_own() -> None:
     """Five minutes' rate for an hour is a wrong price; more for an hour than was written at all is a contradiction."""
     hour = {"cache_write": 100, "cache_write_1h": 100}
-    assert BOOK.price(Spent("claude-sonnet-4-5", "anthropic", 100, 0, hour, AT)) == Price(
+    assert BOOK.price(Consumption("claude-sonnet-4-5", "anthropic", 100, 0, hour, AT)) == Price(
         0.0006,
         "genai-prices",
-        BOOK.price(Spent("gpt-4o", "openai", 1, 1, {}, AT)).version,  # type: ignore[union-attr]
+        BOOK.price(Consumption("gpt-4o", "openai", 1, 1, {}, AT)).version,  # type: ignore[union-attr]
     )
-    bedrock = Spent("us.anthropic.claude-sonnet-4-20250514-v1:0", "aws.bedrock", 100, 0, hour, AT)
+    bedrock = Consumption("us.anthropic.claude-sonnet-4-20250514-v1:0", "aws.bedrock", 100, 0, hour, AT)
     assert BOOK.price(bedrock) == Unpriced("no price of cache_write_1h")
     more = {"cache_write": 50, "cache_write_1h": 100}
-    assert BOOK.price(Spent("claude-sonnet-4-5", "anthropic", 100, 0, more, AT)) == Unpriced(
+    assert BOOK.price(Consumption("claude-sonnet-4-5", "anthropic", 100, 0, more, AT)) == Unpriced(
         "the parts exceed the whole"
     )
 
 
 def test_how_much_sound_was_cached_must_be_told_where_it_matters() -> None:
     def cost(usage: dict[str, int]) -> Price | Unpriced:
-        return BOOK.price(Spent("gemini-2.5-flash", "google", 1000, 0, usage, AT))
+        return BOOK.price(Consumption("gemini-2.5-flash", "google", 1000, 0, usage, AT))
 
     assert cost({"cached": 500, "input_audio": 200}) == Unpriced("not told how much of input_audio was cached")
     told = cost({"cached": 500, "input_audio": 200, "cached_audio": 100})
@@ -129,22 +131,22 @@ def test_how_much_sound_was_cached_must_be_told_where_it_matters() -> None:
 @pytest.mark.parametrize("tier", ["batch", "flex", "priority"])
 def test_a_service_tier_has_its_price_or_none(tier: str) -> None:
     """The list has these tiers of gpt-5 from autumn 2026 on; before, and elsewhere, nobody knows."""
-    standard = BOOK.price(Spent("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026))
-    found = BOOK.price(Spent("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026, tier))
+    standard = BOOK.price(Consumption("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026))
+    found = BOOK.price(Consumption("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026, tier))
     assert isinstance(found, Price)
     assert isinstance(standard, Price)
     assert found.cost == standard.cost * {"batch": 0.5, "flex": 0.5, "priority": 2.0}[tier]
-    for spent in (
-        Spent("gpt-5", "openai", 1000, 1000, {}, AT, tier),
-        Spent("deepseek-chat", "deepseek", 1000, 1000, {}, AUTUMN_2026, tier),
+    for used in (
+        Consumption("gpt-5", "openai", 1000, 1000, {}, AT, tier),
+        Consumption("deepseek-chat", "deepseek", 1000, 1000, {}, AUTUMN_2026, tier),
     ):
-        assert BOOK.price(spent) == Unpriced(f"no price of service tier {tier}")
+        assert BOOK.price(used) == Unpriced(f"no price of service tier {tier}")
 
 
 @pytest.mark.parametrize("tier", [None, "", "default", "auto", "standard", "ON_DEMAND"])
 def test_the_standard_tier_has_several_names(tier: str | None) -> None:
-    standard = BOOK.price(Spent("gpt-4o", "openai", 1000, 1000, {}, AT))
-    assert BOOK.price(Spent("gpt-4o", "openai", 1000, 1000, {}, AT, tier)) == standard
+    standard = BOOK.price(Consumption("gpt-4o", "openai", 1000, 1000, {}, AT))
+    assert BOOK.price(Consumption("gpt-4o", "openai", 1000, 1000, {}, AT, tier)) == standard
 
 
 @pytest.mark.parametrize(
