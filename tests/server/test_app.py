@@ -120,7 +120,7 @@ def test_a_browser_sees_an_error_as_a_page(client: httpx.Client) -> None:
     answer = client.get("/nowhere", headers={"accept": "text/html"})
     assert answer.status_code == 404
     assert answer.headers["content-type"].startswith("text/html")
-    assert "There is nothing at this address." in answer.text
+    assert "There is nothing at this URL." in answer.text
 
 
 def test_an_unforeseen_failure_tells_nothing_of_itself(client: httpx.Client, server: Any, tmp_path: Path) -> None:

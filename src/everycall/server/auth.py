@@ -91,9 +91,9 @@ class Access:
         client = scope.get("client")
         wait = self.wrong_keys.count(client[0] if client else "")
         if wait:
-            detail = f"Too many wrong keys came from this address; try again in {wait} s."
+            detail = f"Too many wrong keys from this address. Try again in {wait} s."
             raise problem("too_many_requests", 429, "Too many requests", detail, headers={"retry-after": str(wait)})
-        detail = "This key is not known here, or was revoked. Keys are made with `everycall key create`."
+        detail = "This key is unknown or revoked. To create a key, run: everycall key create"
         raise problem("wrong_key", 401, "Unauthenticated", detail, headers={"www-authenticate": "Bearer"})
 
     def _session(self, scope: Scope) -> Identity | None:

@@ -1,7 +1,7 @@
-"""The one shape of every error answer: RFC 9457 problem+json. Routes raise `ProblemError`; nothing else leaves as JSON.
+"""The one shape of every error response: RFC 9457 problem+json. Routes raise `ProblemError`.
 
-`exception_handlers` is what `create_app` gives to Litestar; it turns the store's errors, Litestar's own and whatever
-nobody foresaw into the same shape.
+`create_app` passes `exception_handlers` to Litestar. They turn the store's errors, Litestar's own errors and unexpected
+exceptions into the same shape.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ RETRY_AFTER_BUSY_S = 1
 
 
 class ProblemError(Exception):
-    """An answer that is an error: its `problem`, and `headers` to send with it."""
+    """An error response: its `problem`, and `headers` to send with it."""
 
     def __init__(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(f"{problem.status} {problem.code}: {problem.detail}")
@@ -63,10 +63,10 @@ def bad_request(detail: str, **extensions: Any) -> ProblemError:
 
 
 def not_found(what: str) -> ProblemError:
-    """Return the 404 to raise for `what`.
+    """Return the 404 to raise for `what` ("record", "key").
 
-    It never repeats the id that was asked for nor says whether another project has it: the answer is the same, byte by
-    byte, for what does not exist and for what is somebody else's.
+    The response does not contain the requested id, and is the same byte for byte whether the object does not exist or
+    belongs to another project.
     """
     return problem("not_found", 404, "Not found", f"No such {what} in this project.")
 
@@ -75,60 +75,70 @@ def exception_handlers(
     page: Callable[[Problem], Response[Any]],
     answer_as: Callable[[Scope, ProblemError], Response[Any] | None] | None = None,
 ) -> ExceptionHandlersMap:
-    """Return what turns every exception of a route into a problem; `page` renders one for a browser.
+    """Return the handlers that turn every exception of a route into a problem response.
 
-    `answer_as` may give the answer in the shape of another protocol, such as OTLP's.
-
-    Litestar looks up the most derived class first, so `StoreBusy` is not taken for a `StoreError`.
+    `page` renders a problem for a browser. `answer_as` may return the response in the shape of another protocol, such
+    as OTLP's, or None. Litestar looks up the most derived class first, so `StoreBusy` is not treated as a `StoreError`.
     """
 
-    def answering(read: Callable[[Any], ProblemError]) -> Callable[[Request[Any, Any, Any], Any], Response[Any]]:
-        def answer(request: Request[Any, Any, Any], error: Any) -> Response[Any]:
-            found = read(error)
-            if found.problem.status >= 500 and not isinstance(error, StoreError | ProblemError):
-                route = request.scope.get("path_template") or request.scope["path"]
-                # Where, but not what it says: an exception's text may repeat content that was to be left out.
-                where = "".join(traceback.format_tb(error.__traceback__))
-                logger.error("%s %s failed: %s\n%s", request.method, route, type(error).__name__, where)
-            if answer_as is not None and (other := answer_as(request.scope, found)) is not None:
+    def handler(as_problem: Callable[[Any], ProblemError]) -> Callable[[Request[Any, Any, Any], Any], Response[Any]]:
+        def respond(request: Request[Any, Any, Any], error: Any) -> Response[Any]:
+            failure = as_problem(error)
+            if failure.problem.status >= 500 and not isinstance(error, StoreError | ProblemError):
+                _log(request, error)
+            if answer_as is not None and (other := answer_as(request.scope, failure)) is not None:
                 return other
             if wants_page(request.scope):
-                shown = page(found.problem)
-                shown.headers.update(found.headers)
-                return shown
-            body = msgspec.json.encode(found.problem.as_json())
-            return Response(body, status_code=found.problem.status, media_type=PROBLEM_JSON, headers=found.headers)
+                response = page(failure.problem)
+                response.headers.update(failure.headers)
+                return response
+            body = msgspec.json.encode(failure.problem.as_json())
+            status = failure.problem.status
+            return Response(body, status_code=status, media_type=PROBLEM_JSON, headers=failure.headers)
 
-        return answer
+        return respond
 
     return {
-        ProblemError: answering(lambda error: error),
-        StoreBusy: answering(_of_busy),
-        StoreError: answering(lambda error: problem("store", 400, "Not possible", str(error))),
-        msgspec.ValidationError: answering(lambda error: problem("invalid", 422, "Not as documented", str(error))),
-        HTTPException: answering(_of_http),
-        Exception: answering(_of_unforeseen),
+        ProblemError: handler(lambda error: error),
+        StoreBusy: handler(_from_busy_store),
+        StoreError: handler(lambda error: problem("store", 400, "Not possible", str(error))),
+        msgspec.ValidationError: handler(_from_validation),
+        HTTPException: handler(_from_http),
+        Exception: handler(_unexpected),
     }
 
 
-def _of_busy(error: StoreBusy) -> ProblemError:
-    headers = {"retry-after": str(RETRY_AFTER_BUSY_S)}
-    return problem("busy", 503, "Busy", f"{error}. Nothing was stored; try again.", headers=headers)
+def _log(request: Request[Any, Any, Any], error: Exception) -> None:
+    """Log where an unexpected exception was raised, without its text, which may repeat omitted content."""
+    route = request.scope.get("path_template") or request.scope["path"]
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s %s failed: %s\n%s", request.method, route, type(error).__name__, where)
 
 
-def _of_http(error: HTTPException) -> ProblemError:
+def _from_busy_store(error: StoreBusy) -> ProblemError:
+    return problem("busy", 503, "Busy", str(error), headers={"retry-after": str(RETRY_AFTER_BUSY_S)})
+
+
+def _from_validation(error: msgspec.ValidationError) -> ProblemError:
+    """Return the 422 for msgspec's error, such as "Expected `int`, got `str` - at `$.limit`", as a sentence."""
+    message, _, path = str(error).replace("`", "").partition(" - at ")
+    field = path.removeprefix("$").removeprefix(".")
+    return problem("invalid", 422, "Not as documented", f"{message} (in {field})." if field else f"{message}.")
+
+
+def _from_http(error: HTTPException) -> ProblemError:
     status = error.status_code
     if status >= 500:
-        return _of_unforeseen(error)
+        return _unexpected(error)
     extensions = {"errors": error.extra} if isinstance(error, ValidationException) and error.extra else {}
     detail = error.detail
     if status == 404:
-        detail = "There is nothing at this address."
+        detail = "There is nothing at this URL."
     return problem(
         CODES.get(status, "error"), status, HTTPStatus(status).phrase, detail, headers=error.headers, **extensions
     )
 
 
-def _of_unforeseen(_: Exception) -> ProblemError:
-    detail = "The server failed in a way it does not know. Its log says how; the request may be sent again."
+def _unexpected(_: Exception) -> ProblemError:
+    detail = "Unexpected error in the server. Its log has the details; you may send the request again."
     return problem("internal", 500, "Internal error", detail)

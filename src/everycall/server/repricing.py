@@ -74,7 +74,7 @@ async def reprice_page(
     """
     kind, _, cursor = (query.cursor or f"{_KINDS[0]}:").partition(":")
     if kind not in _KINDS:
-        raise StoreError("the cursor is none of this list; start again without it")
+        raise StoreError("This cursor does not belong to this list. Start again without a cursor.")
     page = await store.records(project, replace(query, kind=kind, cursor=cursor or None, limit=limits.PAGE_ROWS_MAX))
     changes: list[ModelChange] = []
     stale: list[str] = []

@@ -144,7 +144,7 @@ class Account:
                 403,
                 "This model has no known price",
                 f"The key {self._key.name!r} has a budget, and may not use models without a known price, such as "
-                f"{asked.model[:128]!r}. Ask for another one, or allow it with `everycall key set --unpriced allow`.",
+                f"{asked.model[:128]!r}. Ask for another one, or allow it with everycall key set --unpriced allow.",
                 field="llm_configuration.model",
             )
         self._reserved = cost or 0.0
@@ -189,7 +189,7 @@ class Account:
             429,
             "The key's budget for today is spent" if is_spent else "The rest of the key's budget is in use",
             f"The key {self._key.name!r} may spend {limit:g} US dollars a day and has spent {kept.spent.cost:.6f}"
-            f"{why}. {what} it with `everycall key set --budget-usd-per-day`. Cached answers are still given.",
+            f"{why}. {what} it with everycall key set --budget-usd-per-day. Cached answers are still given.",
             headers={"retry-after": str(self._budgets.resets_in_s() if is_spent else 1)},
             limit=limit,
             spent=round(kept.spent.cost, 9),

@@ -220,7 +220,7 @@ class Executor:
                     await self._cache.keep(project, key, answer)
             shared.end(answer)
         except asyncio.CancelledError:
-            shared.end(None, StoreBusy("The server is stopping"))
+            shared.end(None, StoreBusy("The server is stopping. Send the request again after its restart."))
             raise
         except Exception as error:  # noqa: BLE001 - the task's one guard: raised to who follows
             shared.end(None, error)

@@ -171,7 +171,7 @@ class Gateway:
             outcome = await self._outcomes.streamed(question, run)
             run.end(await self._settle(question, ids, outcome, Timing(start, time.perf_counter() - run.begun)))
         except asyncio.CancelledError:
-            run.end(None, StoreBusy("The server is stopping"))
+            run.end(None, StoreBusy("The server is stopping. Send the request again after its restart."))
             raise
         except Exception as error:  # noqa: BLE001 - the task's one guard: raised to who follows the run
             run.end(None, error)
@@ -285,7 +285,7 @@ class Gateway:
                 if time.monotonic() + wait_s > until:
                     if expense is not None:
                         self.budgets.put_back(expense)
-                    raise StoreBusy(f"The completion was made, and its record could not be stored: {error}") from error
+                    raise StoreBusy(f"The completion succeeded, but its record could not be stored. {error}") from error
                 await asyncio.sleep(wait_s)
                 wait_s *= 2
                 continue

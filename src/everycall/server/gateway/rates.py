@@ -42,7 +42,7 @@ class Rates:
                 429,
                 "Too many completions in a minute",
                 f"The key {key.name!r} may ask for {most} completions a minute. Try again in {wait_s} s, or raise the "
-                "limit with `everycall key set --requests-per-minute`.",
+                "limit with everycall key set --requests-per-minute.",
                 headers={"retry-after": str(wait_s)},
                 limit=most,
                 retry_after_s=wait_s,

@@ -209,7 +209,7 @@ async def _run(request: Asked, store: Store, project: str, form: Form) -> Respon
     except ProblemError as error:
         return await _page(request, store, view, form, RunView(problem=error.problem))
     except StoreBusy as error:
-        busy = problem("busy", 503, "Busy", f"{error}. Try again: a completion that was made is not made again.")
+        busy = problem("busy", 503, "Busy", f"{error} Try again: a completion that was made is not made again.")
         return await _page(request, store, view, form, RunView(problem=busy.problem))
     return await _page(request, store, view, form, await run_view(store, project, answer.inference_id))
 

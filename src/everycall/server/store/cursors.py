@@ -38,7 +38,8 @@ class Cursors:
         position, seal = body[: _POSITION.size], body[_POSITION.size :]
         if len(position) != _POSITION.size or not hmac.compare_digest(seal, self._seal(scope, position)):
             raise StoreError(
-                "This cursor is not one of this list. Use `next_cursor` of the page before, with the same filters."
+                "This cursor does not belong to this list. "
+                "Send the next_cursor of the previous page, with the same filters."
             )
         time, number = _POSITION.unpack(position)
         return time, number

@@ -208,10 +208,10 @@ def _checked(new: Deployment) -> tuple[Deployment, bytes]:
         body = _encoder.encode(new)
         new = _deployments.decode(body)
     except (msgspec.MsgspecError, UnicodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise StoreError(f"This deployment cannot be stored: {error}") from error
+        raise StoreError(f"This deployment cannot be stored: {error}.") from error
     if len(body) > limits.DEPLOYMENT_BYTES_MAX:
         raise StoreError(
-            f"This deployment has {len(body)} bytes; one may have {limits.DEPLOYMENT_BYTES_MAX}. "
+            f"This deployment has {len(body)} bytes; at most {limits.DEPLOYMENT_BYTES_MAX} are allowed. "
             "Move long text out of the templates into llm_inputs."
         )
     return new, body

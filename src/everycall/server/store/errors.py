@@ -1,4 +1,4 @@
-"""What a store raises. Routes turn these into answers (`server/problems.py`)."""
+"""The errors of a store. Their messages are whole sentences: `server/problems.py` sends them to clients as they are."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ __all__ = ["NoEarlierVersion", "StoreBusy", "StoreError", "VersionConflict"]
 
 
 class StoreError(Exception):
-    """The store could not do what was asked; the message says why. Nothing was changed."""
+    """The store cannot do this; the message says why. Nothing was changed."""
 
 
 class StoreBusy(StoreError):
-    """The write queue is full or a read took too long; try again later (the API answers 503 with Retry-After)."""
+    """The store cannot do this now, but may a moment later: the API answers 503 with Retry-After.
+
+    The write queue is full, the disk is full, or a read took too long. Nothing was changed.
+    """
 
 
 class VersionConflict(StoreError):
-    """Another version is served than the one that was expected: `active`, 0 for none."""
+    """The version that is served is not the expected one. `active` is the served version, 0 for none."""
 
     def __init__(self, active: int) -> None:
         super().__init__(f"Version {active} is served now" if active else "No version is served now")

@@ -219,7 +219,7 @@ def _counted(connection: sqlite3.Connection, dataset_id: int, cases: int, size: 
     ).fetchone()
     if cases > limits.DATASET_CASES_MAX or size > limits.DATASET_BYTES_MAX:
         raise StoreError(
-            f"A dataset may have {limits.DATASET_CASES_MAX} cases and {limits.DATASET_BYTES_MAX} bytes of them. "
+            f"A dataset may have {limits.DATASET_CASES_MAX} cases of {limits.DATASET_BYTES_MAX} bytes together. "
             "Make another dataset for the rest."
         )
 
@@ -229,5 +229,5 @@ def _encode(value: Feedback | Experiment | DatasetCase | Mapping[str, str] | tup
         body = _encoder.encode(value)
         body.decode()
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise StoreError(f"This cannot be stored: {error}") from error
+        raise StoreError(f"This cannot be stored: {error}.") from error
     return body

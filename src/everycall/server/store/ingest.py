@@ -90,7 +90,7 @@ class Ingest:
             if len(patch) > limits.RECORD_BYTES_MAX:
                 raise StoreError(
                     f"The fields set on this record are {len(patch)} bytes of JSON together; "
-                    f"{limits.RECORD_BYTES_MAX} are allowed"
+                    f"at most {limits.RECORD_BYTES_MAX} are allowed."
                 )
         stored = self._stored(project, [inference_id]).get(inference_id)
         if stored is None and earlier is None:
@@ -111,7 +111,7 @@ class Ingest:
             (project, limits.PATCHES_MAX),
         ).fetchone()[0]
         if pending >= limits.PATCHES_MAX:
-            raise StoreError(f"{pending} updates wait for records that have not arrived. Send the records first")
+            raise StoreError(f"{pending} updates wait for records that have not arrived. Send the records first.")
 
     def reprice(self, name: str, ids: Sequence[str]) -> int:
         """Price records again by the present prices; return how many changed."""

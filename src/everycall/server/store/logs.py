@@ -41,7 +41,7 @@ def add_log_functions(connection: sqlite3.Connection) -> None:
 def logs(read: Read, project: str, query: LogQuery) -> LogPage:
     """Return a page of records and how many there are."""
     if query.condition is not None and query.condition.operator not in OPERATORS:
-        raise StoreError(f"{query.condition.operator} is no operator; there are {', '.join(OPERATORS)}")
+        raise StoreError(f"Unknown operator {query.condition.operator!r}: use one of {', '.join(OPERATORS)}.")
     where = ["r.project = " + _PROJECT]
     values: list[Any] = [project]
     if query.trace_ids is not None:

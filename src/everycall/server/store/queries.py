@@ -209,7 +209,7 @@ def _filter(
 
 def _limit(limit: int) -> int:
     if limit < 1:
-        raise StoreError(f"limit is {limit}; it must be from 1 to {limits.PAGE_ROWS_MAX}")
+        raise StoreError(f"limit must be from 1 to {limits.PAGE_ROWS_MAX}, not {limit}.")
     return min(limit, limits.PAGE_ROWS_MAX)
 
 

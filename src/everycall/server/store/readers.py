@@ -61,9 +61,9 @@ class Read:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 raise _too_slow() from None
-            raise StoreBusy(f"The store cannot be read now: {error}. Try again later.") from error
+            raise StoreBusy(f"The database cannot be read now: {error}. Try again later.") from error
         except (UnicodeEncodeError, OverflowError) as error:
-            raise StoreError(f"A value asked for is not one that a record can have: {error}") from error
+            raise StoreError(f"No record can have a value that was asked for: {error}.") from error
         finally:
             with self._lock:
                 self._connection = None
@@ -110,5 +110,5 @@ class Readers:
 def _too_slow() -> StoreBusy:
     return StoreBusy(
         f"This read took more than {limits.QUERY_TIMEOUT_S:g} s and was stopped. "
-        "Narrow it, for instance with `since` and `until`, or try again later."
+        "Narrow it, for example with since and until, or try again later."
     )

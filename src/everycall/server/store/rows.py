@@ -226,21 +226,21 @@ def encode_patch(fields: Mapping[str, Any]) -> bytes:
     """Return the wire form of fields to be set. Raises `StoreError` that names the field which cannot be set so."""
     unknown = sorted(set(fields) - set(Record.__struct_fields__))
     if unknown:
-        raise StoreError(f"{', '.join(unknown)}: no such field of a record; see the list of fields in the API document")
+        raise StoreError(f"A record has no field {', '.join(unknown)}. The API document lists the fields.")
     fixed = sorted(_KEYS & set(fields))
     if fixed:
-        raise StoreError(f"{', '.join(fixed)}: names the record or is found out here, and cannot be set")
+        raise StoreError(f"{', '.join(fixed)} cannot be set: the server sets it.")
     if "trace_id" in fields and fields["trace_id"] is None:
-        raise StoreError("trace_id: a record is always part of a trace; give a string or leave it out")
+        raise StoreError("trace_id cannot be null: a record is always part of a trace. Send a string or leave it out.")
     try:
         patch = _encoder.encode(dict(fields))
         patch.decode()
         given = {name: value for name, value in fields.items() if value is not None}
         decode(_encoder.encode({"trace_id": "-", **given, "inference_id": "-"}))
     except (msgspec.MsgspecError, UnicodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise StoreError(f"these fields cannot be set: {error}") from error
+        raise StoreError(f"These fields cannot be set: {error}.") from error
     if len(patch) > limits.RECORD_BYTES_MAX:
-        raise StoreError(f"{len(patch)} bytes of JSON, {limits.RECORD_BYTES_MAX} are allowed")
+        raise StoreError(f"The fields are {len(patch)} bytes of JSON; at most {limits.RECORD_BYTES_MAX} are allowed.")
     return patch
 
 

@@ -94,7 +94,7 @@ class SqliteStore:
         try:
             project.encode()
         except UnicodeEncodeError as error:
-            raise StoreError(f"The project's name is not Unicode text: {error}") from error
+            raise StoreError(f"The project's name is not Unicode text: {error}.") from error
         if not records and client is None and expense is None:
             return Commit(0)
         answer: Commit = await self._write(Batch(project, records, client, expense))
@@ -381,16 +381,16 @@ class SqliteStore:
 
     async def _write(self, job: Batch | Change) -> Any:
         if self._writer is None:
-            raise StoreBusy("The store is not open.")
+            raise StoreBusy("The server is starting or stopping. Try again in a moment.")
         return await asyncio.wrap_future(self._writer.put(job))
 
     async def _read(self, work: Callable[[Read], T]) -> T:
         if self._readers is None:
-            raise StoreBusy("The store is not open.")
+            raise StoreBusy("The server is starting or stopping. Try again in a moment.")
         return await self._readers.run(work)
 
     async def _query(self, work: Callable[[Queries, Read], T]) -> T:
         queries = self._queries
         if queries is None:
-            raise StoreBusy("The store is not open.")
+            raise StoreBusy("The server is starting or stopping. Try again in a moment.")
         return await self._read(lambda read: work(queries, read))

@@ -83,9 +83,11 @@ class Writer:
         """Queue a job. Raises `StoreBusy` when `limits.WRITE_QUEUE_MAX` wait already, or the store is closing."""
         with self._wake:
             if self._closing:
-                raise StoreBusy("The store is closing. Send this again to its next process.")
+                raise StoreBusy("The server is stopping. Nothing was stored; send this again after its restart.")
             if len(self._waiting) >= limits.WRITE_QUEUE_MAX:
-                raise StoreBusy(f"{len(self._waiting)} batches wait to be written. Try again in a moment.")
+                raise StoreBusy(
+                    f"{len(self._waiting)} batches wait to be written. Nothing was stored; try again in a moment."
+                )
             self._waiting.append(job)
             self._wake.notify()
         return job.done
@@ -166,7 +168,7 @@ class Writer:
         elif isinstance(jobs[0], Batch) and isinstance(error, sqlite3.Error):
             self._commit_singly(jobs[0])
         elif isinstance(error, (sqlite3.Error, UnicodeEncodeError, OverflowError)):
-            _fail(jobs, StoreError(f"This cannot be stored: {error}"))
+            _fail(jobs, StoreError(f"This cannot be stored: {error}."))
         else:
             _fail(jobs, error)
 
