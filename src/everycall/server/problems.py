@@ -134,6 +134,8 @@ def _from_http(error: HTTPException) -> ProblemError:
     detail = error.detail
     if status == 404:
         detail = "There is nothing at this URL."
+    elif status == 405:
+        detail = "This URL does not accept this method. The Allow header lists those it accepts."
     return problem(
         CODES.get(status, "error"), status, HTTPStatus(status).phrase, detail, headers=error.headers, **extensions
     )
