@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from everycall import limits
 from everycall.server.api.completion import project_in, read_body, schema_of
-from everycall.server.api.documents import operation, path_text
+from everycall.server.api.openapi import operation, path_text
 from everycall.server.api.parea import PREFIX, find_project, invalid
 from everycall.server.api.query import tail
 from everycall.server.api.trees import iso_time

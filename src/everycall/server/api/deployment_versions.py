@@ -16,7 +16,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 
 from everycall import limits
 from everycall.server import deployments as rules
-from everycall.server.api.documents import operation, path_text, query_text
+from everycall.server.api.openapi import operation, path_text, query_text
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.diff import changes, unified
 from everycall.server.gateway.provider_request import missing_deployment

@@ -31,7 +31,7 @@ from everycall.server.api.deployment_versions import (
     number_in,
     reader,
 )
-from everycall.server.api.documents import operation, query_text
+from everycall.server.api.openapi import operation, query_text
 from everycall.server.auth import project_of, require
 from everycall.server.deployments import DeploymentRequest
 from everycall.server.problems import bad_request, problem

@@ -22,9 +22,9 @@ from everycall import limits
 from everycall.record import Record
 from everycall.semconv import PRICED_KINDS
 from everycall.server.api.completion import project_in, read_body, schema_of
-from everycall.server.api.documents import operation, path_text
 from everycall.server.api.logs import Filters, condition_of
-from everycall.server.api.parea import PREFIX, find_project, invalid, written_project
+from everycall.server.api.openapi import operation, path_text
+from everycall.server.api.parea import PREFIX, Projects, find_project, invalid, written_project
 from everycall.server.api.trees import Forest, iso_time, scores_of
 from everycall.server.auth import Identity, require
 from everycall.server.problems import not_found, problem

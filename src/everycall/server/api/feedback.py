@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from everycall import limits
 from everycall.server.api.completion import read_body, schema_of
-from everycall.server.api.documents import operation
+from everycall.server.api.openapi import operation
 from everycall.server.api.parea import PREFIX, find_project, invalid
 from everycall.server.api.trees import root_of
 from everycall.server.auth import Identity, require

@@ -16,7 +16,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 
 from everycall import limits, semconv
 from everycall.record import Record, to_json
-from everycall.server.api.documents import operation
+from everycall.server.api.openapi import operation
 from everycall.server.api.parea import PREFIX, invalid, read_object, restore_attributes, written_project
 from everycall.server.api.parea_logs import KEPT_PREFIX, checked
 from everycall.server.auth import Identity, require

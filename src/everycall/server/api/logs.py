@@ -17,7 +17,7 @@ from msgspec import Meta
 from everycall import limits
 from everycall.semconv import ERROR, SUCCESS
 from everycall.server.api.completion import project_in, read_body, schema_of
-from everycall.server.api.documents import operation, path_text
+from everycall.server.api.openapi import operation, path_text
 from everycall.server.api.parea import PREFIX, find_project, invalid
 from everycall.server.api.parea_logs import KEPT_PREFIX
 from everycall.server.api.query import tail

@@ -16,7 +16,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 
 from everycall import record, semconv
 from everycall.record import Record
-from everycall.server.api.documents import operation
+from everycall.server.api.openapi import operation
 from everycall.server.api.parea_logs import checked, fields_of_log, fields_of_update
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.problems import ProblemError, problem

@@ -19,7 +19,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 
 from everycall import limits, record, semconv
 from everycall.record import Record
-from everycall.server.api.documents import operation, path_text, query_text
+from everycall.server.api.openapi import operation, path_text, query_text
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.problems import bad_request, not_found
 from everycall.server.store.base import Store

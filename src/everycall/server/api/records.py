@@ -19,7 +19,7 @@ from litestar.types import Scope
 
 from everycall import limits, record, semconv
 from everycall.record import ABSENT, OMITTED_FIELDS, Record
-from everycall.server.api.documents import operation, query_text
+from everycall.server.api.openapi import operation, query_text
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.problems import problem
 from everycall.server.request_bodies import Bodies

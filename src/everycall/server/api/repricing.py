@@ -13,7 +13,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 from everycall import limits
 from everycall._pricing import price_book
 from everycall.errors import ConfigurationError
-from everycall.server.api.documents import operation
+from everycall.server.api.openapi import operation
 from everycall.server.api.query import parse_time
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.problems import problem

@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from everycall import limits
 from everycall.errors import ConfigurationError
 from everycall.semconv import DEFAULT_PROJECT
-from everycall.server.api.documents import operation, path_text
+from everycall.server.api.openapi import operation, path_text
 from everycall.server.auth import Access, Identity, require
 from everycall.server.gateway.budgets import Budgets, shown
 from everycall.server.keys import LOCAL_ID, UNPRICED, Keyring

@@ -18,7 +18,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from everycall.semconv import ERROR, STREAM_HEADER
 from everycall.server.api.completion import project_with, read_body, request_decoder, schema_of
-from everycall.server.api.documents import operation
+from everycall.server.api.openapi import operation
 from everycall.server.auth import Identity, require
 from everycall.server.gateway.gateway import Gateway
 from everycall.server.gateway.request import CompletionRequest, CompletionResponse
