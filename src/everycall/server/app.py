@@ -19,22 +19,24 @@ from everycall.errors import Problem
 from everycall.server import login, pages
 from everycall.server.api import (
     completion,
-    datasets,
     deployment_versions,
     deployments,
-    experiments,
-    feedback,
-    langchain_runs,
-    logs,
+    keys,
     openapi,
     otlp,
-    parea,
-    prompts,
     query,
     records,
     repricing,
-    service,
     streaming,
+)
+from everycall.server.api.parea import (
+    datasets,
+    experiments,
+    feedback,
+    langchain_runs,
+    log_queries,
+    prompts,
+    trace_logs,
 )
 from everycall.server.auth import Access, Guard
 from everycall.server.gateway import Gateway
@@ -82,32 +84,32 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
             finally:
                 await store.close()
 
-    services = Services(
-        options=options,
-        store=store,
-        gateway=gateway,
-        access=access,
-        bodies=Bodies(),
-        projects=Projects(store),
-    )
+    state: dict[str, Any] = {
+        "options": options,
+        "store": store,
+        "gateway": gateway,
+        "access": access,
+        "bodies": Bodies(),
+        "projects": trace_logs.Projects(store),
+    }
     return Litestar(
         route_handlers=[
             *records.handlers,
             *otlp.handlers,
             *query.handlers,
-            *parea.handlers,
+            *trace_logs.handlers,
             *completion.handlers,
             *streaming.handlers,
             *prompts.handlers,
             *feedback.handlers,
             *langchain_runs.handlers,
-            *logs.handlers,
+            *log_queries.handlers,
             *experiments.handlers,
             *datasets.handlers,
             *deployments.handlers,
             *deployment_versions.handlers,
             *repricing.handlers,
-            *service.handlers,
+            *keys.handlers,
             *login.handlers,
             *pages.handlers,
         ],

@@ -105,7 +105,7 @@ def test_an_experiment_of_many_traces_is_read_in_parts(
     client: httpx.Client, project_uuid: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from everycall import limits
-    from everycall.server.api import experiments
+    from everycall.server.api.parea import experiments
 
     own = post(client, "/experiment", {"name": "n", "run_name": "r", "project_uuid": project_uuid})["uuid"]
     for number in range(7):

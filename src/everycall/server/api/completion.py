@@ -13,7 +13,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 from everycall import limits
 from everycall.semconv import DEFAULT_PROJECT
 from everycall.server.api.openapi import operation, query_text
-from everycall.server.api.parea import Projects
+from everycall.server.api.parea.trace_logs import Projects
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.gateway.gateway import Gateway
 from everycall.server.gateway.request import CompletionRequest, CompletionResponse

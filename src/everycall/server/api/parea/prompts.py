@@ -13,7 +13,7 @@ from msgspec import Meta
 from everycall import limits
 from everycall.server.api.completion import read_body, schema_of
 from everycall.server.api.openapi import operation
-from everycall.server.api.parea import PREFIX, find_project
+from everycall.server.api.parea.trace_logs import PREFIX, find_project
 from everycall.server.auth import Identity, require
 from everycall.server.gateway.provider_request import missing_deployment
 from everycall.server.gateway.templates import fill_messages

@@ -22,10 +22,10 @@ from everycall import limits
 from everycall.record import Record
 from everycall.semconv import PRICED_KINDS
 from everycall.server.api.completion import project_in, read_body, schema_of
-from everycall.server.api.logs import Filters, condition_of
 from everycall.server.api.openapi import operation, path_text
-from everycall.server.api.parea import PREFIX, Projects, find_project, invalid, written_project
-from everycall.server.api.trees import Forest, iso_time, scores_of
+from everycall.server.api.parea.log_queries import Filters, condition_of
+from everycall.server.api.parea.log_trees import Forest, iso_time, scores_of
+from everycall.server.api.parea.trace_logs import PREFIX, Projects, find_project, invalid, written_project
 from everycall.server.auth import Identity, require
 from everycall.server.problems import not_found, problem
 from everycall.server.projects import Projects

@@ -17,8 +17,8 @@ from litestar.openapi.spec.enums import OpenAPIType
 from everycall import limits, semconv
 from everycall.record import Record, to_json
 from everycall.server.api.openapi import operation
-from everycall.server.api.parea import PREFIX, invalid, read_object, restore_attributes, written_project
-from everycall.server.api.parea_logs import KEPT_PREFIX, checked
+from everycall.server.api.parea.log_fields import KEPT_PREFIX, checked
+from everycall.server.api.parea.trace_logs import PREFIX, invalid, read_object, restore_attributes, written_project
 from everycall.server.auth import Identity, require
 from everycall.server.store.base import Store
 from everycall.server.times import read_timestamp

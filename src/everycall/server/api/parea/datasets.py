@@ -16,9 +16,9 @@ from msgspec import Meta
 from everycall import limits
 from everycall.server.api.completion import project_in, read_body, schema_of
 from everycall.server.api.openapi import operation, path_text
-from everycall.server.api.parea import PREFIX, find_project, invalid
+from everycall.server.api.parea.log_trees import iso_time
+from everycall.server.api.parea.trace_logs import PREFIX, find_project, invalid
 from everycall.server.api.query import tail
-from everycall.server.api.trees import iso_time
 from everycall.server.auth import Identity, require
 from everycall.server.problems import not_found, problem
 from everycall.server.request_bodies import Bodies

@@ -17,7 +17,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 from everycall import record, semconv
 from everycall.record import Record
 from everycall.server.api.openapi import operation
-from everycall.server.api.parea_logs import checked, fields_of_log, fields_of_update
+from everycall.server.api.parea.log_fields import checked, fields_of_log, fields_of_update
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.problems import ProblemError, problem
 from everycall.server.projects import Projects

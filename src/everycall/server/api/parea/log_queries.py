@@ -18,10 +18,10 @@ from everycall import limits
 from everycall.semconv import ERROR, SUCCESS
 from everycall.server.api.completion import project_in, read_body, schema_of
 from everycall.server.api.openapi import operation, path_text
-from everycall.server.api.parea import PREFIX, find_project, invalid
-from everycall.server.api.parea_logs import KEPT_PREFIX
+from everycall.server.api.parea.log_fields import KEPT_PREFIX
+from everycall.server.api.parea.log_trees import Forest, root_of
+from everycall.server.api.parea.trace_logs import PREFIX, find_project, invalid
 from everycall.server.api.query import tail
-from everycall.server.api.trees import Forest, root_of
 from everycall.server.auth import Identity, require
 from everycall.server.problems import not_found
 from everycall.server.request_bodies import Bodies

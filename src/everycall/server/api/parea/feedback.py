@@ -13,8 +13,8 @@ from msgspec import Meta
 from everycall import limits
 from everycall.server.api.completion import read_body, schema_of
 from everycall.server.api.openapi import operation
-from everycall.server.api.parea import PREFIX, find_project, invalid
-from everycall.server.api.trees import root_of
+from everycall.server.api.parea.log_trees import root_of
+from everycall.server.api.parea.trace_logs import PREFIX, find_project, invalid
 from everycall.server.auth import Identity, require
 from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Store

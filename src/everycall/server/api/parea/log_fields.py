@@ -1,4 +1,4 @@
-"""Parea's trace logs as records: the names and meanings of one in those of the other. Used by `api/parea.py`.
+"""Parea's trace logs as records: the names and meanings of one in those of the other. Used by `trace_logs`.
 
 In Parea's API from 0.2.0 on, `trace_id` is the id of one log and `root_trace_id` that of its tree; here these are
 `inference_id` and `trace_id`. What has no field of its own is kept in `attributes`, under `parea.` and its name.
