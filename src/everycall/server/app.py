@@ -84,14 +84,14 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
             finally:
                 await store.close()
 
-    state: dict[str, Any] = {
-        "options": options,
-        "store": store,
-        "gateway": gateway,
-        "access": access,
-        "bodies": Bodies(),
-        "projects": trace_logs.Projects(store),
-    }
+    services = Services(
+        options=options,
+        store=store,
+        gateway=gateway,
+        access=access,
+        bodies=Bodies(),
+        projects=Projects(store),
+    )
     return Litestar(
         route_handlers=[
             *records.handlers,

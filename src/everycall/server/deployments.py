@@ -32,7 +32,6 @@ __all__ = [
     "newest_of",
     "put",
     "roll_back",
-    "strict",
     "version_of",
 ]
 
@@ -80,15 +79,6 @@ class DeploymentRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     project_name: Annotated[str, Meta(max_length=256)] | None = None
     activate: bool = True
     expected_version: Annotated[int, Meta(ge=0)] | None = None
-
-
-def strict(error: msgspec.ValidationError) -> ProblemError:
-    """Return the 422 to raise for a body that is not as documented. An unknown field's name is not repeated."""
-    told, _, where = str(error).partition(" - at ")
-    field = where.strip("`").removeprefix("$").removeprefix(".")
-    if "unknown field" in told:
-        told = "There is a field here that a deployment does not have; a misspelt one would be left out silently"
-    return problem("invalid", 422, "Not as documented", f"{told}{f' (in {field})' if field else ''}.", field=field)
 
 
 def as_deployment(given: DeploymentRequest, project: str, by: str) -> Deployment:

@@ -22,7 +22,7 @@ from everycall.semconv import PROBLEM_JSON
 from everycall.server.security import wants_page
 from everycall.server.store.errors import StoreBusy, StoreError
 
-__all__ = ["ProblemError", "bad_request", "exception_handlers", "not_found", "problem"]
+__all__ = ["ProblemError", "bad_request", "exception_handlers", "invalid_body", "not_found", "problem"]
 
 logger = logging.getLogger("everycall.server")
 
@@ -60,6 +60,18 @@ def problem(
 def bad_request(detail: str, **extensions: Any) -> ProblemError:
     """Return a 400 to raise."""
     return problem("bad_request", 400, "Bad request", detail, **extensions)
+
+
+def invalid_body(error: msgspec.ValidationError, *, repeat_names: bool = False) -> ProblemError:
+    """Return the 422 to raise for a body that does not fit its struct; its `field` says where.
+
+    The name of an unknown field is repeated only with `repeat_names`: in a body with prompts, it may be content.
+    """
+    message, _, location = str(error).partition(" - at ")
+    field = location.strip("`").removeprefix("$").removeprefix(".")
+    if "unknown field" in message and not repeat_names:
+        message = "There is an unknown field; check its spelling, or leave it out"
+    return problem("invalid", 422, "Not as documented", f"{message}{f' (in {field})' if field else ''}.", field=field)
 
 
 def not_found(what: str) -> ProblemError:

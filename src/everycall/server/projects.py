@@ -14,6 +14,7 @@ from everycall.server.store.base import Store
 __all__ = ["Projects"]
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:everycall:project")
+_UUID_CHARS = 36
 
 
 class Projects:
@@ -61,6 +62,8 @@ class Projects:
 
         When there is none, return the identifier itself: records sent to an unknown project are kept under it.
         """
+        if len(identifier) != _UUID_CHARS:
+            return identifier  # a name, which saves asking the store
         for name in (semconv.DEFAULT_PROJECT, *self._created, *await self._store.projects()):
             if identifier in (name, self.uuid(name)):
                 return name

@@ -10,17 +10,17 @@ from dataclasses import asdict
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Response, get
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
 from everycall import limits
 from everycall.server import deployments as rules
+from everycall.server.api.http import ApiRequest, integer_parameter, json_response
 from everycall.server.api.openapi import operation, path_text, query_text
-from everycall.server.auth import Identity, project_of, require
+from everycall.server.auth import project_of, require
 from everycall.server.diff import changes, unified
 from everycall.server.gateway.provider_request import missing_deployment
-from everycall.server.problems import bad_request
 from everycall.server.store.base import Store
 from everycall.server.store.values import Deployment
 
@@ -30,15 +30,10 @@ __all__ = [
     "LIMIT",
     "MISSING",
     "PROJECT",
-    "Asked",
     "difference",
     "handlers",
-    "json_answer",
-    "number_in",
     "reader",
 ]
-
-Asked = Request[Identity, Any, Any]
 
 _encoder = msgspec.json.Encoder()
 _STRING = Schema(type=OpenAPIType.STRING)
@@ -84,17 +79,17 @@ def _listing(of: str, **properties: Schema) -> Schema:
         problems=MISSING,
     ),
 )  # fmt: skip
-async def get_versions(request: Asked) -> Response[bytes]:
+async def get_versions(request: ApiRequest) -> Response[bytes]:
     """List the versions of a deployment, the newest first, without their content."""
     store, project = reader(request)
-    limit = number_in(request, "limit", limits.PAGE_ROWS_MAX) or limits.PAGE_ROWS
-    before = number_in(request, "cursor")
+    limit = integer_parameter(request, "limit", maximum=limits.PAGE_ROWS_MAX) or limits.PAGE_ROWS
+    before = integer_parameter(request, "cursor")
     deployment_id = str(request.path_params["deployment_id"])
     found = await store.deployment_versions(project, deployment_id, before=before, limit=limit + 1)
     if not found and before is None:
         raise await missing_deployment(store, project, deployment_id)
     following = str(found[limit - 1].version) if len(found) > limit else None
-    return json_answer({"versions": [asdict(one) for one in found[:limit]], "next_cursor": following})
+    return json_response({"versions": [asdict(one) for one in found[:limit]], "next_cursor": following})
 
 
 @get(
@@ -111,18 +106,18 @@ async def get_versions(request: Asked) -> Response[bytes]:
         problems=MISSING,
     ),
 )
-async def get_activations(request: Asked) -> Response[bytes]:
+async def get_activations(request: ApiRequest) -> Response[bytes]:
     """List which version was served from when on and by whose key, the latest first; version 0: none was.
 
     `roll_back_to` is where a roll-back leads while this one is served.
     """
     store, project = reader(request)
-    limit = number_in(request, "limit", limits.PAGE_ROWS_MAX) or limits.PAGE_ROWS
+    limit = integer_parameter(request, "limit", maximum=limits.PAGE_ROWS_MAX) or limits.PAGE_ROWS
     deployment_id = str(request.path_params["deployment_id"])
     found = await store.deployment_activations(project, deployment_id, limit=limit)
     if not found and not await rules.newest_of(store, project, deployment_id):
         raise await missing_deployment(store, project, deployment_id)
-    return json_answer({"activations": [asdict(one) for one in found]})
+    return json_response({"activations": [asdict(one) for one in found]})
 
 
 @get(
@@ -147,30 +142,18 @@ async def get_activations(request: Asked) -> Response[bytes]:
         problems=MISSING,
     ),
 )
-async def get_diff(request: Asked) -> Response[bytes]:
+async def get_diff(request: ApiRequest) -> Response[bytes]:
     """Compare two versions: which parts differ, and the same as unified text."""
     store, project = reader(request)
-    older, newer = number_in(request, "from", least=0), number_in(request, "to")
+    older, newer = integer_parameter(request, "from", minimum=0), integer_parameter(request, "to")
     before, after = await rules.both_versions(store, project, request.path_params["deployment_id"], older, newer)
-    return json_answer(await asyncio.to_thread(difference, before, after))
+    return json_response(await asyncio.to_thread(difference, before, after))
 
 
-def reader(request: Asked) -> tuple[Store, str]:
+def reader(request: ApiRequest) -> tuple[Store, str]:
     """Return the store and the project to read. Raises 403."""
     require(request.user, "read")
     return request.app.state.store, project_of(request.user, request.query_params.get("project"))
-
-
-def number_in(request: Asked, name: str, most: int = 10**9 - 1, least: int = 1) -> int | None:
-    """Return a whole number of the query, or None when it is not given. Raises 400 that names it."""
-    text = request.query_params.get(name)
-    if text is None or text == "":
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
-        raise bad_request(
-            f"{name} must be a whole number from {least}{f' to {most}' if most < 10**8 else ''}.", field=name
-        )
-    return int(text)
 
 
 def difference(before: Deployment | None, after: Deployment) -> dict[str, Any]:
@@ -181,11 +164,6 @@ def difference(before: Deployment | None, after: Deployment) -> dict[str, Any]:
         "changes": [asdict(one) for one in changes(before, after)],
         "unified": unified(before, after),
     }
-
-
-def json_answer(value: Any) -> Response[bytes]:
-    """Return an answer of JSON."""
-    return Response(_encoder.encode(value), media_type="application/json")
 
 
 handlers = [get_versions, get_activations, get_diff]

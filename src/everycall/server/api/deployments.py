@@ -9,7 +9,7 @@ import asyncio
 import base64
 import binascii
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Response, get, post, put
@@ -19,19 +19,24 @@ from msgspec import Meta
 
 from everycall import limits
 from everycall.server import deployments as rules
-from everycall.server.api.completion import check_nesting, project_in, read_body, schema_of
 from everycall.server.api.deployment_versions import (
     DEPLOYMENT,
     DEPLOYMENT_ID,
     MISSING,
     PROJECT,
-    Asked,
     difference,
-    json_answer,
-    number_in,
     reader,
 )
-from everycall.server.api.openapi import operation, query_text
+from everycall.server.api.http import (
+    ApiRequest,
+    boolean_parameter,
+    decode_json,
+    integer_parameter,
+    json_response,
+    read_json,
+)
+from everycall.server.api.openapi import operation, query_text, schema_of
+from everycall.server.api.parea.projects import project_named
 from everycall.server.auth import project_of, require
 from everycall.server.deployments import DeploymentRequest
 from everycall.server.problems import bad_request, problem
@@ -40,6 +45,8 @@ from everycall.server.store.base import Store
 from everycall.server.store.values import Deployment
 
 __all__ = ["handlers", "next_cursor", "read_cursor"]
+
+T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(DeploymentRequest)
@@ -56,6 +63,9 @@ class ActivationRequest(Expectation, kw_only=True, forbid_unknown_fields=True):
 
     version: Annotated[int, Meta(ge=1)]
 
+
+_activation_decoder = msgspec.json.Decoder(ActivationRequest)
+_expectation_decoder = msgspec.json.Decoder(Expectation)
 
 _CHANGE_PROBLEMS = {
     **MISSING,
@@ -74,7 +84,7 @@ _CHANGE_PROBLEMS = {
         problems={**_CHANGE_PROBLEMS, 404: "No such deployment to make a version of."},
     ),
 )
-async def post_deployment(request: Asked) -> Response[bytes]:
+async def post_deployment(request: ApiRequest) -> Response[bytes]:
     """Make a deployment or its next version, which is served from now on. A content it has already makes no version."""
     store, given, project = await _given(request)
     if given.deployment_id and not await rules.newest_of(store, project, given.deployment_id):
@@ -87,7 +97,7 @@ async def post_deployment(request: Asked) -> Response[bytes]:
             field="deployment_id",
         )
     _, stored = await rules.put(store, given, rules.as_deployment(given, project, request.user.name))
-    return json_answer(asdict(stored))
+    return json_response(asdict(stored))
 
 
 @put(
@@ -111,7 +121,7 @@ async def post_deployment(request: Asked) -> Response[bytes]:
         problems=_CHANGE_PROBLEMS,
     ),
 )
-async def put_deployment(request: Asked) -> Response[bytes]:
+async def put_deployment(request: ApiRequest) -> Response[bytes]:
     """Make a deployment with this id, or its next version; say what was done and how it differs from what was served.
 
     The same request again changes nothing: a content that a version has already makes none.
@@ -127,13 +137,11 @@ async def put_deployment(request: Asked) -> Response[bytes]:
             "deployment_id is not the one of the address; leave it out of the body.",
             field="deployment_id",
         )
-    dry_run = request.query_params.get("dry_run") or "false"
-    if dry_run not in ("true", "false"):
-        raise bad_request("dry_run is true or false.", field="dry_run")
+    dry_run = boolean_parameter(request, "dry_run", default=False)
     served = await store.deployment(project, deployment_id)
     new = rules.as_deployment(msgspec.structs.replace(given, deployment_id=deployment_id), project, request.user.name)
-    outcome, stored = await rules.put(store, given, new, dry_run=dry_run == "true")
-    return json_answer(
+    outcome, stored = await rules.put(store, given, new, dry_run=dry_run)
+    return json_response(
         {"outcome": outcome, "deployment": asdict(stored), "diff": await asyncio.to_thread(difference, served, stored)}
     )
 
@@ -156,17 +164,17 @@ async def put_deployment(request: Asked) -> Response[bytes]:
         ),
     ),
 )
-async def get_deployments(request: Asked) -> Response[bytes]:
+async def get_deployments(request: ApiRequest) -> Response[bytes]:
     """List the served version of each deployment of the project, by name."""
     store, project = reader(request)
-    limit = number_in(request, "limit", limits.PAGE_ROWS) or limits.PAGE_ROWS  # whole versions: few fill a page
-    active = request.query_params.get("active") or "true"
-    if active not in ("true", "false"):
-        raise bad_request("active is true or false.", field="active")
+    limit = (
+        integer_parameter(request, "limit", maximum=limits.PAGE_ROWS) or limits.PAGE_ROWS
+    )  # whole versions: few fill a page
+    active = boolean_parameter(request, "active", default=True)
     after = read_cursor(request.query_params.get("cursor"))
-    found = await store.deployments(project, active=active == "true", after=after, limit=limit + 1)
+    found = await store.deployments(project, active=active, after=after, limit=limit + 1)
     shown = found[:limit]
-    return json_answer({"deployments": [asdict(one) for one in shown], "next_cursor": next_cursor(found, limit)})
+    return json_response({"deployments": [asdict(one) for one in shown], "next_cursor": next_cursor(found, limit)})
 
 
 @get(
@@ -181,11 +189,11 @@ async def get_deployments(request: Asked) -> Response[bytes]:
         problems={**MISSING, 410: "No version of it is served."},
     ),
 )
-async def get_deployment(request: Asked) -> Response[bytes]:
+async def get_deployment(request: ApiRequest) -> Response[bytes]:
     """Return one deployment: the version that is served, or the one asked for."""
     store, project = reader(request)
-    version = number_in(request, "version")
-    return json_answer(asdict(await rules.version_of(store, project, request.path_params["deployment_id"], version)))
+    version = integer_parameter(request, "version")
+    return json_response(asdict(await rules.version_of(store, project, request.path_params["deployment_id"], version)))
 
 
 @post(
@@ -198,14 +206,14 @@ async def get_deployment(request: Asked) -> Response[bytes]:
         problems=_CHANGE_PROBLEMS,
     ),
 )
-async def post_activate(request: Asked) -> Response[bytes]:
+async def post_activate(request: ApiRequest) -> Response[bytes]:
     """Serve this version from now on. The one that is served already stays, without a note in the history."""
-    given: ActivationRequest = await _change(request, ActivationRequest)
+    given = await _change(request, _activation_decoder)
     store, project, deployment_id = _writer(request)
     found = await rules.activate(
         store, project, deployment_id, given.version, by=request.user.name, expected=given.expected_version
     )
-    return json_answer(asdict(found))
+    return json_response(asdict(found))
 
 
 @post(
@@ -215,12 +223,12 @@ async def post_activate(request: Asked) -> Response[bytes]:
         parameters=[DEPLOYMENT_ID, PROJECT], body=schema_of(Expectation), answer=DEPLOYMENT, problems=_CHANGE_PROBLEMS
     ),
 )
-async def post_roll_back(request: Asked) -> Response[bytes]:
+async def post_roll_back(request: ApiRequest) -> Response[bytes]:
     """Serve the version that was served before this one; asked again, the one before that. The body may be empty."""
-    given: Expectation = await _change(request, Expectation)
+    given = await _change(request, _expectation_decoder)
     store, project, deployment_id = _writer(request)
     by = request.user.name
-    return json_answer(
+    return json_response(
         asdict(await rules.roll_back(store, project, deployment_id, by=by, expected=given.expected_version))
     )
 
@@ -232,12 +240,12 @@ async def post_roll_back(request: Asked) -> Response[bytes]:
         parameters=[DEPLOYMENT_ID, PROJECT], body=schema_of(Expectation), answer=DEPLOYMENT, problems=_CHANGE_PROBLEMS
     ),
 )
-async def post_archive(request: Asked) -> Response[bytes]:
+async def post_archive(request: ApiRequest) -> Response[bytes]:
     """Serve no version any more: it is not listed, and completions with it are a 410. Activating one brings it back."""
-    given: Expectation = await _change(request, Expectation)
+    given = await _change(request, _expectation_decoder)
     store, project, deployment_id = _writer(request)
     by = request.user.name
-    return json_answer(
+    return json_response(
         asdict(await rules.activate(store, project, deployment_id, 0, by=by, expected=given.expected_version))
     )
 
@@ -261,34 +269,21 @@ def read_cursor(text: str | None) -> tuple[str, str] | None:
     return name, deployment_id
 
 
-async def _given(request: Asked) -> tuple[Store, DeploymentRequest, str]:
+async def _given(request: ApiRequest) -> tuple[Store, DeploymentRequest, str]:
     require(request.user, "write")
-    bodies: Bodies = request.app.state.bodies
-    async with bodies.body(request.scope, request.receive) as data:
-        try:
-            given = _decoder.decode(data)
-            check_nesting(data)
-        except msgspec.ValidationError as error:
-            raise rules.strict(error) from None
-        except (ValueError, RecursionError):
-            given = read_body(data, _decoder)  # which says how it is no JSON
-    return request.app.state.store, given, project_in(request.user, given.project_name)
+    given = await read_json(request, _decoder)
+    return request.app.state.store, given, project_named(request.user, given.project_name)
 
 
-async def _change(request: Asked, kind: Any) -> Any:
+async def _change(request: ApiRequest, decoder: msgspec.json.Decoder[T]) -> T:
     """Return the body of a change of the served version; an empty one stands for no expectation."""
     require(request.user, "write")
     bodies: Bodies = request.app.state.bodies
     async with bodies.body(request.scope, request.receive, limits.SMALL_BODY_BYTES_MAX) as data:
-        try:
-            return msgspec.json.decode(data.strip() or b"{}", type=kind)
-        except msgspec.ValidationError as error:
-            raise rules.strict(error) from None
-        except (ValueError, RecursionError):
-            raise bad_request('The body is a JSON object, such as {"version": 2}.') from None
+        return decode_json(data.strip() or b"{}", decoder)
 
 
-def _writer(request: Asked) -> tuple[Store, str, str]:
+def _writer(request: ApiRequest) -> tuple[Store, str, str]:
     project = project_of(request.user, request.query_params.get("project"))
     return request.app.state.store, project, str(request.path_params["deployment_id"])
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-from litestar import Request, Response, delete, get, patch, post
+from litestar import Response, delete, get, patch, post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import UNSET, UnsetType
@@ -15,17 +15,15 @@ from msgspec import UNSET, UnsetType
 from everycall import limits
 from everycall.errors import ConfigurationError
 from everycall.semconv import DEFAULT_PROJECT
+from everycall.server.api.http import ApiRequest, read_json
 from everycall.server.api.openapi import operation, path_text
 from everycall.server.auth import Access, Identity, require
 from everycall.server.gateway.budgets import Budgets, shown
 from everycall.server.keys import LOCAL_ID, UNPRICED, Keyring
 from everycall.server.problems import bad_request, not_found, problem
-from everycall.server.request_bodies import Bodies
 from everycall.server.store.values import ApiKey, KeyLimits
 
 __all__ = ["handlers"]
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 _STRING = Schema(type=OpenAPIType.STRING)
 _BUDGET = Schema(type=[OpenAPIType.NUMBER, OpenAPIType.NULL], description="US dollars a day (UTC); null: no limit.")
@@ -74,6 +72,10 @@ class NewLimits(msgspec.Struct, forbid_unknown_fields=True):
     unpriced: str | UnsetType = UNSET
 
 
+_key_decoder = msgspec.json.Decoder(NewKey)
+_limits_decoder = msgspec.json.Decoder(NewLimits)
+
+
 @get("/healthz", operation_class=operation(answer=Schema(type=OpenAPIType.OBJECT, properties={"status": _STRING})))
 async def healthz() -> dict[str, str]:
     """Say that the server is up. Needs no key, tells nothing else."""
@@ -88,7 +90,7 @@ async def healthz() -> dict[str, str]:
         )
     ),
 )
-async def list_keys(request: Request[Identity, Any, Any]) -> dict[str, Any]:
+async def list_keys(request: ApiRequest) -> dict[str, Any]:
     """List the keys of the caller's project, or of all projects, with what they may spend and have spent today.
 
     Secrets are not kept, so they are not shown. `local` is the local key, for who may see all projects.
@@ -114,10 +116,10 @@ async def list_keys(request: Request[Identity, Any, Any]) -> dict[str, Any]:
         problems={413: "Too large.", 422: "Not as documented."},
     ),
 )
-async def make_key(request: Request[Identity, Any, Any]) -> Response[Any]:
+async def make_key(request: ApiRequest) -> Response[Any]:
     """Make a key for one project; the answer is the only place where its secret is shown."""
     require(request.user, "admin")
-    asked = await _body(request, NewKey)
+    asked = await read_json(request, _key_decoder, limits.SMALL_BODY_BYTES_MAX)
     project = asked.project or request.user.project or DEFAULT_PROJECT
     if request.user.project not in (None, project):
         raise problem("forbidden", 403, "Forbidden", "This key belongs to another project; leave the project out.")
@@ -138,11 +140,11 @@ async def make_key(request: Request[Identity, Any, Any]) -> Response[Any]:
         problems={404: "No such key.", 413: "Too large.", 422: "Not as documented."},
     ),
 )
-async def limit_key(request: Request[Identity, Any, Any]) -> dict[str, Any]:
+async def limit_key(request: ApiRequest) -> dict[str, Any]:
     """Change what a key may spend, from its next request on. What is left out stays; null takes a limit away."""
     require(request.user, "admin")
     key = _named(request)
-    asked = await _body(request, NewLimits)
+    asked = await read_json(request, _limits_decoder, limits.SMALL_BODY_BYTES_MAX)
     given = {name: value for name, value in msgspec.structs.asdict(asked).items() if value is not UNSET}
     budgets = _budgets(request)
     await budgets.load()
@@ -162,7 +164,7 @@ async def limit_key(request: Request[Identity, Any, Any]) -> dict[str, Any]:
         problems={404: "No such key."},
     ),
 )
-async def revoke_key(request: Request[Identity, Any, Any]) -> dict[str, Any]:
+async def revoke_key(request: ApiRequest) -> dict[str, Any]:
     """Revoke a key. It is refused from the next request on, and the sessions that came from it end."""
     require(request.user, "admin")
     key = _named(request)
@@ -172,19 +174,7 @@ async def revoke_key(request: Request[Identity, Any, Any]) -> dict[str, Any]:
     return shown(revoked or key, _budgets(request))
 
 
-async def _body(request: Request[Identity, Any, Any], kind: type[T]) -> T:
-    bodies: Bodies = request.app.state.bodies
-    async with bodies.body(request.scope, request.receive, limits.SMALL_BODY_BYTES_MAX) as data:
-        try:
-            return msgspec.json.decode(data, type=kind)
-        except (ValueError, RecursionError) as error:
-            told = str(error)
-            if "unknown field" in told:  # whose name is the caller's
-                told = f"This body may have {', '.join(kind.__struct_fields__)}, and no further field"
-            raise problem("invalid", 422, "Not as documented", told) from error
-
-
-def _named(request: Request[Identity, Any, Any]) -> ApiKey:
+def _named(request: ApiRequest) -> ApiKey:
     """Return the key that the path names. Raises 404 when there is none that the caller may manage."""
     key_id: str = request.path_params["key_id"]
     keyring: Keyring = _access(request).keyring
@@ -197,12 +187,12 @@ def _named(request: Request[Identity, Any, Any]) -> ApiKey:
     return found[0]
 
 
-def _budgets(request: Request[Identity, Any, Any]) -> Budgets:
+def _budgets(request: ApiRequest) -> Budgets:
     found: Budgets = request.app.state.gateway.budgets
     return found
 
 
-def _access(request: Request[Identity, Any, Any]) -> Access:
+def _access(request: ApiRequest) -> Access:
     found: Access = request.app.state.access
     return found
 

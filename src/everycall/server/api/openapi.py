@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from litestar import Request, Router
@@ -29,7 +30,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 from everycall import semconv
 from everycall.server.auth import OPEN_ROUTES
 
-__all__ = ["configuration", "operation", "path_text", "query_text"]
+__all__ = ["configuration", "operation", "path_text", "query_text", "schema_of"]
 
 VERSION = "1"
 
@@ -53,6 +54,48 @@ PROBLEM_SCHEMA = {
         "detail": {"type": "string", "description": "What to do about it"},
     },
 }
+
+
+_KINDS = {
+    str: OpenAPIType.STRING,
+    int: OpenAPIType.INTEGER,
+    float: OpenAPIType.NUMBER,
+    bool: OpenAPIType.BOOLEAN,
+    dict: OpenAPIType.OBJECT,
+    list: OpenAPIType.ARRAY,
+    tuple: OpenAPIType.ARRAY,
+    type(None): OpenAPIType.NULL,
+}
+
+
+def schema_of(struct: type[msgspec.Struct], *, answer: bool = False) -> Schema:
+    """Return the OpenAPI schema of a struct's fields with their bounds; of an answer, every field is required."""
+    properties = {name: _field(hint) for name, hint in get_type_hints(struct, include_extras=True).items()}
+    required = [one.name for one in msgspec.structs.fields(struct) if answer or one.required]
+    return Schema(type=OpenAPIType.OBJECT, properties=dict(properties), required=required or None)
+
+
+def _field(hint: Any) -> Schema:
+    kinds: list[OpenAPIType] = []
+    schema = Schema()
+    for one in get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,):
+        bare, *metas = get_args(one) if get_origin(one) is Annotated else (one,)
+        plain = get_origin(bare) or bare
+        if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
+            schema = schema_of(plain)
+            kinds.append(OpenAPIType.OBJECT)
+        elif plain in _KINDS:
+            kinds.append(_KINDS[plain])
+        if plain is list:
+            schema.items = _field(*get_args(bare))
+        for meta in metas:
+            schema.minimum, schema.maximum = meta.ge, meta.le
+            bounds = ("min_items", "max_items") if plain is list else ("min_length", "max_length")
+            for name, bound in zip(bounds, (meta.min_length, meta.max_length), strict=True):
+                setattr(schema, name, bound)
+    if kinds:
+        schema.type = kinds[0] if len(kinds) == 1 else kinds
+    return schema
 
 
 def query_text(

@@ -10,22 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Response, get
 from litestar.openapi.spec import Parameter, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
 from everycall import limits, record, semconv
 from everycall.record import Record
+from everycall.server.api.http import ApiRequest, json_response, path_tail, query_values
 from everycall.server.api.openapi import operation, path_text, query_text
-from everycall.server.auth import Identity, project_of, require
+from everycall.server.auth import project_of, require
 from everycall.server.problems import bad_request, not_found
 from everycall.server.store.base import Store
 from everycall.server.store.values import RecordQuery, TraceQuery
 
-__all__ = ["handlers", "parse_query", "parse_time", "records_json", "tail"]
+__all__ = ["handlers", "parse_query", "parse_time"]
 
 Query = TypeVar("Query", RecordQuery, TraceQuery)
 TEXT_CHARS_MAX = 2_048
@@ -49,7 +49,6 @@ _BOUNDS = {
     "limit": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=limits.PAGE_ROWS_MAX),
 }
 _RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:?\d\d)?)?")
-_encoder = msgspec.json.Encoder()
 
 _PROJECT = query_text("project", "The project; needed only by keys of all projects that want another than `default`.")
 _CURSOR = query_text("cursor", _ABOUT["cursor"])
@@ -129,32 +128,14 @@ def _value(name: str, text: str) -> Any:
     return text
 
 
-def records_json(records: Sequence[Record]) -> bytes:
-    """Return records as a JSON array, each exactly in its wire form."""
-    return b"[%b]" % b",".join([record.encode(one) for one in records])
+def _encoded(records: Sequence[Record]) -> list[msgspec.Raw]:
+    """Return records in exactly their wire form."""
+    return [msgspec.Raw(record.encode(one)) for one in records]
 
 
-def tail(request: Request[Any, Any, Any], prefix: str) -> str:
-    """Return what follows `prefix` in the path as it was sent, percent-decoded once: an id with any characters.
-
-    The router's own path is decoded before it is cut at slashes, so an id with a slash in it would not survive there.
-    """
-    raw = request.scope["raw_path"] or quote(request.scope["path"]).encode()
-    return unquote(raw.partition(b"?")[0].decode("latin-1").removeprefix(prefix))
-
-
-def _json(body: bytes) -> Response[bytes]:
-    return Response(body, media_type="application/json")
-
-
-def _given(request: Request[Any, Any, Any]) -> dict[str, list[str]]:
-    params = request.query_params
-    return {name: params.getall(name) for name in params}
-
-
-def _reader(request: Request[Identity, Any, Any], *known: str) -> tuple[Store, str, dict[str, str]]:
+def _reader(request: ApiRequest, *known: str) -> tuple[Store, str, dict[str, str]]:
     """Return the store, the project and the parameters of a route that has only the `known` ones."""
-    given = _given(request)
+    given = query_values(request)
     unknown = sorted(set(given) - {*known, "project"})
     if unknown:
         names = ", ".join(sorted({*known, "project"}))
@@ -170,15 +151,15 @@ def _reader(request: Request[Identity, Any, Any], *known: str) -> tuple[Store, s
         parameters=_parameters(RecordQuery), answer=_listing(records=_RECORDS, next_cursor=_NEXT)
     ),
 )
-async def list_records(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def list_records(request: ApiRequest) -> Response[bytes]:
     """List records, newest first; all filters given apply."""
-    if tail(request, RECORDS_PREFIX.rstrip("/")) not in ("", "/"):
+    if path_tail(request, RECORDS_PREFIX.rstrip("/")) not in ("", "/"):
         return await _one_record(request)
     require(request.user, "read")
-    query = parse_query(RecordQuery, _given(request))
+    query = parse_query(RecordQuery, query_values(request))
     project = project_of(request.user, request.query_params.get("project"))
     page = await request.app.state.store.records(project, query)
-    return _json(b'{"records":%b,"next_cursor":%b}' % (records_json(page.records), _encoder.encode(page.next_cursor)))
+    return json_response({"records": _encoded(page.records), "next_cursor": page.next_cursor})
 
 
 @get(
@@ -189,17 +170,17 @@ async def list_records(request: Request[Identity, Any, Any]) -> Response[bytes]:
         problems=_MISSING,
     ),
 )
-async def one_record(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def one_record(request: ApiRequest) -> Response[bytes]:
     """Return one record."""
     return await _one_record(request)
 
 
-async def _one_record(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def _one_record(request: ApiRequest) -> Response[bytes]:
     store, project, _ = _reader(request)
-    found = await store.record(project, tail(request, RECORDS_PREFIX))
+    found = await store.record(project, path_tail(request, RECORDS_PREFIX))
     if found is None:
         raise not_found("record")
-    return _json(record.encode(found))
+    return json_response(record.encode(found))
 
 
 @get(
@@ -209,16 +190,16 @@ async def _one_record(request: Request[Identity, Any, Any]) -> Response[bytes]:
         answer=_listing(traces=Schema(type=OpenAPIType.ARRAY, items=_SUMMARY), next_cursor=_NEXT),
     ),
 )
-async def list_traces(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def list_traces(request: ApiRequest) -> Response[bytes]:
     """List traces with their sums, newest activity first; all filters given apply."""
-    if tail(request, TRACES_PREFIX.rstrip("/")) not in ("", "/"):
+    if path_tail(request, TRACES_PREFIX.rstrip("/")) not in ("", "/"):
         return await _one_trace(request)
     require(request.user, "read")
-    query = parse_query(TraceQuery, _given(request))
+    query = parse_query(TraceQuery, query_values(request))
     project = project_of(request.user, request.query_params.get("project"))
     page = await request.app.state.store.traces(project, query)
     body = {"traces": [asdict(trace) for trace in page.traces], "next_cursor": page.next_cursor}
-    return _json(_encoder.encode(body))
+    return json_response(body)
 
 
 @get(
@@ -229,22 +210,19 @@ async def list_traces(request: Request[Identity, Any, Any]) -> Response[bytes]:
         problems=_MISSING,
     ),
 )
-async def one_trace(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def one_trace(request: ApiRequest) -> Response[bytes]:
     """Return one trace: its sums, and its records, oldest first."""
     return await _one_trace(request)
 
 
-async def _one_trace(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def _one_trace(request: ApiRequest) -> Response[bytes]:
     store, project, values = _reader(request, "cursor")
-    trace_id = tail(request, TRACES_PREFIX)
+    trace_id = path_tail(request, TRACES_PREFIX)
     summary = await store.trace_summary(project, trace_id)
     if summary is None:
         raise not_found("trace")
     page = await store.trace(project, trace_id, values.get("cursor"))
-    return _json(
-        b'{"trace":%b,"records":%b,"next_cursor":%b}'
-        % (_encoder.encode(asdict(summary)), records_json(page.records), _encoder.encode(page.next_cursor))
-    )
+    return json_response({"trace": asdict(summary), "records": _encoded(page.records), "next_cursor": page.next_cursor})
 
 
 @get(
@@ -265,26 +243,26 @@ async def _one_trace(request: Request[Identity, Any, Any]) -> Response[bytes]:
         ),
     ),
 )
-async def list_clients(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def list_clients(request: ApiRequest) -> Response[bytes]:
     """List the balance sheet of each client process, the most recently seen first."""
     store, project, _ = _reader(request)
     reports = [
         {"client": report.client, "balance": dict(report.balance), "seen_unix_nano": report.seen_unix_nano}
         for report in await store.clients(project)
     ]
-    return _json(_encoder.encode({"clients": reports}))
+    return json_response({"clients": reports})
 
 
 @get(
     "/api/projects",
     operation_class=operation(answer=_listing(projects=Schema(type=OpenAPIType.ARRAY, items=_STRING))),
 )
-async def list_projects(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def list_projects(request: ApiRequest) -> Response[bytes]:
     """List the projects this key may read: its own, or all."""
     require(request.user, "read")
     own = request.user.project
     names = [own] if own is not None else list(await request.app.state.store.projects())
-    return _json(_encoder.encode({"projects": names}))
+    return json_response({"projects": names})
 
 
 handlers = [list_records, one_record, list_traces, one_trace, list_clients, list_projects]

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Response, post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.types import Scope
 
 from everycall import limits, record, semconv
 from everycall.record import ABSENT, OMITTED_FIELDS, Record
+from everycall.server.api.http import ApiRequest, is_nested_too_deep
 from everycall.server.api.openapi import operation, query_text
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.problems import problem
@@ -96,7 +97,7 @@ class _Group:
         },
     ),
 )
-async def post_records(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def post_records(request: ApiRequest) -> Response[bytes]:
     """Store a batch of records, and say which lines were refused. The same batch may be sent again at any time."""
     identity = request.user
     require(identity, "write")
@@ -172,21 +173,8 @@ def check_json(line: bytes) -> None:
     The codec passes users' JSON through unread; it may still hold broken UTF-8, numbers out of any range, or nesting
     that exhausts a reader's stack.
     """
-    value = _json.decode(line)
-    if line.count(b"[") + line.count(b"{") <= limits.NESTING_MAX:
-        return
-    level = [value]
-    for _ in range(limits.NESTING_MAX):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below.extend(child for child in item.values() if isinstance(child, (dict, list)))
-            elif isinstance(item, list):
-                below.extend(child for child in item if isinstance(child, (dict, list)))
-        if not below:
-            return
-        level = below
-    raise ValueError(f"the record is nested deeper than {limits.NESTING_MAX} levels")
+    if is_nested_too_deep(line, _json.decode(line)):
+        raise ValueError(f"the record is nested deeper than {limits.NESTING_MAX} levels")
 
 
 def left_out(found: Record) -> dict[str, Any]:

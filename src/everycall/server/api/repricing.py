@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Response, post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
 from everycall import limits
 from everycall._pricing import price_book
 from everycall.errors import ConfigurationError
+from everycall.server.api.http import ApiRequest, json_response, read_json
 from everycall.server.api.openapi import operation
 from everycall.server.api.query import parse_time
-from everycall.server.auth import Identity, project_of, require
+from everycall.server.auth import project_of, require
 from everycall.server.problems import problem
 from everycall.server.repricing import reprice_page
-from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Store
 from everycall.server.store.values import RecordQuery
 
@@ -38,6 +37,9 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
     project: str | None = None
     dry_run: bool = True
     cursor: str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Asked)
 
 
 @post(
@@ -78,18 +80,13 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
         problems={413: "Too large.", 422: "Not as documented, or the server's own prices cannot be used."},
     ),
 )
-async def reprice(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def reprice(request: ApiRequest) -> Response[bytes]:
     """Price a page of records again, and say by model what changes. The first page reads the server's own prices anew.
 
     With `dry_run`, which is the default, nothing is written. Records whose cost came with them are left alone.
     """
     require(request.user, "admin")
-    bodies: Bodies = request.app.state.bodies
-    async with bodies.body(request.scope, request.receive, limits.SMALL_BODY_BYTES_MAX) as data:
-        try:
-            asked = msgspec.json.decode(data, type=_Asked)
-        except (ValueError, RecursionError) as error:
-            raise problem("invalid", 422, "Not as documented", str(error)) from error
+    asked = await read_json(request, _decoder, limits.SMALL_BODY_BYTES_MAX, repeat_names=True)
     store: Store = request.app.state.store
     prices = price_book.in_use()
     if asked.cursor is None:
@@ -104,7 +101,7 @@ async def reprice(request: Request[Identity, Any, Any]) -> Response[bytes]:
         cursor=asked.cursor,
     )
     page = await reprice_page(store, prices, project_of(request.user, asked.project), query, write=not asked.dry_run)
-    return Response(msgspec.json.encode(asdict(page)), media_type="application/json")
+    return json_response(asdict(page))
 
 
 handlers = [reprice]

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import msgspec
-from litestar import Request, post
+from litestar import post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from everycall.semconv import ERROR, STREAM_HEADER
-from everycall.server.api.completion import project_with, read_body, request_decoder, schema_of
-from everycall.server.api.openapi import operation
-from everycall.server.auth import Identity, require
+from everycall.server.api.completion import request_decoder
+from everycall.server.api.http import ApiRequest, read_json
+from everycall.server.api.openapi import operation, schema_of
+from everycall.server.api.parea.projects import project_of_body
+from everycall.server.auth import require
 from everycall.server.gateway.gateway import Gateway
 from everycall.server.gateway.request import CompletionRequest, CompletionResponse
 from everycall.server.gateway.streaming import Follower
 from everycall.server.problems import problem
-from everycall.server.request_bodies import Bodies
 from everycall.server.security import header
 
 __all__ = ["encode_event", "events_of", "handlers"]
@@ -64,7 +64,7 @@ def encode_event(text: str) -> bytes:
         },
     ),
 )
-async def post_stream(request: Request[Identity, Any, Any]) -> ASGIApp:
+async def post_stream(request: ApiRequest) -> ASGIApp:
     """Run a completion and give its texts as they come; its record has the rest, and the time to the first text.
 
     A caller that goes away before the end cancels the provider's request, and the record says `abandoned`. A provider
@@ -72,12 +72,10 @@ async def post_stream(request: Request[Identity, Any, Any]) -> ASGIApp:
     `x-everycall-stream: end` the last event is `end`: the answer of a plain completion, without its content.
     """
     require(request.user, "write")
-    bodies: Bodies = request.app.state.bodies
     gateway: Gateway = request.app.state.gateway
     gateway.rates.enter(request.user.key)
-    async with bodies.body(request.scope, request.receive) as data:
-        asked: CompletionRequest = read_body(data, request_decoder)
-    project = await project_with(request, asked)
+    asked = await read_json(request, request_decoder)
+    project = await project_of_body(request, asked.project_name, asked.project_uuid)
     follower = gateway.stream(project, asked, request.user.key)
     return await events_of(follower, request.receive, with_end=header(request.scope, STREAM_HEADER.encode()) == "end")
 

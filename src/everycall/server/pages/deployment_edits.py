@@ -24,7 +24,7 @@ from everycall.server.pages.deployments import to_deployment
 from everycall.server.pages.forms import FieldError, Form, read_form
 from everycall.server.pages.layout import Asked, chrome_of, reading
 from everycall.server.pages.rendering import html
-from everycall.server.problems import ProblemError
+from everycall.server.problems import ProblemError, invalid_body
 from everycall.server.store.base import Store
 from everycall.server.store.errors import StoreBusy, StoreError
 from everycall.server.store.values import Deployment
@@ -186,7 +186,7 @@ def _request(form: Form, messages: list[tuple[str, str]], deployment_id: str | N
     try:
         return msgspec.convert(body, DeploymentRequest)
     except msgspec.ValidationError as error:
-        raise rules.strict(error) from None
+        raise invalid_body(error) from None
 
 
 def _message(at: int, role: str, text: str) -> Any:

@@ -8,27 +8,25 @@ from typing import Annotated, Any
 from urllib.parse import unquote
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Response, get, post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import Meta
 
 from everycall import limits
-from everycall.server.api.completion import project_in, read_body, schema_of
-from everycall.server.api.openapi import operation, path_text
+from everycall.server.api.http import PAREA_PREFIX, ApiRequest, invalid_field, json_response, path_tail, read_json
+from everycall.server.api.openapi import operation, path_text, schema_of
 from everycall.server.api.parea.log_trees import iso_time
-from everycall.server.api.parea.trace_logs import PREFIX, find_project, invalid
-from everycall.server.api.query import tail
-from everycall.server.auth import Identity, require
+from everycall.server.api.parea.projects import find_project, project_named
+from everycall.server.auth import require
 from everycall.server.problems import not_found, problem
-from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Store
 from everycall.server.store.values import Dataset, DatasetCase
 
 __all__ = ["handlers"]
 
 Name = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
-COLLECTION_PATH = f"{PREFIX}/collection/"
+COLLECTION_PATH = f"{PAREA_PREFIX}/collection/"
 
 _encoder = msgspec.json.Encoder()
 
@@ -80,21 +78,21 @@ _WRONG = {404: "No such dataset in this project.", 413: "Too large.", 422: "A fi
 
 
 @get(
-    f"{PREFIX}/collection/{{collection:path}}",
+    f"{PAREA_PREFIX}/collection/{{collection:path}}",
     operation_class=operation(
         parameters=[path_text("collection", "A dataset's id or name, percent-encoded.")],
         answer=_COLLECTION,
     ),
 )
-async def get_collection(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def get_collection(request: ApiRequest) -> Response[bytes]:
     """Return a dataset with its test cases; null when there is none, as Parea's clients expect."""
     require(request.user, "read")
-    found = await _find(request, tail(request, COLLECTION_PATH))
-    return _json(None if found is None else _shown(found))
+    found = await _find(request, path_tail(request, COLLECTION_PATH))
+    return json_response(None if found is None else _shown(found))
 
 
 @post(
-    f"{PREFIX}/collection",
+    f"{PAREA_PREFIX}/collection",
     status_code=200,
     operation_class=operation(
         body=schema_of(NewCases),
@@ -104,14 +102,14 @@ async def get_collection(request: Request[Identity, Any, Any]) -> Response[bytes
         problems={**_WRONG, 400: "The name is taken by a dataset with other cases."},
     ),
 )
-async def post_collection(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def post_collection(request: ApiRequest) -> Response[bytes]:
     """Make a dataset. The same again returns the one that is there: clients send again what got no answer."""
     require(request.user, "write")
     given = await _read_cases(request)
     if not given.name:
-        raise invalid("name", "name is required: of the dataset")
+        raise invalid_field("name", "name is required: of the dataset")
     store: Store = request.app.state.store
-    project = project_in(request.user, given.project_name)
+    project = project_named(request.user, given.project_name)
     dataset = Dataset(given.name, project, _columns(given), tuple(map(_case, given.test_cases)))
     stored = await store.put_dataset(dataset)
     if stored is None:
@@ -119,7 +117,7 @@ async def post_collection(request: Request[Identity, Any, Any]) -> Response[byte
         if stored is None or not _same(stored, dataset):
             detail = f"There is a dataset {given.name[:200]!r} with other cases. Add to it with POST /testcases."
             raise problem("dataset_name_taken", 400, "The name is taken", detail, field="name")
-    return _json(
+    return json_response(
         {
             "id": stored.id,
             "last_updated_at": iso_time(stored.updated_unix_nano),
@@ -129,35 +127,35 @@ async def post_collection(request: Request[Identity, Any, Any]) -> Response[byte
 
 
 @post(
-    f"{PREFIX}/testcases",
+    f"{PAREA_PREFIX}/testcases",
     status_code=200,
     operation_class=operation(body=schema_of(NewCases), answer=_IDS, problems=_WRONG),
 )
-async def post_test_cases(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def post_test_cases(request: ApiRequest) -> Response[bytes]:
     """Add cases to the dataset of an id or a name; a dataset of that name is made when there is none."""
     require(request.user, "write")
     given = await _read_cases(request)
     if given.id is None and not given.name:
-        raise invalid("id", "id or name is required: of the dataset to add to")
+        raise invalid_field("id", "id or name is required: of the dataset to add to")
     store: Store = request.app.state.store
     cases = tuple(map(_case, given.test_cases))
     found = await _find(request, given.name or "" if given.id is None else given.id)
     if found is None and given.id is not None:
         raise not_found("dataset")
     if found is None:
-        project = project_in(request.user, given.project_name)
+        project = project_named(request.user, given.project_name)
         made = await store.put_dataset(Dataset(given.name or "", project, _columns(given), cases))
         if made is not None:
-            return _json([case.id for case in made.cases])
+            return json_response([case.id for case in made.cases])
         found = await store.dataset(project, given.name or "")  # somebody else has just made it
     ids = None if found is None else await store.add_cases(found.project_name, found.id, cases)
     if ids is None:
         raise not_found("dataset")
-    return _json(list(ids))
+    return json_response(list(ids))
 
 
 @post(
-    f"{PREFIX}/update_test_case/{{dataset_id:str}}/{{test_case_id:str}}",
+    f"{PAREA_PREFIX}/update_test_case/{{dataset_id:str}}/{{test_case_id:str}}",
     status_code=200,
     operation_class=operation(
         parameters=[path_text("dataset_id", "The dataset."), path_text("test_case_id", "The case in it.")],
@@ -166,13 +164,11 @@ async def post_test_cases(request: Request[Identity, Any, Any]) -> Response[byte
         problems={**_WRONG, 404: "No such case in this project."},
     ),
 )
-async def post_update(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def post_update(request: ApiRequest) -> Response[bytes]:
     """Change a case; what is null or left out stays."""
     require(request.user, "write")
-    bodies: Bodies = request.app.state.bodies
     store: Store = request.app.state.store
-    async with bodies.body(request.scope, request.receive) as data:
-        given: CaseUpdate = read_body(data, _update_decoder)
+    given = await read_json(request, _update_decoder)
     numbers = [_number(str(request.path_params[name])) for name in ("dataset_id", "test_case_id")]
     found = None if None in numbers else await _find(request, numbers[0] or 0)
     case = next((one for one in found.cases if one.id == numbers[1]), None) if found else None
@@ -186,10 +182,10 @@ async def post_update(request: Request[Identity, Any, Any]) -> Response[bytes]:
     )
     if not await store.update_case(found.project_name, found.id, changed):
         raise not_found("test case")
-    return _json({"id": case.id})
+    return json_response({"id": case.id})
 
 
-async def _find(request: Request[Identity, Any, Any], key: int | str) -> Dataset | None:
+async def _find(request: ApiRequest, key: int | str) -> Dataset | None:
     """Return the dataset of an id, or of a text that is its id or its name."""
     store: Store = request.app.state.store
     number = key if isinstance(key, int) else _number(key)
@@ -205,11 +201,8 @@ async def _find(request: Request[Identity, Any, Any], key: int | str) -> Dataset
     return None
 
 
-async def _read_cases(request: Request[Identity, Any, Any]) -> NewCases:
-    bodies: Bodies = request.app.state.bodies
-    async with bodies.body(request.scope, request.receive) as data:
-        given: NewCases = read_body(data, _cases_decoder)
-    return given
+async def _read_cases(request: ApiRequest) -> NewCases:
+    return await read_json(request, _cases_decoder)
 
 
 def _columns(given: NewCases) -> tuple[str, ...]:
@@ -256,10 +249,6 @@ def _shown(dataset: Dataset) -> dict[str, Any]:
             for case in dataset.cases
         },
     }
-
-
-def _json(value: Any) -> Response[bytes]:
-    return Response(_encoder.encode(value), media_type="application/json")
 
 
 handlers = [get_collection, post_collection, post_test_cases, post_update]

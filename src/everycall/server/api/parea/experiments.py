@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Response, get, post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import Meta
@@ -21,15 +21,14 @@ from msgspec import Meta
 from everycall import limits
 from everycall.record import Record
 from everycall.semconv import PRICED_KINDS
-from everycall.server.api.completion import project_in, read_body, schema_of
-from everycall.server.api.openapi import operation, path_text
+from everycall.server.api.http import PAREA_PREFIX, ApiRequest, invalid_field, json_response, read_json
+from everycall.server.api.openapi import operation, path_text, schema_of
 from everycall.server.api.parea.log_queries import Filters, condition_of
 from everycall.server.api.parea.log_trees import Forest, iso_time, scores_of
-from everycall.server.api.parea.trace_logs import PREFIX, Projects, find_project, invalid, written_project
-from everycall.server.auth import Identity, require
+from everycall.server.api.parea.projects import find_project, project_named, project_of_body
+from everycall.server.auth import require
 from everycall.server.problems import not_found, problem
 from everycall.server.projects import Projects
-from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Store
 from everycall.server.store.values import Experiment, LogQuery
 
@@ -116,7 +115,7 @@ _MISSING = {404: "No such experiment in this project.", 422: "A field is wrong; 
 
 
 @post(
-    f"{PREFIX}/experiment",
+    f"{PAREA_PREFIX}/experiment",
     status_code=200,
     operation_class=operation(
         body=schema_of(NewExperiment),
@@ -124,12 +123,12 @@ _MISSING = {404: "No such experiment in this project.", 422: "A field is wrong; 
         problems={400: "The run name is taken.", 422: "A field is wrong; `field` names it."},
     ),
 )
-async def post_experiment(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def post_experiment(request: ApiRequest) -> Response[bytes]:
     """Make an experiment. Of one name, each run has a name of its own."""
     require(request.user, "write")
-    given: NewExperiment = await _read(request, _new_decoder)
+    given: NewExperiment = await read_json(request, _new_decoder, limits.FIELD_BYTES_MAX)
     store: Store = request.app.state.store
-    project = await written_project(request, {"project_name": given.project_name, "project_uuid": given.project_uuid})
+    project = await project_of_body(request, given.project_name, given.project_uuid)
     own = str(uuid.uuid4())
     made = Experiment(
         own,
@@ -143,11 +142,11 @@ async def post_experiment(request: Request[Identity, Any, Any]) -> Response[byte
     if not await store.put_experiment(made):
         detail = f"A run of this experiment has the name {made.run_name!r} already. Give another run_name."
         raise problem("run_name_taken", 400, "The run name is taken", detail, field="run_name")
-    return _json(_shown(made))
+    return json_response(_shown(made))
 
 
 @post(
-    f"{PREFIX}/experiments",
+    f"{PAREA_PREFIX}/experiments",
     status_code=200,
     operation_class=operation(
         body=schema_of(ExperimentFilters),
@@ -155,15 +154,15 @@ async def post_experiment(request: Request[Identity, Any, Any]) -> Response[byte
         problems={422: "A field is wrong; `field` names it."},
     ),
 )
-async def list_experiments(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def list_experiments(request: ApiRequest) -> Response[bytes]:
     """List the experiments that meet all filters, the latest first.
 
     Without a project and with uuids, a key of all projects finds them in any.
     """
     require(request.user, "read")
-    asked: ExperimentFilters = await _read(request, _list_decoder)
+    asked: ExperimentFilters = await read_json(request, _list_decoder, limits.FIELD_BYTES_MAX)
     store: Store = request.app.state.store
-    projects: Sequence[str] = [project_in(request.user, asked.project_name)]
+    projects: Sequence[str] = [project_named(request.user, asked.project_name)]
     if request.user.project is None and not asked.project_name:
         projects = list(dict.fromkeys([*projects, *await store.projects()]))
     found: list[Experiment] = []
@@ -175,31 +174,31 @@ async def list_experiments(request: Request[Identity, Any, Any]) -> Response[byt
             found += [one for one in named if one is not None]
     found = [one for one in found if _meets(one, asked)]
     found.sort(key=lambda one: -one.created_unix_nano)
-    return _json([_shown(one) for one in found[: limits.EXPERIMENTS_MAX]])
+    return json_response([_shown(one) for one in found[: limits.EXPERIMENTS_MAX]])
 
 
 @get(
-    f"{PREFIX}/experiment/{{experiment_uuid:str}}/stats",
+    f"{PAREA_PREFIX}/experiment/{{experiment_uuid:str}}/stats",
     operation_class=operation(parameters=[_UUID], answer=_STATS, problems=_MISSING),
 )
-async def get_stats(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def get_stats(request: ApiRequest) -> Response[bytes]:
     """Return the statistics of each trace of an experiment."""
     require(request.user, "read")
     experiment = await _experiment(request)
-    return _json(_stats(await _traces(request.app.state.store, experiment)))
+    return json_response(_stats(await _traces(request.app.state.store, experiment)))
 
 
 @post(
-    f"{PREFIX}/experiment/{{experiment_uuid:str}}/finished",
+    f"{PAREA_PREFIX}/experiment/{{experiment_uuid:str}}/finished",
     status_code=200,
     operation_class=operation(parameters=[_UUID], body=schema_of(Finish), answer=_STATS, problems=_MISSING),
 )
-async def post_finished(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def post_finished(request: ApiRequest) -> Response[bytes]:
     """Say how an experiment ended, with the results over all of it; returns its statistics."""
     require(request.user, "write")
-    given: Finish = await _read(request, _finish_decoder)
+    given: Finish = await read_json(request, _finish_decoder, limits.FIELD_BYTES_MAX)
     if given.status not in STATUSES:
-        raise invalid("status", f"status is one of {', '.join(STATUSES)}")
+        raise invalid_field("status", f"status is one of {', '.join(STATUSES)}")
     store: Store = request.app.state.store
     experiment = await _experiment(request)
     traces = await _traces(store, experiment)
@@ -210,11 +209,11 @@ async def post_finished(request: Request[Identity, Any, Any]) -> Response[bytes]
         samples=len(traces),
     )
     await store.put_experiment(ended)
-    return _json(_stats(traces))
+    return json_response(_stats(traces))
 
 
 @post(
-    f"{PREFIX}/experiment/{{experiment_uuid:str}}/trace_logs",
+    f"{PAREA_PREFIX}/experiment/{{experiment_uuid:str}}/trace_logs",
     status_code=200,
     operation_class=operation(
         parameters=[_UUID],
@@ -223,10 +222,10 @@ async def post_finished(request: Request[Identity, Any, Any]) -> Response[bytes]
         problems={**_MISSING, 413: "More logs than one answer holds."},
     ),
 )
-async def post_trace_logs(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def post_trace_logs(request: ApiRequest) -> Response[bytes]:
     """Return the logs of an experiment with those below each: the roots, or with a condition all that meet it."""
     require(request.user, "read")
-    condition = condition_of(await _read(request, _filters_decoder))
+    condition = condition_of(await read_json(request, _filters_decoder, limits.FIELD_BYTES_MAX))
     store: Store = request.app.state.store
     experiment = await _experiment(request)
     ids = [one async for one in _trace_ids(store, experiment)]
@@ -236,7 +235,7 @@ async def post_trace_logs(request: Request[Identity, Any, Any]) -> Response[byte
         query = LogQuery(condition=condition, trace_ids=tuple(ids), limit=limits.PAGE_ROWS_MAX)
         shown = list((await store.logs(experiment.project_name, query)).records)
     shown = sorted(shown, key=lambda record: record.start_time_unix_nano)
-    return _json([forest.tree(record) for record in shown])
+    return json_response([forest.tree(record) for record in shown])
 
 
 @dataclass(slots=True)
@@ -248,7 +247,7 @@ class _Trace:
     scores: list[dict[str, Any]] = field(default_factory=list)
 
 
-async def _experiment(request: Request[Identity, Any, Any]) -> Experiment:
+async def _experiment(request: ApiRequest) -> Experiment:
     store: Store = request.app.state.store
     own = str(request.path_params["experiment_uuid"])
 
@@ -347,16 +346,6 @@ def _shown(experiment: Experiment) -> dict[str, Any]:
         "num_samples": experiment.samples,
         "pinned_stats": list(experiment.statistics),
     }
-
-
-async def _read(request: Request[Identity, Any, Any], decoder: msgspec.json.Decoder[Any]) -> Any:
-    bodies: Bodies = request.app.state.bodies
-    async with bodies.body(request.scope, request.receive, limits.FIELD_BYTES_MAX) as data:
-        return read_body(data, decoder)
-
-
-def _json(value: Any) -> Response[bytes]:
-    return Response(_encoder.encode(value), media_type="application/json")
 
 
 handlers = [post_experiment, list_experiments, get_stats, post_finished, post_trace_logs]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Request, post
+from litestar import post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import Meta
 
 from everycall import limits
-from everycall.server.api.completion import read_body, schema_of
-from everycall.server.api.openapi import operation
+from everycall.server.api.http import PAREA_PREFIX, ApiRequest, invalid_field, read_json
+from everycall.server.api.openapi import operation, schema_of
 from everycall.server.api.parea.log_trees import root_of
-from everycall.server.api.parea.trace_logs import PREFIX, find_project, invalid
-from everycall.server.auth import Identity, require
-from everycall.server.request_bodies import Bodies
+from everycall.server.api.parea.projects import find_project
+from everycall.server.auth import require
 from everycall.server.store.base import Store
 from everycall.server.store.values import Feedback
 
@@ -40,7 +39,7 @@ _decoder = msgspec.json.Decoder(FeedbackRequest)
 
 
 @post(
-    f"{PREFIX}/feedback",
+    f"{PAREA_PREFIX}/feedback",
     status_code=200,
     operation_class=operation(
         body=schema_of(FeedbackRequest),
@@ -48,7 +47,7 @@ _decoder = msgspec.json.Decoder(FeedbackRequest)
         problems={413: "Too large.", 422: "A field is wrong; `field` names it."},
     ),
 )
-async def post_feedback(request: Request[Identity, Any, Any]) -> dict[str, str]:
+async def post_feedback(request: ApiRequest) -> dict[str, str]:
     """Keep a feedback; it is shown with its log as soon as both are there.
 
     A `trace_id` that is no log's but a chain's means the chain's first log. The same feedback again, when it is the
@@ -56,12 +55,10 @@ async def post_feedback(request: Request[Identity, Any, Any]) -> dict[str, str]:
     """
     require(request.user, "write")
     store: Store = request.app.state.store
-    bodies: Bodies = request.app.state.bodies
-    async with bodies.body(request.scope, request.receive, limits.FIELD_BYTES_MAX) as data:
-        given: FeedbackRequest = read_body(data, _decoder)
+    given = await read_json(request, _decoder, limits.FIELD_BYTES_MAX)
     about = given.inference_id or given.trace_id or ""
     if not about:
-        raise invalid("trace_id", "trace_id is required: the id of the log that this is about")
+        raise invalid_field("trace_id", "trace_id is required: the id of the log that this is about")
 
     async def has_log(project: str) -> bool:
         return await store.record(project, about) is not None

@@ -10,16 +10,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from litestar import Request, post
+from litestar import post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
 from everycall import limits, semconv
 from everycall.record import Record, to_json
+from everycall.server.api.http import PAREA_PREFIX, ApiRequest, invalid_field, read_object
 from everycall.server.api.openapi import operation
-from everycall.server.api.parea.log_fields import KEPT_PREFIX, checked
-from everycall.server.api.parea.trace_logs import PREFIX, invalid, read_object, restore_attributes, written_project
-from everycall.server.auth import Identity, require
+from everycall.server.api.parea.log_fields import KEPT_PREFIX, checked, restore_attributes
+from everycall.server.api.parea.projects import project_of_body
+from everycall.server.auth import require
 from everycall.server.store.base import Store
 from everycall.server.times import read_timestamp
 from everycall.usage import usage_fields
@@ -48,7 +49,7 @@ _PARAMS = {
 
 
 @post(
-    f"{PREFIX}/trace_log/langchain",
+    f"{PAREA_PREFIX}/trace_log/langchain",
     status_code=200,
     operation_class=operation(
         body=Schema(type=OpenAPIType.OBJECT, description="A run of LangChain with `child_runs`, and Parea's keys."),
@@ -56,21 +57,21 @@ _PARAMS = {
         problems={413: "Too large.", 422: "Not as documented."},
     ),
 )
-async def post_langchain_run(request: Request[Identity, Any, Any]) -> dict[str, str]:
+async def post_langchain_run(request: ApiRequest) -> dict[str, str]:
     """Store a run and all runs inside it."""
     require(request.user, "write")
     store: Store = request.app.state.store
     run = await read_object(request)
-    project = await written_project(request, run)
+    project = await project_of_body(request, run.get("project_name"), run.get("project_uuid"))
     try:
         records = [
             _record({**fields_of_run(one, run, parent), "project_name": project}) for one, parent in runs_of(run)
         ]
     except (ValueError, RecursionError) as error:
-        raise invalid("body", str(error)) from error
+        raise invalid_field("body", str(error)) from error
     commit = await store.commit(project, records)
     if commit.refused:
-        raise invalid("body", commit.refused[0].reason)
+        raise invalid_field("body", commit.refused[0].reason)
     for record in records:
         attributes = to_json(record.attributes)
         if attributes:

@@ -14,9 +14,17 @@ import msgspec
 from everycall import limits, record, semconv
 from everycall.record import OMITTED_FIELDS, Record
 from everycall.server.api.records import check_json
+from everycall.server.store.base import Store
 from everycall.server.times import read_timestamp
 
-__all__ = ["KEPT_PREFIX", "checked", "fields_of_log", "fields_of_update"]
+__all__ = [
+    "KEPT_PREFIX",
+    "checked",
+    "fields_of_log",
+    "fields_of_update",
+    "restore_attributes",
+    "stored_attributes",
+]
 
 KEPT_PREFIX = "parea."
 SCOPE = "parea"
@@ -54,6 +62,19 @@ def checked(fields: Mapping[str, Any]) -> Record:
         raise ValueError(f"the log has {len(line)} bytes, {limits.RECORD_BYTES_MAX} are allowed")
     check_json(line)
     return record.decode(line)
+
+
+def stored_attributes(stored: Record | None) -> dict[str, Any]:
+    """Return the attributes already stored with a log: an update or a repeated log adds to them."""
+    found = None if stored is None else record.to_json(stored.attributes)
+    return found if isinstance(found, dict) else {}
+
+
+async def restore_attributes(store: Store, sent: Record, attributes: dict[str, Any]) -> None:
+    """Put back the attributes of a log that an earlier update replaced as a whole: a store applies updates last."""
+    stored = stored_attributes(await store.record(sent.project_name, sent.inference_id))
+    if any(stored.get(name) != value for name, value in attributes.items()):
+        await store.merge(sent.project_name, sent.inference_id, {"attributes": {**stored, **attributes}})
 
 
 def fields_of_log(log: Mapping[str, Any], omitted: Collection[str] = ()) -> dict[str, Any]:

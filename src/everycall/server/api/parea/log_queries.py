@@ -6,32 +6,30 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Response, get, post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import Meta
 
 from everycall import limits
 from everycall.semconv import ERROR, SUCCESS
-from everycall.server.api.completion import project_in, read_body, schema_of
-from everycall.server.api.openapi import operation, path_text
+from everycall.server.api.http import PAREA_PREFIX, ApiRequest, invalid_field, json_response, path_tail, read_json
+from everycall.server.api.openapi import operation, path_text, schema_of
 from everycall.server.api.parea.log_fields import KEPT_PREFIX
 from everycall.server.api.parea.log_trees import Forest, root_of
-from everycall.server.api.parea.trace_logs import PREFIX, find_project, invalid
-from everycall.server.api.query import tail
-from everycall.server.auth import Identity, require
+from everycall.server.api.parea.projects import find_project, project_named
+from everycall.server.auth import require
 from everycall.server.problems import not_found
-from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Store
 from everycall.server.store.values import OPERATORS, Condition, LogQuery
 from everycall.server.times import read_timestamp
 
 __all__ = ["Filters", "condition_of", "handlers"]
 
-ONE_PATH = f"{PREFIX}/trace_log/"
+ONE_PATH = f"{PAREA_PREFIX}/trace_log/"
 _HOUR = 3_600
 _DAY = 24 * _HOUR
 RANGES = {
@@ -85,18 +83,18 @@ _decoder = msgspec.json.Decoder(LogsRequest)
 
 
 @get(
-    f"{PREFIX}/trace_log/{{trace_id:path}}",
+    f"{PAREA_PREFIX}/trace_log/{{trace_id:path}}",
     operation_class=operation(
         parameters=[path_text("trace_id", "The log's id; or the id of a chain of logs.")],
         answer=_TREE,
         problems={404: "No such log in this project.", 413: "More logs below it than one answer holds."},
     ),
 )
-async def get_trace_log(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def get_trace_log(request: ApiRequest) -> Response[bytes]:
     """Return one log with the logs below it. By the id of a trace: its root, with all logs of the trace below it."""
     require(request.user, "read")
     store: Store = request.app.state.store
-    asked = tail(request, ONE_PATH)
+    asked = path_tail(request, ONE_PATH)
 
     async def has_log(project: str) -> bool:
         return await store.record(project, asked) is not None
@@ -110,11 +108,11 @@ async def get_trace_log(request: Request[Identity, Any, Any]) -> Response[bytes]
     root = forest.records.get(asked) or root_of(list(forest.records.values()))
     if root is None:
         raise not_found("log")
-    return _json(forest.tree(root, whole=root.trace_id == asked))
+    return json_response(forest.tree(root, whole=root.trace_id == asked))
 
 
 @post(
-    f"{PREFIX}/get_trace_logs",
+    f"{PAREA_PREFIX}/get_trace_logs",
     status_code=200,
     operation_class=operation(
         body=schema_of(LogsRequest),
@@ -129,17 +127,15 @@ async def get_trace_log(request: Request[Identity, Any, Any]) -> Response[bytes]
         problems={413: "More logs than one answer holds; ask for a smaller page.", 422: "A field is wrong."},
     ),
 )
-async def get_trace_logs(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def get_trace_logs(request: ApiRequest) -> Response[bytes]:
     """List logs, newest first: without a condition the roots of all trees, with one every log that meets it.
 
     Each has the logs below it nested in it. A page has at most `limits.PAGE_ROWS_MAX` logs, whatever `page_size` says.
     """
     require(request.user, "read")
     store: Store = request.app.state.store
-    bodies: Bodies = request.app.state.bodies
-    async with bodies.body(request.scope, request.receive, limits.SMALL_BODY_BYTES_MAX) as data:
-        asked: LogsRequest = read_body(data, _decoder)
-    project = project_in(request.user, asked.project_name)
+    asked = await read_json(request, _decoder, limits.SMALL_BODY_BYTES_MAX)
+    project = project_named(request.user, asked.project_name)
     size = min(asked.page_size, limits.PAGE_ROWS_MAX)
     condition = condition_of(asked)
     page = await store.logs(
@@ -154,7 +150,7 @@ async def get_trace_logs(request: Request[Identity, Any, Any]) -> Response[bytes
         ),
     )
     forest = await Forest.read(store, project, list(dict.fromkeys(record.trace_id for record in page.records)))
-    return _json(
+    return json_response(
         {
             "total": page.total,
             "page": asked.page,
@@ -172,14 +168,14 @@ def condition_of(filters: Filters) -> Condition | None:
         return None
     operator = filters.filter_operator or "equals"
     if operator not in OPERATORS:
-        raise invalid("filter_operator", f"filter_operator is one of {', '.join(OPERATORS)}")
+        raise invalid_field("filter_operator", f"filter_operator is one of {', '.join(OPERATORS)}")
     value = filters.filter_value
     text = value if isinstance(value, str) or value is None else _encoder.encode(value).decode()
     if field in ("start_timestamp", "end_timestamp") and text is not None:
         try:
             text = str(read_timestamp(text))
         except ValueError as error:
-            raise invalid("filter_value", f"filter_value is {error}") from None
+            raise invalid_field("filter_value", f"filter_value is {error}") from None
     return Condition(_paths(field, filters.filter_key), operator, text)
 
 
@@ -187,7 +183,7 @@ def _paths(field: str, key: str | None) -> tuple[tuple[str, ...], ...]:
     below = (key,) if key else ()
     kind, _, name = field.partition(":")
     if "*" in (key, name.rpartition(":")[2]):  # which a store takes for every key
-        raise invalid("filter_key", "filter_key is the name of one value, and * is none")
+        raise invalid_field("filter_key", "filter_key is the name of one value, and * is none")
     if name and kind == "score":
         return (("attributes", f"{KEPT_PREFIX}scores", name),)
     if name and kind == "annotation":
@@ -202,25 +198,21 @@ def _paths(field: str, key: str | None) -> tuple[tuple[str, ...], ...]:
         return (("attributes", KEPT_PREFIX + field, *below),)
     if field in _OWN_NAMES or field in _SAME_NAMES:
         return ((_OWN_NAMES.get(field, field), *below),)
-    raise invalid("filter_field", f"filter_field is one of {', '.join(FIELDS)}, score:NAME or annotation:TYPE:ID")
+    raise invalid_field("filter_field", f"filter_field is one of {', '.join(FIELDS)}, score:NAME or annotation:TYPE:ID")
 
 
 def _status(status: str | None) -> str | None:
     if status not in (None, "", SUCCESS, ERROR):
-        raise invalid("status", "status is success or error")
+        raise invalid_field("status", "status is success or error")
     return status or None
 
 
 def _since(time_range: str | None) -> int | None:
     name = time_range or "na"
     if name not in RANGES:
-        raise invalid("time_range", f"time_range is one of {', '.join(RANGES)}")
+        raise invalid_field("time_range", f"time_range is one of {', '.join(RANGES)}")
     seconds = RANGES[name]
     return None if seconds is None else time.time_ns() - seconds * 10**9
-
-
-def _json(value: Any) -> Response[bytes]:
-    return Response(_encoder.encode(value), media_type="application/json")
 
 
 handlers = [get_trace_log, get_trace_logs]

@@ -16,7 +16,6 @@ import msgspec
 from everycall import limits
 from everycall.record import Record, to_json
 from everycall.server.api.parea.log_fields import KEPT_PREFIX
-from everycall.server.api.parea.trace_logs import Projects
 from everycall.server.problems import problem
 from everycall.server.projects import Projects
 from everycall.server.store.base import Store

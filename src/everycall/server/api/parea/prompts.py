@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Response, post
 from litestar.openapi.spec import Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import Meta
 
 from everycall import limits
-from everycall.server.api.completion import read_body, schema_of
-from everycall.server.api.openapi import operation
-from everycall.server.api.parea.trace_logs import PREFIX, find_project
-from everycall.server.auth import Identity, require
+from everycall.server.api.http import PAREA_PREFIX, ApiRequest, json_response, read_json
+from everycall.server.api.openapi import operation, schema_of
+from everycall.server.api.parea.projects import find_project
+from everycall.server.auth import require
 from everycall.server.gateway.provider_request import missing_deployment
 from everycall.server.gateway.templates import fill_messages
-from everycall.server.request_bodies import Bodies
 from everycall.server.security import header
 from everycall.server.store.base import Store
 from everycall.server.store.values import Deployment
@@ -39,7 +38,7 @@ _MESSAGES = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT)
 
 
 @post(
-    f"{PREFIX}/deployed-prompt",
+    f"{PAREA_PREFIX}/deployed-prompt",
     status_code=200,
     operation_class=operation(
         body=schema_of(PromptRequest),
@@ -74,13 +73,11 @@ _MESSAGES = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT)
         },
     ),
 )
-async def post_deployed_prompt(request: Request[Identity, Any, Any]) -> Response[bytes]:
+async def post_deployed_prompt(request: ApiRequest) -> Response[bytes]:
     """Return the active version of a deployment: its messages as they are written, and filled with `llm_inputs`."""
     require(request.user, "read")
     store: Store = request.app.state.store
-    bodies: Bodies = request.app.state.bodies
-    async with bodies.body(request.scope, request.receive) as data:
-        asked: PromptRequest = read_body(data, _decoder)
+    asked = await read_json(request, _decoder)
 
     async def serves(project: str) -> bool:
         return await store.deployment(project, asked.deployment_id) is not None
@@ -95,7 +92,7 @@ async def post_deployed_prompt(request: Request[Identity, Any, Any]) -> Response
     answer = _answer(deployment, asked.llm_inputs)
     if _is_first_client(request):
         del answer["version_number"]
-    return Response(_encoder.encode(answer), media_type="application/json")
+    return json_response(answer)
 
 
 def _answer(deployment: Deployment, inputs: dict[str, Any] | None) -> dict[str, Any]:
@@ -114,7 +111,7 @@ def _answer(deployment: Deployment, inputs: dict[str, Any] | None) -> dict[str, 
     }
 
 
-def _is_first_client(request: Request[Identity, Any, Any]) -> bool:
+def _is_first_client(request: ApiRequest) -> bool:
     """Return whether this is a client of Parea's from before it announced its version, which fails on a new field."""
     agent = header(request.scope, b"user-agent") or ""
     return agent.startswith("python-httpx/") and header(request.scope, b"x-sdk-version") is None
