@@ -1,7 +1,7 @@
-"""`Parea`: completions through the endpoint, which asks the provider, keeps the record and answers. Layer 4.
+"""`Parea`, a client for completions through the endpoint, which calls the provider and keeps the record.
 
-The record of a completion is the server's, one each; the SDK makes none beside it. Inside a traced call the completion
-joins that call's trace, below that call. httpx is imported at the first request, not with this module.
+The server makes the one record of each completion; the client makes none. Inside a traced call, the completion is below
+that call in its trace. httpx is imported at the first request, not with this module.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
 import msgspec
@@ -61,22 +61,41 @@ __all__ = [
 ]
 
 API_PATH = "/api/parea/v1"
+STREAM_PATH = "/completion/stream"
 
-_answer_decoder = msgspec.json.Decoder(CompletionResponse)
+_completion_decoder = msgspec.json.Decoder(CompletionResponse)
 _prompt_decoder = msgspec.json.Decoder(UseDeployedPromptResponse)
 
 
+class _ClientOptions(TypedDict):
+    """The keywords with which both of httpx's clients are made."""
+
+    trust_env: bool
+    verify: ssl.SSLContext | bool
+
+
+class _RequestOptions(TypedDict):
+    """The keywords of `build_request` for a stream."""
+
+    content: bytes
+    headers: dict[str, str]
+    timeout: httpx.Timeout
+
+
 class Parea:
-    """A client of the endpoint's completions, for threads and for event loops. Making one connects to nothing.
+    """A client for the endpoint's completions, for threads and for event loops. Creating one opens no connection.
 
-    `api_key`: EVERYCALL_API_KEY, else this user's local key when the endpoint is on this machine. `base_url`: the
-    endpoint, EVERYCALL_ENDPOINT or `semconv.DEFAULT_ENDPOINT` when left out; `/api/parea/v1` is added where it is
-    missing. `cache` False asks for no cached answers, unless a `Completion` says otherwise. `timeout_s` is for a whole
-    completion, tries included; of a stream, for the first text and between two. Raises `ConfigurationError` for an
-    address that is none.
+    - `api_key`: by default EVERYCALL_API_KEY, or this user's local key if the endpoint is on this machine.
+    - `project_name`: the project of completions that name none.
+    - `base_url`: the endpoint, by default EVERYCALL_ENDPOINT or `semconv.DEFAULT_ENDPOINT`. The path `/api/parea/v1`
+      may be part of it.
+    - `cache`: False asks for no cached answers, unless a `Completion` says otherwise.
+    - `timeout_s`: for a whole completion including retries; for a stream, until the first text and between two texts.
 
-    Synchronous calls share connections; so do asynchronous ones inside `async with Parea(...) as p:`. Outside of it
-    each makes its own connection, so that nothing is bound to an event loop that may be gone.
+    Raise `ConfigurationError` if the URL or the time-out is invalid.
+
+    Synchronous calls share connections, and so do asynchronous ones inside `async with Parea(...) as p:`. Outside of
+    it, each asynchronous call opens its own connection, so that nothing is bound to an event loop that may be closed.
     """
 
     def __init__(
@@ -99,72 +118,74 @@ class Parea:
         self._client: httpx.Client | None = None
         self._client_pid = 0
         self._pool: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
-        self._tls: ssl.SSLContext | None = None
+        self._tls_context: ssl.SSLContext | None = None
 
     def completion(self, completion: Completion) -> CompletionResponse:
-        """Run a completion and return its answer, which may have the status "error".
+        """Run a completion and return the response. Its `status` is "error" if the provider failed.
 
-        A request that got no answer, or 408, 429 or 5xx, is sent again (at most `limits.COMPLETION_TRIES_MAX` times in
-        all, within `timeout_s`) under the same `inference_id`: the endpoint does not ask the provider twice for it.
-        Raises `AuthenticationError`, `NotFoundError` (an unknown deployment), `RequestError` for another refusal (a
-        key's limit among them: `budget_exceeded` and `rate_limited`, when waiting did not help), and
-        `UnreachableError` when no try got an answer; `TypeError` for a value that is not JSON.
+        A request without a response, or with 408, 429 or 5xx, is sent again: at most `limits.COMPLETION_TRIES_MAX`
+        times in all, within `timeout_s`, and under the same `inference_id`, so that the endpoint calls the provider
+        once.
+
+        Raise `AuthenticationError`; `NotFoundError` for an unknown deployment; `RequestError` for any other refusal,
+        including a key's limits (`budget_exceeded`, and `rate_limited` if waiting did not help); `UnreachableError` if
+        no attempt got a response; `TypeError` for a value that is not JSON.
         """
         body = completion_body(completion, self._settings, self._cache)
-        return decoded(self._post("/completion", body), _answer_decoder, "a completion")
+        return decoded(self._post("/completion", body), _completion_decoder, "a completion")
 
     async def acompletion(self, completion: Completion) -> CompletionResponse:
-        """Do as `completion` does, on the running event loop."""
+        """Do the same as `completion`, on the running event loop."""
         body = completion_body(completion, self._settings, self._cache)
-        return decoded(await self._apost("/completion", body), _answer_decoder, "a completion")
+        return decoded(await self._apost("/completion", body), _completion_decoder, "a completion")
 
     def stream(self, completion: Completion) -> CompletionStream:
-        """Return the texts of a completion as they come; nothing is asked before the first one is wanted.
+        """Return an iterator of a completion's texts as they arrive. The request is sent with the first `next`.
 
-        Until the first text it is sent again and raises as `completion` does, and raises `RequestError` with the code
-        `provider_failed` when the provider does not answer. After it nothing is sent again: `RequestError` says that
-        the provider failed, `UnreachableError` that the connection broke.
+        Until the first text, retries and errors are those of `completion`; in addition `RequestError` with the code
+        `provider_failed` is raised if the provider fails. After the first text nothing is sent again: `RequestError`
+        means that the provider failed, `UnreachableError` that the connection broke.
         """
         body = completion_body(completion, self._settings, self._cache)
         events = Events()
         return CompletionStream(self._texts(body, events), events)
 
     def astream(self, completion: Completion) -> AsyncCompletionStream:
-        """Do as `stream` does, on the running event loop."""
+        """Do the same as `stream`, on the running event loop."""
         body = completion_body(completion, self._settings, self._cache)
         events = Events()
         return AsyncCompletionStream(self._atexts(body, events), events)
 
-    def get_prompt(self, asked: UseDeployedPrompt) -> UseDeployedPromptResponse:
-        """Return the active version of a deployed prompt, filled with `llm_inputs`. Raises as `completion` does."""
-        return decoded(self._post("/deployed-prompt", prompt_body(asked)), _prompt_decoder, "a deployed prompt")
+    def get_prompt(self, prompt: UseDeployedPrompt) -> UseDeployedPromptResponse:
+        """Return the active version of a deployed prompt, filled with `llm_inputs`. Raise as `completion` does."""
+        return decoded(self._post("/deployed-prompt", prompt_body(prompt)), _prompt_decoder, "a deployed prompt")
 
-    async def aget_prompt(self, asked: UseDeployedPrompt) -> UseDeployedPromptResponse:
-        """Do as `get_prompt` does, on the running event loop."""
-        answer = await self._apost("/deployed-prompt", prompt_body(asked))
-        return decoded(answer, _prompt_decoder, "a deployed prompt")
+    async def aget_prompt(self, prompt: UseDeployedPrompt) -> UseDeployedPromptResponse:
+        """Do the same as `get_prompt`, on the running event loop."""
+        response = await self._apost("/deployed-prompt", prompt_body(prompt))
+        return decoded(response, _prompt_decoder, "a deployed prompt")
 
     def record_feedback(self, feedback: FeedbackRequest) -> None:
-        """Keep a feedback, also on a completion or call whose record has not come yet. Raises as `completion` does.
+        """Store feedback on a completion or call, whose record may arrive later. Raise as `completion` does.
 
-        Sent again, it is kept once.
+        The endpoint stores the same feedback once, however often it is sent.
         """
         self._post("/feedback", feedback_body(feedback))
 
     async def arecord_feedback(self, feedback: FeedbackRequest) -> None:
-        """Do as `record_feedback` does, on the running event loop."""
+        """Do the same as `record_feedback`, on the running event loop."""
         await self._apost("/feedback", feedback_body(feedback))
 
     def close(self) -> None:
-        """Close the connections of synchronous calls. The client can be used again, with new ones."""
+        """Close the connections of synchronous calls. The client can still be used, and then opens new ones."""
         with self._lock:
             client, self._client = self._client, None
-            ours = self._client_pid == os.getpid()
-        if client is not None and ours:
+            is_own = self._client_pid == os.getpid()
+        if client is not None and is_own:
             client.close()
 
     async def aclose(self) -> None:
-        """Close the connections of asynchronous calls made inside `async with`, and those of synchronous ones."""
+        """Close the connections of asynchronous calls inside `async with`, and those of synchronous calls."""
         pool, self._pool = self._pool, None
         if pool is not None and pool[0] is asyncio.get_running_loop():
             await pool[1].aclose()
@@ -190,12 +211,14 @@ class Parea:
             if tries.wait_s:
                 time.sleep(tries.wait_s)
             try:
-                answer = client.post(self._base + path, content=body, headers=self._headers(), timeout=_timeout(tries))
+                response = client.post(
+                    self._base + path, content=body, headers=self._headers(), timeout=_timeout(tries)
+                )
             except _transport_errors() as error:
                 tries.failed(error)
             else:
-                if tries.answered(answer):
-                    return answer
+                if tries.answered(response):
+                    return response
 
     async def _apost(self, path: str, body: bytes) -> httpx.Response:
         tries = Tries(self._timeout_s)
@@ -204,14 +227,14 @@ class Parea:
                 if tries.wait_s:
                     await asyncio.sleep(tries.wait_s)
                 try:
-                    answer = await client.post(
+                    response = await client.post(
                         self._base + path, content=body, headers=self._headers(), timeout=_timeout(tries)
                     )
                 except _transport_errors() as error:
                     tries.failed(error)
                 else:
-                    if tries.answered(answer):
-                        return answer
+                    if tries.answered(response):
+                        return response
 
     def _texts(self, body: bytes, events: Events) -> Generator[str]:
         tries = Tries(self._timeout_s)
@@ -219,24 +242,24 @@ class Parea:
         while True:
             if tries.wait_s:
                 time.sleep(tries.wait_s)
-            request = client.build_request("POST", self._base + "/completion/stream", **self._streaming(body, tries))
+            request = client.build_request("POST", self._base + STREAM_PATH, **self._stream_options(body, tries))
             try:
-                answer = client.send(request, stream=True)
+                response = client.send(request, stream=True)
             except _transport_errors() as error:
                 tries.failed(error)
                 continue
             try:
-                if not answer.is_success:
-                    answer.read()
-                if tries.answered(answer):
-                    for data in answer.iter_raw():
+                if not response.is_success:
+                    response.read()
+                if tries.answered(response):
+                    for data in response.iter_raw():
                         yield from events.feed(data)
                     events.end()
                     return
             except _transport_errors() as error:
                 raise _broken(error) from error
             finally:
-                answer.close()
+                response.close()
 
     async def _atexts(self, body: bytes, events: Events) -> AsyncGenerator[str]:
         tries = Tries(self._timeout_s)
@@ -244,18 +267,17 @@ class Parea:
             while True:
                 if tries.wait_s:
                     await asyncio.sleep(tries.wait_s)
-                url = self._base + "/completion/stream"
-                request = client.build_request("POST", url, **self._streaming(body, tries))
+                request = client.build_request("POST", self._base + STREAM_PATH, **self._stream_options(body, tries))
                 try:
-                    answer = await client.send(request, stream=True)
+                    response = await client.send(request, stream=True)
                 except _transport_errors() as error:
                     tries.failed(error)
                     continue
                 try:
-                    if not answer.is_success:
-                        await answer.aread()
-                    if tries.answered(answer):
-                        async for data in answer.aiter_raw():
+                    if not response.is_success:
+                        await response.aread()
+                    if tries.answered(response):
+                        async for data in response.aiter_raw():
                             for text in events.feed(data):
                                 yield text
                         events.end()
@@ -263,9 +285,9 @@ class Parea:
                 except _transport_errors() as error:
                     raise _broken(error) from error
                 finally:
-                    await answer.aclose()
+                    await response.aclose()
 
-    def _streaming(self, body: bytes, tries: Tries) -> dict[str, Any]:
+    def _stream_options(self, body: bytes, tries: Tries) -> _RequestOptions:
         headers = {
             **self._headers(),
             "accept": "text/event-stream",
@@ -285,7 +307,7 @@ class Parea:
 
     @asynccontextmanager
     async def _in_loop(self) -> AsyncIterator[httpx.AsyncClient]:
-        """Give the client of the running event loop: the one of `async with`, else one for this request alone."""
+        """Yield the client of the running event loop: that of `async with`, or one for this request alone."""
         pool = self._pool
         if pool is not None and pool[0] is asyncio.get_running_loop():
             yield pool[1]
@@ -298,20 +320,18 @@ class Parea:
 
         return httpx.AsyncClient(**self._options())
 
-    def _options(self) -> dict[str, Any]:
-        """Return httpx options: no proxy to this machine, and certificates read once (it takes 30 ms)."""
-        if self._settings.on_loopback:
-            return {"trust_env": False, "verify": self._certificates()}
-        return {"verify": self._certificates()}
+    def _options(self) -> _ClientOptions:
+        """Return options of httpx: no proxy for loopback, and certificates read once, which takes 30 ms."""
+        return {"trust_env": not self._settings.on_loopback, "verify": self._certificates()}
 
     def _certificates(self) -> ssl.SSLContext | bool:
         if urlsplit(self._base).scheme == "http":
             return False  # nothing to verify
-        if self._tls is None:
+        if self._tls_context is None:
             import httpx
 
-            self._tls = httpx.create_ssl_context()
-        return self._tls
+            self._tls_context = httpx.create_ssl_context()
+        return self._tls_context
 
     def _headers(self) -> dict[str, str]:
         headers = {"content-type": "application/json", "user-agent": f"everycall/{__version__}"}
@@ -322,7 +342,7 @@ class Parea:
 
 
 def _timeout(tries: Tries, read_s: float | None = None) -> httpx.Timeout:
-    """Return the time that is left for a try; a connection that does not open is given up early."""
+    """Return the time left for an attempt. Opening the connection gets less: `limits.CONNECT_TIMEOUT_S`."""
     import httpx
 
     left_s = tries.left_s

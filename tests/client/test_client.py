@@ -34,7 +34,7 @@ def records(server: Any, **query: Any) -> list[dict[str, Any]]:
 
 
 class Stub:
-    """An endpoint that answers as it is told: (status, body, headers), or None to close the connection."""
+    """An endpoint with scripted responses: (status, body, headers), or None to close the connection."""
 
     def __init__(self) -> None:
         self.script: deque[tuple[int, bytes, dict[str, str]] | None] = deque()
@@ -76,9 +76,9 @@ class Stub:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     monkeypatch.setattr(limits, "BACKOFF_FIRST_S", 0.001)
-    made = Stub()
-    yield made
-    made.stop()
+    endpoint = Stub()
+    yield endpoint
+    endpoint.stop()
 
 
 ANSWER = json.dumps(
@@ -111,23 +111,23 @@ def test_a_completion(parea: Parea, gateway_server: Any, provider: Any) -> None:
     assert (record["metadata"], record["tags"], record["target"]) == ({"purpose": "testing"}, ["a"], "gold")
 
 
-def test_the_cache_is_the_clients_unless_the_completion_says(parea: Parea, gateway_server: Any) -> None:
-    given = Completion(llm_configuration=PROMPT)
+def test_a_completion_overrides_the_clients_cache_setting(parea: Parea, gateway_server: Any) -> None:
+    request = Completion(llm_configuration=PROMPT)
     with Parea(gateway_server.key, base_url=gateway_server.address, cache=False) as uncached:
-        hits = [client.completion(given).cache_hit for client in (parea, parea, uncached)]
+        hits = [client.completion(request).cache_hit for client in (parea, parea, uncached)]
         hits.append(uncached.completion(Completion(llm_configuration=PROMPT, cache=True)).cache_hit)
     assert hits == [False, True, False, True]
 
 
-def test_a_providers_failure_is_an_answer(parea: Parea, provider: Any) -> None:
+def test_a_providers_failure_is_a_response(parea: Parea, provider: Any) -> None:
     provider.reply(status=400, error="no")
     answer = parea.completion(Completion(llm_configuration=PROMPT))
     assert (answer.status, answer.content, answer.error) == ("error", "", "BadRequestError (400): no")
 
 
 def test_two_event_loops_in_turn(parea: Parea, provider: Any) -> None:
-    given = Completion(llm_configuration=PROMPT, cache=False)
-    assert [asyncio.run(parea.acompletion(given)).content for _ in range(2)] == ["hello", "hello"]
+    request = Completion(llm_configuration=PROMPT, cache=False)
+    assert [asyncio.run(parea.acompletion(request)).content for _ in range(2)] == ["hello", "hello"]
     assert len(provider.requests) == 2
 
 
@@ -162,7 +162,7 @@ def test_errors(parea: Parea, gateway_server: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2, object()}], ids=["object", "set"])
-def test_what_is_not_json_is_a_type_error(parea: Parea, value: Any) -> None:
+def test_a_value_that_is_not_json_is_a_type_error(parea: Parea, value: Any) -> None:
     with pytest.raises(TypeError):
         parea.completion(Completion(llm_configuration=PROMPT, llm_inputs={"x": value}))
     with pytest.raises(TypeError, match="takes a Completion, not dict"):
@@ -180,11 +180,11 @@ def test_a_value_that_contains_itself_is_a_type_error(parea: Parea) -> None:
     "passing", [None, (503, b"", {}), (500, b"<html>", {}), (429, b"{}", {"retry-after": "0"})], ids=str
 )
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_passing_failure_is_tried_again_under_the_same_id(stub: Stub, passing: Any, asynchronous: bool) -> None:
+def test_a_transient_failure_is_retried_under_the_same_id(stub: Stub, passing: Any, asynchronous: bool) -> None:
     stub.script.extend([passing, passing, (200, ANSWER, {})])
     with Parea("k", base_url=stub.address) as parea:
-        given = Completion(llm_configuration=PROMPT)
-        answer = asyncio.run(parea.acompletion(given)) if asynchronous else parea.completion(given)
+        request = Completion(llm_configuration=PROMPT)
+        answer = asyncio.run(parea.acompletion(request)) if asynchronous else parea.completion(request)
     assert answer.content == "c"
     ids = [body["inference_id"] for body in stub.bodies]
     assert len(ids) == 3
@@ -192,14 +192,14 @@ def test_a_passing_failure_is_tried_again_under_the_same_id(stub: Stub, passing:
 
 
 @pytest.mark.parametrize("passing", [None, (503, b'{"title": "Busy", "detail": "try again"}', {})])
-def test_tries_are_bounded(stub: Stub, passing: Any) -> None:
+def test_retries_are_bounded(stub: Stub, passing: Any) -> None:
     stub.script.append(passing)
     with Parea("k", base_url=stub.address) as parea, pytest.raises(errors.UnreachableError, match="after 3 tries"):
         parea.completion(Completion(llm_configuration=PROMPT))
     assert len(stub.bodies) == 3
 
 
-def test_a_wait_that_is_too_long_is_not_waited(stub: Stub) -> None:
+def test_a_wait_longer_than_the_time_out_is_not_begun(stub: Stub) -> None:
     stub.script.append((503, b"", {"retry-after": "100"}))
     with (
         Parea("k", base_url=stub.address, timeout_s=5) as parea,
@@ -209,7 +209,7 @@ def test_a_wait_that_is_too_long_is_not_waited(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", ANSWER.replace(b'"cost": 0.5, ', b"")])
-def test_an_answer_that_is_none_is_unreachable(stub: Stub, body: bytes) -> None:
+def test_a_response_of_another_shape_is_unreachable(stub: Stub, body: bytes) -> None:
     stub.script.append((200, body, {}))
     with Parea("k", base_url=stub.address) as parea, pytest.raises(errors.UnreachableError, match="not a completion"):
         parea.completion(Completion(llm_configuration=PROMPT))
@@ -222,24 +222,24 @@ def test_another_servers_refusal_is_shown(stub: Stub) -> None:
     assert len(stub.bodies) == 1
 
 
-def test_where_and_with_which_key(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_and_key_come_from_arguments_or_environment(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     stub.script.append((200, ANSWER, {}))
-    given = Completion(llm_configuration=PROMPT)
+    request = Completion(llm_configuration=PROMPT)
     path = paths.local_key_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     for base_url in (stub.address, f"{stub.address}/", f"{stub.address}/api/parea/v1"):
         with Parea(base_url=base_url) as parea:
-            parea.completion(given)
+            parea.completion(request)
     path.write_text("local-key\n")
     monkeypatch.setenv("EVERYCALL_ENDPOINT", stub.address)
     with Parea() as parea:
-        parea.completion(given)
+        parea.completion(request)
         monkeypatch.setenv("EVERYCALL_API_KEY", "environment-key")
-        parea.completion(given)
+        parea.completion(request)
     with Parea() as parea:
-        parea.completion(given)
+        parea.completion(request)
     with Parea("given-key") as parea:
-        parea.completion(given)
+        parea.completion(request)
     assert stub.keys == [None, None, None, "local-key", "local-key", "environment-key", "given-key"]
 
 
@@ -252,7 +252,7 @@ def test_a_local_key_is_not_sent_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("base_url", ["ftp://x", "nowhere", "http://"])
-def test_an_address_that_is_none_is_said_at_once(base_url: str) -> None:
+def test_an_invalid_url_is_refused_at_once(base_url: str) -> None:
     with pytest.raises(errors.ConfigurationError, match="http"):
         Parea(base_url=base_url)
 
@@ -261,7 +261,7 @@ def test_keys_are_not_shown() -> None:
     assert "sk-1" not in repr(Completion(provider_api_key="sk-1"))
 
 
-def test_a_completion_inside_a_call_is_below_it(parea: Parea, gateway_server: Any, tmp_path: Path) -> None:
+def test_a_completion_inside_a_call_is_its_child(parea: Parea, gateway_server: Any, tmp_path: Path) -> None:
     from everycall._call.call import Call
     from everycall._call.context import attach, context, current_node, detach
     from everycall._call.recorder import Recorder
@@ -278,15 +278,15 @@ def test_a_completion_inside_a_call_is_below_it(parea: Parea, gateway_server: An
         finally:
             detach(token)
         beside = parea.completion(Completion(llm_configuration=PROMPT))
-    found = {record["inference_id"]: record for record in records(gateway_server)}
-    assert len(found) == 4
-    first = found[inside.inference_id]
+    by_id = {record["inference_id"]: record for record in records(gateway_server)}
+    assert len(by_id) == 4
+    first = by_id[inside.inference_id]
     assert (first["trace_id"], first["parent_id"], first["trace_name"]) == ("order-42", call.inference_id, "support")
     assert (first["end_user_identifier"], first["session_id"]) == ("u-7", "s-1")
-    second = found[named.inference_id]
+    second = by_id[named.inference_id]
     assert (second["trace_id"], second["trace_name"], second["end_user_identifier"]) == ("order-42", "own", "u-8")
-    assert (found[apart.inference_id]["trace_id"], found[apart.inference_id].get("parent_id")) == ("another", None)
-    assert (found[beside.inference_id]["trace_id"], found[beside.inference_id].get("parent_id")) == ("order-42", None)
+    assert (by_id[apart.inference_id]["trace_id"], by_id[apart.inference_id].get("parent_id")) == ("another", None)
+    assert (by_id[beside.inference_id]["trace_id"], by_id[beside.inference_id].get("parent_id")) == ("order-42", None)
 
 
 class _Nowhere:
@@ -322,11 +322,11 @@ def test_the_environments_omit_flags_count(stub: Stub, monkeypatch: pytest.Monke
     assert stub.bodies[0]["log_omit_outputs"] is True
 
 
-def test_importing_and_making_a_client_imports_no_httpx_and_no_price_list() -> None:
+def test_creating_a_client_imports_neither_httpx_nor_the_price_list() -> None:
     code = (
         "import sys, everycall.client as c\n"
         "c.Parea(base_url='http://127.0.0.1:1')\n"
         "print([m for m in ('httpx', 'openai', 'genai_prices', 'pydantic') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -20,7 +20,7 @@ PROMPT = LLMInputs(model="gpt-3.5-turbo", messages=[Message("hi")])
 PAID = 0.000411
 
 
-def asked(n: int, **fields: Any) -> Completion:
+def request(n: int, **fields: Any) -> Completion:
     return Completion(llm_configuration=LLMInputs(model="gpt-3.5-turbo", messages=[Message(f"number {n}")]), **fields)
 
 
@@ -32,43 +32,43 @@ def complete(parea: Parea, completion: Completion, asynchronous: bool) -> Any:
 def key(gateway_server: Any) -> Any:
     """Make a key with these limits: `key(budget_usd_per_day=1.0)` returns its secret."""
 
-    def make(**given: Any) -> str:
-        headers, body = {"x-api-key": gateway_server.key}, {"name": "ci", **given}
-        made = httpx.post(f"{gateway_server.address}/api/keys", json=body, headers=headers, timeout=30)
-        return str(made.json()["secret"])
+    def make(**key_limits: Any) -> str:
+        headers, body = {"x-api-key": gateway_server.key}, {"name": "ci", **key_limits}
+        response = httpx.post(f"{gateway_server.address}/api/keys", json=body, headers=headers, timeout=30)
+        return str(response.json()["secret"])
 
     return make
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_spent_budget_is_told_at_once(gateway_server: Any, key: Any, provider: Any, asynchronous: bool) -> None:
-    """Tomorrow is not waited for: the caller is told what the limit is and when it ends."""
+def test_a_spent_budget_is_raised_at_once(gateway_server: Any, key: Any, provider: Any, asynchronous: bool) -> None:
+    """The client does not wait for tomorrow: the error says what the limit is and when it ends."""
     with Parea(key(budget_usd_per_day=PAID), base_url=gateway_server.address) as parea:
-        assert complete(parea, asked(1), asynchronous).status == "success"
+        assert complete(parea, request(1), asynchronous).status == "success"
         with pytest.raises(errors.RequestError, match="429 The key's budget for today is spent") as raised:
-            complete(parea, asked(2), asynchronous)
+            complete(parea, request(2), asynchronous)
         with pytest.raises(errors.RequestError, match="budget for today"):
-            list(parea.stream(asked(3)))
-        assert complete(parea, asked(1), asynchronous).cache_hit
+            list(parea.stream(request(3)))
+        assert complete(parea, request(1), asynchronous).cache_hit
     problem = raised.value.problem
     assert (problem.code, problem.extensions["limit"]) == ("budget_exceeded", PAID)  # type: ignore[index]
     assert len(provider.requests) == 1
 
 
-def test_a_rate_limit_is_waited_for_or_told(gateway_server: Any, key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_limit_is_waited_for_or_raised(gateway_server: Any, key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with Parea(key(requests_per_minute=1), base_url=gateway_server.address, timeout_s=5) as parea:
-        parea.completion(asked(1))
+        parea.completion(request(1))
         with pytest.raises(errors.RequestError) as raised:
-            parea.completion(asked(1))
+            parea.completion(request(1))
         assert raised.value.problem.code == "rate_limited"
         monkeypatch.setattr("everycall.server.gateway.rates.WINDOW_S", 0.5)
-        assert parea.completion(asked(1)).cache_hit
+        assert parea.completion(request(1)).cache_hit
 
 
-def test_a_completion_that_takes_longer_than_a_try_is_paid_once(
+def test_a_completion_that_takes_longer_than_an_attempt_is_paid_once(
     gateway_server: Any, provider: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client's connection breaks while the provider works: the next try waits for the same answer."""
+    """The client's connection breaks while the provider works: the next attempt waits for the same answer."""
     monkeypatch.setattr(limits, "BACKOFF_FIRST_S", 0.01)
     hold = threading.Event()
     provider.reply(hold=hold)
@@ -82,7 +82,7 @@ def test_a_completion_that_takes_longer_than_a_try_is_paid_once(
 
         monkeypatch.setattr("everycall.client._timeout", timeout)
         threading.Timer(1.0, hold.set).start()
-        answer = parea.completion(asked(1, cache=False))
+        answer = parea.completion(request(1, cache=False))
     assert (answer.status, len(tries), len(provider.requests)) == ("success", 2, 1)
     headers = {"x-api-key": gateway_server.key}
     (record,) = httpx.get(f"{gateway_server.address}/api/records", headers=headers, timeout=30).json()["records"]
@@ -142,12 +142,12 @@ class Counting:
 
 @pytest.fixture
 def counting() -> Iterator[Counting]:
-    made = Counting()
-    yield made
-    made.stop()
+    endpoint = Counting()
+    yield endpoint
+    endpoint.stop()
 
 
-def test_connections_are_used_again(counting: Counting) -> None:
+def test_connections_are_reused(counting: Counting) -> None:
     with Parea("k", base_url=counting.address) as parea:
         for _ in range(5):
             parea.completion(Completion(llm_configuration=PROMPT))
@@ -163,10 +163,10 @@ def test_connections_are_used_again(counting: Counting) -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_the_time_out_is_for_all_tries_together(counting: Counting, asynchronous: bool) -> None:
+def test_the_time_out_covers_all_attempts_together(counting: Counting, asynchronous: bool) -> None:
     counting.delay_s = 60.0
-    begun = time.monotonic()
+    start = time.monotonic()
     with Parea("k", base_url=counting.address, timeout_s=0.5) as parea, pytest.raises(errors.UnreachableError):
         complete(parea, Completion(llm_configuration=PROMPT), asynchronous)
-    assert time.monotonic() - begun >= 0.5
+    assert time.monotonic() - start >= 0.5
     assert counting.connections == 1

@@ -1,1 +1,1 @@
-"""The parts of `everycall.client`: models, streamed completions, retries."""
+"""The parts of `everycall.client`: requests and responses, streams, retries."""

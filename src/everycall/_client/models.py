@@ -1,6 +1,6 @@
-"""What is said to the endpoint's API and what it answers, as values: used by `client.py`. Layer 4.
+"""Requests to the endpoint's API and its responses, as values. `client.py` sends them.
 
-The names and fields are those of Parea's client, where it has them. Nothing here connects to anything.
+Names and fields are those of Parea's client if it has them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _encoder = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a prompt. `content` is text, or a list of OpenAI content parts; the rest belongs to tool use."""
+    """One message of a prompt. `content` is a text or a list of OpenAI's content parts; the rest is for tool use."""
 
     content: str | Sequence[Mapping[str, Any]] | None = ""
     role: str = "user"
@@ -47,7 +47,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ModelParams:
-    """Parameters of the generation. None leaves it to the deployment, else to the provider."""
+    """Parameters of the generation. None means the deployment's value, or else the provider's default."""
 
     temp: float | None = None
     top_p: float | None = None
@@ -60,7 +60,7 @@ class ModelParams:
 
 @dataclass(frozen=True, slots=True)
 class LLMInputs:
-    """The seed's `llm_configuration`: what is given here is used instead of the deployment's."""
+    """The seed's `llm_configuration`. Its values take precedence over the deployment's."""
 
     model: str | None = None
     provider: str | None = None
@@ -73,10 +73,11 @@ class LLMInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What to complete: the seed's request fields. A `deployment_id`, or a configuration with model and messages.
+    """A request for a completion: the seed's fields. It needs a deployment, or a model with messages.
 
-    None leaves a field to the call in progress (`trace_id`, `trace_name`, `end_user_identifier`, `session_id`,
-    `parent_trace_id`), to the client (`cache`, `project_name`) or out. `inference_id` is made when it is not given.
+    A field that is None has the value of the call in progress (`trace_id`, `trace_name`, `end_user_identifier`,
+    `session_id`, `parent_trace_id`) or of the client (`cache`, `project_name`), or is not sent. `inference_id` is
+    generated if it is None.
     """
 
     trace_id: str | None = None
@@ -103,9 +104,9 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionResponse:
-    """The seed's answer. `status` is "success" or "error" (a provider's failure, with `error`, is an answer too).
+    """The seed's response. `status` is "success", or "error" if the provider failed; `error` is then its message.
 
-    `latency` is seconds, `cost` US dollars; a number that is not known is 0 here and null in the record. Times are
+    `latency` is in seconds, `cost` in US dollars. An unknown number is 0 here and null in the record. Times are
     `YYYY-MM-DD HH:MM:SS`, UTC.
     """
 
@@ -127,7 +128,7 @@ class CompletionResponse:
 
 @dataclass(frozen=True, slots=True)
 class UseDeployedPrompt:
-    """Which deployed prompt to fetch, and the values of its variables, if it is to be filled."""
+    """A request for a deployed prompt, with the values of its variables if they should be filled in."""
 
     deployment_id: str
     llm_inputs: Mapping[str, Any] | None = None
@@ -135,7 +136,7 @@ class UseDeployedPrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """The messages of a deployed prompt: as they are written, and filled with `inputs`."""
+    """The messages of a deployed prompt: as written (`raw_messages`), and with `inputs` filled in."""
 
     raw_messages: list[dict[str, Any]]
     messages: list[dict[str, Any]]
@@ -144,7 +145,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UseDeployedPromptResponse:
-    """The active version of a deployment. `functions` are JSON texts, as Parea's client has them."""
+    """The active version of a deployment. `functions` are JSON texts, as in Parea's client."""
 
     deployment_id: str
     version_number: float | None = None
@@ -159,10 +160,10 @@ class UseDeployedPromptResponse:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackRequest:
-    """What somebody thinks of an answer: `score` from 0 to 1, about the completion or call with this id.
+    """Feedback on the completion or call with this id: a `score` from 0 to 1, and a comment or the right answer.
 
-    `trace_id` is Parea's name of the record's `inference_id`; that of a chain means its first record. Raises
-    `ValueError` for a score out of bounds, and when neither id is given.
+    `trace_id` is Parea's name for the record's `inference_id`; the id of a trace means its first record. Raise
+    `ValueError` if the score is out of bounds, or if neither id is given.
     """
 
     score: float
@@ -180,11 +181,14 @@ class FeedbackRequest:
 
 
 def completion_body(completion: Completion, settings: Settings, cache: bool) -> bytes:
-    """Return the request: what was given, and from the call in progress what was not. Raises `TypeError`."""
+    """Return the body of a request for a completion, with the defaults of the call in progress.
+
+    Raise `TypeError` for a value that is not JSON.
+    """
     if not isinstance(completion, Completion):
         raise TypeError(f"completion() takes a Completion, not {type(completion).__name__}")
-    given = {one.name: getattr(completion, one.name) for one in fields(completion)}
-    body = {name: value for name, value in given.items() if value is not None}
+    values = {item.name: getattr(completion, item.name) for item in fields(completion)}
+    body = {name: value for name, value in values.items() if value is not None}
     body.setdefault("project_name", settings.project_name)
     body.setdefault("cache", cache)
     body.setdefault("inference_id", f"{secrets.token_hex(16)}-{secrets.token_hex(8)}")
@@ -192,18 +196,18 @@ def completion_body(completion: Completion, settings: Settings, cache: bool) -> 
     return _encoded(body, "completion")
 
 
-def prompt_body(asked: UseDeployedPrompt) -> bytes:
-    """Return the request for a deployed prompt. Raises `TypeError`."""
-    if not isinstance(asked, UseDeployedPrompt):
-        raise TypeError(f"get_prompt() takes a UseDeployedPrompt, not {type(asked).__name__}")
-    return _encoded({"deployment_id": asked.deployment_id, "llm_inputs": asked.llm_inputs}, "prompt's inputs")
+def prompt_body(prompt: UseDeployedPrompt) -> bytes:
+    """Return the body of a request for a deployed prompt. Raise `TypeError` for a value that is not JSON."""
+    if not isinstance(prompt, UseDeployedPrompt):
+        raise TypeError(f"get_prompt() takes a UseDeployedPrompt, not {type(prompt).__name__}")
+    return _encoded({"deployment_id": prompt.deployment_id, "llm_inputs": prompt.llm_inputs}, "prompt's inputs")
 
 
-def feedback_body(given: FeedbackRequest) -> bytes:
-    """Return the request that records a feedback. Raises `TypeError`."""
-    if not isinstance(given, FeedbackRequest):
-        raise TypeError(f"record_feedback() takes a FeedbackRequest, not {type(given).__name__}")
-    return _encoded({one.name: getattr(given, one.name) for one in fields(given)}, "feedback")
+def feedback_body(feedback: FeedbackRequest) -> bytes:
+    """Return the body of a request that stores feedback. Raise `TypeError` for a value that is not JSON."""
+    if not isinstance(feedback, FeedbackRequest):
+        raise TypeError(f"record_feedback() takes a FeedbackRequest, not {type(feedback).__name__}")
+    return _encoded({item.name: getattr(feedback, item.name) for item in fields(feedback)}, "feedback")
 
 
 def _encoded(body: Mapping[str, Any], what: str) -> bytes:
@@ -214,8 +218,9 @@ def _encoded(body: Mapping[str, Any], what: str) -> bytes:
 
 
 def _inherit(body: dict[str, Any], settings: Settings) -> None:
+    """Add what the body leaves to the call in progress. Omit flags add up: those of all three sources hold."""
     node = current_node()
-    recorder = _recorder._active  # not active(): a completion alone is no reason to open a spool
+    recorder = _recorder._active  # active() would open a spool, which a completion does not need
     omit = settings.omit | (recorder.omit if recorder is not None else 0)
     if node is not None:
         omit |= node.omit

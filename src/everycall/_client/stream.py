@@ -1,6 +1,6 @@
-"""A streamed completion on the caller's side: an iterator of its texts, and its answer at the end. Layer 4.
+"""A streamed completion: an iterator of its texts, and the whole response at the end.
 
-Made by `client.Parea`, which opens the connection; what is read here is bytes.
+`client.Parea` opens the connection; this module reads the bytes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class _Chunk(msgspec.Struct):
 
 
 _chunk_decoder = msgspec.json.Decoder(_Chunk)
-_answer_decoder = msgspec.json.Decoder(CompletionResponse)
+_response_decoder = msgspec.json.Decoder(CompletionResponse)
 
 
 class Events:
-    """Reads the endpoint's events from bytes, in whatever pieces these come. Keeps what the stream said last."""
+    """Reads the endpoint's server-sent events from bytes, however they are split. `response` is set by the last one."""
 
     def __init__(self) -> None:
         self.response: CompletionResponse | None = None
@@ -38,7 +38,7 @@ class Events:
         self._texts: list[str] = []
 
     def feed(self, data: bytes) -> Iterator[str]:
-        """Yield the texts that these bytes complete. Raises `UnreachableError` for what is no such stream."""
+        """Yield the texts of the events that these bytes complete. Raise `UnreachableError` for other content."""
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         for line in lines:
@@ -54,7 +54,7 @@ class Events:
                     yield text
 
     def end(self) -> None:
-        """Look at how the stream ended. Raises `RequestError` when the provider failed in the middle of it."""
+        """Complete `response` after the last byte. Raise `RequestError` if the provider failed during the stream."""
         response = self.response
         if response is None:
             return
@@ -72,18 +72,18 @@ class Events:
             return ""
         try:
             if kind == END:
-                self.response = _answer_decoder.decode(data)
+                self.response = _response_decoder.decode(data)
                 return ""
             return _chunk_decoder.decode(data).chunk
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UnreachableError(f"the stream has an event that is none of a completion: {error}") from error
+            raise UnreachableError(f"unexpected stream event: {error}") from error
 
 
 class CompletionStream:
-    """The texts of one completion as they come: an iterator, which asks the endpoint when the first one is wanted.
+    """An iterator of the texts of one completion as they arrive. The request is sent with the first `next`.
 
-    Close it (or use it in `with`) to hang up before the end: the endpoint then cancels the provider's request, and the
-    record says `abandoned`. `response` is the whole answer once the texts are read to the end, None before.
+    Close it (or use it in `with`) to stop before the end: the endpoint then cancels the provider's request, and the
+    record says `abandoned`.
     """
 
     def __init__(self, texts: Generator[str], events: Events) -> None:
@@ -92,7 +92,7 @@ class CompletionStream:
 
     @property
     def response(self) -> CompletionResponse | None:
-        """The whole answer, at the end."""
+        """The whole response once all texts are read; None before."""
         return self._events.response
 
     def __iter__(self) -> CompletionStream:
@@ -102,7 +102,7 @@ class CompletionStream:
         return next(self._texts)
 
     def close(self) -> None:
-        """Hang up. Does nothing at the end, or when nothing was asked yet."""
+        """Close the connection. Does nothing after the last text, or before the request is sent."""
         self._texts.close()
 
     def __enter__(self) -> CompletionStream:
@@ -115,7 +115,7 @@ class CompletionStream:
 
 
 class AsyncCompletionStream:
-    """As `CompletionStream`, on an event loop. One that is not read to the end is to be closed there: `async with`."""
+    """The same as `CompletionStream`, on an event loop. Close it there if you stop before the end: `async with`."""
 
     def __init__(self, texts: AsyncGenerator[str], events: Events) -> None:
         self._texts = texts
@@ -123,7 +123,7 @@ class AsyncCompletionStream:
 
     @property
     def response(self) -> CompletionResponse | None:
-        """The whole answer, at the end."""
+        """The whole response once all texts are read; None before."""
         return self._events.response
 
     def __aiter__(self) -> AsyncIterator[str]:
@@ -133,7 +133,7 @@ class AsyncCompletionStream:
         return await anext(self._texts)
 
     async def aclose(self) -> None:
-        """Hang up. Does nothing at the end, or when nothing was asked yet."""
+        """Close the connection. Does nothing after the last text, or before the request is sent."""
         await self._texts.aclose()
 
     async def __aenter__(self) -> AsyncCompletionStream:
