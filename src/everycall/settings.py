@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from everycall import limits
@@ -18,10 +18,47 @@ from everycall.errors import ConfigurationError
 from everycall.paths import local_key_path, spool_root
 from everycall.semconv import DEFAULT_ENDPOINT, DEFAULT_PROJECT
 
-__all__ = ["OMIT_ALL", "OMIT_INPUTS", "OMIT_NOTHING", "OMIT_OUTPUTS", "Mask", "Settings", "is_disabled", "omit_flags"]
+__all__ = [
+    "ENVIRONMENT",
+    "OMIT_ALL",
+    "OMIT_INPUTS",
+    "OMIT_NOTHING",
+    "OMIT_OUTPUTS",
+    "Mask",
+    "Settings",
+    "Variable",
+    "is_disabled",
+    "omit_flags",
+]
 
 Mask = Callable[[str, Any], Any]
 """`mask(field, value)` returns what to keep of a record's field; `value` is plain JSON (or text)."""
+
+
+class Variable(NamedTuple):
+    """An environment variable that everycall reads."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+ENVIRONMENT: Final = (
+    Variable("EVERYCALL_ENDPOINT", DEFAULT_ENDPOINT, "where records are sent: an http or https URL"),
+    Variable("EVERYCALL_API_KEY", "the local key, on loopback", "the key that is sent, as `x-api-key`"),
+    Variable("EVERYCALL_PROJECT", DEFAULT_PROJECT, "the project of the records"),
+    Variable("EVERYCALL_DISABLED", "0", "1 switches recording off: decorators return the function itself"),
+    Variable("EVERYCALL_LOG_OMIT", "none", "what to leave out: `inputs`, `outputs`, `all`, or several with commas"),
+    Variable("EVERYCALL_SAMPLE_RATE", "1.0", "the share of traces that is recorded, from 0.0 to 1.0"),
+    Variable("EVERYCALL_SPOOL_DIR", "`spool` in the state directory", "where records wait until they are delivered"),
+    Variable(
+        "EVERYCALL_HOME", "`~/.local/state/everycall`", "the state directory: spool, local key, the server's data"
+    ),
+    Variable("EVERYCALL_EXIT_TIMEOUT", f"{limits.EXIT_TIMEOUT_S:g}", "seconds that the exit of a process may wait"),
+    Variable("EVERYCALL_PROPAGATE_THREADS", "1", "0 leaves the context of a call out of threads it starts"),
+    Variable("EVERYCALL_PROPAGATE_TO", "none", "hosts that get `traceparent` and `baggage`, with commas"),
+)
+"""Every `EVERYCALL_*` variable; README's table is made of it."""
 
 OMIT_NOTHING, OMIT_INPUTS, OMIT_OUTPUTS, OMIT_ALL = 0, 1, 2, 4
 _OMIT_NAMES = {"": OMIT_NOTHING, "none": OMIT_NOTHING, "inputs": OMIT_INPUTS, "outputs": OMIT_OUTPUTS, "all": OMIT_ALL}

@@ -210,6 +210,21 @@ def test_without_an_extra_a_command_says_what_to_install(core: Venv, tmp_path: P
     assert done.stderr.count("\n") == 1
 
 
+def test_everything_installs_from_a_folder_of_wheels(
+    wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """As README says: `pip install --find-links dist "everycall[all]"` in a new environment, then the server starts."""
+    venv = Venv(tmp_path_factory.mktemp("all"))
+    venv.install("--find-links", str(wheels["everycall"].parent), "everycall[all]")
+    program = (
+        "import everycall_openai, everycall_anthropic, everycall_google, everycall_langchain, everycall.server.app"
+    )
+    done = venv.run("-c", program, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = venv.run("-m", "everycall", "key", "create", "ci", "--project", "default", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_ship_needs_no_extra(core: Venv, tmp_path: Path) -> None:
     """What a traced program left behind can be delivered from where only the core is installed."""
     done = core.run("-m", "everycall", "ship", home=tmp_path)
