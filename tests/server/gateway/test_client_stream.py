@@ -221,7 +221,7 @@ def test_what_has_a_text_is_never_sent_again(asynchronous: bool) -> None:
 
 def test_what_is_no_stream() -> None:
     wire = Wire([OK, b"data: <html>\r\n\r\n"])
-    with Parea("k", base_url=wire.address) as parea, pytest.raises(errors.UnreachableError, match="unexpected stream event"):
+    with Parea("k", base_url=wire.address) as parea, pytest.raises(errors.UnreachableError, match="unexpected stream"):
         list(parea.stream(Completion(llm_configuration=PROMPT)))
     wire.close()
 
