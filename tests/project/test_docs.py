@@ -130,6 +130,8 @@ def test_commands_can_be_parsed(block: Block) -> None:
                 parser.parse_args(words[1:])
             elif words[0].startswith("scripts/"):
                 assert os.access(ROOT / words[0], os.X_OK), line
+            elif words[0] == "export":
+                assert words[1].startswith(("OTEL_", "EVERYCALL_")), line
             else:
                 assert words[0] in ("pip", "pytest"), line
 
