@@ -1,6 +1,6 @@
 """The runs that are open now, by LangChain's run id: one map for all handlers of the process. Called by the handler.
 
-It answers which call is a run's parent; `_inside` answers with it which call is current in a user's code. Nothing is
+It answers which call is a run's parent; `_current` answers with it which call is current in a user's code. Nothing is
 attached to any context, so nothing leaks out of it or is detached in a wrong place.
 """
 

@@ -13,9 +13,9 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from everycall.integration import report
-from everycall_langchain import _completion, _graphs, _life, _render
+from everycall_langchain import _completion, _graphs, _lifecycle, _render
+from everycall_langchain._current import register
 from everycall_langchain._hook import DONE, Done, hook, own_hook
-from everycall_langchain._inside import register
 from everycall_langchain._options import Options
 from everycall_langchain._runs import RUNS, Run, key
 
@@ -113,11 +113,17 @@ class CallbackHandler(BaseCallbackHandler):
         **_about: Any,
     ) -> Done:
         try:
-            run = _life.begin(
-                self._options, "llm", name or _life.name_of(serialized, "llm"), run_id, parent_run_id, tags, metadata
+            run = _lifecycle.begin(
+                self._options,
+                "llm",
+                name or _lifecycle.name_of(serialized, "llm"),
+                run_id,
+                parent_run_id,
+                tags,
+                metadata,
             )
             if run is not None:
-                _life.ask(run, _completion.request(messages, invocation_params or _NOTHING, metadata or _NOTHING))
+                _lifecycle.ask(run, _completion.request(messages, invocation_params or _NOTHING, metadata or _NOTHING))
         except Exception as error:  # noqa: BLE001 - the guard
             report("on_chat_model_start", error)
         return DONE
@@ -136,11 +142,11 @@ class CallbackHandler(BaseCallbackHandler):
         invocation_params: Mapping[str, Any] | None = None,
         **_about: Any,
     ) -> None:
-        run = _life.begin(
-            self._options, "llm", name or _life.name_of(serialized, "llm"), run_id, parent_run_id, tags, metadata
+        run = _lifecycle.begin(
+            self._options, "llm", name or _lifecycle.name_of(serialized, "llm"), run_id, parent_run_id, tags, metadata
         )
         if run is not None:
-            _life.ask(run, _completion.text_request(prompts, invocation_params or _NOTHING, metadata or _NOTHING))
+            _lifecycle.ask(run, _completion.text_request(prompts, invocation_params or _NOTHING, metadata or _NOTHING))
 
     @hook
     def on_llm_new_token(self, token: Any, *, run_id: Any, chunk: Any = None, **_about: Any) -> None:
@@ -175,7 +181,7 @@ class CallbackHandler(BaseCallbackHandler):
                 said = _completion.answer(response, run_id)
             return {**said, "content": run.text() or said.get("content")}  # the response may lack the last chunk
 
-        _life.fail(run_id, error, so_far)
+        _lifecycle.fail(run_id, error, so_far)
 
     # --- chains ---
 
@@ -201,10 +207,10 @@ class CallbackHandler(BaseCallbackHandler):
             else:
                 agent = name in _AGENT_NAMES or (metadata and name and name == metadata.get("lc_agent_name"))
                 kind = "agent" if agent else "chain"
-            run = _life.begin(
+            run = _lifecycle.begin(
                 self._options,
                 kind,
-                name or _life.name_of(serialized, kind),
+                name or _lifecycle.name_of(serialized, kind),
                 run_id,
                 parent_run_id,
                 tags,
@@ -212,27 +218,29 @@ class CallbackHandler(BaseCallbackHandler):
                 parent_run_id is None and _graphs.is_resumption(inputs),
             )
             if run is not None and not (run.call.omit and run.parent is not None):
-                _life.keep_inputs(run, inputs)
+                _lifecycle.keep_inputs(run, inputs)
         except Exception as error:  # noqa: BLE001 - the guard
             report("on_chain_start", error)
         return DONE
 
     @own_hook
-    def on_chain_end(self, outputs: Any, *, run_id: Any, inputs: Any = _life.MISSING, **_about: Any) -> Done:
+    def on_chain_end(self, outputs: Any, *, run_id: Any, inputs: Any = _lifecycle.MISSING, **_about: Any) -> Done:
         try:
             run = RUNS.close(run_id.int if type(run_id) is UUID else key(run_id))
             if run is not None:
-                if inputs is _life.MISSING and not run.call.omit:
+                if inputs is _lifecycle.MISSING and not run.call.omit:
                     run.call.returned(outputs, _render.plain)
                 else:
-                    _life.end_chain(run, outputs, inputs)
+                    _lifecycle.end_chain(run, outputs, inputs)
         except Exception as error:  # noqa: BLE001 - the guard
             report("on_chain_end", error)
         return DONE
 
     @hook
     def on_chain_error(self, error: BaseException, *, run_id: Any, inputs: Any = None, **_about: Any) -> None:
-        _life.fail(run_id, error, lambda run: {} if _life.is_passed_on(run) else {"inputs": _render.plain(inputs)})
+        _lifecycle.fail(
+            run_id, error, lambda run: {} if _lifecycle.is_passed_on(run) else {"inputs": _render.plain(inputs)}
+        )
 
     # --- tools and retrievers ---
 
@@ -250,18 +258,18 @@ class CallbackHandler(BaseCallbackHandler):
         name: str | None = None,
         **_about: Any,
     ) -> None:
-        named = name or _life.name_of(serialized, "tool")
-        run = _life.begin(self._options, "tool", named, run_id, parent_run_id, tags, metadata)
+        named = name or _lifecycle.name_of(serialized, "tool")
+        run = _lifecycle.begin(self._options, "tool", named, run_id, parent_run_id, tags, metadata)
         if run is not None and not (run.call.omit and run.parent is not None):
             run.call.keep("inputs", input_str if inputs is None else inputs, _render.plain)
 
     @hook
     def on_tool_end(self, output: Any, *, run_id: Any, **_about: Any) -> None:
-        _life.end(run_id, output.__dict__.get("content") if isinstance(output, BaseMessage) else output)
+        _lifecycle.end(run_id, output.__dict__.get("content") if isinstance(output, BaseMessage) else output)
 
     @hook
     def on_tool_error(self, error: BaseException, *, run_id: Any, **_about: Any) -> None:
-        _life.fail(run_id, error)
+        _lifecycle.fail(run_id, error)
 
     @hook
     def on_retriever_start(
@@ -276,36 +284,36 @@ class CallbackHandler(BaseCallbackHandler):
         name: str | None = None,
         **_about: Any,
     ) -> None:
-        named = name or _life.name_of(serialized, "retriever")
-        run = _life.begin(self._options, "retriever", named, run_id, parent_run_id, tags, metadata)
+        named = name or _lifecycle.name_of(serialized, "retriever")
+        run = _lifecycle.begin(self._options, "retriever", named, run_id, parent_run_id, tags, metadata)
         if run is not None and not (run.call.omit and run.parent is not None):
             run.call.keep("inputs", {"query": query})
 
     @hook
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: Any, **_about: Any) -> None:
-        _life.end(run_id, documents)
+        _lifecycle.end(run_id, documents)
 
     @hook
     def on_retriever_error(self, error: BaseException, *, run_id: Any, **_about: Any) -> None:
-        _life.fail(run_id, error)
+        _lifecycle.fail(run_id, error)
 
     # --- what happens while a run is open ---
 
     @hook
     def on_agent_action(self, action: Any, *, run_id: Any, **_about: Any) -> None:
-        _life.event(run_id, "agent.action", {"tool": str(action.tool)})
+        _lifecycle.event(run_id, "agent.action", {"tool": str(action.tool)})
 
     @hook
     def on_agent_finish(self, finish: Any, *, run_id: Any, **_about: Any) -> None:  # noqa: ARG002 - LangChain's name
-        _life.event(run_id, "agent.finish", {})
+        _lifecycle.event(run_id, "agent.finish", {})
 
     @hook
     def on_retry(self, retry_state: Any, *, run_id: Any, **_about: Any) -> None:
-        _life.event(run_id, "retry", {"attempt": int(retry_state.attempt_number)})
+        _lifecycle.event(run_id, "retry", {"attempt": int(retry_state.attempt_number)})
 
     @hook
     def on_custom_event(self, name: str, data: Any, *, run_id: Any, **_about: Any) -> None:
-        _life.event(run_id, name, {"data": _render.plain(data)})
+        _lifecycle.event(run_id, name, {"data": _render.plain(data)})
 
     @hook
     def on_text(self, text: str, **_about: Any) -> None:
@@ -313,11 +321,13 @@ class CallbackHandler(BaseCallbackHandler):
 
     @hook
     def on_interrupt(self, event: Any, **_about: Any) -> None:
-        _life.interrupted(getattr(event, "run_id", None), getattr(event, "interrupts", ()))
+        _lifecycle.interrupted(getattr(event, "run_id", None), getattr(event, "interrupts", ()))
 
     @hook
     def on_resume(self, event: Any, **_about: Any) -> None:
-        _life.event(getattr(event, "run_id", None), "resume", {"checkpoint_id": getattr(event, "checkpoint_id", None)})
+        _lifecycle.event(
+            getattr(event, "run_id", None), "resume", {"checkpoint_id": getattr(event, "checkpoint_id", None)}
+        )
 
 
 @hook

@@ -16,7 +16,7 @@ from opentelemetry.trace import get_current_span
 from everycall.integration import INHERIT, Call, Inherit, current, current_context, start_below, start_call
 from everycall_langchain import _graphs, _render
 from everycall_langchain._completion import Request
-from everycall_langchain._inside import model_running
+from everycall_langchain._current import model_running
 from everycall_langchain._options import STEP_TAG, Options, copied_tags, own_keys
 from everycall_langchain._runs import RUNS, Run, key
 
