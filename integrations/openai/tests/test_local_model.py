@@ -9,6 +9,7 @@ import openai
 import pytest
 
 import everycall_openai
+from everycall.record import Record
 
 pytestmark = [
     pytest.mark.model,
@@ -19,7 +20,7 @@ pytestmark = [
 ]
 
 
-def test_the_local_model(records: Any) -> None:
+def test_the_local_model(records: list[Record]) -> None:
     from everycall.demo.model import RealModel
 
     model = RealModel()
@@ -42,4 +43,6 @@ def test_the_local_model(records: Any) -> None:
     assert streamed.content == said
     assert (whole.input_tokens, whole.output_tokens) == (answer.usage.prompt_tokens, answer.usage.completion_tokens)
     assert (streamed.input_tokens, streamed.provider) == (whole.input_tokens, "llama.cpp")
+    assert streamed.time_to_first_token is not None
+    assert streamed.latency is not None
     assert 0 < streamed.time_to_first_token <= streamed.latency

@@ -9,7 +9,9 @@ import openai
 import pytest
 
 import everycall_openai
+from everycall.record import Record
 from everycall_openai._providers import provider_of, tells_usage
+from everycall_testkit.provider import FakeProvider
 
 HOSTS = {
     "https://api.openai.com/v1": "openai",
@@ -81,7 +83,7 @@ def test_azures_v1_tells_usage() -> None:
 
 
 @pytest.mark.parametrize("kind", [openai.AzureOpenAI, openai.AsyncAzureOpenAI])
-async def test_a_request_to_azure(kind: Any, provider: Any, records: Any) -> None:
+async def test_a_request_to_azure(kind: Any, provider: FakeProvider, records: list[Record]) -> None:
     """Deployments are named in the path; the model is what answered."""
     client = everycall_openai.wrap(
         kind(api_key="k", api_version="2024-10-21", azure_endpoint=provider.root, azure_deployment="my-gpt")

@@ -144,8 +144,11 @@ def _deltas(block: dict[str, Any], pieces: list[str] | None) -> tuple[dict[str, 
         return {**block, "text": "", "citations": None}, [*({"type": "text_delta", "text": t} for t in said), *cited]
     if kind == "thinking":
         thought, signature = block["thinking"], block["signature"]
-        said = [{"type": "thinking_delta", "thinking": part} for part in (thought[:3], thought[3:])]
-        return {**block, "thinking": "", "signature": ""}, [*said, {"type": "signature_delta", "signature": signature}]
+        deltas = [{"type": "thinking_delta", "thinking": part} for part in (thought[:3], thought[3:])]
+        return {**block, "thinking": "", "signature": ""}, [
+            *deltas,
+            {"type": "signature_delta", "signature": signature},
+        ]
     if kind in ("tool_use", "server_tool_use"):
         given = json.dumps(block["input"])
         parts = [{"type": "input_json_delta", "partial_json": part} for part in ("", given[:3], given[3:])]
