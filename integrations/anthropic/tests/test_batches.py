@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 import everycall
+from everycall.record import Record
+from everycall_testkit.client_bench import Clients, content_without_times
+from everycall_testkit.provider import FakeProvider
 
 MESSAGE = {
     "id": "msg_1",
@@ -30,19 +33,19 @@ RESULTS = [
 LINES = b"".join(json.dumps(result).encode() + b"\n" for result in RESULTS)
 
 
-async def read(both: Any, client: Any, batches_of: Any) -> list[Any]:
-    return await both.all(await both.wait(batches_of(client).results("msgbatch_1")))
+async def read(clients: Clients, client: Any, batches_of: Any) -> list[Any]:
+    return await clients.all(await clients.wait(batches_of(client).results("msgbatch_1")))
 
 
 async def test_each_result_is_a_completion(
-    both: Any, provider: Any, records: Any, batches_of: Any, all_of: Any
+    clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
 ) -> None:
     """Below the batch, in a trace that is named by it. How long a result took nobody knows."""
     provider.reply(body=LINES)
-    results = await read(both, both.wrapped(tags=["nightly"]), batches_of)
+    results = await read(clients, clients.wrapped(tags=["nightly"]), batches_of)
     assert [result.custom_id for result in results] == ["one", "two", "three", "four", "five"]
     one, two, five, batch = records
-    assert all_of(one) == {
+    assert content_without_times(one) == {
         "parent_id": batch.inference_id,
         "name": "chat claude-test",
         "kind": "llm",
@@ -66,11 +69,11 @@ async def test_each_result_is_a_completion(
             "gen_ai.response.finish_reasons": ["end_turn"],
         },
     }
-    failed = all_of(two)
+    failed = content_without_times(two)
     assert (failed["status"], failed["error"]) == ("error", "invalid_request_error: canary: too long")
     assert failed["attributes"]["error.type"] == "invalid_request_error"
-    assert all_of(five)["attributes"]["gen_ai.response.id"] == "msg_5"
-    assert all_of(batch) == {
+    assert content_without_times(five)["attributes"]["gen_ai.response.id"] == "msg_5"
+    assert content_without_times(batch) == {
         "name": "message_batch msgbatch_1",
         "kind": "chain",
         "project_name": "default",
@@ -86,21 +89,21 @@ async def test_each_result_is_a_completion(
 
 
 async def test_results_that_are_read_again_are_the_same_records(
-    both: Any, provider: Any, records: Any, batches_of: Any
+    clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
 ) -> None:
     """Also elsewhere, in a call of one's own: so an endpoint stores them once."""
     provider.script(*(type(provider.default)(body=LINES) for _ in range(2)))
-    await read(both, both.wrapped(), batches_of)
+    await read(clients, clients.wrapped(), batches_of)
     first = [record.inference_id for record in records]
     with everycall.span("again"):
-        await read(both, both.wrapped(session_id="s-1"), batches_of)
+        await read(clients, clients.wrapped(session_id="s-1"), batches_of)
     assert [record.inference_id for record in records[4:8]] == first
     assert len(set(first)) == 4
     assert records[8].name == "again"
 
 
 async def test_an_endpoint_stores_them_once(
-    both: Any, provider: Any, batches_of: Any, tmp_path: Any, monkeypatch: Any
+    clients: Clients, provider: FakeProvider, batches_of: Any, tmp_path: Any, monkeypatch: Any
 ) -> None:
     """Sent twice, there once."""
     pytest.importorskip("litestar")
@@ -114,7 +117,7 @@ async def test_an_endpoint_stores_them_once(
         everycall.init(endpoint=server.address, api_key=server.key, spool_dir=tmp_path / "spool")
         try:
             for _ in range(2):
-                await read(both, both.wrapped(), batches_of)
+                await read(clients, clients.wrapped(), batches_of)
             assert everycall.flush(10).dropped == 0
         finally:
             everycall.shutdown(2)
@@ -125,39 +128,45 @@ async def test_an_endpoint_stores_them_once(
     ]  # fmt: skip
 
 
-async def test_results_that_are_left(both: Any, provider: Any, records: Any, batches_of: Any) -> None:
+async def test_results_that_are_left(
+    clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
+) -> None:
     """Those that were read are recorded, the others are not."""
     provider.reply(body=LINES)
-    results = await both.wait(batches_of(both.wrapped()).results("msgbatch_1"))
-    await both.next(results)
-    await both.wait(results.http_response.aclose() if both.is_async else results.http_response.close())
+    results = await clients.wait(batches_of(clients.wrapped()).results("msgbatch_1"))
+    await clients.next(results)
+    await clients.wait(results.http_response.aclose() if clients.is_async else results.http_response.close())
     del results  # older versions have read the whole body before, so nothing is left to close
     gc.collect()
     assert [(r.kind, r.error_type) for r in records] == [("llm", None), ("chain", "abandoned")]
 
 
 @pytest.mark.parametrize("flag", ["log_omit_inputs", "log_omit_outputs", "log_omit"])
-async def test_omitted(flag: str, both: Any, provider: Any, records: Any, batches_of: Any) -> None:
+async def test_omitted(
+    flag: str, clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
+) -> None:
     """What a result or its error says is left out, its tokens are not."""
     provider.reply(body=LINES)
-    assert len(await read(both, both.wrapped(**{flag: True}), batches_of)) == 5
+    assert len(await read(clients, clients.wrapped(**{flag: True}), batches_of)) == 5
     assert "canary" not in repr(records)
     assert [r.input_tokens for r in records] == ([] if flag == "log_omit" else [17, None, 17, None])
     assert [r.content for r in records if r.content] == (["hello"] * 2 if flag == "log_omit_inputs" else [])
 
 
-async def test_a_batch_that_cannot_be_read(both: Any, provider: Any, records: Any, batches_of: Any) -> None:
+async def test_a_batch_that_cannot_be_read(
+    clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
+) -> None:
     provider.reply(status=404, body=b"{}")
     with pytest.raises(Exception, match="404"):
-        await read(both, both.wrapped(), batches_of)
+        await read(clients, clients.wrapped(), batches_of)
     assert [(r.name, r.status) for r in records] == [("message_batch msgbatch_1", "error")]
 
 
 async def test_making_and_looking_after_a_batch_is_no_completion(
-    both: Any, provider: Any, records: Any, batches_of: Any
+    clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
 ) -> None:
     params = {"model": "claude-test", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
-    batches = batches_of(both.wrapped())
-    made = await both.wait(batches.create(requests=[{"custom_id": "one", "params": params}]))
-    assert (await both.wait(batches.retrieve(made.id))).processing_status == "ended"
+    batches = batches_of(clients.wrapped())
+    made = await clients.wait(batches.create(requests=[{"custom_id": "one", "params": params}]))
+    assert (await clients.wait(batches.retrieve(made.id))).processing_status == "ended"
     assert records == []

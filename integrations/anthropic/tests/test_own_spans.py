@@ -16,8 +16,11 @@ from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider
 
 import everycall
 from everycall import propagation
+from everycall.record import Record
 from everycall.settings import Settings
 from everycall.testing import capture_records
+from everycall_testkit.client_bench import Clients
+from everycall_testkit.provider import FakeProvider
 
 pytestmark = pytest.mark.skipif(
     "open_telemetry" not in inspect.signature(anthropic.Anthropic.__init__).parameters,
@@ -55,110 +58,126 @@ def stack() -> Stack:
     return Stack()
 
 
-def told(provider: Any) -> list[dict[str, str]]:
+def trace_headers(provider: FakeProvider) -> list[dict[str, str]]:
     """What each request told Anthropic of a trace."""
     return [{name: seen.headers[name] for name in TOLD if name in seen.headers} for seen in provider.requests]
 
 
-async def ask(both: Any, provider_of_spans: Any, **more: Any) -> Any:
-    client = both.client(open_telemetry={"tracer_provider": provider_of_spans})
-    everycall_client = both._wrap(client)
-    return await both.wait(everycall_client.messages.create(**ASKED, **more))
+async def ask(clients: Clients, provider_of_spans: Any, **more: Any) -> Any:
+    client = clients.new(open_telemetry={"tracer_provider": provider_of_spans})
+    everycall_client = clients.wrap(client)
+    return await clients.wait(everycall_client.messages.create(**ASKED, **more))
 
 
-async def test_without_a_provider_nothing_is_told(both: Any, provider: Any, records: Any) -> None:
+async def test_without_a_provider_nothing_is_told(
+    clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     """OpenTelemetry's API alone passes on the ids of the current span: a call's are not shown to it."""
-    await ask(both, NoOpTracerProvider())
+    await ask(clients, NoOpTracerProvider())
     with everycall.span("outer"):
-        await ask(both, NoOpTracerProvider())
-        await both.all(await ask(both, NoOpTracerProvider(), stream=True))
-    assert told(provider) == [{}, {}, {}]
+        await ask(clients, NoOpTracerProvider())
+        await clients.all(await ask(clients, NoOpTracerProvider(), stream=True))
+    assert trace_headers(provider) == [{}, {}, {}]
     assert [r.name for r in records] == ["chat claude-test"] * 3 + ["outer"]
 
 
-async def test_requests_that_are_not_recorded_tell_nothing_either(both: Any, provider: Any, records: Any) -> None:
-    client = both.wrapped()
+async def test_requests_that_are_not_recorded_tell_nothing_either(
+    clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    client = clients.wrapped()
     asked = {name: given for name, given in ASKED.items() if name != "max_tokens"}
     with everycall.span("outer"):
-        await both.wait(client.messages.count_tokens(**asked))
+        await clients.wait(client.messages.count_tokens(**asked))
         with everycall.context(log_omit=True):
-            await both.wait(client.messages.create(**ASKED))
-    assert told(provider) == [{}, {}]
+            await clients.wait(client.messages.create(**ASKED))
+    assert trace_headers(provider) == [{}, {}]
 
 
-async def test_a_span_that_repeats_a_call_tells_nothing(both: Any, provider: Any, records: Any) -> None:
+async def test_a_span_that_repeats_a_call_tells_nothing(
+    clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     """Without an SDK, a span that a library opens below a call has that call's ids."""
     with everycall.span("outer"):
         with NoOpTracerProvider().get_tracer("a library").start_as_current_span("below") as below:
             assert isinstance(below, NonRecordingSpan)
-            await ask(both, NoOpTracerProvider())
-    assert told(provider) == [{}]
+            await ask(clients, NoOpTracerProvider())
+    assert trace_headers(provider) == [{}]
 
 
-async def test_the_call_of_another_process_is_not_passed_on(both: Any, provider: Any, records: Any) -> None:
+async def test_the_call_of_another_process_is_not_passed_on(
+    clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     with propagation.continued({"traceparent": REMOTE, "baggage": "everycall.trace_name=support"}):
-        await ask(both, NoOpTracerProvider())
-    assert told(provider) == [{}]
+        await ask(clients, NoOpTracerProvider())
+    assert trace_headers(provider) == [{}]
     assert (records[0].trace_id, records[0].trace_name) == ("1" * 32, "support")
 
 
-async def test_a_span_of_its_own_is_the_programs(both: Any, provider: Any, records: Any, stack: Stack) -> None:
+async def test_a_span_of_its_own_is_the_programs(
+    clients: Clients, provider: FakeProvider, records: list[Record], stack: Stack
+) -> None:
     """Alone it is a root, with ids of its own: nothing in it is the call's. There is one record."""
     with everycall.span("outer") as outer:
-        await ask(both, stack.provider)
+        await ask(clients, stack.provider)
     span = stack.spans[OWN]
     assert span.parent is None
     assert f"{span.context.trace_id:032x}" != outer.trace_hex
-    (header,) = told(provider)
+    (header,) = trace_headers(provider)
     assert header["traceparent"].startswith(f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-")
     assert [r.name for r in records] == ["chat claude-test", "outer"]
 
 
-async def test_it_is_below_the_programs_own_span(both: Any, provider: Any, records: Any, stack: Stack) -> None:
+async def test_it_is_below_the_programs_own_span(
+    clients: Clients, provider: FakeProvider, records: list[Record], stack: Stack
+) -> None:
     """Around the calls, or between them: as if there were no calls."""
     with stack.tracer.start_as_current_span("request"), everycall.span("outer"):
-        await ask(both, stack.provider)
+        await ask(clients, stack.provider)
     spans = stack.spans
     request, span = spans["request"].context, spans[OWN]
     assert (span.parent.span_id, span.context.trace_id) == (request.span_id, request.trace_id)
     answer, outer = records
     assert (answer.parent_id, answer.trace_id) == (outer.inference_id, f"{request.trace_id:032x}")
     with everycall.span("outer"), stack.tracer.start_as_current_span("step"), everycall.span("inner"):
-        await ask(both, stack.provider)
+        await ask(clients, stack.provider)
     spans = stack.spans
     assert spans[OWN].parent.span_id == spans["step"].context.span_id
 
 
-async def test_the_programs_sampling_is_its_own(both: Any, provider: Any, records: Any) -> None:
+async def test_the_programs_sampling_is_its_own(
+    clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     """A call is no sampled parent: a program that samples nothing exports nothing, and the record is there."""
     pytest.importorskip("opentelemetry.sdk")
     from opentelemetry.sdk.trace.sampling import DEFAULT_OFF
 
     stack = Stack(DEFAULT_OFF)
     with everycall.span("outer"):
-        await ask(both, stack.provider)
+        await ask(clients, stack.provider)
     assert stack.spans == {}
-    flags = told(provider)[0]["traceparent"].rpartition("-")[2]
+    flags = trace_headers(provider)[0]["traceparent"].rpartition("-")[2]
     assert not int(flags, 16) & trace.TraceFlags.SAMPLED
     assert [r.name for r in records] == ["chat claude-test", "outer"]
 
 
 @pytest.mark.parametrize("how", ["whole", "stream", "left", "error"])
-async def test_its_span_is_what_it_would_be(how: str, both: Any, provider: Any, records: Any, stack: Stack) -> None:
+async def test_its_span_is_what_it_would_be(
+    how: str, clients: Clients, provider: FakeProvider, records: list[Record], stack: Stack
+) -> None:
     """With the same attributes, status and end as that of a client that is not wrapped."""
     found = []
     for wraps in (False, True):
         if how == "error":
             provider.reply(status=529)
-        client = both.client(open_telemetry={"tracer_provider": stack.provider})
-        client = both._wrap(client) if wraps else client
+        client = clients.new(open_telemetry={"tracer_provider": stack.provider})
+        client = clients.wrap(client) if wraps else client
         try:
-            answer = await both.wait(client.messages.create(**ASKED, stream=how in ("stream", "left")))
+            answer = await clients.wait(client.messages.create(**ASKED, stream=how in ("stream", "left")))
             if how == "stream":
-                await both.all(answer)
+                await clients.all(answer)
             elif how == "left":
-                await both.next(answer)
-                await both.wait(answer.close())
+                await clients.next(answer)
+                await clients.wait(answer.close())
         except anthropic.InternalServerError:
             assert how == "error"
         span = stack.spans[OWN]
@@ -169,22 +188,24 @@ async def test_its_span_is_what_it_would_be(how: str, both: Any, provider: Any, 
     assert len(records) == 1
 
 
-async def test_a_host_that_is_named_is_told_of_the_call(both: Any, provider: Any) -> None:
+async def test_a_host_that_is_named_is_told_of_the_call(clients: Clients, provider: FakeProvider) -> None:
     """`propagate_to` names the hosts that continue a trace, such as a gateway of one's own."""
     with capture_records(Settings(propagate_threads=False, propagate_to=("127.0.0.1",))) as records:
         propagation.instrument_httpx()
         try:
             with everycall.context(trace_name="support"):
-                await ask(both, NoOpTracerProvider())
+                await ask(clients, NoOpTracerProvider())
         finally:
             propagation.uninstrument()
-    (header,) = told(provider)
+    (header,) = trace_headers(provider)
     trace_id, span_id = records[0].inference_id.split("-")
     assert header == {"traceparent": f"00-{trace_id}-{span_id}-01", "baggage": "everycall.trace_name=support"}
 
 
-async def test_the_programs_context_is_as_it_was(both: Any, provider: Any, records: Any, stack: Stack) -> None:
+async def test_the_programs_context_is_as_it_was(
+    clients: Clients, provider: FakeProvider, records: list[Record], stack: Stack
+) -> None:
     with stack.tracer.start_as_current_span("request") as request, everycall.span("outer") as outer:
-        await ask(both, stack.provider)
+        await ask(clients, stack.provider)
         assert trace.get_current_span() is outer
     assert request.get_span_context().is_valid

@@ -9,7 +9,9 @@ import anthropic
 import pytest
 
 import everycall_anthropic
+from everycall.record import Record
 from everycall_anthropic._providers import provider_of
+from everycall_testkit.provider import FakeProvider
 
 HOSTS = {
     "https://api.anthropic.com": "anthropic",
@@ -70,7 +72,7 @@ async def ask(client: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [anthropic.AnthropicVertex, anthropic.AsyncAnthropicVertex])
-async def test_vertex(kind: Any, provider: Any, records: Any) -> None:
+async def test_vertex(kind: Any, provider: FakeProvider, records: list[Record]) -> None:
     """The model is in the path there; the record has the one that answered."""
     settings = {"region": "r", "project_id": "p", "access_token": "t", "max_retries": 0}
     await ask(everycall_anthropic.wrap(kind(**settings, base_url=provider.base_url)))
@@ -83,7 +85,7 @@ async def test_vertex(kind: Any, provider: Any, records: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["AnthropicFoundry", "AsyncAnthropicFoundry"])
-async def test_foundry(name: str, provider: Any, records: Any) -> None:
+async def test_foundry(name: str, provider: FakeProvider, records: list[Record]) -> None:
     kind = getattr(anthropic, name, None)
     if kind is None:
         pytest.skip("this version has no such client")
@@ -92,7 +94,7 @@ async def test_foundry(name: str, provider: Any, records: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["AnthropicBedrock", "AsyncAnthropicBedrock"])
-async def test_bedrock(name: str, provider: Any, records: Any) -> None:
+async def test_bedrock(name: str, provider: FakeProvider, records: list[Record]) -> None:
     """Not streamed: its streams come in AWS's own frames, which take AWS's own package to read."""
     kind = getattr(anthropic, name)
     try:
