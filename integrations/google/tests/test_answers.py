@@ -11,6 +11,10 @@ import pydantic
 import pytest
 from google.genai import types
 
+from everycall.record import Record
+from everycall_testkit.client_bench import Clients, content_of, decode
+from everycall_testkit.provider import FakeProvider
+
 MODEL = "gemini-2.5-flash"
 PNG = b"\x89PNG\r\n" + bytes(range(255, 60, -1)) * 2  # with what differs in the two alphabets of base64
 PNG_SHOWN = f"<image/png, {len(PNG)} bytes, sha256 {hashlib.sha256(PNG).hexdigest()}>"
@@ -27,17 +31,17 @@ def get_weather(city: str) -> str:
     return f"sunny in {city}"
 
 
-async def ask(both: Any, client: Any, stream: bool = False, contents: Any = "hi", **config: Any) -> Any:
+async def ask(clients: Clients, client: Any, stream: bool = False, contents: Any = "hi", **config: Any) -> Any:
     asked = {"model": MODEL, "contents": contents, "config": config or None}
     if stream:
-        return await both.all(await both.wait(client.models.generate_content_stream(**asked)))
-    return await both.wait(client.models.generate_content(**asked))
+        return await clients.all(await clients.wait(client.models.generate_content_stream(**asked)))
+    return await clients.wait(client.models.generate_content(**asked))
 
 
 @pytest.fixture
-def configuration(records: Any, value: Any) -> Any:
+def configuration(records: list[Record]) -> Any:
     """Return a reader of the last record's configuration."""
-    return lambda: value(records[-1].llm_configuration)
+    return lambda: decode(records[-1].llm_configuration)
 
 
 get_weather.__annotations__ = {"city": str, "return": str}  # older versions cannot read those of this file
@@ -113,27 +117,27 @@ SHAPES: dict[str, tuple[Any, list[dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-async def test_contents_of_every_shape(shape: str, both: Any, records: Any, configuration: Any) -> None:
+async def test_contents_of_every_shape(shape: str, clients: Clients, records: list[Record], configuration: Any) -> None:
     contents, messages = SHAPES[shape]
-    await ask(both, both.wrapped(), contents=contents)
+    await ask(clients, clients.wrapped(), contents=contents)
     assert configuration()["messages"] == messages
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100, 300])
-async def test_media_of_any_size(size: int, both: Any, records: Any, configuration: Any) -> None:
+async def test_media_of_any_size(size: int, clients: Clients, records: list[Record], configuration: Any) -> None:
     """By reference, however few bytes."""
     data = bytes(range(255, 255 - size % 200, -1)) or b"x"
-    await ask(both, both.wrapped(), contents=types.Part.from_bytes(data=data, mime_type="image/png"))
+    await ask(clients, clients.wrapped(), contents=types.Part.from_bytes(data=data, mime_type="image/png"))
     digest = hashlib.sha256(data).hexdigest()
     assert configuration()["messages"][0]["content"] == [
         {"inline_data": {"mime_type": "image/png", "data": f"<image/png, {len(data)} bytes, sha256 {digest}>"}}
     ]
 
 
-async def test_an_image_of_pillow(both: Any, records: Any, configuration: Any) -> None:
+async def test_an_image_of_pillow(clients: Clients, records: list[Record], configuration: Any) -> None:
     """By reference: what the library makes of it, and its hash."""
     image = pytest.importorskip("PIL.Image").new("RGB", (40, 30), "red")
-    await ask(both, both.wrapped(), contents=["what?", image])
+    await ask(clients, clients.wrapped(), contents=["what?", image])
     shown = configuration()["messages"][0]["content"][1]["inline_data"]["data"]
     assert shown.startswith("<image/")
     assert "sha256" in shown
@@ -143,12 +147,12 @@ async def test_an_image_of_pillow(both: Any, records: Any, configuration: Any) -
     "given", ["be kind", types.Content(parts=[types.Part(text="be kind")]), {"parts": [{"text": "be kind"}]}],
     ids=["text", "content", "dict"],
 )  # fmt: skip
-async def test_the_system_instruction(given: Any, both: Any, records: Any, configuration: Any) -> None:
-    await ask(both, both.wrapped(), system_instruction=given)
+async def test_the_system_instruction(given: Any, clients: Clients, records: list[Record], configuration: Any) -> None:
+    await ask(clients, clients.wrapped(), system_instruction=given)
     assert configuration()["messages"] == [{"role": "system", "content": "be kind"}, text("hi")]
 
 
-async def test_parameters(both: Any, records: Any, configuration: Any) -> None:
+async def test_parameters(clients: Clients, records: list[Record], configuration: Any) -> None:
     """With their names in Python, whichever way they were given; nothing of `http_options`."""
     config = types.GenerateContentConfig(
         temperature=0.5,
@@ -166,8 +170,8 @@ async def test_parameters(both: Any, records: Any, configuration: Any) -> None:
         cached_content="cachedContents/c-1",
         http_options=types.HttpOptions(headers={"x-secret": "canary"}),
     )
-    client = both.wrapped()
-    await both.wait(client.models.generate_content(model=MODEL, contents="hi", config=config))
+    client = clients.wrapped()
+    await clients.wait(client.models.generate_content(model=MODEL, contents="hi", config=config))
     assert configuration()["model_params"] == {
         "temperature": 0.5,
         "top_p": 0.9,
@@ -183,9 +187,11 @@ async def test_parameters(both: Any, records: Any, configuration: Any) -> None:
 
 
 @pytest.mark.parametrize("schema", [City, City.model_json_schema(), list[City]], ids=["class", "dict", "list"])
-async def test_a_schema(schema: Any, both: Any, provider: Any, records: Any, configuration: Any) -> None:
+async def test_a_schema(
+    schema: Any, clients: Clients, provider: FakeProvider, records: list[Record], configuration: Any
+) -> None:
     provider.reply(content='[{"name": "Rome"}]' if schema == list[City] else '{"name": "Rome"}')
-    answer = await ask(both, both.wrapped(), response_schema=schema, response_mime_type="application/json")
+    answer = await ask(clients, clients.wrapped(), response_schema=schema, response_mime_type="application/json")
     assert answer.parsed
     params = configuration()["model_params"]
     assert params["response_mime_type"] == "application/json"
@@ -193,7 +199,7 @@ async def test_a_schema(schema: Any, both: Any, provider: Any, records: Any, con
     assert provider.requests[0].body["generationConfig"]["responseSchema"] == params["response_schema"]
 
 
-async def test_tools(both: Any, provider: Any, records: Any, configuration: Any) -> None:
+async def test_tools(clients: Clients, provider: FakeProvider, records: list[Record], configuration: Any) -> None:
     """A Python function as it is declared to the model; of a tool that Google runs the name."""
     schema = types.Schema.model_validate({"type": "OBJECT", "properties": {"someKey": {"type": "STRING"}}})
     declared = types.FunctionDeclaration(name="look_up", description="Looks up.", parameters=schema)
@@ -203,7 +209,7 @@ async def test_tools(both: Any, provider: Any, records: Any, configuration: Any)
         types.Tool(google_search=types.GoogleSearch()),
     ]
     choice = {"function_calling_config": {"mode": "ANY"}}
-    await ask(both, both.wrapped(), tools=tools, tool_config=choice, automatic_function_calling={"disable": True})
+    await ask(clients, clients.wrapped(), tools=tools, tool_config=choice, automatic_function_calling={"disable": True})
     found = configuration()
     functions = {one.get("name"): one for one in found["functions"]}
     assert functions["get_weather"]["description"] == "Tell the weather of a city."
@@ -217,8 +223,10 @@ async def test_tools(both: Any, provider: Any, records: Any, configuration: Any)
     ("given", "shown"),
     [("models/gemini-2.5-flash", "gemini-2.5-flash"), ("tunedModels/mine", "tunedModels/mine")],
 )
-async def test_names_of_models(given: str, shown: str, both: Any, records: Any, configuration: Any) -> None:
-    await both.wait(both.wrapped().models.generate_content(model=given, contents="hi"))
+async def test_names_of_models(
+    given: str, shown: str, clients: Clients, records: list[Record], configuration: Any
+) -> None:
+    await clients.wait(clients.wrapped().models.generate_content(model=given, contents="hi"))
     assert (records[0].name, configuration()["model"]) == (f"generate_content {shown}", shown)
 
 
@@ -226,11 +234,11 @@ async def test_names_of_models(given: str, shown: str, both: Any, records: Any, 
 
 
 @stream_or_not
-async def test_function_calls(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+async def test_function_calls(stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     provider.reply(content=None, tool_calls=[("get_weather", {"city": "Rome"}), ("look_up", {"theKey": 1})])
-    await ask(both, both.wrapped(), stream)
+    await ask(clients, clients.wrapped(), stream)
     assert records[0].content is None
-    assert value(records[0].output) == {
+    assert decode(records[0].output) == {
         "role": "assistant",
         "content": [
             {"type": "tool_call", "name": "get_weather", "arguments": {"city": "Rome"}},
@@ -240,13 +248,13 @@ async def test_function_calls(stream: bool, both: Any, provider: Any, records: A
 
 
 @stream_or_not
-async def test_thoughts(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+async def test_thoughts(stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     """Apart from the answer; of their signatures, which nobody can read, nothing."""
     parts = [{"text": "Let me ", "thought": True}, {"text": "see.", "thought": True, "thoughtSignature": "c2ln"}]
     provider.reply(pieces=["storks", " fly"], message={"parts": parts})
-    await ask(both, both.wrapped(), stream)
+    await ask(clients, clients.wrapped(), stream)
     assert records[0].content == "storks fly"
-    assert value(records[0].output) == {
+    assert decode(records[0].output) == {
         "role": "assistant",
         "content": [{"type": "reasoning", "text": "Let me see."}, {"type": "text", "text": "storks fly"}],
     }
@@ -254,13 +262,13 @@ async def test_thoughts(stream: bool, both: Any, provider: Any, records: Any, va
 
 
 @stream_or_not
-async def test_code_and_media(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+async def test_code_and_media(stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     code = {"executableCode": {"language": "PYTHON", "code": "print(1)"}}
     result = {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "1"}}
     provider.reply(message={"parts": [code, result], "more": [PNG_SENT]})
-    await ask(both, both.wrapped(), stream)
+    await ask(clients, clients.wrapped(), stream)
     assert records[0].content == "hello"
-    assert value(records[0].output)["content"] == [
+    assert decode(records[0].output)["content"] == [
         {"executable_code": {"language": "PYTHON", "code": "print(1)"}},
         {"code_execution_result": {"outcome": "OUTCOME_OK", "output": "1"}},
         {"type": "text", "text": "hello"},
@@ -269,12 +277,14 @@ async def test_code_and_media(stream: bool, both: Any, provider: Any, records: A
 
 
 @stream_or_not
-async def test_several_candidates(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+async def test_several_candidates(
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     provider.reply(pieces=["sto", "rks"], message={"candidates": 2})
-    await ask(both, both.wrapped(), stream, candidate_count=2)
+    await ask(clients, clients.wrapped(), stream, candidate_count=2)
     assert records[0].content == "storks"
-    assert value(records[0].output) == [{"role": "assistant", "content": "storks"}] * 2
-    assert value(records[0].attributes)["gen_ai.response.finish_reasons"] == ["STOP", "STOP"]
+    assert decode(records[0].output) == [{"role": "assistant", "content": "storks"}] * 2
+    assert decode(records[0].attributes)["gen_ai.response.finish_reasons"] == ["STOP", "STOP"]
 
 
 RATINGS = [{"category": "HARM_CATEGORY_HARASSMENT", "probability": "HIGH", "blocked": True}]
@@ -282,16 +292,16 @@ RATINGS = [{"category": "HARM_CATEGORY_HARASSMENT", "probability": "HIGH", "bloc
 
 @stream_or_not
 async def test_an_answer_that_a_filter_stopped(
-    stream: bool, both: Any, provider: Any, records: Any, value: Any
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     """No error, and to be seen."""
     candidate = {"safetyRatings": RATINGS, "finishMessage": "stopped"}
     provider.reply(content=None, finish="SAFETY", message={"candidate": candidate})
-    await ask(both, both.wrapped(), stream)
+    await ask(clients, clients.wrapped(), stream)
     (record,) = records
     assert (record.status, record.error_type, record.content) == ("success", None, None)
-    assert value(record.attributes)["gen_ai.response.finish_reasons"] == ["SAFETY"]
-    assert value(record.output) == {
+    assert decode(record.attributes)["gen_ai.response.finish_reasons"] == ["SAFETY"]
+    assert decode(record.output) == {
         "role": "assistant",
         "content": "",
         "finish_message": "stopped",
@@ -300,20 +310,24 @@ async def test_an_answer_that_a_filter_stopped(
 
 
 @stream_or_not
-async def test_a_prompt_that_a_filter_refused(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+async def test_a_prompt_that_a_filter_refused(
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     usage = {"promptTokenCount": 5, "totalTokenCount": 5}
     feedback = {"promptFeedback": {"blockReason": "SAFETY", "safetyRatings": RATINGS}}
     provider.reply(content=None, usage=usage, message={"candidates": 0, "answer": feedback})
-    await ask(both, both.wrapped(), stream)
+    await ask(clients, clients.wrapped(), stream)
     (record,) = records
     assert (record.status, record.error_type, record.content) == ("success", None, None)
-    assert value(record.attributes) == {"gen_ai.response.id": "resp-1", "google.response.block_reason": "SAFETY"}
-    assert value(record.output) == {"prompt_feedback": {"block_reason": "SAFETY", "safety_ratings": RATINGS}}
+    assert decode(record.attributes) == {"gen_ai.response.id": "resp-1", "google.response.block_reason": "SAFETY"}
+    assert decode(record.output) == {"prompt_feedback": {"block_reason": "SAFETY", "safety_ratings": RATINGS}}
     assert (record.input_tokens, record.output_tokens, record.total_tokens) == (5, 0, 5)
 
 
 @stream_or_not
-async def test_grounding_is_kept_small(stream: bool, both: Any, provider: Any, records: Any, value: Any) -> None:
+async def test_grounding_is_kept_small(
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     found = {
         "webSearchQueries": ["storks"],
         "searchEntryPoint": {"renderedContent": "<div>canary</div>"},
@@ -321,8 +335,8 @@ async def test_grounding_is_kept_small(stream: bool, both: Any, provider: Any, r
         "groundingSupports": [{"segment": {"text": "canary"}, "groundingChunkIndices": [0]}],
     }
     provider.reply(message={"candidate": {"groundingMetadata": found}})
-    await ask(both, both.wrapped(), stream)
-    assert value(records[0].output) == {
+    await ask(clients, clients.wrapped(), stream)
+    assert decode(records[0].output) == {
         "role": "assistant",
         "content": "hello",
         "grounding": {
@@ -333,10 +347,12 @@ async def test_grounding_is_kept_small(stream: bool, both: Any, provider: Any, r
 
 
 @pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS"])
-async def test_an_answer_without_a_word(reason: str, both: Any, provider: Any, records: Any, told: Any) -> None:
+async def test_an_answer_without_a_word(
+    reason: str, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     provider.reply(content=None, finish=reason)
-    await ask(both, both.wrapped())
-    found = told(records[0])
+    await ask(clients, clients.wrapped())
+    found = content_of(records[0])
     assert ("content" in found, "output" in found) == (False, False)
     assert found["attributes"]["gen_ai.response.finish_reasons"] == [reason]
 
@@ -397,30 +413,38 @@ USAGES: dict[str, tuple[dict[str, Any], tuple[int | None, int | None, int | None
 
 @stream_or_not
 @pytest.mark.parametrize("usage", USAGES, ids=str)
-async def test_tokens(usage: str, stream: bool, both: Any, provider: Any, records: Any) -> None:
+async def test_tokens(
+    usage: str, stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     given, (tokens_in, tokens_out, total, parts) = USAGES[usage]
     provider.reply(usage=given)
-    await ask(both, both.wrapped(), stream)
+    await ask(clients, clients.wrapped(), stream)
     (record,) = records
     assert (record.input_tokens, record.output_tokens, record.total_tokens) == (tokens_in, tokens_out, total)
     assert record.usage == parts
 
 
 @stream_or_not
-async def test_tokens_that_are_not_told_are_unknown(stream: bool, both: Any, provider: Any, records: Any) -> None:
+async def test_tokens_that_are_not_told_are_unknown(
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     provider.reply(usage=None)
-    await ask(both, both.wrapped(), stream)
+    await ask(clients, clients.wrapped(), stream)
     assert (records[0].input_tokens, records[0].output_tokens, records[0].usage) == (None, None, {})
 
 
-async def test_the_last_report_of_a_stream_counts(both: Any, provider: Any, records: Any) -> None:
+async def test_the_last_report_of_a_stream_counts(
+    clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     """Each is of the stream so far: they do not add up."""
     provider.reply(pieces=["a", "b", "c"])
-    await ask(both, both.wrapped(), stream=True)
+    await ask(clients, clients.wrapped(), stream=True)
     assert (records[0].input_tokens, records[0].output_tokens, records[0].total_tokens) == (22, 189, 211)
 
 
-async def test_the_tier_a_request_was_billed_by(both: Any, provider: Any, records: Any, value: Any) -> None:
+async def test_the_tier_a_request_was_billed_by(
+    clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     provider.reply(usage={"promptTokenCount": 5, "candidatesTokenCount": 7, "trafficType": "PROVISIONED_THROUGHPUT"})
-    await ask(both, both.wrapped())
-    assert value(records[0].attributes)["everycall.service_tier"] == "provisioned_throughput"
+    await ask(clients, clients.wrapped())
+    assert decode(records[0].attributes)["everycall.service_tier"] == "provisioned_throughput"
