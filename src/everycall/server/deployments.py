@@ -14,9 +14,10 @@ import msgspec
 from msgspec import Meta
 
 from everycall import limits
-from everycall.server.gateway.provider_request import as_functions, as_messages, missing_deployment
-from everycall.server.gateway.providers import provider_of
+from everycall.server.gateway.preparation import missing_deployment
+from everycall.server.gateway.provider_request import as_functions, as_messages
 from everycall.server.gateway.request import Message, ModelParams
+from everycall.server.gateway.routing import provider_of
 from everycall.server.problems import ProblemError, problem
 from everycall.server.store.base import Store
 from everycall.server.store.errors import NoEarlierVersion, VersionConflict

@@ -38,7 +38,7 @@ import json, sys
 import msgspec
 from everycall.server.deployments import DeploymentRequest, as_deployment
 from everycall.server.diff import changes, lines, unified
-from everycall.server.gateway.provider_request import ask
+from everycall.server.gateway.preparation import merge
 from everycall.server.gateway.request import CompletionRequest
 from everycall.server.gateway.templates import fill, pieces, variables_of
 
@@ -51,7 +51,7 @@ def everything():
         body = {"name": text, "model": text, "messages": [{"content": text}, {"content": [{"text": text}]}]}
         given = decoder.decode(msgspec.json.encode(body))
         made = as_deployment(given, "p", "me")
-        filled = ask(CompletionRequest(deployment_id="d", llm_inputs=values), made)
+        filled = merge(CompletionRequest(deployment_id="d", llm_inputs=values), made)
         variables_of(made.messages), list(pieces(text)), fill(text, values)
         changes(None, made), unified(None, made), filled.as_json()
 

@@ -132,10 +132,10 @@ async def test_any_number_at_once_pass_it_by_one_at_most(bench: Bench, provider:
                     pass
             finally:
                 follower.close()
-            assert follower.answer is not None
+            assert follower.result is not None
         except ProblemError as error:
             return error.problem.code
-        return follower.answer.status
+        return follower.result.status
 
     hold = threading.Event()
     for _ in range(4):
@@ -200,7 +200,7 @@ async def test_a_stream_that_is_left_is_estimated(bench: Bench, provider: Any) -
     ci = key(budget_usd_per_day=1.0)
     reply = provider.reply(pieces=["four " * 100, "more"], pause_after=1)
     follower = bench.gateway.stream("default", bench.request(inference_id="left"), ci)
-    await follower.begun()
+    await follower.first_text()
     follower.close()
     async with asyncio.timeout(10):
         while await bench.store.record("default", "left") is None:
@@ -242,8 +242,8 @@ async def test_the_day_ends_at_midnight_utc(store: SqliteStore) -> None:
     budgets = Budgets(store, lambda: now[0])
     await budgets.load()
     account = budgets.account(key())
-    account.asks(ProviderRequest("openai", "gpt-4o", {}, [], [], None), ProviderSettings("openai", "openai"))
-    account.charge(0.25, "")
+    request = ProviderRequest("openai", "gpt-4o", {}, [], [], None)
+    account.charge(request, ProviderSettings("openai", "openai"), 0.25, "")
     await store.spend(account.unsaved())  # type: ignore[arg-type]
     assert budgets.spent(key().digest) == Spent(0.25, 1, 0)
     assert (budgets.resets_at().isoformat(), budgets.resets_in_s()) == ("2024-10-05T00:00:00+00:00", 11)

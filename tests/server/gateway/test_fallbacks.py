@@ -56,7 +56,7 @@ class Bench:
     async def stream(self, **fields: Any) -> tuple[list[str], Any]:
         follower = self.gateway.stream("default", self.request(**fields))
         try:
-            return [text async for text in follower], follower.answer
+            return [text async for text in follower], follower.result
         finally:
             follower.close()
 

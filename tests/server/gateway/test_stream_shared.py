@@ -61,10 +61,10 @@ async def read(follower: Any) -> str:
 async def test_identical_streams_at_once_are_one_call(bench: Bench, streaming_provider: Any) -> None:
     scripted = streaming_provider.stream(pieces=["he", "llo"], pause_after=1)
     first = bench.follow("s-0")
-    await first.begun()
+    await first.first_text()
     others = [bench.follow(f"s-{n}", trace_name="another") for n in range(1, 8)]
     for other in others:
-        await other.begun()  # what had come before they came
+        await other.first_text()  # what had come before they came
     scripted.go.set()
     texts = await asyncio.gather(*(read(one) for one in (first, *others)))
     assert texts == ["hello"] * 8
@@ -76,7 +76,7 @@ async def test_identical_streams_at_once_are_one_call(bench: Bench, streaming_pr
         one = found[f"s-{n}"]
         assert (one.cache_hit, one.cost, one.saved_cost) == (True, 0.0, pytest.approx(PAID))
         assert (one.content, one.total_tokens, one.time_to_first_token is not None) == ("hello", 211, True)
-    assert others[0].answer.cache_hit is True
+    assert others[0].result.cache_hit is True
 
 
 async def test_the_call_goes_on_when_the_first_caller_goes_away(bench: Bench, streaming_provider: Any) -> None:
@@ -84,7 +84,7 @@ async def test_the_call_goes_on_when_the_first_caller_goes_away(bench: Bench, st
     scripted = streaming_provider.stream(pieces=["he", "llo"], pause_after=1)
     first, second, third = (bench.follow(f"s-{n}") for n in range(3))
     for follower in (first, second, third):
-        await follower.begun()
+        await follower.first_text()
     first.close()
     left = await bench.record("s-0")
     assert (left.error_type, left.content, left.cost) == ("abandoned", "he", None)
@@ -99,7 +99,7 @@ async def test_the_call_goes_on_when_the_first_caller_goes_away(bench: Bench, st
 async def test_when_all_go_away_the_call_is_cancelled(bench: Bench, streaming_provider: Any) -> None:
     scripted = streaming_provider.stream(pieces=["he", "llo"], pause_after=1)
     first, second = bench.follow("s-0"), bench.follow("s-1")
-    await asyncio.gather(first.begun(), second.begun())
+    await asyncio.gather(first.first_text(), second.first_text())
     first.close()
     second.close()
     assert await asyncio.to_thread(scripted.gone.wait, 10)
@@ -114,7 +114,7 @@ async def test_a_failure_is_that_of_all(bench: Bench, streaming_provider: Any) -
     followers = [bench.follow(f"s-{n}") for n in range(3)]
     assert await asyncio.gather(*(read(one) for one in followers)) == ["he"] * 3
     assert {record.status for record in await bench.records()} == {"error"}
-    assert {one.answer.error for one in followers} == {"StreamError: overloaded in the middle"}
+    assert {one.result.error for one in followers} == {"StreamError: overloaded in the middle"}
     assert len(streaming_provider.requests) == 1
     assert await read(bench.follow("later")) == "hello"  # errors are not cached
 
@@ -123,7 +123,7 @@ async def test_a_failure_is_that_of_all(bench: Bench, streaming_provider: Any) -
 async def test_some_calls_are_not_shared(bench: Bench, streaming_provider: Any, fields: dict[str, Any]) -> None:
     scripted = streaming_provider.stream(pieces=["he", "llo"], pause_after=1)
     first = bench.follow("s-0")
-    await first.begun()
+    await first.first_text()
     assert await read(bench.follow("s-1", **fields)) == "hello"
     scripted.go.set()
     assert await read(first) == "hello"
@@ -148,7 +148,7 @@ async def test_who_stays_pays(bench: Bench, streaming_provider: Any) -> None:
     keys = [ApiKey(str(n) * 64, f"k{n}", "default", "write", 0) for n in range(2)]
     scripted = streaming_provider.stream(pieces=["he", "llo"], pause_after=1)
     first, second = (bench.follow(f"s-{n}", keys[n]) for n in range(2))
-    await asyncio.gather(first.begun(), second.begun())
+    await asyncio.gather(first.first_text(), second.first_text())
     first.close()
     scripted.go.set()
     await read(second)

@@ -20,7 +20,7 @@ from everycall.server.api.http import ApiRequest, integer_parameter, json_respon
 from everycall.server.api.openapi import operation, path_text, query_text
 from everycall.server.auth import project_of, require
 from everycall.server.diff import changes, unified
-from everycall.server.gateway.provider_request import missing_deployment
+from everycall.server.gateway.preparation import missing_deployment
 from everycall.server.store.base import Store
 from everycall.server.store.values import Deployment
 

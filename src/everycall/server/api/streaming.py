@@ -93,20 +93,20 @@ async def events_of(follower: Follower[CompletionResponse], receive: Receive, *,
 
 def _check(follower: Follower[CompletionResponse]) -> None:
     """Raise the provider's failure as a problem where no text went before it."""
-    answer = follower.answer
-    if not follower.is_begun and answer is not None and answer.status == ERROR:
+    response = follower.result
+    if not follower.has_text and response is not None and response.status == ERROR:
         raise problem(
             "provider_failed",
             502,
             "The provider failed",
-            f"{answer.error}. The record of this completion has it too; use a new inference_id to ask again.",
-            inference_id=answer.inference_id,
+            f"{response.error}. The record of this completion has it too; use a new inference_id to ask again.",
+            inference_id=response.inference_id,
         )
 
 
 async def _begun(follower: Follower[CompletionResponse], receive: Receive) -> None:
     """Wait for the first text, or until the caller has gone."""
-    begun = asyncio.create_task(follower.begun())
+    begun = asyncio.create_task(follower.first_text())
     gone = asyncio.create_task(_gone(receive))
     try:
         await asyncio.wait({begun, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -162,12 +162,12 @@ class _Events:
             size = TEXT_CHARS if text.isascii() else WIDE_TEXT_CHARS
             for start in range(0, len(text), size):
                 yield encode_event(text[start : start + size])
-        if self._with_end and (answer := self._follower.answer) is not None:
-            yield b"event: end\r\ndata: " + _encoder.encode(_without_content(answer)) + b"\r\n\r\n"
+        if self._with_end and (response := self._follower.result) is not None:
+            yield b"event: end\r\ndata: " + _encoder.encode(_without_content(response)) + b"\r\n\r\n"
 
 
-def _without_content(answer: CompletionResponse) -> CompletionResponse:
-    return msgspec.structs.replace(answer, content="")
+def _without_content(response: CompletionResponse) -> CompletionResponse:
+    return msgspec.structs.replace(response, content="")
 
 
 handlers = [post_stream]

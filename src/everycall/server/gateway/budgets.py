@@ -1,11 +1,11 @@
-"""What each key may spend on completions in a day (UTC), and what it has spent. Called by `gateway.py`.
+"""What each key may spend on completions in a day (UTC), and what it has spent. Called by `executor.py`.
 
-A completion is let in while what its key has spent today, and what is reserved for its completions under way, is below
-the budget. Reserved is an estimate that is high for most: the prompt at `limits.PROMPT_TOKEN_CHARS` characters a token,
-and all of `max_length`. So of any number of requests at once, the budget is passed by the cost of one completion at
-most, as long as none costs more than its estimate. Failed completions cost nothing here, cached ones are free.
+A completion is admitted while what its key has spent today, plus what is reserved for its completions under way, is
+below the budget. The reserved amount is an estimate, too high for most: the prompt at `limits.PROMPT_TOKEN_CHARS`
+characters per token, and all of `max_length`. So any number of concurrent requests exceeds the budget by the cost of
+one completion at most, as long as none costs more than its estimate. Failed and cached completions cost nothing.
 
-Amounts are in memory, and in the store before the answer is given: one server process counts for one store.
+Amounts are in memory, and in the store before the response is given: one server process counts for one store.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from everycall import limits
 from everycall._pricing import price_book
@@ -34,9 +34,9 @@ DAY_S = 86_400
 
 @dataclass(slots=True)
 class _Day:
-    """One key's day: what it spent, what is reserved, and what of the former the store has not been told."""
+    """One key's day: what it spent, how much of that is not yet stored, and what is reserved."""
 
-    day: int
+    number: int
     spent: Spent
     unsaved: Spent
     reserved: float = 0.0
@@ -62,7 +62,7 @@ class Budgets:
             raise
 
     def account(self, key: ApiKey | None) -> Account:
-        """Return the account of one completion; without a key it is nobody's, and counts nothing."""
+        """Return the account of one completion. Without a key it counts nothing."""
         return Account(self, key)
 
     def spent(self, digest: str) -> Spent:
@@ -70,38 +70,38 @@ class Budgets:
         return self.day(digest).spent
 
     def resets_at(self) -> datetime:
-        """Return the end of the day that counts: the next midnight UTC."""
+        """Return the end of the day: the next midnight UTC."""
         return datetime.fromtimestamp((self._today() + 1) * DAY_S, UTC)
 
     def resets_in_s(self) -> int:
-        """Return the seconds until then, rounded up."""
+        """Return the seconds until the end of the day, rounded up."""
         return int((self._today() + 1) * DAY_S - self._clock()) + 1
 
     def day(self, digest: str) -> _Day:
-        """Return a key's day: today's, with what is reserved taken over from yesterday's."""
+        """Return a key's current day. What is reserved is carried over from the day before."""
         today = self._today()
-        found = self._days.get(digest)
-        if found is None:
-            found = self._days[digest] = _Day(today, Spent(), Spent())
-        elif found.day != today:
-            found.day, found.spent = today, Spent()
-        return found
+        day = self._days.get(digest)
+        if day is None:
+            day = self._days[digest] = _Day(today, Spent(), Spent())
+        elif day.number != today:
+            day.number, day.spent = today, Spent()
+        return day
 
     def unsaved(self, digest: str) -> Expense | None:
-        """Take what the store does not know yet, to store it. When that cannot be done, give it back by `put_back`."""
-        kept = self.day(digest)
-        amount, kept.unsaved = kept.unsaved, Spent()
-        return None if amount == Spent() else Expense(digest, kept.day, amount)
+        """Take what is not yet stored, to store it. If that fails, return it with `put_back`."""
+        day = self.day(digest)
+        amount, day.unsaved = day.unsaved, Spent()
+        return None if amount == Spent() else Expense(digest, day.number, amount)
 
     def all_unsaved(self) -> list[Expense]:
-        """Take what the store does not know yet of all keys."""
-        found = [self.unsaved(digest) for digest in list(self._days)]
-        return [expense for expense in found if expense is not None]
+        """Take what is not yet stored, of all keys."""
+        expenses = [self.unsaved(digest) for digest in list(self._days)]
+        return [expense for expense in expenses if expense is not None]
 
     def put_back(self, expense: Expense) -> None:
-        """Take an expense that could not be stored: it is stored with the key's next one."""
-        kept = self.day(expense.key)
-        kept.unsaved = kept.unsaved.plus(expense.amount)
+        """Take back an expense that could not be stored. It is stored with the key's next one."""
+        day = self.day(expense.key)
+        day.unsaved = day.unsaved.plus(expense.amount)
 
     def _today(self) -> int:
         return int(self._clock() // DAY_S)
@@ -113,87 +113,89 @@ class Budgets:
 
 
 class Account:
-    """What one completion reserves and pays. `release` it in any case."""
+    """What one completion reserves and pays, as an async context manager that releases what is reserved."""
 
     def __init__(self, budgets: Budgets, key: ApiKey | None) -> None:
         self._budgets = budgets
         self._key = key
         self._reserved = 0.0
-        self._asked: tuple[ProviderRequest, ProviderSettings] | None = None
 
-    def asks(self, asked: ProviderRequest, settings: ProviderSettings) -> None:
-        """Say what is asked, for estimates. What was reserved for another provider is given back."""
+    async def __aenter__(self) -> Self:
+        """Raise `StoreError` if what was spent today cannot be read."""
+        await self._budgets.load()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
         self.release()
-        self._asked = (asked, settings)
 
-    def reserve(self) -> None:
-        """Take the place of one completion, right before a provider is asked.
+    def reserve(self, request: ProviderRequest, settings: ProviderSettings) -> None:
+        """Reserve the estimated cost of a request, right before it is sent, in place of what was reserved before.
 
-        Raises `ProblemError`: 429 `budget_exceeded`, or 403 `unpriced_model` where the key refuses these.
+        Raise `ProblemError`: 429 `budget_exceeded`, or 403 `unpriced_model` if the key refuses unpriced models.
         """
-        if self._key is None or self._asked is None or self._key.limits.budget_usd_per_day is None:
+        self.release()
+        if self._key is None or self._key.limits.budget_usd_per_day is None:
             return
-        kept = self._budgets.day(self._key.digest)
-        if kept.spent.cost + kept.reserved >= self._key.limits.budget_usd_per_day:
-            raise self._exceeded(kept)
-        asked, settings = self._asked
-        cost = estimate(asked, settings)
+        day = self._budgets.day(self._key.digest)
+        if day.spent.cost + day.reserved >= self._key.limits.budget_usd_per_day:
+            raise self._exceeded(day)
+        cost = estimate(request, settings)
         if cost is None and self._key.limits.unpriced == "refuse":
             raise problem(
                 "unpriced_model",
                 403,
                 "This model has no known price",
                 f"The key {self._key.name!r} has a budget, and may not use models without a known price, such as "
-                f"{asked.model[:128]!r}. Ask for another one, or allow it with everycall key set --unpriced allow.",
+                f"{request.model[:128]!r}. Ask for another one, or allow it with everycall key set --unpriced allow.",
                 field="llm_configuration.model",
             )
         self._reserved = cost or 0.0
-        kept.reserved += self._reserved
+        day.reserved += self._reserved
 
-    def charge(self, cost: float | None, content: str) -> None:
-        """Pay for a completion that a provider made.
+    def charge(self, request: ProviderRequest, settings: ProviderSettings, cost: float | None, content: str) -> None:
+        """Pay for a response.
 
-        A cost that is not known is estimated from the prompt and the text that came. A model without a known price is
-        counted as unpriced instead.
+        An unknown cost is estimated from the prompt and the text that arrived. A model without a known price is counted
+        as unpriced instead.
         """
         self.release()
-        if self._key is None or self._asked is None:
+        if self._key is None:
             return
         if cost is None:
-            cost = estimate(*self._asked, content)
+            cost = estimate(request, settings, content)
         amount = Spent(cost or 0.0, 1, int(cost is None))
-        kept = self._budgets.day(self._key.digest)
-        kept.spent = kept.spent.plus(amount)
-        kept.unsaved = kept.unsaved.plus(amount)
+        day = self._budgets.day(self._key.digest)
+        day.spent = day.spent.plus(amount)
+        day.unsaved = day.unsaved.plus(amount)
 
     def unsaved(self) -> Expense | None:
-        """Take what the store does not know yet of the key's spending; see `Budgets.unsaved`."""
+        """Take what is not yet stored of the key's spending; see `Budgets.unsaved`."""
         return None if self._key is None else self._budgets.unsaved(self._key.digest)
 
     def release(self) -> None:
-        """Give back what is reserved."""
+        """Release what is reserved."""
         if self._key is not None and self._reserved:
-            kept = self._budgets.day(self._key.digest)
-            kept.reserved = max(0.0, kept.reserved - self._reserved)
+            day = self._budgets.day(self._key.digest)
+            day.reserved = max(0.0, day.reserved - self._reserved)
             self._reserved = 0.0
 
-    def _exceeded(self, kept: _Day) -> Exception:
+    def _exceeded(self, day: _Day) -> Exception:
         assert self._key is not None
         limit = self._key.limits.budget_usd_per_day or 0.0
         resets_at = self._budgets.resets_at().strftime("%Y-%m-%dT%H:%M:%SZ")
-        is_spent = kept.spent.cost >= limit
-        why = "" if is_spent else f", and {kept.reserved:.6f} are reserved for completions under way"
-        what = f"Try again after {resets_at}, or raise" if is_spent else "Try again in a moment, or raise"
+        is_spent = day.spent.cost >= limit
+        reserved = "" if is_spent else f", and {day.reserved:.6f} are reserved for completions under way"
+        remedy = f"Try again after {resets_at}, or raise" if is_spent else "Try again in a moment, or raise"
         return problem(
             "budget_exceeded",
             429,
             "The key's budget for today is spent" if is_spent else "The rest of the key's budget is in use",
-            f"The key {self._key.name!r} may spend {limit:g} US dollars a day and has spent {kept.spent.cost:.6f}"
-            f"{why}. {what} it with everycall key set --budget-usd-per-day. Cached answers are still given.",
+            f"The key {self._key.name!r} may spend {limit:g} US dollars a day and has spent {day.spent.cost:.6f}"
+            f"{reserved}. {remedy} it with everycall key set --budget-usd-per-day. Cached answers are still given.",
             headers={"retry-after": str(self._budgets.resets_in_s() if is_spent else 1)},
             limit=limit,
-            spent=round(kept.spent.cost, 9),
-            reserved=round(kept.reserved, 9),
+            spent=round(day.spent.cost, 9),
+            reserved=round(day.reserved, 9),
             resets_at=resets_at,
         )
 
@@ -206,23 +208,27 @@ def price_of(
     parts: Mapping[str, int],
     tier: str | None = None,
 ) -> Price | None:
-    """Return what tokens cost now at a provider, by its name, else by its kind; None where it is not known."""
+    """Return what tokens cost now at a provider, by its name or else by its kind. None if that is unknown."""
     names = [settings.name] if settings.kind == "openai_compatible" else [settings.name, settings.kind]
-    found = (price_book.price(model, name, input_tokens, output_tokens, parts, time.time_ns(), tier) for name in names)
-    return next((price for price in found if price is not None), None)
+    for name in names:
+        price = price_book.price(model, name, input_tokens, output_tokens, parts, time.time_ns(), tier)
+        if price is not None:
+            return price
+    return None
 
 
-def estimate(asked: ProviderRequest, settings: ProviderSettings, content: str | None = None) -> float | None:
-    """Return what a completion will cost at most, nearly, in US dollars; None for a model without a known price.
+def estimate(request: ProviderRequest, settings: ProviderSettings, content: str | None = None) -> float | None:
+    """Return about the most that a completion will cost, in US dollars. None for a model without a known price.
 
-    With `content`, what it has cost when that is all that came.
+    With `content`, return what it has cost if that is all that arrived.
     """
-    prompt = sum(_tokens(message.get("content")) for message in asked.messages) + _tokens([*asked.functions])
-    made = asked.params.get("max_length") or limits.ANSWER_TOKENS_DEFAULT
-    if content is not None:
-        made = _tokens(content)
-    found = price_of(settings, asked.model, prompt, made, {})
-    return None if found is None else found.cost
+    prompt_tokens = sum(_tokens(message.get("content")) for message in request.messages) + _tokens([*request.functions])
+    if content is None:
+        answer_tokens = request.params.get("max_length") or limits.ANSWER_TOKENS_DEFAULT
+    else:
+        answer_tokens = _tokens(content)
+    price = price_of(settings, request.model, prompt_tokens, answer_tokens, {})
+    return None if price is None else price.cost
 
 
 def _tokens(content: Any) -> int:
@@ -242,7 +248,7 @@ def _part_tokens(part: Any) -> int:
 
 
 def shown(key: ApiKey, budgets: Budgets) -> dict[str, Any]:
-    """Return a key with its limits and what it has spent today, as the API shows it."""
+    """Return a key with its limits and what it has spent today, as the API has it."""
     spent = budgets.spent(key.digest)
     return {
         "id": key.digest,

@@ -1,25 +1,33 @@
-"""The ids of a completion: its own, its trace's and its parent's, and what it means that one comes again.
-
-Called by `gateway/gateway.py`.
-"""
+"""The ids of a completion: its own, its trace's and its parent's. Called by `idempotency.py`."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import secrets
+from dataclasses import dataclass
 
-from everycall.server.gateway.recording import Identifiers
 from everycall.server.gateway.request import CompletionRequest
-from everycall.server.problems import problem
 
-__all__ = ["check_same", "identifiers", "is_sampled", "not_kept"]
+__all__ = ["Identifiers", "identifiers", "is_sampled"]
 
 _OWN_ID = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\Z")
 
 
+@dataclass(frozen=True, slots=True)
+class Identifiers:
+    """The place of a completion in its trace: its record's ids."""
+
+    inference_id: str
+    trace_id: str
+    parent_id: str | None
+
+
 def identifiers(request: CompletionRequest) -> Identifiers:
-    """Return the ids: those given, else `<32 hex>-<16 hex>`. A parent that is the record itself (Parea) is none."""
+    """Return the ids of the request, or new ones (`<32 hex>-<16 hex>`).
+
+    Parea's client names the completion itself as its parent, which counts as no parent.
+    """
     parent = request.parent_trace_id or None
     if parent is not None and parent == request.inference_id:
         parent = None
@@ -28,31 +36,8 @@ def identifiers(request: CompletionRequest) -> Identifiers:
     return Identifiers(inference_id, request.trace_id or request.root_trace_id or parent or own, parent)
 
 
-def check_same(before: str, now: str) -> None:
-    """Raise 409 where two digests of requests differ."""
-    if before != now:
-        raise problem(
-            "inference_id_taken",
-            409,
-            "Another completion has this inference_id",
-            "The same inference_id came before with another request. Use a new one for each completion.",
-            field="inference_id",
-        )
-
-
-def not_kept(*, abandoned: bool) -> Exception:
-    """Return the 409 to raise for a completion whose answer cannot be given again."""
-    why = "Its caller went away before the end" if abandoned else "The log left its output out"
-    return problem(
-        "answer_not_kept",
-        409,
-        "This completion was made, and its answer was not kept",
-        f"{why}, so it cannot be given again. Use a new inference_id to ask again.",
-    )
-
-
 def is_sampled(trace_id: str, rate: float | None) -> bool:
-    """Return whether a trace is kept: all of its records or none, whichever server answers."""
+    """Return whether a trace is recorded: all of its records or none, on every server."""
     if rate is None or rate >= 1:
         return True
     return int.from_bytes(hashlib.sha256(trace_id.encode()).digest()[:8], "big") < rate * 2**64

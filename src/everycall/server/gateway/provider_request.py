@@ -1,10 +1,4 @@
-"""From a request and its deployment to what is asked of a provider. Called by `gateway/gateway.py`.
-
-Precedence, as the seed says: what the request's `llm_configuration` gives is used instead of the deployment's, field
-by field. Lists (messages, functions) are replaced as a whole, parameters one by one. Parea's client sends a full set
-of default parameters with every request; with a deployment, exactly that set counts as not given, or no deployed
-temperature would ever be used.
-"""
+"""What a provider is asked, in one shape for all of them. Made by `preparation.py`, sent by the two backends."""
 
 from __future__ import annotations
 
@@ -14,13 +8,10 @@ from typing import Any
 
 import msgspec
 
-from everycall.server.gateway.request import PAREA_DEFAULTS, CompletionRequest, LLMConfiguration, Message, ModelParams
-from everycall.server.gateway.templates import fill_messages
-from everycall.server.problems import ProblemError, problem
-from everycall.server.store.base import Store
-from everycall.server.store.values import Deployment
+from everycall.server.gateway.request import Message
+from everycall.server.problems import problem
 
-__all__ = ["ProviderRequest", "as_functions", "as_messages", "ask", "missing_deployment"]
+__all__ = ["ProviderRequest", "as_functions", "as_messages"]
 
 _ROLES = {
     "system": "system",
@@ -36,10 +27,10 @@ _ROLES = {
 
 @dataclass(frozen=True, slots=True)
 class ProviderRequest:
-    """What a provider is asked: everything that shapes its answer.
+    """Everything that shapes a provider's answer.
 
-    `provider` is the name given, or None to choose by the model. `params` has Parea's names, only those given.
-    `version` is that of the deployment; it shapes nothing.
+    `provider` is a configured name, or None to choose by the model. `params` has Parea's names, and only parameters
+    that were set. `version` is that of the deployment; it does not shape the answer.
     """
 
     provider: str | None
@@ -51,7 +42,7 @@ class ProviderRequest:
     version: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as a record's `llm_configuration`."""
+        """Return the request as the `llm_configuration` of a record."""
         return {
             "model": self.model,
             "provider": self.provider,
@@ -62,47 +53,8 @@ class ProviderRequest:
         }
 
 
-def ask(request: CompletionRequest, deployment: Deployment | None) -> ProviderRequest:
-    """Merge the request over its deployment and fill the templates; `history` comes first and is never a template.
-
-    Raises `ProblemError` 422 when there is no model or no message, or one of them cannot be used.
-    """
-    given = request.llm_configuration or LLMConfiguration()
-    params = given.model_params
-    if deployment is not None and params == PAREA_DEFAULTS:
-        params = None
-    model = given.model or (deployment.model if deployment else None)
-    templates = as_messages(given.messages, "llm_configuration.messages") if given.messages else None
-    if templates is None and deployment is not None:
-        templates = [dict(message) for message in deployment.messages]
-    if not model or not templates:
-        raise problem(
-            "nothing_to_complete",
-            422,
-            "Neither a deployment nor a model with messages",
-            "Give deployment_id, or llm_configuration with model and at least one message.",
-        )
-    messages = fill_messages(templates, request.variables())
-    if given.history:
-        messages = [*as_messages(given.history, "llm_configuration.history"), *messages]
-    functions: Sequence[Mapping[str, Any]]
-    if given.functions is not None:
-        functions = as_functions(given.functions)
-    else:
-        functions = deployment.functions if deployment else ()
-    return ProviderRequest(
-        provider=given.provider or (deployment.provider if deployment else None) or None,
-        model=model,
-        params={**(deployment.model_params if deployment else {}), **(params or ModelParams()).given()},
-        messages=messages,
-        functions=functions,
-        function_call=given.function_call or (deployment.function_call if deployment else None),
-        version=deployment.version if deployment else None,
-    )
-
-
 def as_messages(messages: Sequence[Message], field: str) -> list[dict[str, Any]]:
-    """Return messages as plain values, with the roles that providers know. Raises `ProblemError` 422 for others."""
+    """Return messages as plain values, with roles that providers know. Raise `ProblemError` 422 for other roles."""
     plain: list[dict[str, Any]] = []
     for index, message in enumerate(messages):
         role = _ROLES.get(message.role.removeprefix("Role."))  # Parea's Message.to_dict() writes "Role.user"
@@ -125,7 +77,7 @@ def as_messages(messages: Sequence[Message], field: str) -> list[dict[str, Any]]
 def as_functions(functions: Sequence[Any]) -> list[dict[str, Any]]:
     """Return function schemas as objects with a name: plain ones, OpenAI tool wrappers, or either as JSON text.
 
-    Raises `ProblemError` 422 naming the one that is none of these.
+    Raise `ProblemError` 422 naming the first schema that cannot be used.
     """
     plain: list[dict[str, Any]] = []
     for index, function in enumerate(functions):
@@ -147,24 +99,3 @@ def as_functions(functions: Sequence[Any]) -> list[dict[str, Any]]:
             )
         plain.append(value)
     return plain
-
-
-async def missing_deployment(store: Store, project: str, deployment_id: str) -> ProblemError:
-    """Return what to raise where the store has no served version: 410 when there are versions, else 404."""
-    if await store.deployment_versions(project, deployment_id, limit=1):
-        return problem(
-            "inactive_deployment",
-            410,
-            "No version of this deployment is served",
-            "It was archived, or none of its versions has been activated yet. Activate one: "
-            'POST /api/deployments/{deployment_id}/activate with {"version": ...}.',
-            field="deployment_id",
-        )
-    return problem(
-        "unknown_deployment",
-        404,
-        "No such deployment",
-        "There is no deployment with this deployment_id in this project. GET /api/deployments lists those that are; "
-        "POST /api/deployments makes one.",
-        field="deployment_id",
-    )

@@ -68,10 +68,10 @@ class ProviderResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProviderError(Exception):
-    """A provider did not answer as asked. `text` has no secret, but may repeat the prompt; `brief` has neither.
+    """A provider did not give a usable answer. `text` may repeat the prompt; `summary` does not. Neither has a secret.
 
-    `passing` says that another try, or another provider, may answer: there was no connection, a time-out, 408, 409, 429
-    or 5xx. `retry_after_s` is how long the provider asks to wait, None when it does not say. `tries` counts those made.
+    `is_transient` says that another try or another provider may succeed: no connection, a time-out, 408, 409, 425, 429
+    or 5xx. `retry_after_s` is how long the provider asks to wait, or None. `tries` counts the requests sent.
     """
 
     def __init__(
@@ -80,16 +80,16 @@ class ProviderError(Exception):
         status: int | None,
         message: str,
         *,
-        passing: bool = False,
+        is_transient: bool = False,
         retry_after_s: float | None = None,
     ) -> None:
         self.error_type = error_type
-        self.brief = error_type if status is None else f"{error_type} ({status})"
-        self.text = f"{self.brief}: {message}"[: limits.ERROR_CHARS_MAX] if message else self.brief
-        self.passing = passing
+        self.summary = error_type if status is None else f"{error_type} ({status})"
+        self.text = f"{self.summary}: {message}"[: limits.ERROR_CHARS_MAX] if message else self.summary
+        self.is_transient = is_transient
         self.retry_after_s = retry_after_s
         self.tries = 1
-        super().__init__(self.brief)
+        super().__init__(self.summary)
 
 
 class Backend(Protocol):

@@ -1,7 +1,7 @@
-"""The record of one completion, and the answer that goes over the wire. Called by `gateway/gateway.py`.
+"""The outcome of a completion, its record and its response on the wire. Called by `completion_log.py`.
 
-Here the omit flags take effect: what they cover is not in the record that leaves this file. Under either of them a
-provider's error text is replaced by its type and status, because providers repeat the prompt in it.
+The omit flags take effect here: a record has nothing that they cover. Under either of them a provider's error text is
+replaced by its type and status, because providers repeat the prompt in it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ from everycall.semconv import (
     SERVICE_TIER,
     SUCCESS,
 )
+from everycall.server.gateway.identifiers import Identifiers
+from everycall.server.gateway.preparation import PreparedRequest
 from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.gateway.provider_response import ProviderError, ProviderResponse
 from everycall.server.gateway.request import CompletionRequest, CompletionResponse
-from everycall.server.gateway.retry import Attempt
+from everycall.server.gateway.retry import FailedAttempt
 from everycall.server.gateway.scoring import score
+from everycall.server.store.values import Expense
 
 __all__ = [
     "SCOPE",
-    "Identifiers",
     "Outcome",
     "Timing",
     "completion_response",
@@ -46,30 +48,20 @@ __all__ = [
 ]
 
 SCOPE = "everycall.gateway"
-"""The `scope` of records made here."""
+"""The `scope` of the gateway's records."""
 DIGEST = "everycall.request"
+"""The attribute with the digest of a request that brought its own `inference_id`."""
 ATTEMPTS = "everycall.attempts"
-"""The attribute that lists the providers which were asked before the one of the record: provider, model, error, tries,
-seconds.
-"""
+"""The attribute that lists the providers asked before the one in the record: provider, model, error, tries, seconds."""
 _SDK = f"everycall-server/{version('everycall')}"
 
 
 @dataclass(frozen=True, slots=True)
-class Identifiers:
-    """Who this completion is in its trace: the record's ids."""
-
-    inference_id: str
-    trace_id: str
-    parent_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Timing:
-    """When it started (nanoseconds UTC) and how long it took (seconds, monotonic clock)."""
+    """When a completion started (nanoseconds UTC) and how long it took (seconds, monotonic clock)."""
 
-    start_unix_nano: int
-    latency: float
+    start_unix_nano: int = 0
+    latency: float = 0.0
 
     @property
     def end_unix_nano(self) -> int:
@@ -78,42 +70,44 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of it: an answer (from the cache, or another's call, when `hit`) or a failure.
+    """The result of a completion: a response (if `hit`, from the cache or another completion's call) or an error.
 
-    `by` is what the provider that answered was asked, or the last one that failed to.
+    `request` is what was asked of the provider that answered, or of the last one that failed.
     """
 
     result: ProviderResponse | ProviderError
-    by: ProviderRequest
+    request: ProviderRequest
     hit: bool = False
     pays: bool = False
-    """Whether a provider was asked for this completion and answered, or began to: then its key's budget pays."""
+    """Whether a provider answered this completion, or began to: its key's budget pays."""
     partial: ProviderResponse | None = None
-    """What had come of a stream that failed or was abandoned."""
+    """What had arrived of a stream that failed."""
     abandoned: bool = False
-    """Whether all callers of a stream went away before its end; `result` is then what had come."""
+    """Whether all callers of a stream went away before its end; `result` is then what had arrived."""
     first_text_s: float | None = None
     """Seconds to the first text of a stream."""
-    attempts: tuple[Attempt, ...] = ()
-    """The providers of a fallback list that did not answer."""
+    failed_attempts: tuple[FailedAttempt, ...] = ()
+    """The providers that were asked before this one."""
+    timing: Timing = Timing()
+    expense: Expense | None = None
+    """What the store has yet to be told about the key's spending."""
 
     @property
-    def answer(self) -> ProviderResponse | None:
-        """What there is of an answer."""
+    def response(self) -> ProviderResponse | None:
+        """The response, whole or partial, if there is one."""
         return self.result if isinstance(self.result, ProviderResponse) else self.partial
 
 
-def make_record(
-    project: str, request: CompletionRequest, ids: Identifiers, asked: ProviderRequest, outcome: Outcome, timing: Timing
-) -> Record:
+def make_record(prepared: PreparedRequest, ids: Identifiers, outcome: Outcome) -> Record:
     """Return the record, without what the omit flags cover and within the bounds of a record.
 
-    A hit costs 0 and has the original cost in `saved_cost`; a cost or count that is not known is None.
+    A hit costs 0, and its original cost is in `saved_cost`. An unknown cost or count is None.
     """
-    result, answer = outcome.result, outcome.answer
-    failure = result if isinstance(result, ProviderError) else None
+    request, first = prepared.request, prepared.first.request
+    result, response, timing = outcome.result, outcome.response, outcome.timing
+    error = result if isinstance(result, ProviderError) else None
     omit_inputs, omit_outputs = bool(request.log_omit_inputs), bool(request.log_omit_outputs)
-    name = f"llm-{asked.provider}"
+    name = f"llm-{first.provider}"
     record = Record(
         inference_id=ids.inference_id,
         trace_id=ids.trace_id,
@@ -121,24 +115,24 @@ def make_record(
         parent_id=ids.parent_id,
         name=request.name or request.trace_name or name,
         kind=LLM,
-        project_name=project,
+        project_name=prepared.project,
         end_user_identifier=request.end_user_identifier or None,
         session_id=request.session_id or None,
         deployment_id=request.deployment_id or None,
         llm_inputs=ABSENT if omit_inputs else to_raw(dict(request.variables()) or None),
-        llm_configuration=ABSENT if omit_inputs else to_raw(asked.as_json()),
+        llm_configuration=ABSENT if omit_inputs else to_raw(first.as_json()),
         target=ABSENT if omit_inputs else to_raw(request.target or request.taget or None),
-        content=None if omit_outputs or answer is None else answer.content,
-        output=ABSENT if omit_outputs or answer is None else to_raw(answer.output),
+        content=None if omit_outputs or response is None else response.content,
+        output=ABSENT if omit_outputs or response is None else to_raw(response.output),
         metadata=to_raw(request.metadata or None),
         tags=request.tags or [],
-        model=(answer.model if answer else outcome.by.model)[: limits.NAME_CHARS_MAX],
-        provider=outcome.by.provider,
+        model=(response.model if response else outcome.request.model)[: limits.NAME_CHARS_MAX],
+        provider=outcome.request.provider,
         cache=request.cache is not False,
         cache_hit=outcome.hit,
-        status=ERROR if failure else SUCCESS,
-        error=None if failure is None else failure.brief if omit_inputs or omit_outputs else failure.text,
-        error_type=failure.error_type if failure else ABANDONED if outcome.abandoned else None,
+        status=ERROR if error else SUCCESS,
+        error=None if error is None else error.summary if omit_inputs or omit_outputs else error.text,
+        error_type=error.error_type if error else ABANDONED if outcome.abandoned else None,
         latency=timing.latency,
         time_to_first_token=outcome.first_text_s,
         start_time_unix_nano=timing.start_unix_nano,
@@ -147,13 +141,13 @@ def make_record(
         sdk=_SDK,
         scope=SCOPE,
         attributes=_attributes(request, outcome, omits=omit_inputs or omit_outputs),
-        **(_figures(answer, outcome.hit) if answer else {}),
+        **(_figures(response, outcome.hit) if response else {}),
     )
     return _bounded(record)
 
 
-def _figures(answer: ProviderResponse, hit: bool) -> dict[str, Any]:
-    tokens = answer.tokens
+def _figures(response: ProviderResponse, hit: bool) -> dict[str, Any]:
+    tokens = response.tokens
     figures: dict[str, Any] = {
         "input_tokens": tokens.input,
         "output_tokens": tokens.output,
@@ -161,23 +155,23 @@ def _figures(answer: ProviderResponse, hit: bool) -> dict[str, Any]:
         "usage": tokens.parts,
     }
     if hit:
-        figures |= {"cost": 0.0, "saved_cost": answer.cost, "cost_source": "cache"}
-    elif answer.cost is not None:
-        figures |= {"cost": answer.cost, "cost_source": answer.cost_source or SOURCE}
-    if answer.cost is not None:
-        figures["price_version"] = answer.price_version
+        figures |= {"cost": 0.0, "saved_cost": response.cost, "cost_source": "cache"}
+    elif response.cost is not None:
+        figures |= {"cost": response.cost, "cost_source": response.cost_source or SOURCE}
+    if response.cost is not None:
+        figures["price_version"] = response.price_version
     return figures
 
 
 def _attributes(request: CompletionRequest, outcome: Outcome, *, omits: bool) -> Raw:
-    answer = outcome.answer
+    response = outcome.response
     attributes: dict[str, Any] = {
-        GEN_AI_FINISH_REASONS: answer.finish_reasons if answer else None,
-        GEN_AI_RESPONSE_ID: answer.response_id if answer else None,
-        SERVICE_TIER: answer.tokens.tier if answer else None,
+        GEN_AI_FINISH_REASONS: response.finish_reasons if response else None,
+        GEN_AI_RESPONSE_ID: response.response_id if response else None,
+        SERVICE_TIER: response.tokens.tier if response else None,
         "parea.experiment_uuid": request.experiment_uuid or None,
-        DEPLOYMENT_VERSION: outcome.by.version,
-        ATTEMPTS: [attempt.as_json() for attempt in outcome.attempts],
+        DEPLOYMENT_VERSION: outcome.request.version,
+        ATTEMPTS: [attempt.as_json() for attempt in outcome.failed_attempts],
         DIGEST: request.digest() if request.inference_id and not omits else None,
     }
     target = request.target or request.taget
@@ -186,22 +180,22 @@ def _attributes(request: CompletionRequest, outcome: Outcome, *, omits: bool) ->
     return to_raw({name: value for name, value in attributes.items() if value} or None)
 
 
-def completion_response(ids: Identifiers, outcome: Outcome, timing: Timing) -> CompletionResponse:
-    """Return the answer on the wire: the whole content whatever the log leaves out, 0 for what is not known."""
-    result = outcome.result
-    answer = result if isinstance(result, ProviderResponse) else None
+def completion_response(ids: Identifiers, outcome: Outcome) -> CompletionResponse:
+    """Return the response on the wire: all of its content whatever the log omits, and 0 for what is unknown."""
+    result, timing = outcome.result, outcome.timing
+    response = result if isinstance(result, ProviderResponse) else None
     return CompletionResponse(
         inference_id=ids.inference_id,
-        content=answer.content if answer else "",
+        content=response.content if response else "",
         latency=timing.latency,
-        input_tokens=answer.tokens.input or 0 if answer else 0,
-        output_tokens=answer.tokens.output or 0 if answer else 0,
-        total_tokens=answer.tokens.total or 0 if answer else 0,
-        cost=answer.cost or 0.0 if answer else 0.0,
-        model=answer.model if answer else outcome.by.model,
-        provider=outcome.by.provider or "",
+        input_tokens=response.tokens.input or 0 if response else 0,
+        output_tokens=response.tokens.output or 0 if response else 0,
+        total_tokens=response.tokens.total or 0 if response else 0,
+        cost=response.cost or 0.0 if response else 0.0,
+        model=response.model if response else outcome.request.model,
+        provider=outcome.request.provider or "",
         cache_hit=outcome.hit,
-        status=SUCCESS if answer else ERROR,
+        status=SUCCESS if response else ERROR,
         error=result.text if isinstance(result, ProviderError) else None,
         start_timestamp=_timestamp(timing.start_unix_nano),
         end_timestamp=_timestamp(timing.end_unix_nano),
@@ -209,7 +203,7 @@ def completion_response(ids: Identifiers, outcome: Outcome, timing: Timing) -> C
 
 
 def response_from_record(record: Record) -> CompletionResponse | None:
-    """Return the answer that a stored record of this room gave, or None when its content was not kept whole."""
+    """Return the response whose record this is, or None if the record does not have all of its content."""
     if record.status == SUCCESS and (record.content is None or "content" in record.truncated):
         return None
     if record.error_type == ABANDONED:
@@ -234,7 +228,7 @@ def response_from_record(record: Record) -> CompletionResponse | None:
 
 
 def request_digest(record: Record) -> str | None:
-    """Return the digest of the request that a record answers, or None when it was not to be kept."""
+    """Return the digest of the request whose record this is, or None if it was not kept."""
     attributes = to_json(record.attributes)
     digest = attributes.get(DIGEST) if isinstance(attributes, dict) else None
     return digest if isinstance(digest, str) else None
@@ -245,7 +239,7 @@ def _timestamp(unix_nano: int) -> str:
 
 
 def _bounded(record: Record) -> Record:
-    """Return the record with too large fields cut, each named in `truncated`, so that the store takes it."""
+    """Return the record with fields that are too large cut and named in `truncated`, so that the store accepts it."""
     record = _cut_fields(record, limits.FIELD_BYTES_MAX)
     if len(encode(record)) > limits.RECORD_BYTES_MAX:
         record = _cut_fields(record, limits.RECORD_BYTES_MAX // 32)

@@ -1,7 +1,4 @@
-"""Asking until one answers: tries of one provider within a deadline, and what is noted of one that did not answer.
-
-Called by `outcomes.py`, which goes through the fallback list.
-"""
+"""Retries of one provider within a deadline, and what is noted of a provider that failed. Called by `executor.py`."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ from typing import Any, TypeVar
 from everycall import limits
 from everycall.server.gateway.provider_response import ProviderError
 
-__all__ = ["Attempt", "Deadline", "with_retries"]
+__all__ = ["Deadline", "FailedAttempt", "with_retries"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """A provider that was asked, or could not be, before another one was. `error` has neither a secret nor a prompt."""
+class FailedAttempt:
+    """A provider that failed or could not be asked, before another one was. `error` has no secret and no prompt."""
 
     provider: str
     model: str
@@ -31,7 +28,7 @@ class Attempt:
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as a record's attribute holds it."""
+        """Return the attempt as a record's attribute has it."""
         return {
             "provider": self.provider,
             "model": self.model,
@@ -42,7 +39,7 @@ class Attempt:
 
 
 class Deadline:
-    """When a completion is given up: so many seconds from now."""
+    """The time limit of a completion, in seconds from now."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -50,7 +47,7 @@ class Deadline:
 
     @property
     def left_s(self) -> float:
-        """The seconds that are left, never less than 0."""
+        """The seconds left, at least 0."""
         return max(0.0, self._until - time.monotonic())
 
 
@@ -61,23 +58,23 @@ async def with_retries(
     wait_max_s: float,
     may_retry: Callable[[], bool] = lambda: True,
 ) -> T:
-    """Return what `ask` returns; after a passing failure ask again, up to `limits.PROVIDER_RETRIES` times.
+    """Return the result of `ask`. After a transient error, ask again up to `limits.PROVIDER_RETRIES` times.
 
-    The wait before that is what the provider asks for (Retry-After), else a growing one with jitter. There is no other
-    try where the wait is longer than `wait_max_s` or than the time that is left. `ask` is given its time-out, which it
-    may put off. Raises the last `ProviderError`.
+    The wait in between is what the provider asks for (Retry-After), else it grows and has jitter. There is no further
+    try if the wait is longer than `wait_max_s` or than the time left. `ask` is given its time-out, which it may
+    reschedule. Raise the last `ProviderError`.
     """
     tries = 0
     while True:
         tries += 1
         try:
             return await _within(ask, deadline)
-        except ProviderError as failure:
-            failure.tries = tries
-            wait_s = failure.retry_after_s
+        except ProviderError as error:
+            error.tries = tries
+            wait_s = error.retry_after_s
             if wait_s is None:
                 wait_s = _backoff_s(tries)
-            if not failure.passing or tries > limits.PROVIDER_RETRIES or not may_retry():
+            if not error.is_transient or tries > limits.PROVIDER_RETRIES or not may_retry():
                 raise
             if wait_s > wait_max_s or wait_s >= deadline.left_s:
                 raise
@@ -93,7 +90,7 @@ async def _within(ask: Callable[[asyncio.Timeout], Awaitable[T]], deadline: Dead
         if not timeout.expired():
             raise
         detail = f"no answer within the {deadline.seconds:g} s that a completion may take"
-        raise ProviderError("DeadlineExceeded", None, detail, passing=True) from None
+        raise ProviderError("DeadlineExceeded", None, detail, is_transient=True) from None
 
 
 def _backoff_s(tries: int) -> float:

@@ -17,8 +17,8 @@ __all__ = ["NO_KEY", "client_error", "client_options", "stream_error"]
 
 NO_KEY = "none"
 """Local servers ask for no key, the clients do."""
-_PASSING = frozenset({408, 409, 425, 429})
-_PASSING_TYPES = frozenset({"api_error", "overloaded_error", "rate_limit_error", "server_error", "timeout_error"})
+_TRANSIENT = frozenset({408, 409, 425, 429})
+_TRANSIENT_TYPES = frozenset({"api_error", "overloaded_error", "rate_limit_error", "server_error", "timeout_error"})
 """What an error event of a stream calls a failure that passes."""
 _NO_ANSWER = frozenset({"APIConnectionError", "TransportError", "OSError"})
 """Bases of the exceptions that mean no whole answer came. By name: which httpx a client uses is its own affair."""
@@ -45,12 +45,12 @@ def client_error(error: Exception, secrets: Iterable[str | None]) -> ProviderErr
     status = status if isinstance(status, int) else None
     if status is None:
         bases = {base.__name__ for base in type(error).__mro__}
-        passing, retry_after_s = not bases.isdisjoint(_NO_ANSWER), None
+        is_transient, retry_after_s = not bases.isdisjoint(_NO_ANSWER), None
     else:
-        passing = status in _PASSING or status >= 500
+        is_transient = status in _TRANSIENT or status >= 500
         retry_after_s = _retry_after(getattr(getattr(error, "response", None), "headers", {}))
     message = redact_secrets(_told(error), secrets)
-    return ProviderError(type(error).__name__, status, message, passing=passing, retry_after_s=retry_after_s)
+    return ProviderError(type(error).__name__, status, message, is_transient=is_transient, retry_after_s=retry_after_s)
 
 
 def stream_error(error: Any, secrets: Iterable[str | None]) -> ProviderError:
@@ -58,7 +58,7 @@ def stream_error(error: Any, secrets: Iterable[str | None]) -> ProviderError:
     told = error.get("message") if isinstance(error, dict) else error
     kind = error.get("type") if isinstance(error, dict) else None
     message = redact_secrets(str(told), secrets)
-    return ProviderError("StreamError", None, message, passing=kind in _PASSING_TYPES)
+    return ProviderError("StreamError", None, message, is_transient=kind in _TRANSIENT_TYPES)
 
 
 def _told(error: Exception) -> str:

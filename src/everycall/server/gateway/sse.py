@@ -74,7 +74,7 @@ class ProviderStream:
             raise self._failure(error) from None
         if not self._pieces.finished:
             detail = f"{self._provider} ended the stream before the answer did"
-            raise ProviderError("IncompleteAnswer", None, detail, passing=True)
+            raise ProviderError("IncompleteAnswer", None, detail, is_transient=True)
 
     def so_far(self) -> ProviderResponse:
         """Return what has come."""

@@ -18,7 +18,7 @@ from everycall import limits
 from everycall.server import deployments as rules
 from everycall.server.auth import project_of
 from everycall.server.deployments import DeploymentRequest
-from everycall.server.gateway.provider_request import missing_deployment
+from everycall.server.gateway.preparation import missing_deployment
 from everycall.server.pages.addresses import deployment_path, with_query
 from everycall.server.pages.deployments import to_deployment
 from everycall.server.pages.forms import FieldError, Form, read_form

@@ -15,7 +15,7 @@ from everycall.semconv import ERROR
 from everycall.server import deployments as rules
 from everycall.server.api.deployments import next_cursor
 from everycall.server.diff import Change, Line, changes, lines
-from everycall.server.gateway.provider_request import missing_deployment
+from everycall.server.gateway.preparation import missing_deployment
 from everycall.server.gateway.templates import variables_of
 from everycall.server.problems import not_found
 from everycall.server.store.base import Store

@@ -18,8 +18,8 @@ from everycall.server import deployments as rules
 from everycall.server.api.deployments import read_cursor
 from everycall.server.api.streaming import events_of
 from everycall.server.gateway import Gateway
-from everycall.server.gateway.providers import provider_of
 from everycall.server.gateway.request import CompletionRequest, LLMConfiguration, Message, ModelParams
+from everycall.server.gateway.routing import provider_of
 from everycall.server.keys import ROLES
 from everycall.server.pages.addresses import deployment_path, with_query
 from everycall.server.pages.deployment_views import (

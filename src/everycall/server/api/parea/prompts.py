@@ -15,7 +15,7 @@ from everycall.server.api.http import PAREA_PREFIX, ApiRequest, json_response, r
 from everycall.server.api.openapi import operation, schema_of
 from everycall.server.api.parea.projects import find_project
 from everycall.server.auth import require
-from everycall.server.gateway.provider_request import missing_deployment
+from everycall.server.gateway.preparation import missing_deployment
 from everycall.server.gateway.templates import fill_messages
 from everycall.server.security import header
 from everycall.server.store.base import Store
