@@ -1,7 +1,7 @@
-"""One answer, one bill: which records of a trace are of the same answer, and which of them counts. Pure.
+"""Counting each model response once: which records of a trace describe the same response, and which of them counts.
 
 A framework's model call and the provider's client below it record the same request twice; so do two instrumentations
-of one client. Both name the answer by the provider's id. `ingest` asks here whenever such records meet.
+of one client. Both records have the provider's response id. Pure functions; `duplicates` calls them.
 """
 
 from __future__ import annotations
@@ -16,32 +16,33 @@ __all__ = ["counted_in"]
 
 
 def counted_in(records: Sequence[Record]) -> Mapping[str, str]:
-    """Return, of records of one trace with the same answer's id, those that do not count, and where each is counted.
+    """Return the records that do not count, each with the record that counts in its place (both by `inference_id`).
 
-    Two records are of one answer when different libraries (`scope`) made them, and one lies directly below the other,
-    or both below the same call, or they ran at the same time. Of these the innermost that knows its tokens counts: it
-    is the provider's own account. The result depends on what the records say, not on the order in which they came.
+    `records` are those of one trace with the same response id. Two of them describe the same response if different
+    libraries (`scope`) made them, and one is the parent of the other, or both have the same parent, or they ran at the
+    same time. The innermost record with token counts counts, as it is nearest to the provider. The result does not
+    depend on the order of `records`.
 
-    More than `limits.SAME_ANSWER_MAX` records with one id show that it is no id (a test's or a small server's
-    constant): then all of them count.
+    If more than `limits.SAME_ANSWER_MAX` records share an id, it is not an id but a constant (of a test, or of a small
+    server). Then all of them count.
     """
     if len(records) < 2 or len(records) > limits.SAME_ANSWER_MAX:
         return {}
     ordered = sorted(_outermost_first(records), key=_knows_tokens)
-    found: dict[str, str] = {}
+    inner_of: dict[str, str] = {}
     for place, outer in enumerate(ordered):
         for inner in reversed(ordered[place + 1 :]):
             if _same_call(outer, inner):
-                found[outer.inference_id] = inner.inference_id
+                inner_of[outer.inference_id] = inner.inference_id
                 break
-    return {outer: _end(found, inner) for outer, inner in found.items()}
+    return {outer: _innermost(inner_of, inner) for outer, inner in inner_of.items()}
 
 
-def _end(found: Mapping[str, str], inner: str) -> str:
-    """Return where a record is counted in the end: what it is counted in may itself be counted further in."""
-    while inner in found:  # ends: each step goes on in the same order
-        inner = found[inner]
-    return inner
+def _innermost(inner_of: Mapping[str, str], inference_id: str) -> str:
+    """Follow `inner_of` to its end. It has no cycle: each step goes forward in one order."""
+    while inference_id in inner_of:
+        inference_id = inner_of[inference_id]
+    return inference_id
 
 
 def _same_call(outer: Record, inner: Record) -> bool:
@@ -69,15 +70,18 @@ def _knows_tokens(record: Record) -> bool:
 
 
 def _outermost_first(records: Sequence[Record]) -> list[Record]:
-    """Return the records by depth: a parent before its children, else what started first or ran longer first."""
-    waiting = sorted(
+    """Return the records by depth, a parent before its children.
+
+    Within a level, the one that started first comes first; of those, the one that ran longer.
+    """
+    remaining = sorted(
         records, key=lambda one: (one.start_time_unix_nano, -one.end_time_unix_nano, one.scope or "", one.inference_id)
     )
     ordered: list[Record] = []
-    while waiting:
-        ids = {one.inference_id for one in waiting}
-        free = (one for one in waiting if one.parent_id not in ids or one.parent_id == one.inference_id)
-        first = next(free, waiting[0])  # a ring of parents has no outermost: the first to start
+    while remaining:
+        ids = {one.inference_id for one in remaining}
+        outermost = (one for one in remaining if one.parent_id not in ids or one.parent_id == one.inference_id)
+        first = next(outermost, remaining[0])  # a cycle of parents has no outermost: take the first to start
         ordered.append(first)
-        waiting.remove(first)
+        remaining.remove(first)
     return ordered

@@ -1,7 +1,7 @@
-"""Many rows in one statement, both ways.
+"""Writing and reading many rows with one SQL statement.
 
-Between two steps of a statement the `sqlite3` module gives up and takes back Python's global lock; beside a busy event
-loop each taking back can cost 5 ms. So rows go in hundreds at a time, and come out joined into one value.
+For each row of a result, the `sqlite3` module releases Python's global lock and takes it again; next to a busy event
+loop, taking it can cost 5 ms. So rows are inserted hundreds at a time, and read joined into one value.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 __all__ = ["SEPARATOR", "insert", "select_in"]
 
 SEPARATOR = b"\x1e"
-"""Joins JSON texts in one value (`group_concat(body, char(30))`). JSON has no such byte, in a string or out of it."""
+"""Separates JSON texts in one value (`group_concat(body, char(30))`). JSON never contains this byte."""
 
 _CHUNKS = (500, 100, 20, 4, 1)
-"""Rows or ids in one statement. Few sizes, so that each statement is prepared once and kept."""
+"""Numbers of rows (or ids) in one statement. Few sizes, so each statement is prepared once and cached."""
 
 
 @cache
@@ -33,7 +33,7 @@ def _listed(statement: str, count: int) -> str:
 
 
 def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Run `INSERT ... VALUES` for all rows."""
+    """Run a statement that ends in `VALUES` for all rows."""
     done = 0
     for size in _CHUNKS:
         while len(rows) - done >= size:
@@ -45,9 +45,9 @@ def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequen
 def select_in(
     connection: sqlite3.Connection, statement: str, first: Any, values: Sequence[str]
 ) -> Iterator[tuple[Any, ...]]:
-    """Run a `SELECT` of aggregates that ends in `IN` for all values; yields a row for each chunk that found anything.
+    """Run a `SELECT` of aggregates that ends in `IN` for all values, in chunks. `first` is its first parameter.
 
-    A chunk is filled up by repeating its last value.
+    Yield the row of each chunk that matched anything. A chunk is filled up by repeating its last value.
     """
     done = 0
     while done < len(values):

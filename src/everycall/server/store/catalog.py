@@ -1,7 +1,7 @@
-"""What the store keeps beside records and deployments: client reports, cached responses, keys, ended sessions.
+"""The tables of client reports, cached responses, keys, ended sessions and projects. Called by `sqlite.SqliteStore`.
 
-Each is a JSON body with the few columns it is found by. The functions that write run in the writer's thread inside
-its transaction; those that read run in the readers'.
+Each row has a JSON body and the columns it is found by. Functions that write take the writer's connection and run in
+its transaction; functions that read take a `Read`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _PROJECT = "(SELECT id FROM projects WHERE name = ?)"
 
 
 def put_client(connection: sqlite3.Connection, project: int, report: ClientReport) -> None:
-    """Keep a client's latest report; one that was made earlier than what is kept changes nothing.
+    """Store a client's report, unless a later one is stored.
 
-    A report that is not JSON is left out: it must not cost the records that came with it.
+    A report that cannot be encoded is ignored: the records that came with it must be stored in any case.
     """
     seen = min(report.seen_unix_nano, 2**63 - 1) or time.time_ns()
     try:
@@ -47,7 +47,7 @@ def put_client(connection: sqlite3.Connection, project: int, report: ClientRepor
         report.client.encode()
     except (msgspec.MsgspecError, UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
         return
-    known = connection.execute(
+    is_known = connection.execute(
         "SELECT 1 FROM clients WHERE project = ? AND client = ?", (project, report.client)
     ).fetchone()
     connection.execute(
@@ -55,7 +55,7 @@ def put_client(connection: sqlite3.Connection, project: int, report: ClientRepor
         " SET seen = excluded.seen, body = excluded.body WHERE excluded.seen >= seen",
         (project, report.client, seen, body),
     )
-    if known is None:
+    if is_known is None:
         connection.execute(
             "DELETE FROM clients WHERE project = ?1 AND client IN"
             " (SELECT client FROM clients WHERE project = ?1 ORDER BY seen DESC LIMIT -1 OFFSET ?2)",
@@ -64,7 +64,7 @@ def put_client(connection: sqlite3.Connection, project: int, report: ClientRepor
 
 
 def clients(read: Read, project: str) -> list[ClientReport]:
-    """Return the reports kept, the most recently seen first."""
+    """Return the stored reports, the most recent first."""
     return [
         _clients.decode(body)
         for body in read.texts(
@@ -76,7 +76,7 @@ def clients(read: Read, project: str) -> list[ClientReport]:
 
 
 def cached(read: Read, project: str, key: str, max_age_s: float) -> CachedResponse | None:
-    """Return a response that is not older than `max_age_s`."""
+    """Return the response with this key if it is at most `max_age_s` seconds old."""
     row = read.one(
         f"SELECT body, created FROM responses WHERE project = {_PROJECT} AND key = ?",  # noqa: S608 - a constant
         (project, key),
@@ -87,16 +87,16 @@ def cached(read: Read, project: str, key: str, max_age_s: float) -> CachedRespon
 
 
 def put_response(
-    connection: sqlite3.Connection, project: int, key: str, body: bytes, used: Mapping[tuple[str, str], int]
+    connection: sqlite3.Connection, project: int, key: str, body: bytes, uses: Mapping[tuple[str, str], int]
 ) -> None:
-    """Keep a response; what is too old goes, then the least recently used beyond the bound.
+    """Store a response. Delete those that are too old, then the least recently used ones beyond the limit.
 
-    `used` says when responses were served since the last call: by (project's name, key), in nanoseconds.
+    `uses` has the time of the last use of each response that was used since the last call, by project name and key.
     """
     now = time.time_ns()
     connection.executemany(
         f"UPDATE responses SET used = ? WHERE project = {_PROJECT} AND key = ?",  # noqa: S608 - a constant
-        [(moment, name, served) for (name, served), moment in used.items()],
+        [(used, name, used_key) for (name, used_key), used in uses.items()],
     )
     size = len(body) + len(key)
     connection.execute(
@@ -119,7 +119,7 @@ def put_response(
 
 
 def clear_cache(connection: sqlite3.Connection, project: int) -> int:
-    """Forget all responses of a project; returns how many there were."""
+    """Delete all responses of a project; return how many there were."""
     return connection.execute("DELETE FROM responses WHERE project = ?", (project,)).rowcount
 
 
@@ -143,7 +143,7 @@ def keys(read: Read) -> list[ApiKey]:
 
 
 def end_session(connection: sqlite3.Connection, session: str, expires: int) -> None:
-    """Note an ended session; those that would have ended by themselves go, then the oldest beyond the bound."""
+    """Remember an ended session. Forget those that have expired since, and the oldest beyond the limit."""
     connection.execute("INSERT OR REPLACE INTO ended_sessions (session, expires) VALUES (?, ?)", (session, expires))
     connection.execute(
         "DELETE FROM ended_sessions WHERE expires < ? OR session IN"
@@ -153,13 +153,13 @@ def end_session(connection: sqlite3.Connection, session: str, expires: int) -> N
 
 
 def ended_sessions(read: Read) -> dict[str, int]:
-    """Return the ended sessions, with the second when each would have ended by itself."""
+    """Return the ended sessions, with the time in seconds at which each would have expired."""
     row = read.one("SELECT json_group_object(session, expires) FROM ended_sessions")
     return msgspec.json.decode(row[0], type=dict[str, int]) if row else {}
 
 
 def projects(read: Read) -> list[str]:
-    """Return the names of the projects that have a record or anything else of their own, in order."""
+    """Return the names of the projects that have anything stored, sorted."""
     return [
         msgspec.json.decode(name, type=str)
         for name in read.texts(

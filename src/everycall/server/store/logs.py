@@ -1,7 +1,7 @@
-"""The list of logs by page number and one condition, as Parea's clients ask for it. Called by `sqlite.SqliteStore`.
+"""Parea's list of logs, by page number and with one condition. Called by `sqlite.SqliteStore`.
 
-The condition is not of SQL: a function of ours reads each record of the project (of the time asked for) and decides.
-Such a read is bounded in time like all others, so that on a large project it is to be narrowed by time.
+The condition is not SQL: a Python function reads each record of the project in the requested time and decides. Like
+every read it has a time limit, so a query on a large project needs a time range.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _FEEDBACK = (
     " ORDER BY f.id DESC LIMIT 1)"
 )
 _DEFAULTS = {"status": SUCCESS, "kind": CHAIN}
-"""What a record's wire form leaves out."""
+"""Values that the wire form of a record leaves out."""
 
 _json = msgspec.json.Decoder()
 _conditions = msgspec.json.Decoder(Condition)
 
 
 def add_log_functions(connection: sqlite3.Connection) -> None:
-    """Give a reading connection the SQL function `everycall_meets(body, feedback score, condition)`."""
+    """Add the SQL function `everycall_meets(body, feedback score, condition)` to a connection."""
     connection.create_function("everycall_meets", 3, _meets, deterministic=True)
 
 
 def logs(read: Read, project: str, query: LogQuery) -> LogPage:
-    """Return a page of records and how many there are."""
+    """Return a page of records and the total number of records that match."""
     if query.condition is not None and query.condition.operator not in OPERATORS:
         raise StoreError(f"Unknown operator {query.condition.operator!r}: use one of {', '.join(OPERATORS)}.")
     where = ["r.project = " + _PROJECT]
@@ -90,19 +90,19 @@ def _meets(body: bytes, feedback: float | None, condition: bytes) -> bool:
 
 
 def meets(record: Mapping[str, Any], feedback: float | None, condition: Condition) -> bool:
-    """Return whether a record in its wire form, with the score of its latest feedback, meets a condition."""
+    """Return whether a record meets a condition. `record` is its wire form, `feedback` its latest feedback's score."""
     record = {**_DEFAULTS, **record, "feedback": feedback}
-    given = [value for path in condition.paths for value in _values(record, path) if value is not None]
+    values = [value for path in condition.paths for value in _values(record, path) if value is not None]
     operator = condition.operator
     if operator in ("is_null", "exists"):
-        return bool(given) is (operator == "exists")
+        return bool(values) is (operator == "exists")
     if operator == "not_equals":
-        return not any(_equal(value, condition.value or "") for value in given)
-    return any(_holds(value, operator, condition.value or "") for value in given)
+        return not any(_equal(value, condition.value or "") for value in values)
+    return any(_holds(value, operator, condition.value or "") for value in values)
 
 
 def _values(value: Any, path: tuple[str, ...]) -> Iterator[Any]:
-    """Yield what a path leads to; several values where it leads to a list."""
+    """Yield the values at a path; several if it leads to a list."""
     for place, key in enumerate(path):
         if isinstance(value, list):
             named = (item for item in value if isinstance(item, dict) and item.get("name") == key)
@@ -122,17 +122,17 @@ def _values(value: Any, path: tuple[str, ...]) -> Iterator[Any]:
         yield value
 
 
-def _holds(value: Any, operator: str, asked: str) -> bool:
+def _holds(value: Any, operator: str, operand: str) -> bool:
     if operator == "equals":
-        return _equal(value, asked)
+        return _equal(value, operand)
     if operator == "like":
-        return _like(_text(value).casefold(), asked.casefold())
+        return _like(_text(value).casefold(), operand.casefold())
     if operator == "in":
-        return any(_equal(value, one) for one in _listed(asked))
+        return any(_equal(value, one) for one in _listed(operand))
     if operator == "between":
-        bounds = _listed(asked)
+        bounds = _listed(operand)
         return len(bounds) == 2 and _compare(value, bounds[0]) >= 0 and _compare(value, bounds[1]) <= 0
-    order = _compare(value, asked)
+    order = _compare(value, operand)
     return {
         "greater_than": order > 0,
         "greater_than_or_equal": order >= 0,
@@ -141,19 +141,19 @@ def _holds(value: Any, operator: str, asked: str) -> bool:
     }[operator]
 
 
-def _equal(value: Any, asked: str) -> bool:
-    return _compare(value, asked) == 0
+def _equal(value: Any, operand: str) -> bool:
+    return _compare(value, operand) == 0
 
 
-def _compare(value: Any, asked: str) -> int:
-    """Return -1, 0 or 1: as numbers where both are, else as texts."""
+def _compare(value: Any, operand: str) -> int:
+    """Return -1, 0 or 1. Two numbers are compared as numbers, everything else as text."""
     text = _text(value)
     if isinstance(value, bool):
-        return _order(text, asked.lower())
+        return _order(text, operand.lower())
     try:
-        return _order(float(text), float(asked))
+        return _order(float(text), float(operand))
     except ValueError:
-        return _order(text, asked)
+        return _order(text, operand)
 
 
 def _order(one: Any, other: Any) -> int:
@@ -164,16 +164,18 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _listed(asked: str) -> list[str]:
+def _listed(operand: str) -> list[str]:
     try:
-        found = _json.decode(asked.encode())
+        items = _json.decode(operand.encode())
     except (msgspec.DecodeError, UnicodeEncodeError):
-        found = None
-    return [_text(one) for one in found] if isinstance(found, list) else [one.strip() for one in asked.split(",")]
+        items = None
+    if isinstance(items, list):
+        return [_text(item) for item in items]
+    return [item.strip() for item in operand.split(",")]
 
 
 def _like(text: str, pattern: str) -> bool:
-    """Return whether a text fits a pattern: found in it, or with `%` for any text, as a whole."""
+    """Return whether a text contains the pattern, or matches it as a whole if it has `%` (any text)."""
     if "%" not in pattern:
         return pattern in text
     first, *middle, last = pattern.split("%")

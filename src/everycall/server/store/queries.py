@@ -1,7 +1,7 @@
-"""The reads of records and traces: their SQL, put together from fixed parts, with every value a parameter.
+"""Queries for records and traces. Their SQL consists of fixed parts; every value is a parameter.
 
-Called by `sqlite.SqliteStore` inside the readers' threads. A page is found in two steps, positions first and bodies
-second, so that it can be bounded in bytes; each step gives one row, for the reason told in `bulk`.
+`sqlite.SqliteStore` calls them in the reader threads. A page takes two statements, one for the ids and one for the
+bodies, so that it can be bounded in bytes. Each statement returns a single row, for the reason given in `bulk`.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ _TIME_MAX = 2**63 - 1
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
-    """Give a reading connection the SQL function `everycall_found(body, text)`."""
+    """Add the SQL function `everycall_found(body, text)` to a connection."""
     connection.create_function("everycall_found", 2, _found, deterministic=True)
 
 
 class Queries:
-    """The reads, with the cursors of one database."""
+    """The queries of one database, with its cursors."""
 
     def __init__(self, cursors: Cursors) -> None:
         self._cursors = cursors
 
     def record(self, read: Read, project: str, inference_id: str) -> Record | None:
-        """Return one record, or None."""
+        """Return the record with this id, or None."""
         row = read.one(
             "SELECT b.body FROM records r JOIN bodies b ON b.record = r.id"  # noqa: S608 - a constant
             f" WHERE r.project = {_PROJECT} AND r.inference_id = ?",
@@ -101,7 +101,7 @@ class Queries:
         return self._page(read, statement, [*values, limit + 1], limit, scope)
 
     def trace(self, read: Read, project: str, trace_id: str, cursor: str | None) -> RecordPage:
-        """Return one trace's records, oldest first."""
+        """Return a page of the records of one trace, oldest first."""
         scope = ["trace", project, trace_id]
         start, number = (-1, -1) if cursor is None else self._cursors.read(scope, cursor)
         limit = limits.TRACE_RECORDS_MAX
@@ -114,7 +114,7 @@ class Queries:
         return self._page(read, statement, [project, trace_id, start, number, limit + 1], limit, scope)
 
     def trees(self, read: Read, project: str, trace_ids: Sequence[str], cursor: str | None) -> RecordPage:
-        """Return all records of some traces, oldest first."""
+        """Return a page of the records of several traces, oldest first."""
         scope = ["trees", project, list(trace_ids)]
         start, number = (-1, -1) if cursor is None else self._cursors.read(scope, cursor)
         limit = limits.TRACE_RECORDS_MAX
@@ -128,7 +128,7 @@ class Queries:
         return self._page(read, statement, [project, ids, start, number, limit + 1], limit, scope)
 
     def trace_summary(self, read: Read, project: str, trace_id: str) -> TraceSummary | None:
-        """Return one trace's sums, or None."""
+        """Return the summary of one trace, or None."""
         row = read.one(
             f"SELECT state FROM traces WHERE project = {_PROJECT} AND trace_id = ?",  # noqa: S608 - a constant
             (project, trace_id),
@@ -136,7 +136,7 @@ class Queries:
         return None if row is None else decode_state(row[0]).summary(project)
 
     def traces(self, read: Read, project: str, query: TraceQuery) -> TracePage:
-        """Return a page of traces, newest activity first."""
+        """Return a page of traces, those with the latest activity first."""
         limit = _limit(query.limit)
         scope = ["traces", project, replace(query, cursor=None, limit=0)]
         where = ["t.project = " + _PROJECT]
@@ -149,13 +149,13 @@ class Queries:
             order, position = "g.active DESC, g.trace DESC", ("g.active", "g.trace")
         _filter(where, values, query, _TRACE_FILTERS, "t")
         if query.since is not None:
-            where.append("t.active >= ?")  # follows from the start, and is what the index is sorted by
+            where.append("t.active >= ?")  # implied by the start; the index is sorted by it
             values.append(_time(query.since))
         if query.search:
-            found = _search("b.body", query.search, values)
+            matches = _search("b.body", query.search, values)
             where.append(
                 "EXISTS (SELECT 1 FROM records r CROSS JOIN bodies b ON b.record = r.id"  # noqa: S608 - fixed parts
-                f" WHERE r.trace = t.id AND {found})"
+                f" WHERE r.trace = t.id AND {matches})"
             )
         if query.cursor is not None:
             where.append(f"({position[0]}, {position[1]}) < (?, ?)")
@@ -178,20 +178,20 @@ class Queries:
         if row is None or row[0] is None:
             return RecordPage((), None)
         numbers, starts, sizes = row[0].split(","), row[1].split(","), row[2].split(",")
-        kept, room = 0, limits.PAGE_BYTES_MAX
+        count, bytes_left = 0, limits.PAGE_BYTES_MAX
         for size in sizes[:limit]:
-            room -= int(size)
-            if room < 0 and kept:
+            bytes_left -= int(size)
+            if bytes_left < 0 and count:
                 break
-            kept += 1
+            count += 1
         bodies = read.texts(
             "SELECT CAST(group_concat(body, char(30)) AS BLOB) FROM (SELECT b.body FROM json_each(?) j"
             " CROSS JOIN bodies b ON b.record = j.value ORDER BY j.key)",
-            ("[" + ",".join(numbers[:kept]) + "]",),
+            ("[" + ",".join(numbers[:count]) + "]",),
         )
         cursor = None
-        if len(numbers) > kept:
-            cursor = self._cursors.make(scope, int(starts[kept - 1]), int(numbers[kept - 1]))
+        if len(numbers) > count:
+            cursor = self._cursors.make(scope, int(starts[count - 1]), int(numbers[count - 1]))
         return RecordPage(tuple(map(decode, bodies)), cursor)
 
 
@@ -218,10 +218,10 @@ def _time(nanos: int) -> int:
 
 
 def _search(column: str, text: str, values: list[Any]) -> str:
-    """Return the condition that a body has `text` in a searched field; its values are appended.
+    """Return the SQL condition that a body has `text` in a searched field, and append its parameters to `values`.
 
-    The body is JSON, in which the text may stand as it is (in JSON the user looks for), escaped as our encoder does or
-    escaped to ASCII as Python's does. Bodies with neither are passed over without being read as JSON.
+    A body is JSON. It may contain the text as it is, escaped as our encoder does, or escaped to ASCII as Python's
+    encoder does. Bodies with none of these forms are skipped without decoding them.
     """
     forms = dict.fromkeys(_forms(text))
     values.extend(forms)

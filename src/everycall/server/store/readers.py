@@ -1,6 +1,6 @@
-"""The readers: a few threads, each with a connection that cannot write, and a time bound on every read.
+"""The readers: a few threads, each with a read-only connection. Every read has a time limit.
 
-Readers see the last commit and never wait for the writer, nor it for them (SQLite's write-ahead log).
+Readers see the last commit. With SQLite's write-ahead log, readers and the writer never wait for each other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Read:
-    """One read under way: runs statements until it is stopped, from whatever thread."""
+    """A read in progress: runs statements until it is done or stopped. Any thread may stop it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,26 +31,26 @@ class Read:
         self._stopped = False
 
     def one(self, statement: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
-        """Return the first row, or None. Raises `StoreBusy` when the read was stopped."""
+        """Return the first row of a statement, or None. Raise `StoreBusy` if the read was stopped."""
         if self._stopped or self._connection is None:
             raise _too_slow()
         row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
         return row
 
     def texts(self, statement: str, values: Sequence[Any] = ()) -> list[bytes]:
-        """Return the JSON texts that a statement joined with `bulk.SEPARATOR` into its first column."""
+        """Return the JSON texts that a statement joined in its first column with `bulk.SEPARATOR`."""
         row = self.one(statement, values)
         return row[0].split(SEPARATOR) if row is not None and row[0] is not None else []
 
     def stop(self) -> None:
-        """Interrupt the statement that runs now; none runs after it."""
+        """Interrupt the statement that is running, and run no further one."""
         with self._lock:
             self._stopped = True
             if self._connection is not None:
                 self._connection.interrupt()
 
     def run(self, connection: sqlite3.Connection, work: Callable[[Read], T]) -> T:
-        """Do the work in one snapshot of the database."""
+        """Call `work` in one snapshot of the database and return its result."""
         with self._lock:
             if self._stopped:
                 raise _too_slow()
@@ -72,7 +72,7 @@ class Read:
 
 
 class Readers:
-    """Runs reads, `limits.STORE_READERS` at a time; further ones wait, and the wait counts as reading."""
+    """Runs up to `limits.STORE_READERS` reads at a time. Others wait, and the wait counts towards their time limit."""
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
@@ -81,7 +81,7 @@ class Readers:
         self._threads = ThreadPoolExecutor(limits.STORE_READERS, thread_name_prefix="everycall-read")
 
     async def run(self, work: Callable[[Read], T]) -> T:
-        """Return what the work returns. Raises `StoreBusy` after `limits.QUERY_TIMEOUT_S`."""
+        """Call `work` in a reader thread and return its result. Raise `StoreBusy` after `limits.QUERY_TIMEOUT_S`."""
         loop = asyncio.get_running_loop()
         read = Read()
         timer = loop.call_later(limits.QUERY_TIMEOUT_S, read.stop)
@@ -94,7 +94,7 @@ class Readers:
             timer.cancel()
 
     def close(self) -> None:
-        """Finish the reads under way and close the connections."""
+        """Finish the reads in progress and close the connections."""
         self._threads.shutdown(wait=True)
         while not self._idle.empty():
             self._idle.get().close()

@@ -1,6 +1,6 @@
-"""A record as the database keeps it: its wire form, checked, and the columns that lists filter and sort by.
+"""A record as a row: its checked wire form, and the columns that lists filter and sort by.
 
-Called by the writer for what arrives and for what is merged. Everything here is a pure function of its arguments.
+The writer calls it for records that arrive or are merged. All functions are pure.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ _foreign = msgspec.json.Decoder(_Foreign)
 
 
 class Unstorable(Exception):
-    """A record that can never be stored; the message says why."""
+    """A record that can never be stored. The message is the reason."""
 
 
 class Row(NamedTuple):
-    """A record ready to be stored. `record` is read back from `body`, so what is stored can be read.
+    """A record ready to be stored. `record` was decoded from `body`, so what is stored can be read.
 
-    `found` names the fields that were not given but found here: its price.
+    `computed` names the fields the server computed: the price.
     """
 
     record: Record
     body: bytes
     columns: tuple[Any, ...]
-    found: tuple[str, ...] = ()
+    computed: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str | None:
@@ -77,38 +77,38 @@ class Row(NamedTuple):
 
 
 def prepare(project: str, record: Record, prices: PriceBook | None = None) -> Row:
-    """Return the row of a record, filed under `project` whatever its own `project_name` says, priced by `prices`.
+    """Return the row of a record in `project`, whatever its own `project_name` is, priced by `prices`.
 
-    Raises `Unstorable` for a value that its field does not allow, JSON that is none, text that is not Unicode (a lone
-    surrogate), nesting too deep to be read, and a record longer than `limits.RECORD_BYTES_MAX`.
+    Raise `Unstorable` for a value its field does not allow, invalid JSON, text that is not Unicode (a lone surrogate),
+    too deep nesting, and a record larger than `limits.RECORD_BYTES_MAX`.
     """
     try:
         if record.project_name != project:
             record = msgspec.structs.replace(record, project_name=project)
         if record.counted_in is not None:
-            record = msgspec.structs.replace(record, counted_in=None)  # the store alone knows
-        found: tuple[str, ...] = ()
+            record = msgspec.structs.replace(record, counted_in=None)  # only the store may set it
+        computed: tuple[str, ...] = ()
         if prices is not None and record.kind in PRICED_KINDS:
             priced = prices.price_record(record)
             if priced is not record:
-                found = tuple(name for name in PRICE_FIELDS if getattr(priced, name) != getattr(record, name))
+                computed = tuple(name for name in PRICE_FIELDS if getattr(priced, name) != getattr(record, name))
                 record = priced
         body = encode(record)
         if not body.isascii():
             body.decode()
         if len(body) > limits.RECORD_BYTES_MAX:
-            raise Unstorable(f"{len(body)} bytes of JSON, {limits.RECORD_BYTES_MAX} are allowed")
-        return read(body, found)
+            raise Unstorable(f"the record is {len(body)} bytes of JSON; at most {limits.RECORD_BYTES_MAX} are allowed")
+        return read(body, computed)
     except UnicodeError as error:
-        raise Unstorable(f"not Unicode text: {error}") from error
+        raise Unstorable(f"the record is not Unicode text: {error}") from error
     except RecursionError as error:
-        raise Unstorable("nested too deep to be read again") from error
+        raise Unstorable("the record is nested too deep") from error
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise Unstorable(str(error)) from error
 
 
-def read(body: bytes, found: tuple[str, ...] = ()) -> Row:
-    """Return the row of a wire form that `prepare` or `merge` made."""
+def read(body: bytes, computed: tuple[str, ...] = ()) -> Row:
+    """Return the row of a record in its stored form."""
     record = decode(body)
     start = record.start_time_unix_nano
     return Row(
@@ -133,17 +133,17 @@ def read(body: bytes, found: tuple[str, ...] = ()) -> Row:
             _answer_of(record),
             _dialect_of(record),
         ),
-        found,
+        computed,
     )
 
 
 def rewrite(row: Row, **changes: Any) -> Row:
-    """Return the row with fields of its record set, such as what the store finds out about it."""
-    return read(encode(msgspec.structs.replace(row.record, **changes)), row.found)
+    """Return the row with some fields of its record changed, such as those that the store computes."""
+    return read(encode(msgspec.structs.replace(row.record, **changes)), row.computed)
 
 
 def _answer_of(record: Record) -> str | None:
-    """Return the provider's id of the answer. A cache gives the same answer again: what it gave has none here."""
+    """Return the provider's response id. Responses from a cache have none: they repeat the id of another call."""
     if record.kind not in PRICED_KINDS or record.cache_hit or record.attributes is ABSENT:
         return None
     attributes = bytes(record.attributes)
@@ -167,22 +167,22 @@ def _dialect_of(record: Record) -> str | None:
 
 
 def merge(stored: Row, later: Row | None = None, patch: bytes | None = None, prices: PriceBook | None = None) -> Row:
-    """Return the row of a stored record with the fields that a later copy gives, then those that a patch names.
+    """Return the row of a stored record, updated with the fields of a later copy and then with those of a patch.
 
-    In a later copy a null is a field not given, and so is a price that was found for it here; in a patch a null takes
-    the field away. Fields are replaced whole: an object is not merged into an object. What one copy says was left out
-    is taken from neither. `prices` settle what it costs.
+    In a later copy, fields that are null or were computed here do not count. In a patch, null removes a field. Fields
+    are replaced as a whole: objects are not merged. Content that one of the copies omitted is taken from neither.
+    `prices` decide which cost is kept.
     """
     if later is not None and (is_partial(later.record) or is_partial(stored.record)):
         stored, later = _join_parts(stored, later), None
     fields = _fields.decode(stored.body)
     if later is not None:
-        given = _fields.decode(later.body)
-        _leave_out(fields, stored.record, given, later.record)
+        newer = _fields.decode(later.body)
+        _leave_out(fields, stored.record, newer, later.record)
         if stored.dialect is not None and later.dialect is not None:
-            _join_objects(fields, given)
+            _join_objects(fields, newer)
         fields.update(
-            (name, value) for name, value in given.items() if bytes(value) != _NULL and name not in later.found
+            (name, value) for name, value in newer.items() if bytes(value) != _NULL and name not in later.computed
         )
     if patch is not None:
         for name, value in _fields.decode(patch).items():
@@ -207,7 +207,7 @@ def _join_parts(stored: Row, later: Row) -> Row:
     """Return the row of a span and what only log records of it say, whichever came first."""
     whole, part = (later, stored) if is_partial(stored.record) and not is_partial(later.record) else (stored, later)
     joined = join(whole.record, part.record)
-    return read(encode(joined), whole.found)
+    return read(encode(joined), whole.computed)
 
 
 def _leave_out(earlier: dict[str, Raw], one: Record, later: dict[str, Raw], other: Record) -> None:
@@ -223,7 +223,7 @@ def _leave_out(earlier: dict[str, Raw], one: Record, later: dict[str, Raw], othe
 
 
 def encode_patch(fields: Mapping[str, Any]) -> bytes:
-    """Return the wire form of fields to be set. Raises `StoreError` that names the field which cannot be set so."""
+    """Return the stored form of fields to set. Raise a `StoreError` that names a field which cannot be set."""
     unknown = sorted(set(fields) - set(Record.__struct_fields__))
     if unknown:
         raise StoreError(f"A record has no field {', '.join(unknown)}. The API document lists the fields.")
@@ -235,8 +235,8 @@ def encode_patch(fields: Mapping[str, Any]) -> bytes:
     try:
         patch = _encoder.encode(dict(fields))
         patch.decode()
-        given = {name: value for name, value in fields.items() if value is not None}
-        decode(_encoder.encode({"trace_id": "-", **given, "inference_id": "-"}))
+        values = {name: value for name, value in fields.items() if value is not None}
+        decode(_encoder.encode({"trace_id": "-", **values, "inference_id": "-"}))
     except (msgspec.MsgspecError, UnicodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise StoreError(f"These fields cannot be set: {error}.") from error
     if len(patch) > limits.RECORD_BYTES_MAX:
@@ -245,5 +245,5 @@ def encode_patch(fields: Mapping[str, Any]) -> bytes:
 
 
 def combine_patches(earlier: bytes, later: bytes) -> bytes:
-    """Return one patch that does what both did, the later last."""
+    """Return one patch with the effect of both, one after the other."""
     return _encoder.encode(_fields.decode(earlier) | _fields.decode(later))

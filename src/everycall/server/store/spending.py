@@ -1,4 +1,4 @@
-"""What the keys spent on completions, by day: a row each. Called by `sqlite.SqliteStore`, as `catalog` is."""
+"""The table of spending: a row for each key and day. Called by `sqlite.SqliteStore`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _rows = msgspec.json.Decoder(list[tuple[str, float, int, int]])
 
 
 def spend(connection: sqlite3.Connection, expense: Expense) -> None:
-    """Add to what a key spent in a day (since 1970, UTC); days before the last `limits.SPENDING_DAYS_MAX` go."""
+    """Add an amount to the spending of a key on a day. Days before the last `limits.SPENDING_DAYS_MAX` are deleted."""
     amount, day, key = expense.amount, expense.day, expense.key
     changed = connection.execute(
         "UPDATE spending SET cost = cost + ?, completions = completions + ?, unpriced = unpriced + ?"
@@ -32,7 +32,7 @@ def spend(connection: sqlite3.Connection, expense: Expense) -> None:
 
 
 def spent(read: Read, day: int) -> dict[str, Spent]:
-    """Return what each key spent in a day."""
+    """Return the spending of each key on a day."""
     row = read.one(
         "SELECT CAST(json_group_array(json_array(key, cost, completions, unpriced)) AS BLOB) FROM spending"
         " WHERE day = ?",

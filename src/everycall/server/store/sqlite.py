@@ -1,6 +1,6 @@
-"""The embedded store: `base.Store` over one SQLite file, with one writer thread and a few readers.
+"""The embedded store: `base.Store` over one SQLite file, with one writer thread and a few reader threads.
 
-Made by `everycall serve`; the server's routes and pages call it through the `Store` protocol.
+`everycall serve` creates it; the routes and pages use it through the `Store` protocol.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ T = TypeVar("T")
 
 
 class SqliteStore:
-    """The records of one machine, in the database file `path` (its log, `-wal` and `-shm`, and its lock lie beside it).
+    """A store in the database file `path`. SQLite's `-wal` and `-shm` files and a lock file are beside it.
 
-    The directory is made if need be. What the methods promise is said in `base.Store`. `record.project_name` is set to
-    the project that a record is stored under. A commit that finds the disk full or unwritable raises `StoreBusy`, so
-    that clients keep their records. With `prices`, what is committed is priced by them.
+    Creates the directory if needed. `base.Store` documents the methods. Sets `record.project_name` to the project a
+    record is stored under, and prices what it commits if it has `prices`. If the disk is full or the file cannot be
+    written, a commit raises `StoreBusy`, so clients keep their records.
     """
 
     def __init__(self, path: Path, prices: PriceBook | None = None) -> None:
@@ -69,15 +69,18 @@ class SqliteStore:
         self._writer: Writer | None = None
         self._readers: Readers | None = None
         self._queries: Queries | None = None
-        self._served: dict[tuple[str, str], int] = {}
+        self._cache_uses: dict[tuple[str, str], int] = {}
 
     async def open(self) -> None:
-        """Create or migrate the file. Raises `StoreError`: in use, damaged, not ours, newer, or not accessible."""
+        """Open the file; create or migrate it if needed.
+
+        Raise `StoreError` if it is in use, damaged, inaccessible, another program's, or from a newer version.
+        """
         if self._writer is None:
             await asyncio.to_thread(self._open)
 
     async def close(self) -> None:
-        """Finish the writes under way, move the log into the file and let go. May be called twice."""
+        """Finish the writes in progress, move the write-ahead log into the file and close it. May be called twice."""
         writer, readers = self._writer, self._readers
         self._writer = self._readers = None
         if writer is not None and readers is not None:
@@ -90,72 +93,72 @@ class SqliteStore:
         client: ClientReport | None = None,
         expense: Expense | None = None,
     ) -> Commit:
-        """Store a batch, and with it what was spent on it; returns after it is durable."""
+        """Store a batch and the spending it caused; return after the commit is durable."""
         try:
             project.encode()
         except UnicodeEncodeError as error:
             raise StoreError(f"The project's name is not Unicode text: {error}.") from error
         if not records and client is None and expense is None:
             return Commit(0)
-        answer: Commit = await self._write(Batch(project, records, client, expense))
-        return answer
+        commit: Commit = await self._write(Batch(project, records, client, expense))
+        return commit
 
     async def merge(self, project: str, inference_id: str, fields: Mapping[str, Any]) -> None:
-        """Set fields of a record, which win over every copy of it that comes before or after; None takes one away.
+        """Set fields of a record, now or when it arrives; None removes a field.
 
-        Until the record comes, nothing of this is seen.
+        Until the record arrives, no read shows them.
         """
         await self._write(Change(lambda ingest, _: ingest.patch(project, inference_id, fields)))
 
     async def reprice(self, project: str, inference_ids: Sequence[str]) -> int:
-        """Find the cost of these records again, all in one transaction; returns how many changed."""
+        """Price these records again, all in one transaction; return how many changed."""
         count: int = await self._write(Change(lambda ingest, _: ingest.reprice(project, inference_ids)))
         return count
 
     async def record(self, project: str, inference_id: str) -> Record | None:
-        """Return one record, or None."""
+        """Return the record with this id, or None."""
         return await self._query(lambda queries, read: queries.record(read, project, inference_id))
 
     async def records(self, project: str, query: RecordQuery) -> RecordPage:
-        """Return a page of records, newest first, of at most `limits.PAGE_BYTES_MAX` (but one record)."""
+        """Return a page of records, newest first: at most `limits.PAGE_BYTES_MAX`, but at least one record."""
         return await self._query(lambda queries, read: queries.records(read, project, query))
 
     async def trace(self, project: str, trace_id: str, cursor: str | None = None) -> RecordPage:
-        """Return one trace's records, oldest first; a page as in `records`."""
+        """Return the records of one trace, oldest first, in pages as `records` does."""
         return await self._query(lambda queries, read: queries.trace(read, project, trace_id, cursor))
 
     async def trace_summary(self, project: str, trace_id: str) -> TraceSummary | None:
-        """Return one trace's sums, or None."""
+        """Return the summary of one trace, or None."""
         return await self._query(lambda queries, read: queries.trace_summary(read, project, trace_id))
 
     async def traces(self, project: str, query: TraceQuery) -> TracePage:
-        """Return a page of traces, newest activity first.
+        """Return a page of traces, those with the latest activity first.
 
-        Activity is the last start or end of a trace's records. `search` finds the traces of which a record has the
-        text, as in `RecordQuery`.
+        The activity of a trace is the latest start or end of its records. `search` matches a trace if it matches one
+        of its records, as in `RecordQuery`.
         """
         return await self._query(lambda queries, read: queries.traces(read, project, query))
 
     async def trees(self, project: str, trace_ids: Sequence[str], cursor: str | None = None) -> RecordPage:
-        """Return all records of these traces, oldest first; a page as in `records`."""
+        """Return all records of these traces, oldest first, in pages as `records` does."""
         return await self._query(lambda queries, read: queries.trees(read, project, trace_ids, cursor))
 
     async def logs(self, project: str, query: LogQuery) -> LogPage:
-        """Return a page of records by its number, newest first."""
+        """Return a page of records by its offset, newest first."""
         return await self._read(lambda read: log_list.logs(read, project, query))
 
     async def clients(self, project: str) -> Sequence[ClientReport]:
-        """Return the latest balance sheets, the most recently seen first."""
+        """Return the latest report of each client process, the most recent first."""
         return await self._read(lambda read: catalog.clients(read, project))
 
     async def projects(self) -> Sequence[str]:
-        """Return the names of all projects that have anything of their own, in order."""
+        """Return the names of all projects that have anything stored, sorted."""
         return await self._read(catalog.projects)
 
     async def put_deployment(
         self, deployment: Deployment, *, activate: bool = True, expected: int | None = None, dry_run: bool = False
     ) -> Deployment:
-        """Store the next version, and serve it when `activate`; a content that a version has stores nothing."""
+        """Store a new version, unless one with the same content exists; serve it if `activate`."""
 
         def put(ingest: Ingest, connection: sqlite3.Connection) -> Deployment:
             project = ingest.project(deployment.project_name)
@@ -171,7 +174,7 @@ class SqliteStore:
         return stored
 
     async def deployment(self, project: str, deployment_id: str, version: int | None = None) -> Deployment | None:
-        """Return the version that is served, or the one asked for."""
+        """Return a version, or the served one if `version` is None."""
         return await self._read(lambda read: deployed.deployment(read, project, deployment_id, version))
 
     async def deployments(
@@ -182,7 +185,7 @@ class SqliteStore:
         after: tuple[str, str] | None = None,
         limit: int = limits.PAGE_ROWS,
     ) -> Sequence[Deployment]:
-        """Return the served versions by name and id, or the newest of deployments of which none is served."""
+        """Return the served versions by name and id, or the newest versions of deployments that are not served."""
         return await self._read(
             lambda read: deployed.deployments(read, project, active=active, after=after, limit=limit)
         )
@@ -196,13 +199,13 @@ class SqliteStore:
     async def deployment_activations(
         self, project: str, deployment_id: str, *, limit: int = limits.PAGE_ROWS
     ) -> Sequence[Activation]:
-        """Return what was served from when on, the latest first."""
+        """Return which version was served from when on, the latest first."""
         return await self._read(lambda read: deployed.activations(read, project, deployment_id, limit))
 
     async def deployment_uses(
         self, project: str, deployment_ids: Sequence[str], since: int
     ) -> Mapping[str, DeploymentUse]:
-        """Return how these were used since a moment, from their latest records."""
+        """Return how these deployments were used since a time, from their latest records."""
         return await self._read(lambda read: deployed.uses(read, project, deployment_ids, since))
 
     async def activate_deployment(
@@ -220,7 +223,7 @@ class SqliteStore:
     async def roll_back_deployment(
         self, project: str, deployment_id: str, *, by: str = "", expected: int | None = None
     ) -> Deployment | None:
-        """Serve the version that was served before this one."""
+        """Serve the previously served version."""
 
         def roll_back(ingest: Ingest, connection: sqlite3.Connection) -> Deployment | None:
             number = ingest.project(project)
@@ -230,26 +233,26 @@ class SqliteStore:
         return stored
 
     async def cached(self, project: str, key: str, max_age_s: float) -> CachedResponse | None:
-        """Return a stored response that is not older than `max_age_s`, and note its use for the next eviction."""
+        """Return the stored response with this key if it is recent enough, and note its use for the next eviction."""
         response = await self._read(lambda read: catalog.cached(read, project, key, max_age_s))
         if response is not None:
-            self._served.pop((project, key), None)
-            self._served[project, key] = time.time_ns()
-            if len(self._served) > limits.CACHE_USES_MAX:
-                del self._served[next(iter(self._served))]
+            self._cache_uses.pop((project, key), None)
+            self._cache_uses[project, key] = time.time_ns()
+            if len(self._cache_uses) > limits.CACHE_USES_MAX:
+                del self._cache_uses[next(iter(self._cache_uses))]
         return response
 
     async def cache(self, project: str, key: str, body: bytes) -> None:
-        """Keep a response; one larger than `limits.CACHE_BYTES_MAX` is not kept."""
-        served, self._served = self._served, {}
+        """Store a response, unless it is larger than `limits.CACHE_BYTES_MAX`."""
+        uses, self._cache_uses = self._cache_uses, {}
         await self._write(
             Change(
-                lambda ingest, connection: catalog.put_response(connection, ingest.project(project), key, body, served)
+                lambda ingest, connection: catalog.put_response(connection, ingest.project(project), key, body, uses)
             )
         )
 
     async def clear_cache(self, project: str) -> int:
-        """Forget all stored responses of a project; returns how many there were."""
+        """Delete all stored responses of a project; return how many there were."""
         count: int = await self._write(
             Change(lambda ingest, connection: catalog.clear_cache(connection, ingest.project(project)))
         )
@@ -262,37 +265,37 @@ class SqliteStore:
         )
 
     async def keys(self) -> Sequence[ApiKey]:
-        """Return all keys, revoked ones included, the oldest first."""
+        """Return all keys, including revoked ones, the oldest first."""
         return await self._read(catalog.keys)
 
     async def spend(self, expense: Expense) -> None:
-        """Add to what a key spent in a day."""
+        """Add an amount to the spending of a key on a day."""
         await self._write(Change(lambda _, connection: spending.spend(connection, expense)))
 
     async def spent(self, day: int) -> Mapping[str, Spent]:
-        """Return what each key spent in a day."""
+        """Return the spending of each key on a day."""
         return await self._read(lambda read: spending.spent(read, day))
 
     async def end_session(self, session: str, expires: int) -> None:
-        """Note that a browser's session was ended."""
+        """Remember that a browser session was ended."""
         await self._write(Change(lambda _, connection: catalog.end_session(connection, session, expires)))
 
     async def ended_sessions(self) -> Mapping[str, int]:
-        """Return the sessions that were ended, with the second when each would have ended by itself."""
+        """Return the ended sessions, with the time at which each would have expired."""
         return await self._read(catalog.ended_sessions)
 
     async def put_feedback(self, project: str, feedback: Feedback) -> None:
-        """Keep a feedback, unless the record's latest says the same."""
+        """Store feedback, unless it equals the record's latest."""
         await self._write(
             Change(lambda ingest, connection: evaluation.put_feedback(connection, ingest.project(project), feedback))
         )
 
     async def feedback(self, project: str, inference_ids: Sequence[str]) -> Mapping[str, Sequence[Feedback]]:
-        """Return the feedback of records, the latest last."""
+        """Return the feedback on records, the latest last."""
         return await self._read(lambda read: evaluation.feedback(read, project, inference_ids))
 
     async def put_experiment(self, experiment: Experiment) -> bool:
-        """Store an experiment, or replace the one with its `uuid`; False when its names are taken."""
+        """Store an experiment, or replace the one with the same `uuid`; return False if its names are taken."""
 
         def put(ingest: Ingest, connection: sqlite3.Connection) -> bool:
             return evaluation.put_experiment(connection, ingest.project(experiment.project_name), experiment)
@@ -301,7 +304,7 @@ class SqliteStore:
         return stored
 
     async def experiment(self, project: str, uuid: str) -> Experiment | None:
-        """Return one experiment, or None."""
+        """Return the experiment with this `uuid`, or None."""
         return await self._read(lambda read: evaluation.experiment(read, project, uuid))
 
     async def experiments(self, project: str) -> Sequence[Experiment]:
@@ -309,11 +312,11 @@ class SqliteStore:
         return await self._read(lambda read: evaluation.experiments(read, project))
 
     async def experiment_traces(self, project: str, uuid: str, after: str = "") -> Sequence[str]:
-        """Return the ids of the traces that have a record of an experiment, in order."""
+        """Return the ids of the traces with a record of an experiment, sorted."""
         return await self._read(lambda read: evaluation.experiment_traces(read, project, uuid, after))
 
     async def put_dataset(self, dataset: Dataset) -> Dataset | None:
-        """Store a new dataset with its cases; None when its name is taken."""
+        """Store a new dataset with its cases; return None if its name is taken."""
 
         def put(ingest: Ingest, connection: sqlite3.Connection) -> Dataset | None:
             return evaluation.put_dataset(connection, ingest.project(dataset.project_name), dataset)
@@ -322,7 +325,7 @@ class SqliteStore:
         return stored
 
     async def add_cases(self, project: str, dataset_id: int, cases: Sequence[DatasetCase]) -> Sequence[int] | None:
-        """Add cases to a dataset; None when the project has no such dataset."""
+        """Add cases to a dataset; return None if the project has no such dataset."""
 
         def add(ingest: Ingest, connection: sqlite3.Connection) -> list[int] | None:
             return evaluation.add_cases(connection, ingest.project(project), dataset_id, cases)
@@ -331,16 +334,16 @@ class SqliteStore:
         return ids
 
     async def update_case(self, project: str, dataset_id: int, case: DatasetCase) -> bool:
-        """Replace a case of a dataset; False when there is none."""
+        """Replace a case of a dataset; return False if it does not exist."""
 
         def update(ingest: Ingest, connection: sqlite3.Connection) -> bool:
             return evaluation.update_case(connection, ingest.project(project), dataset_id, case)
 
-        found: bool = await self._write(Change(update))
-        return found
+        exists: bool = await self._write(Change(update))
+        return exists
 
     async def dataset(self, project: str, key: int | str) -> Dataset | None:
-        """Return a dataset with its cases, by its id or its name."""
+        """Return the dataset with this id or name, with its cases."""
         return await self._read(lambda read: evaluation.dataset(read, project, key))
 
     def _open(self) -> None:

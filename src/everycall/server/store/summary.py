@@ -1,8 +1,8 @@
-"""A trace's summary, kept up to date record by record: what the writer adds to and takes from.
+"""The summary of a trace, updated record by record as the writer stores, changes and moves records.
 
-Sums are integers (tokens, and dollars in units of 10^-12), so that taking away what was added leaves no trace of it.
-What a later record can only lower or raise (first start, last end, first name) is kept with its start; only taking
-such a winner away asks for a look at the trace's other records (`stale`).
+Sums are integers (tokens, and dollars in units of 10^-12), so subtracting what was added leaves no rounding error.
+Values that depend on order (first start, last end, first name) are kept with the start time they come from. The trace's
+other records have to be read again only if the record that such a value came from changes (`TraceState.take`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["Ordered", "TraceState", "decode_state", "encode_state"]
 
 DOLLAR = 10**12
 DOLLARS_MAX = 1e9
-"""A record that claims to have cost more counts as this much in sums."""
+"""A record with a higher cost counts as this much in sums, so that sums stay within 64 bits."""
 
 
 class First(msgspec.Struct, array_like=True):
-    """The value of the earliest record that gives one; of two that start together, the first to arrive."""
+    """The value of the earliest record that has one; of two that start together, the one that arrived first."""
 
     value: str | None = None
     start: int = 0
@@ -34,15 +34,15 @@ class First(msgspec.Struct, array_like=True):
             self.value = value
             self.start = start
 
-    def unsettled(self, old: str | None, start: int, new: str | None, after: int) -> bool:
-        """Return whether a record's change from (old, start) to (new, after) leaves it open which value is first."""
+    def is_unknown(self, old: str | None, start: int, new: str | None, after: int) -> bool:
+        """Return whether the first value is unknown after a record changed from (old, start) to (new, after)."""
         if (old, start) == (new, after):
             return False
         return (self.value is not None and (old, start) == (self.value, self.start)) or after == self.start
 
 
 class Sum(msgspec.Struct, array_like=True):
-    """A sum, and of how many: of none, the sum is unknown."""
+    """A sum, and the number of values in it. The sum of no values is unknown, not 0."""
 
     total: int = 0
     count: int = 0
@@ -52,12 +52,12 @@ class Sum(msgspec.Struct, array_like=True):
             self.total += sign * value
             self.count += sign
 
-    def known(self) -> int | None:
+    def value(self) -> int | None:
         return self.total if self.count else None
 
 
 class Root(msgspec.Struct, array_like=True):
-    """The record that names the trace. `inference_id` is None where every record has a stored parent (a ring)."""
+    """The root record, which names the trace. `inference_id` is None if every record has a stored parent (a cycle)."""
 
     inference_id: str | None = None
     parent_id: str | None = None
@@ -66,7 +66,7 @@ class Root(msgspec.Struct, array_like=True):
 
 
 class Ordered(msgspec.Struct, array_like=True):
-    """What of a record the ordered parts of a summary need (`TraceState.order`)."""
+    """The fields of a record that `TraceState.order` needs."""
 
     start: int
     finish: int
@@ -78,7 +78,7 @@ class Ordered(msgspec.Struct, array_like=True):
 
 
 class TraceState(msgspec.Struct, array_like=True):
-    """All that is kept of a trace. Fields may be appended, with a default; never moved: it is stored as an array."""
+    """The stored state of a trace. It is stored as an array: append new fields with a default, and never move one."""
 
     trace_id: str
     records: int = 0
@@ -99,15 +99,15 @@ class TraceState(msgspec.Struct, array_like=True):
     session: First = msgspec.field(default_factory=First)
     tags: dict[str, int] = {}
     models: dict[str, list[int]] = {}  # model -> [leaves, first start]
-    elsewhere: int = 0  # inference calls that are counted in another record of the same answer
+    elsewhere: int = 0  # model calls whose response is counted in another record
 
     @property
     def active(self) -> int:
-        """The last time known of any record, by which lists are sorted."""
+        """The latest time of any record, by which lists are sorted."""
         return max(self.start, self.end)
 
     def add(self, record: Record) -> None:
-        """Count a record in."""
+        """Add a record."""
         self._shift(record, 1)
         start = record.start_time_unix_nano
         if start and (start < self.start or not self.start):
@@ -128,9 +128,10 @@ class TraceState(msgspec.Struct, array_like=True):
             self._offer_model(record.model, start, 1)
 
     def take(self, old: Record, new: Record | None) -> bool:
-        """Count a record out, to be followed by `add(new)`; None when it leaves the trace.
+        """Subtract a record that becomes `new`, or leaves the trace (None). Call `add(new)` afterwards.
 
-        Returns whether `order` must be called because the record was first or last in something and no longer is.
+        Return whether `order` has to be called, because the record was the first or last in something and may not be
+        any more.
         """
         self._shift(old, -1)
         for tag in set(old.tags):
@@ -140,23 +141,25 @@ class TraceState(msgspec.Struct, array_like=True):
                     del self.tags[tag]
         start = old.start_time_unix_nano
         last = max(start, old.end_time_unix_nano)
-        stale = start == self.start and (new is None or not 0 < new.start_time_unix_nano <= start)
-        stale |= last == self.end and (new is None or max(new.start_time_unix_nano, new.end_time_unix_nano) < last)
+        unordered = start == self.start and (new is None or not 0 < new.start_time_unix_nano <= start)
+        unordered |= last == self.end and (new is None or max(new.start_time_unix_nano, new.end_time_unix_nano) < last)
         after = 0 if new is None else new.start_time_unix_nano
         for first, field in (
             (self.trace_name, "trace_name"),
             (self.end_user, "end_user_identifier"),
             (self.session, "session_id"),
         ):
-            stale |= first.unsettled(getattr(old, field), start, None if new is None else getattr(new, field), after)
+            unordered |= first.is_unknown(
+                getattr(old, field), start, None if new is None else getattr(new, field), after
+            )
         if old.model is not None and old.kind in PRICED_KINDS:
-            stale |= new is None or (old.model, old.kind, start) != (new.model, new.kind, after)
+            unordered |= new is None or (old.model, old.kind, start) != (new.model, new.kind, after)
             if old.model in self.models:
                 self.models[old.model][0] -= 1
-        return stale
+        return unordered
 
     def order(self, records: Iterable[Ordered]) -> None:
-        """Find the ordered parts anew, from all records of the trace by start, then arrival."""
+        """Compute the values that depend on order again, from all records of the trace by start, then by arrival."""
         self.start = self.end = 0
         self.trace_name, self.end_user, self.session = First(), First(), First()
         self.models = {}
@@ -171,10 +174,10 @@ class TraceState(msgspec.Struct, array_like=True):
                 self._offer_model(record.model, record.start, 1)
 
     def _offer_model(self, model: str, start: int, count: int) -> None:
-        known = self.models.get(model)
-        if known is not None:
-            known[0] += count
-            known[1] = min(known[1], start)
+        entry = self.models.get(model)
+        if entry is not None:
+            entry[0] += count
+            entry[1] = min(entry[1], start)
         elif len(self.models) < limits.TRACE_MODELS_MAX:
             self.models[model] = [count, start]
 
@@ -200,9 +203,9 @@ class TraceState(msgspec.Struct, array_like=True):
         self.saved_cost.shift(_units(record.saved_cost), sign)
 
     def summary(self, project: str) -> TraceSummary:
-        """Return the row that lists and pages show."""
-        cost, saved = self.cost.known(), self.saved_cost.known()
-        models = {model: seen for model, seen in self.models.items() if seen[0] > 0}
+        """Return the summary as lists and pages show it."""
+        cost, saved = self.cost.value(), self.saved_cost.value()
+        models = {model: entry for model, entry in self.models.items() if entry[0] > 0}
         return TraceSummary(
             trace_id=self.trace_id,
             trace_name=self.trace_name.value,
@@ -218,9 +221,9 @@ class TraceState(msgspec.Struct, array_like=True):
             leaves=self.leaves,
             errors=self.errors,
             cache_hits=self.cache_hits,
-            input_tokens=self.input_tokens.known(),
-            output_tokens=self.output_tokens.known(),
-            total_tokens=self.total_tokens.known(),
+            input_tokens=self.input_tokens.value(),
+            output_tokens=self.output_tokens.value(),
+            total_tokens=self.total_tokens.value(),
             uncounted=self.uncounted,
             cost=None if cost is None else cost / DOLLAR,
             unpriced=self.leaves - self.cost.count,
@@ -232,7 +235,7 @@ class TraceState(msgspec.Struct, array_like=True):
 
 
 def _total_tokens(record: Record) -> int | None:
-    """What the record says, else the sum of both sides where both are known."""
+    """Return the record's total, or the sum of its input and output tokens if both are known."""
     if record.total_tokens is not None:
         return record.total_tokens
     if record.input_tokens is None or record.output_tokens is None:
@@ -254,5 +257,5 @@ def encode_state(state: TraceState) -> bytes:
 
 
 def decode_state(body: bytes) -> TraceState:
-    """Read a stored state."""
+    """Return a state from its stored form."""
     return _decoder.decode(body)

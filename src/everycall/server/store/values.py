@@ -1,6 +1,6 @@
-"""The values that go into a store and come out of it: batches, queries, pages, deployments, keys, evaluation.
+"""The values a store takes and returns: batches, queries, pages, deployments, keys, feedback, datasets.
 
-All are frozen. Times are integers, nanoseconds since 1970 in UTC, unless a field says otherwise.
+All are frozen. Times are integers: nanoseconds since 1970 in UTC.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A record that will never be stored: its place in the batch, its id where it has one, and why."""
+    """A record that will never be stored: its index in the batch, its id if it has one, and the reason."""
 
     index: int
     inference_id: str | None
@@ -52,7 +52,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What became of a batch: `committed` counts records stored now or already there."""
+    """The result of a commit. `committed` counts the records that were stored now or earlier."""
 
     committed: int
     refused: tuple[Refusal, ...] = ()
@@ -60,9 +60,9 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class ClientReport:
-    """A client process's own counts, from the headers of its batch.
+    """The counts of a client process, from the headers of its batch.
 
-    `client` is `host:pid:start`; `balance` has recorded, delivered, spooled and dropped (by reason).
+    `client` is `host:pid:start`. `balance` has the counts `recorded`, `delivered`, `spooled`, and `dropped` by reason.
     """
 
     client: str
@@ -72,10 +72,10 @@ class ClientReport:
 
 @dataclass(frozen=True, slots=True)
 class RecordQuery:
-    """Filters of a list of records; those given all apply. Newest first.
+    """Filters of a list of records, newest first. A record has to match all filters that are not None.
 
-    `cursor` is the opaque `next_cursor` of the page before. `since`/`until` are nanoseconds on the start time,
-    inclusive/exclusive. `search` is a literal substring of name, trace_name, content or inputs (no pattern language).
+    `since` (inclusive) and `until` (exclusive) bound the start time. `search` is a literal substring of `name`,
+    `trace_name`, `content` or `inputs`. `cursor` is the `next_cursor` of the previous page.
     """
 
     trace_id: str | None = None
@@ -107,9 +107,9 @@ class RecordPage:
 
 @dataclass(frozen=True, slots=True)
 class TraceQuery:
-    """Filters of a list of traces; those given all apply. Newest activity first. Fields as in `RecordQuery`.
+    """Filters of a list of traces, those with the latest activity first. The fields are those of `RecordQuery`.
 
-    `status` is `error` for traces with at least one failed record, `success` for traces with none.
+    `status` is "error" for traces with a failed record, "success" for traces without one.
     """
 
     trace_name: str | None = None
@@ -126,12 +126,13 @@ class TraceQuery:
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """One trace as a row: sums over its inference leaves (`semconv.PRICED_KINDS`), counts over all its records.
+    """The summary of a trace: sums over its model calls (`semconv.PRICED_KINDS`), and counts over all its records.
 
-    A call whose answer another record counts (`Record.counted_in`) is no leaf; `counted_elsewhere` counts these.
-    `cost` is None when no leaf has a price; `unpriced` counts the leaves without one. Likewise for the token sums and
-    `uncounted`. `name` is the root record's name (the one without a stored parent that started first). `duration` is
-    seconds from the first start to the last end. `model` is the leaves' model, the first by time; `models` counts them.
+    `leaves` is the number of model calls that count. A call whose response is counted in another record
+    (`Record.counted_in`) does not; `counted_elsewhere` is the number of those.
+    `cost` is None if no leaf has a price; `unpriced` is the number of leaves without one. The same holds for the token
+    sums and `uncounted`. `name` is the name of the root: the earliest record without a stored parent. `duration` is in
+    seconds, from the first start to the last end. `model` is the first model used, and `models` the number of models.
     """
 
     trace_id: str
@@ -170,17 +171,17 @@ class TracePage:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One immutable version of a deployed prompt. `version` counts from 1; `active` marks the one that is served.
+    """One immutable version of a deployed prompt. `version` counts from 1; `active` is true for the served version.
 
-    `fallbacks` are further models for when this one fails, in their order: {"model": ..., "provider": ...}.
-    `created_by` is the name of the key that made it.
+    `messages` are objects `{"role": ..., "content": ...}` with `{{variables}}`. `fallbacks` are the models to try when
+    this one fails, in order: `{"model": ..., "provider": ...}`. `created_by` is the name of the key that created it.
     """
 
     deployment_id: str
     version: int
     project_name: str
     name: str
-    messages: tuple[Mapping[str, Any], ...]  # {"role": ..., "content": ...} with {{variables}}
+    messages: tuple[Mapping[str, Any], ...]
     model: str
     provider: str
     model_params: Mapping[str, Any] = field(default_factory=dict)
@@ -196,7 +197,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentVersion:
-    """A version as a row of a list, without its content."""
+    """A version of a deployment in a list, without its content."""
 
     version: int
     active: bool
@@ -209,9 +210,9 @@ class DeploymentVersion:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """From when on a version was served, and by whose key; version 0: from when on none was.
+    """When a version began to be served, and the name of the key that did it. Version 0: no version was served.
 
-    `roll_back_to` is the version that a roll-back led to while this one was served; None: to none.
+    `roll_back_to` is the version that a roll-back from this one serves, or None.
     """
 
     version: int
@@ -222,10 +223,10 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentUse:
-    """How a deployment was used since a moment, from its latest records; `whole` says that these are all.
+    """How a deployment was used since a time, from its latest records. `whole` is true if these are all of them.
 
-    `cost` is of the latest `costed` of them: None when none of these has one, `unpriced` counts those without.
-    `last_unix_nano` is the latest call ever.
+    `cost` is the sum over the latest `costed` records, None if none of them has a cost; `unpriced` is the number of
+    those without one. `last_unix_nano` is the time of the latest call ever.
     """
 
     completions: int
@@ -239,7 +240,7 @@ class DeploymentUse:
 
 @dataclass(frozen=True, slots=True)
 class CachedResponse:
-    """A provider's answer kept for reuse; `body` is JSON. Never holds what an omit flag covers."""
+    """A provider's response, stored for reuse. `body` is JSON. It never contains omitted content."""
 
     body: bytes
     created_unix_nano: int
@@ -247,9 +248,9 @@ class CachedResponse:
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """What a key may do with completions; None is no limit.
+    """The limits of a key for completions; None is no limit.
 
-    `unpriced` says what becomes of models without a known price under a budget: "allow" (they are counted apart) or
+    `unpriced` tells what to do with models without a known price under a budget: "allow" (count them separately) or
     "refuse".
     """
 
@@ -263,7 +264,7 @@ NO_LIMITS = KeyLimits()
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as stored: never itself, only the SHA-256 of it. `role` is read, write or admin."""
+    """A key as stored, with its SHA-256 instead of its secret. `role` is "read", "write" or "admin"."""
 
     digest: str
     name: str
@@ -276,20 +277,20 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a key spent on completions: US dollars, of how many, of which so many had no known price (and no cost)."""
+    """The spending of a key on completions: US dollars, and the number of completions, with and without a price."""
 
     cost: float = 0.0
     completions: int = 0
     unpriced: int = 0
 
     def plus(self, other: Spent) -> Spent:
-        """Return the sum."""
+        """Return the sum of both."""
         return Spent(self.cost + other.cost, self.completions + other.completions, self.unpriced + other.unpriced)
 
 
 @dataclass(frozen=True, slots=True)
 class Expense:
-    """What a key (its digest) spent in a day, counted from 1970 in UTC."""
+    """What a key spent on a day. `key` is its digest; `day` is counted from 1970 in UTC."""
 
     key: str
     day: int
@@ -298,13 +299,14 @@ class Expense:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition on a record: `paths` lead to values in its wire form, `operator` compares these with `value`.
+    """A condition on a record: `paths` lead to values in its wire form, and `operator` compares them with `value`.
 
-    A path goes into objects by key (`*` is every key) and into lists of named objects (`{"name": ..., "score": ...}`)
-    by name, to the score. `("feedback",)` is the score of the latest feedback. Values compare as numbers where both
-    are, else as text; of a list, one element is enough. Operators: equals, not_equals, like (text within, case aside;
-    `%` is any text), greater_than, greater_than_or_equal, less_than, less_than_or_equal, is_null, exists, in and
-    between (`value` is a JSON list, or texts with commas between).
+    A path goes into objects by key (`*` is every key), and into lists of objects such as `{"name": ..., "score": ...}`
+    by name, to the score. `("feedback",)` is the score of the latest feedback. Two numbers compare as numbers, other
+    values as text. A list matches if one of its elements does.
+
+    The operators are those of `OPERATORS`. `like` finds text regardless of case, with `%` for any text. For `in` and
+    `between`, `value` is a JSON list, or texts separated by commas.
     """
 
     paths: tuple[tuple[str, ...], ...]
@@ -316,16 +318,15 @@ OPERATORS = (
     "equals", "not_equals", "like", "greater_than_or_equal", "less_than_or_equal", "greater_than", "less_than",
     "is_null", "exists", "in", "between",
 )  # fmt: skip
-"""Of a `Condition`."""
+"""The operators of a `Condition`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogQuery:
-    """Filters of a list of logs, newest first; those given all apply.
+    """Filters of Parea's list of logs, newest first. A record has to match all filters that are not None.
 
-    `trace_ids` are the traces to look in, all when left out. `roots` leaves out records whose parent is stored. `since`
-    is nanoseconds on the start time. A page is found by number (`offset` records are passed over), because that is how
-    this list is asked for.
+    `trace_ids` limits the list to these traces. `roots` excludes records whose parent is stored. `since` bounds the
+    start time. Parea's clients ask for pages by number, so this list has an `offset` instead of a cursor.
     """
 
     trace_ids: tuple[str, ...] | None = None
@@ -339,7 +340,7 @@ class LogQuery:
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """A page of records, and how many there are in all."""
+    """A page of records, and the total number of records that match."""
 
     records: tuple[Record, ...]
     total: int
@@ -347,7 +348,7 @@ class LogPage:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What somebody thinks of a record, which may not have come yet. `score` is from 0 to 1."""
+    """Feedback on a record, which may arrive later than the feedback. `score` is from 0 to 1."""
 
     inference_id: str
     score: float
@@ -359,9 +360,9 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One run of an experiment. `statistics` and `samples` are set when it is finished.
+    """One run of an experiment. `statistics` and `samples` are set when it finishes.
 
-    Its records are those with its `uuid` in their attribute `parea.experiment_uuid`.
+    Its records have its `uuid` in their attribute `parea.experiment_uuid`.
     """
 
     uuid: str
@@ -378,7 +379,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class DatasetCase:
-    """One case of a dataset. `id` is set by the store, unique in it."""
+    """A test case of a dataset. The store sets `id`."""
 
     inputs: Mapping[str, str]
     target: str | None = None
@@ -388,7 +389,7 @@ class DatasetCase:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A named collection of test cases. `id` and the times are set by the store."""
+    """A named collection of test cases. The store sets `id` and the times."""
 
     name: str
     project_name: str
