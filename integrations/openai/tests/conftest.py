@@ -114,7 +114,9 @@ class OpenAIAdapter(StainlessAdapter):
     """The host on loopback has no name, so the provider is given."""
     ways = WAYS
     embedding = Embedding(
-        lambda client, text: client.embeddings.create(model="text-embedding-3-small", input=text, dimensions=8),
+        lambda client, text: client.embeddings.create(
+            model="text-embedding-3-small", input=text, dimensions=8, encoding_format="float"
+        ),
         {
             "name": "embeddings text-embedding-3-small",
             "kind": "embedding",
@@ -124,7 +126,7 @@ class OpenAIAdapter(StainlessAdapter):
             "llm_configuration": {
                 "model": "text-embedding-3-small",
                 "provider": "openai",
-                "model_params": {"dimensions": 8, "encoding_format": "base64"},
+                "model_params": {"dimensions": 8, "encoding_format": "float"},
             },
             "model": "text-embedding-3-small",
             "provider": "openai",
