@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from everycall.integration import Gathering, Options, StainlessExchange, read, start_call
 from everycall.semconv import ERROR_TYPE, SERVICE_TIER
-from everycall_anthropic import _answers
-from everycall_anthropic._requests import SCOPE, BatchEndpoint
+from everycall_anthropic import _responses
+from everycall_anthropic._endpoints import SCOPE, BatchEndpoint
 
 __all__ = ["BatchExchange"]
 
@@ -44,7 +44,7 @@ class BatchExchange(StainlessExchange):
         how = str(read(outcome, "type"))
         if how not in ("succeeded", "errored"):
             return how
-        fields = _answers.message(read(outcome, "message")) if how == "succeeded" else {}
+        fields = _responses.message(read(outcome, "message")) if how == "succeeded" else {}
         model = fields.get("model")
         call = start_call(
             f"chat {model}" if model else "chat",
@@ -62,7 +62,7 @@ class BatchExchange(StainlessExchange):
         else:
             error = read(read(outcome, "error"), "error")
             call.update(**{ERROR_TYPE: read(error, "type")})
-            call.fail(_answers.failure(error))
+            call.fail(_responses.failure(error))
         return how
 
 

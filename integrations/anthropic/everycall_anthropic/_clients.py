@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, Unpack
 import anthropic
 
 from everycall.integration import Labels, Options, Wrapping
-from everycall_anthropic._exchange import begin
+from everycall_anthropic._request import begin
 
 __all__ = ["instrument", "uninstrument", "wrap"]
 

@@ -13,8 +13,8 @@ from google.genai._api_client import BaseApiClient
 from google.genai.client import AsyncClient, Client
 
 from everycall.integration import Labels, Options, Wrapping
-from everycall_google._exchange import begin
-from everycall_google._streams import keep_contexts, leave_contexts
+from everycall_google._generators import keep_contexts, leave_contexts
+from everycall_google._request import begin
 
 __all__ = ["instrument", "uninstrument", "wrap"]
 

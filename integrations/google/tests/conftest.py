@@ -13,7 +13,7 @@ from google.genai import chats, errors, models, types
 from google.genai._api_client import BaseApiClient
 
 import everycall_google
-from everycall_google import _clients, _streams
+from everycall_google import _clients, _generators
 from everycall_testkit import client_bench
 from everycall_testkit.client_bench import Clients
 from everycall_testkit.client_contract import (
@@ -274,7 +274,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def nothing_wrapped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process in which no client has been wrapped yet."""
-    _streams.leave_contexts()
+    _generators.leave_contexts()
     monkeypatch.setattr(_clients._State, "has_wrapped", False)
     yield
-    _streams.leave_contexts()
+    _generators.leave_contexts()

@@ -11,8 +11,8 @@ from typing import Final, TypeVar, Unpack
 import openai
 
 from everycall.integration import Labels, Wrapping
-from everycall_openai._exchange import begin
 from everycall_openai._options import OpenAIOptions
+from everycall_openai._request import begin
 
 __all__ = ["instrument", "uninstrument", "wrap"]
 

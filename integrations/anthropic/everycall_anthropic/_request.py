@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Final
 
 from everycall.integration import Call, Options, Reading, StainlessExchange, begin_request, read
 from everycall.semconv import ERROR_TYPE, SERVICE_TIER
-from everycall_anthropic._answers import SERVICE_TIER_TOLD
 from everycall_anthropic._batches import BatchExchange
+from everycall_anthropic._endpoints import SCOPE, BatchEndpoint, MessageEndpoint, endpoint_of
+from everycall_anthropic._legacy_streams import follow_remade
 from everycall_anthropic._providers import provider_of
-from everycall_anthropic._remade import follow_remade
-from everycall_anthropic._requests import SCOPE, BatchEndpoint, MessageEndpoint, endpoint_of
+from everycall_anthropic._responses import SERVICE_TIER_TOLD
 
 __all__ = ["AnthropicExchange", "begin"]
 

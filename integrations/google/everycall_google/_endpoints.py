@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from everycall.integration import Gathering, members
-from everycall_google import _answers, _gathering
-from everycall_google._wire import items, message, named, parts, snake
+from everycall_google import _accumulators, _responses
+from everycall_google._content import items, message, named, parts, snake
 
 __all__ = ["Endpoint", "Request", "request_of"]
 
@@ -109,8 +109,8 @@ def _embedded(content: Any) -> Any:
     return found[0]["text"] if len(found) == 1 and found[0].get("type") == "text" else found
 
 
-_GENERATE: Final = Endpoint("generate_content", "llm", _generation, _answers.generated, _gathering.Generated)
-_EMBED: Final = Endpoint("embeddings", "embedding", _embedding, _answers.embedded)
+_GENERATE: Final = Endpoint("generate_content", "llm", _generation, _responses.generated, _accumulators.Generated)
+_EMBED: Final = Endpoint("embeddings", "embedding", _embedding, _responses.embedded)
 _ENDPOINTS: Final = {
     "generateContent": _GENERATE,
     "streamGenerateContent": _GENERATE,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from everycall import limits
 from everycall.integration import Gathering, Text, members, read
-from everycall_openai import _answers
+from everycall_openai import _responses
 
 __all__ = ["Chat", "Completion", "Response", "is_usage_alone"]
 
@@ -151,7 +151,7 @@ class Chat(_Chunked):
     def fields(self) -> dict[str, Any]:
         choices = [self.choices[index] for index in sorted(self.choices)]
         said = [{"message": choice.message(), "finish_reason": choice.finish_reason} for choice in choices]
-        return _answers.chat({**self.told, "choices": said})
+        return _responses.chat({**self.told, "choices": said})
 
 
 class Completion(_Chunked):
@@ -182,7 +182,7 @@ class Completion(_Chunked):
         said = [
             {"text": str(self.texts[index]), "finish_reason": self.reasons.get(index)} for index in sorted(self.texts)
         ]
-        return _answers.completion({**self.told, "choices": said})
+        return _responses.completion({**self.told, "choices": said})
 
 
 class Response(_Chunked):
@@ -210,7 +210,7 @@ class Response(_Chunked):
             if self.keeps and len(self.items) < limits.STREAM_CHUNKS_MAX:
                 self.items.append(read(piece, "item"))
         elif kind == "error":
-            self.failure = _answers.failure(piece)
+            self.failure = _responses.failure(piece)
         else:
             held = read(piece, "response")
             if held is not None:
@@ -220,8 +220,8 @@ class Response(_Chunked):
 
     def fields(self) -> dict[str, Any]:
         if self.whole is not None:
-            return _answers.response(self.whole)
-        fields = _answers.response({**self.told, "output": self.items})
+            return _responses.response(self.whole)
+        fields = _responses.response({**self.told, "output": self.items})
         if self.text and "content" not in fields:
             fields["content"] = str(self.text)
         if self.refusal and not fields.get("output"):

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from everycall.integration import members, text, usage_fields
-from everycall_google._wire import items, message, named
+from everycall_google._content import items, message, named
 
 __all__ = ["BLOCKED", "body_of", "embedded", "failure", "generated"]
 

@@ -16,8 +16,8 @@ from everycall.integration import (
     report,
 )
 from everycall.semconv import SERVICE_TIER
-from everycall_google._answers import body_of
-from everycall_google._requests import Request, request_of
+from everycall_google._endpoints import Request, request_of
+from everycall_google._responses import body_of
 
 __all__ = ["SCOPE", "GoogleExchange", "begin"]
 

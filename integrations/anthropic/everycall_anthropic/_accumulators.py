@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from everycall import limits
 from everycall.integration import Gathering, Text, members, read
-from everycall_anthropic import _answers
+from everycall_anthropic import _responses
 
 __all__ = ["Completion", "Message"]
 
@@ -127,7 +127,7 @@ class Message(Gathering):
         if not self.has_final_usage:
             usage = {name: value for name, value in usage.items() if name not in _FINAL_AT_THE_END}
         content = [self.blocks[index].block() for index in sorted(self.blocks)]
-        fields = _answers.message({**self.told, "content": content, "usage": usage or None})
+        fields = _responses.message({**self.told, "content": content, "usage": usage or None})
         if self.failure is not None:
             fields["failure"] = self.failure
         return fields
@@ -154,4 +154,4 @@ class Completion(Gathering):
                 self.said.add(said)
 
     def fields(self) -> dict[str, Any]:
-        return _answers.completion({**self.told, "completion": str(self.said) if self.said else None})
+        return _responses.completion({**self.told, "completion": str(self.said) if self.said else None})

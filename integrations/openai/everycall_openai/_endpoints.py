@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from everycall.integration import Gathering, plain, plain_messages, read
-from everycall_openai import _answers, _gathering
+from everycall_openai import _accumulators, _responses
 
 __all__ = ["Endpoint", "endpoint_of"]
 
@@ -109,11 +109,11 @@ class Endpoint:
         return {"llm_configuration": configuration, "inputs": asked.get("inputs")}
 
 
-def _chat(body: Body) -> dict[str, Any]:
+def _chat_input(body: Body) -> dict[str, Any]:
     return {"messages": plain_messages(body.get("messages"))}
 
 
-def _responses(body: Body) -> dict[str, Any]:
+def _responses_input(body: Body) -> dict[str, Any]:
     """Return the instructions and the input as messages; items that are no messages stay what they are."""
     asked = body.get("input")
     messages: list[Any]
@@ -129,24 +129,29 @@ def _responses(body: Body) -> dict[str, Any]:
     return {"messages": messages}
 
 
-def _completions(body: Body) -> dict[str, Any]:
+def _completions_input(body: Body) -> dict[str, Any]:
     """Return each prompt as a user's message: a text, or the tokens it was given as."""
     prompt = body.get("prompt")
     prompts = prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
     return {"messages": [{"role": "user", "content": item} for item in prompts], "but": ("prompt",)}
 
 
-def _embeddings(body: Body) -> dict[str, Any]:
+def _embeddings_input(body: Body) -> dict[str, Any]:
     return {"inputs": {"input": body.get("input")}}
 
 
 _ENDPOINTS: Final = {
-    "chat/completions": Endpoint("chat", "llm", _chat, _answers.chat, _gathering.Chat, streams_usage=True),
+    "chat/completions": Endpoint("chat", "llm", _chat_input, _responses.chat, _accumulators.Chat, streams_usage=True),
     "completions": Endpoint(
-        "text_completion", "llm", _completions, _answers.completion, _gathering.Completion, streams_usage=True
+        "text_completion",
+        "llm",
+        _completions_input,
+        _responses.completion,
+        _accumulators.Completion,
+        streams_usage=True,
     ),
-    "responses": Endpoint("chat", "llm", _responses, _answers.response, _gathering.Response),
-    "embeddings": Endpoint("embeddings", "embedding", _embeddings, _answers.embeddings, None),
+    "responses": Endpoint("chat", "llm", _responses_input, _responses.response, _accumulators.Response),
+    "embeddings": Endpoint("embeddings", "embedding", _embeddings_input, _responses.embeddings, None),
 }
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import anthropic
 
 from everycall.integration import Gathering, plain, plain_messages, read
-from everycall_anthropic import _answers, _gathering
+from everycall_anthropic import _accumulators, _responses
 
 __all__ = ["SCOPE", "BatchEndpoint", "MessageEndpoint", "endpoint_of"]
 
@@ -81,8 +81,8 @@ def _prompt(body: Body) -> list[Any]:
 
 
 _ENDPOINTS: Final = {
-    "messages": MessageEndpoint("chat", _messages, _answers.message, _gathering.Message),
-    "complete": MessageEndpoint("text_completion", _prompt, _answers.completion, _gathering.Completion),
+    "messages": MessageEndpoint("chat", _messages, _responses.message, _accumulators.Message),
+    "complete": MessageEndpoint("text_completion", _prompt, _responses.completion, _accumulators.Completion),
 }
 
 

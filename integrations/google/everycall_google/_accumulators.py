@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from everycall import limits
 from everycall.integration import Gathering, Text, members
-from everycall_google import _answers
-from everycall_google._wire import items, named
+from everycall_google import _responses
+from everycall_google._content import items, named
 
 __all__ = ["Generated"]
 
@@ -75,7 +75,7 @@ class Generated(Gathering):
         self.failure: str | None = None
 
     def take(self, piece: Any) -> None:
-        told = members(_answers.body_of(piece))
+        told = members(_responses.body_of(piece))
         for name in _LAST:
             if told.get(name):
                 self.told[name] = told[name]
@@ -83,7 +83,7 @@ class Generated(Gathering):
             if told.get(name):
                 self.told.setdefault(name, told[name])
         if told.get("error"):
-            self.failure = _answers.failure(told["error"])
+            self.failure = _responses.failure(told["error"])
         for one in items(told.get("candidates")):
             candidate = members(one)
             held = self.candidates.setdefault(candidate.get("index") or 0, _Candidate())
@@ -97,5 +97,5 @@ class Generated(Gathering):
 
     def fields(self) -> dict[str, Any]:
         candidates = [self.candidates[index].whole() for index in sorted(self.candidates)]
-        fields = _answers.generated({**self.told, "candidates": candidates})
+        fields = _responses.generated({**self.told, "candidates": candidates})
         return fields if self.failure is None else {**fields, "failure": self.failure}

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Final
 import openai
 
 from everycall.integration import Call, StainlessExchange, begin_request, read
-from everycall_openai._gathering import is_usage_alone
+from everycall_openai._accumulators import is_usage_alone
+from everycall_openai._endpoints import Endpoint, endpoint_of
 from everycall_openai._options import OpenAIOptions
 from everycall_openai._providers import provider_of, tells_usage
-from everycall_openai._requests import Endpoint, endpoint_of
 
 __all__ = ["SCOPE", "OpenAIExchange", "begin"]
 
