@@ -77,13 +77,13 @@ def test_a_local_key_that_others_may_read_is_closed_to_them(tmp_path: Path) -> N
 def test_a_broken_local_key_is_an_error_that_says_what_to_do(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "local.key"
     path.write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"local\.key does not hold a key: delete it"):
+    with pytest.raises(ConfigurationError, match=r"local\.key does not contain a key: delete it"):
         local_key(path)
 
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="cannot keep the local key"):
+    with pytest.raises(ConfigurationError, match="cannot store the local key"):
         local_key(tmp_path / "file" / "local.key")
 
 

@@ -1,13 +1,12 @@
-"""Deployments as they are asked for: read and checked, stored, activated, compared. The API and the pages call this.
+"""Creating, activating and comparing deployments. The API and the pages call it.
 
-A deployment is data. Its templates are stored as they came, and nothing here or elsewhere evaluates them.
+A deployment is data: its templates are stored as they were sent, and never evaluated as code.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -38,32 +37,32 @@ __all__ = [
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
 RESERVED = frozenset({"new"})
-_ID_BYTES = 16  # 21 of the 22 characters of their base64 form, as Parea's ids have
+_ID_BYTES = 16  # 22 characters of base64, cut to 21, the length of Parea's ids
 
 Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
 
 
 class _Message(Message, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A message of a template; a misspelt field is refused instead of left out."""
+    """A message of a template. Unknown fields are refused, so a misspelt one is not lost."""
 
 
 class _ModelParams(ModelParams, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Parameters of a template, for the same reason."""
+    """Model parameters of a template. Unknown fields are refused, as in messages."""
 
 
 class Fallback(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A further model, for when those before it fail. Without `provider`, the model's name tells."""
+    """A model to try if the models before it fail. Without `provider`, the model's name decides."""
 
     model: Name
     provider: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] | None = None
 
 
 class DeploymentRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a deployment is made of. With `deployment_id` it is the next version of that one, else a new one.
+    """A request to create a deployment, or with `deployment_id` a new version of that deployment.
 
-    `messages` may have `{{variables}}`; `model_params` has Parea's names (temp, top_p, max_length, ...). `provider` is
-    a name of the server's settings; without it, the model's name tells. `activate` says whether the version is served
-    from now on. `expected_version` is the one that must be served now (0: none), or nothing is changed.
+    `messages` may contain `{{variables}}`. `model_params` has Parea's names (temp, top_p, max_length, ...).
+    `provider` is a name from the server's settings; without it, the model's name decides. With `activate`, the version
+    is served from now on. If `expected_version` is not the version served now (0: none), nothing is changed.
     """
 
     name: Name
@@ -82,115 +81,116 @@ class DeploymentRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     expected_version: Annotated[int, Meta(ge=0)] | None = None
 
 
-def as_deployment(given: DeploymentRequest, project: str, by: str) -> Deployment:
-    """Return the version to store. Raises `ProblemError` 422 that names the field which cannot be used."""
-    for index, message in enumerate(given.messages):
+def as_deployment(request: DeploymentRequest, project: str, by: str) -> Deployment:
+    """Return the version to store, created by the key named `by`. Raise a `ProblemError` 422 that names a bad field."""
+    for index, message in enumerate(request.messages):
         if isinstance(message.content, str) and len(message.content) > limits.TEMPLATE_CHARS_MAX:
             raise problem(
                 "template_too_long",
                 422,
                 "The prompt template is too long",
-                f"messages[{index}].content may have {limits.TEMPLATE_CHARS_MAX} characters; use llm_inputs.",
+                f"messages[{index}].content may have at most {limits.TEMPLATE_CHARS_MAX} characters. "
+                "Pass long text in llm_inputs.",
                 field=f"messages[{index}].content",
             )
     return Deployment(
-        deployment_id=given.deployment_id or f"p-{secrets.token_urlsafe(_ID_BYTES)[:21]}",
+        deployment_id=request.deployment_id or f"p-{secrets.token_urlsafe(_ID_BYTES)[:21]}",
         version=0,
         project_name=project,
-        name=given.name,
-        messages=tuple(as_messages(given.messages, "messages")),
-        model=given.model,
-        provider=_provider(given.model, given.provider),
-        model_params=given.model_params.given() if given.model_params else {},
-        functions=tuple(as_functions(given.functions or ())),
-        function_call=given.function_call,
-        description=given.description or "",
-        metadata=given.metadata or {},
+        name=request.name,
+        messages=tuple(as_messages(request.messages, "messages")),
+        model=request.model,
+        provider=_provider(request.model, request.provider),
+        model_params=request.model_params.given() if request.model_params else {},
+        functions=tuple(as_functions(request.functions or ())),
+        function_call=request.function_call,
+        description=request.description or "",
+        metadata=request.metadata or {},
         fallbacks=tuple(
-            {"model": one.model, "provider": _provider(one.model, one.provider)} for one in given.fallbacks or ()
+            {"model": one.model, "provider": _provider(one.model, one.provider)} for one in request.fallbacks or ()
         ),
         created_by=by,
     )
 
 
-def _provider(model: str, given: str | None) -> str:
-    return (given or provider_of(model) or "").lower()
+def _provider(model: str, provider: str | None) -> str:
+    return (provider or provider_of(model) or "").lower()
 
 
 def check_id(deployment_id: str) -> None:
-    """Raise 422 unless a new deployment may have this id."""
+    """Raise 422 if a new deployment cannot have this id."""
     if not ID_PATTERN.match(deployment_id) or deployment_id in RESERVED:
         raise problem(
             "invalid",
             422,
             "Not as documented",
-            "A deployment_id has letters, digits, - and _, begins with a letter or digit, and has at most 128 of them; "
-            f"it is not {' or '.join(sorted(RESERVED))}.",
+            "A deployment_id has 1 to 128 letters, digits, - and _, and starts with a letter or a digit. "
+            f"Reserved: {', '.join(sorted(RESERVED))}.",
             field="deployment_id",
         )
 
 
 async def newest_of(store: Store, project: str, deployment_id: str) -> int:
-    """Return the number of a deployment's newest version; 0 when there is no such deployment."""
-    found: Sequence[Any] = await store.deployment_versions(project, deployment_id, limit=1)
-    return found[0].version if found else 0
+    """Return the number of a deployment's newest version; 0 if there is no such deployment."""
+    versions = await store.deployment_versions(project, deployment_id, limit=1)
+    return versions[0].version if versions else 0
 
 
 async def put(
-    store: Store, given: DeploymentRequest, new: Deployment, *, dry_run: bool = False
+    store: Store, request: DeploymentRequest, new: Deployment, *, dry_run: bool = False
 ) -> tuple[str, Deployment]:
-    """Store a version; return what came of it (`created`, `changed`, `activated`, `unchanged`) and the version.
+    """Store a version; return the result and the version as stored.
 
-    `activated`: the content is that of an older version, which is served again. `unchanged`: nothing was done. With
-    `dry_run` nothing is done in any case. Raises 409 when `expected_version` is not the one that is served.
+    The result is "created", "changed" (a new version), "activated" (an older version with the same content is served
+    again) or "unchanged". With `dry_run`, nothing is stored. Raise 409 if `expected_version` is not the served version.
     """
     before = await newest_of(store, new.project_name, new.deployment_id)
     served = await store.deployment(new.project_name, new.deployment_id)
     try:
         stored = await store.put_deployment(
-            new, activate=given.activate, expected=given.expected_version, dry_run=dry_run
+            new, activate=request.activate, expected=request.expected_version, dry_run=dry_run
         )
     except VersionConflict as error:
         raise _conflict(error) from error
     if stored.version > before:
         return ("changed" if before else "created"), stored
     was_served = served is not None and served.version == stored.version
-    return ("unchanged" if was_served or not given.activate else "activated"), stored
+    return ("unchanged" if was_served or not request.activate else "activated"), stored
 
 
 async def activate(
     store: Store, project: str, deployment_id: str, version: int, *, by: str, expected: int | None = None
 ) -> Deployment:
-    """Serve a version (0: none) and return it. Raises 404 when there is none, 409 as `put` does."""
+    """Serve a version (0: none) and return it. Raise 404 if it does not exist, and 409 as `put` does."""
     try:
-        found = await store.activate_deployment(project, deployment_id, version, by=by, expected=expected)
+        activated = await store.activate_deployment(project, deployment_id, version, by=by, expected=expected)
     except VersionConflict as error:
         raise _conflict(error) from error
-    if found is None:
+    if activated is None:
         raise _no_version()
-    return found
+    return activated
 
 
 async def roll_back(
     store: Store, project: str, deployment_id: str, *, by: str, expected: int | None = None
 ) -> Deployment:
-    """Serve what was served before and return it. Raises 404, and 409 also when nothing was served before."""
+    """Serve the previously served version and return it. Raise 404, 409 as `put` does, and 409 if there is none."""
     try:
-        found = await store.roll_back_deployment(project, deployment_id, by=by, expected=expected)
+        activated = await store.roll_back_deployment(project, deployment_id, by=by, expected=expected)
     except VersionConflict as error:
         raise _conflict(error) from error
     except NoEarlierVersion as error:
         raise problem("no_earlier_version", 409, "Nothing to roll back to", str(error)) from error
-    if found is None:
+    if activated is None:
         raise _no_version()
-    return found
+    return activated
 
 
 async def version_of(store: Store, project: str, deployment_id: str, version: int | None) -> Deployment:
-    """Return a version, or the one that is served. Raises 404, or 410 when none is served."""
-    found = await store.deployment(project, deployment_id, version)
-    if found is not None:
-        return found
+    """Return a version, or the served one if `version` is None. Raise 404, or 410 if no version is served."""
+    stored = await store.deployment(project, deployment_id, version)
+    if stored is not None:
+        return stored
     if version is not None:
         raise _no_version()
     raise await missing_deployment(store, project, deployment_id)
@@ -199,9 +199,9 @@ async def version_of(store: Store, project: str, deployment_id: str, version: in
 async def both_versions(
     store: Store, project: str, deployment_id: str, older: int | None, newer: int | None
 ) -> tuple[Deployment | None, Deployment]:
-    """Return two versions to be compared: the newest with the one before it, unless others are asked for.
+    """Return two versions to compare: by default the newest, and the one before it.
 
-    The first is None for version 0: nothing. Raises 404.
+    The first is None for version 0, which is no version. Raise 404 if a version does not exist.
     """
     if newer is None:
         newer = await newest_of(store, project, deployment_id)
@@ -216,7 +216,7 @@ def _no_version() -> ProblemError:
         "unknown_deployment",
         404,
         "No such deployment",
-        "There is no such deployment or version in this project. GET /api/deployments lists those that are.",
+        "There is no such deployment or version in this project. GET /api/deployments lists the deployments.",
     )
 
 
@@ -225,6 +225,6 @@ def _conflict(error: VersionConflict) -> ProblemError:
         "version_conflict",
         409,
         "Another version is served",
-        f"{error}, not the one in expected_version: somebody was quicker. Nothing was changed; look, and ask again.",
+        f"{error}, not expected_version: somebody else made a change. Nothing was changed. Check it, and try again.",
         active_version=error.active,
     )

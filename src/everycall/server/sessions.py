@@ -1,8 +1,8 @@
-"""Logins of browsers: one-time tokens for printed addresses, and signed cookies. `auth` and `login` use it.
+"""Browser sessions: one-time tokens for printed login URLs, and signed cookies. `auth` and `login` use it.
 
-A cookie names the key it came from by its digest, so revoking the key ends the session. A session that goes on is
-stored nowhere; one that was ended by logging out is remembered until it would have ended by itself, so that a copy of
-its cookie is worth nothing. Changing the local key ends all of them.
+A cookie contains the digest of the key that logged in, so revoking the key ends the session. Active sessions are not
+stored. A session ended by logging out is remembered until it would have expired, so a copy of its cookie is useless.
+A new local key ends all sessions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COOKIE = "everycall_session"
 
 
 class Sessions:
-    """Makes and reads session cookies and login tokens. Safe to use from any thread."""
+    """Issues and verifies session cookies and login tokens. Thread-safe."""
 
     def __init__(self, secret: str) -> None:
         self._key = hmac.digest(secret.encode(), b"everycall session 2", "sha256")
@@ -33,33 +33,33 @@ class Sessions:
         self._lock = threading.Lock()
 
     def load(self, ended: Mapping[str, int]) -> None:
-        """Take over the sessions that were ended before this process, as `end` gave them."""
+        """Add the sessions that were ended before this process started, as `end` returned them."""
         with self._lock:
             self._ended.update(ended)
 
     def issue(self, digest: str) -> str:
-        """Return a cookie's value for the holder of a key, good for `limits.SESSION_AGE_S`."""
+        """Return a cookie value for the key with this digest, valid for `limits.SESSION_AGE_S`."""
         body = f"{digest}.{int(time.time() + limits.SESSION_AGE_S)}.{secrets.token_urlsafe(12)}"
         return f"{body}.{self._sign(body)}"
 
     def read(self, value: str) -> str | None:
-        """Return the digest of the key a cookie stands for; None when it is forged, too old or ended."""
-        found = self._read(value)
-        return None if found is None or _digest(value) in self._ended else found[0]
+        """Return the digest of the key a cookie was issued for; None if it is forged, expired or ended."""
+        session = self._read(value)
+        return None if session is None or _digest(value) in self._ended else session[0]
 
     def end(self, value: str) -> tuple[str, int] | None:
-        """End a session; return what to remember: its name and the second when it would have ended by itself.
+        """End a session. Return what to store: its name, and the second since 1970 at which it would have expired.
 
-        None when the cookie stands for no session. What is returned tells nobody the cookie.
+        Return None if the cookie is not valid. The name is a digest: it does not reveal the cookie.
         """
-        found = self._read(value)
-        if found is None:
+        session = self._read(value)
+        if session is None:
             return None
         name, now = _digest(value), int(time.time())
         with self._lock:
             self._ended = {one: expires for one, expires in self._ended.items() if expires > now}
-            self._ended[name] = found[1]
-        return name, found[1]
+            self._ended[name] = session[1]
+        return name, session[1]
 
     def _read(self, value: str) -> tuple[str, int] | None:
         body, _, signature = value.rpartition(".")
@@ -69,7 +69,7 @@ class Sessions:
         return (digest, int(expires)) if int(expires) > time.time() else None
 
     def token(self) -> str:
-        """Return a fresh token that logs in once, within `limits.LOGIN_TOKEN_AGE_S`."""
+        """Return a new token that logs in once, within `limits.LOGIN_TOKEN_AGE_S`."""
         token = secrets.token_urlsafe(32)
         with self._lock:
             self._tokens[_digest(token)] = time.monotonic() + limits.LOGIN_TOKEN_AGE_S
@@ -78,7 +78,7 @@ class Sessions:
         return token
 
     def use(self, token: str) -> bool:
-        """Return whether a token is good, and make it good no more."""
+        """Return whether a token is valid, and invalidate it."""
         with self._lock:
             expires = self._tokens.pop(_digest(token), None)
         return expires is not None and expires > time.monotonic()

@@ -1,7 +1,8 @@
-"""Every way in which Parea's clients wrote a time, read as nanoseconds since 1970 UTC; and the seed's own way.
+"""Parsing and formatting timestamps in all the forms that Parea's clients have used.
 
-Seed: `2023-07-24 18:05:17 ` with its trailing space. Python clients: local time without a zone, with a zone's name
-(`2024-01-15 10:11:12 EST`), then ISO 8601 with `+00:00`. TypeScript: ISO 8601 with milliseconds and `Z`.
+Parea's API documents `2023-07-24 18:05:17 ` with a trailing space. Its Python clients sent local time without a zone,
+then with a zone's name (`2024-01-15 10:11:12 EST`), then ISO 8601 with `+00:00`. Its TypeScript client sends ISO 8601
+with milliseconds and `Z`.
 """
 
 from __future__ import annotations
@@ -20,23 +21,26 @@ _NAMED_HOURS = {
     "HST": -10, "BST": 1, "WEST": 1, "CET": 1, "CEST": 2, "EET": 2, "EEST": 3, "MSK": 3, "JST": 9, "KST": 9, "SGT": 8,
     "HKT": 8, "AEST": 10, "AEDT": 11, "NZST": 12, "NZDT": 13,
 }  # fmt: skip
-"""Names that Python's `%Z` gives. One that is not here, or means two zones, is read as UTC; the text itself is kept."""
+"""Zone names as Python's `%Z` writes them. Other names, and names of two zones, are read as UTC."""
 
 
 def read_timestamp(text: str) -> int:
-    """Return the nanoseconds of a time. Without a zone it is UTC. Raises `ValueError` for what is not a time."""
+    """Return a timestamp as nanoseconds since 1970 in UTC. Without a zone it is UTC.
+
+    Raise `ValueError` if the text is not a timestamp, or before 1970.
+    """
     match = _FORM.fullmatch(text.strip())
     if match is None:
-        raise ValueError("not a time such as 2024-05-30T13:48:34+00:00")
+        raise ValueError("not a timestamp such as 2024-05-30T13:48:34+00:00")
     moment = datetime.fromisoformat(f"{match['day']}T{match['clock']}+00:00") - datetime(1970, 1, 1, tzinfo=UTC)
     seconds = int((moment - _offset(match["zone"] or "Z")).total_seconds())
     if seconds < 0:
-        raise ValueError("a time before 1970")
+        raise ValueError("the timestamp is before 1970")
     return seconds * 10**9 + int((match["fraction"] or "").ljust(9, "0"))
 
 
 def write_timestamp(unix_nano: int) -> str:
-    """Return a time in the seed's form, `YYYY-MM-DD HH:MM:SS`, UTC."""
+    """Return a timestamp as Parea's API documents it: `YYYY-MM-DD HH:MM:SS`, UTC."""
     return datetime.fromtimestamp(unix_nano // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 

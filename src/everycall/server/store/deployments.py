@@ -1,7 +1,7 @@
-"""Deployments as they are kept: versions that never change, which of them is served, and the history of that.
+"""The tables of deployments: immutable versions, which of them is served, and the history of activations.
 
-The functions that write run in the writer's thread inside its transaction, so that two changes at once are one after
-the other; those that read run in the readers'. Called by `sqlite.SqliteStore`.
+Called by `sqlite.SqliteStore`. Functions that write run in the writer's transaction, so concurrent changes are applied
+one after the other; functions that read take a `Read`.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _NOT_CONTENT = ("version", "created_unix_nano", "created_by", "active", "project
 def put_deployment(
     connection: sqlite3.Connection, project: int, new: Deployment, *, activate: bool, expected: int | None
 ) -> Deployment:
-    """Store the next version, unless a version says the same already; serve it when `activate`."""
+    """Store a new version, unless one with the same content exists; serve it if `activate`."""
     key = (project, new.deployment_id)
     _expect(connection, key, expected)
     new, body = _checked(replace(new, created_unix_nano=new.created_unix_nano or time.time_ns(), active=False))
     digest = _digest(new)
-    _know_digests(connection, key)
-    kept = connection.execute(
+    _add_missing_digests(connection, key)
+    same = connection.execute(
         "SELECT version FROM deployments WHERE project = ? AND deployment_id = ? AND digest = ?"
         " ORDER BY active DESC, version DESC LIMIT 1",
         (*key, digest),
     ).fetchone()
-    if kept is None:
+    if same is None:
         version = 1 + _number(connection, "SELECT max(version) FROM deployments", key)
         new, body = _checked(replace(new, version=version))
         connection.execute(
@@ -61,7 +61,7 @@ def put_deployment(
             (*key, version, new.name, body, digest),
         )
     else:
-        version = kept[0]
+        version = same[0]
     if activate:
         _serve(connection, key, version, new.created_by)
     return _stored(connection, key, version)
@@ -70,7 +70,7 @@ def put_deployment(
 def activate(
     connection: sqlite3.Connection, project: int, deployment_id: str, version: int, *, by: str, expected: int | None
 ) -> Deployment | None:
-    """Serve a version; 0 for none. None: there is no such version."""
+    """Serve a version (0: none) and return it; None if there is no such version."""
     key = (project, deployment_id)
     newest = _number(connection, "SELECT max(version) FROM deployments", key)
     if not newest or version > newest:
@@ -83,10 +83,10 @@ def activate(
 def roll_back(
     connection: sqlite3.Connection, project: int, deployment_id: str, *, by: str, expected: int | None
 ) -> Deployment | None:
-    """Serve what was served before; again, what was served before that. None: there is no such deployment.
+    """Serve the previously served version and return it; None if there is no such deployment.
 
-    Each activation knows the one that a roll-back from it leads to. A roll-back is an activation that takes over that
-    of the one it leads to, so a second one goes further back instead of forth.
+    Each activation refers to the one that a roll-back from it leads to (`earlier`). A roll-back adds an activation with
+    the `earlier` of its target, so a second roll-back goes further back instead of forward again.
     """
     key = (project, deployment_id)
     head = _head(connection, key)
@@ -97,13 +97,13 @@ def roll_back(
         "SELECT version, earlier FROM activations WHERE id = ?", (head[2] if head else None,)
     ).fetchone()
     if target is None:
-        raise NoEarlierVersion("No other version of this deployment was served before. Activate one by its number.")
+        raise NoEarlierVersion("No other version was served before. Activate a version by its number.")
     _switch(connection, key, target[0], by, target[1])
     return _stored(connection, key, target[0])
 
 
 def deployment(read: Read, project: str, deployment_id: str, version: int | None) -> Deployment | None:
-    """Return the version that is served, or the one asked for."""
+    """Return a version, or the served one if `version` is None."""
     row = read.one(
         f"SELECT body, active FROM deployments WHERE project = {_PROJECT} AND deployment_id = ?2"  # noqa: S608
         " AND CASE WHEN ?3 IS NULL THEN active = 1 ELSE version = ?3 END",
@@ -115,7 +115,7 @@ def deployment(read: Read, project: str, deployment_id: str, version: int | None
 def deployments(
     read: Read, project: str, *, active: bool, after: tuple[str, str] | None, limit: int
 ) -> list[Deployment]:
-    """Return the served versions by name and id, those after `after`; or the newest of those that are not served."""
+    """Return the served versions after `after`, by name and id, or the newest versions of those not served."""
     served = "d.active = 1"
     if not active:
         served = (
@@ -135,7 +135,7 @@ def deployments(
 
 
 def versions(read: Read, project: str, deployment_id: str, before: int | None, limit: int) -> list[DeploymentVersion]:
-    """Return the versions, the newest first, those below `before`."""
+    """Return the versions lower than `before`, the newest first."""
     shown = ", ".join(
         f"'{name}', json(body -> '$.{name}')"
         for name in ("name", "model", "provider", "created_unix_nano", "created_by")
@@ -153,7 +153,7 @@ def versions(read: Read, project: str, deployment_id: str, before: int | None, l
 
 
 def activations(read: Read, project: str, deployment_id: str, limit: int) -> list[Activation]:
-    """Return what was served when and by whom, the latest first."""
+    """Return which version was served from when on, and whose key activated it, the latest first."""
     return [
         _activations.decode(text)
         for text in read.texts(
@@ -167,8 +167,8 @@ def activations(read: Read, project: str, deployment_id: str, limit: int) -> lis
 
 
 def uses(read: Read, project: str, deployment_ids: Sequence[str], since: int) -> dict[str, DeploymentUse]:
-    """Return how often each was called since a moment, and what its latest calls cost."""
-    found: dict[str, DeploymentUse] = {}
+    """Return how often each deployment was called since a time, and the cost of its latest calls."""
+    usage: dict[str, DeploymentUse] = {}
     share = min(limits.DEPLOYMENT_USES_MAX, limits.DEPLOYMENT_COSTS_MAX // max(1, len(deployment_ids)))
     latest = (
         f"FROM records r WHERE r.project = {_PROJECT} AND r.deployment = ?2 AND r.start >= ?3"
@@ -190,7 +190,7 @@ def uses(read: Read, project: str, deployment_ids: Sequence[str], since: int) ->
             of,
         )
         costed = min(count, share)
-        found[deployment_id] = DeploymentUse(
+        usage[deployment_id] = DeploymentUse(
             completions=count,
             errors=errors,
             cost=None if cost is None else float(cost),
@@ -199,11 +199,11 @@ def uses(read: Read, project: str, deployment_ids: Sequence[str], since: int) ->
             last_unix_nano=last[0] if last else None,
             whole=count < limits.DEPLOYMENT_USES_MAX,
         )
-    return found
+    return usage
 
 
 def _checked(new: Deployment) -> tuple[Deployment, bytes]:
-    """Return a version as it will be read again, and its body. Raises `StoreError` for what is no JSON or too large."""
+    """Return a version as it will be read back, and its body. Raise `StoreError` if it is not JSON, or too large."""
     try:
         body = _encoder.encode(new)
         new = _deployments.decode(body)
@@ -218,19 +218,19 @@ def _checked(new: Deployment) -> tuple[Deployment, bytes]:
 
 
 def _digest(version: Deployment) -> str:
-    """Return the SHA-256 of what a version says. The order of keys counts: models are given them in that order."""
+    """Return the SHA-256 of a version's content. The order of keys counts, as models see them in that order."""
     content = {one.name: getattr(version, one.name) for one in fields(version) if one.name not in _NOT_CONTENT}
     return hashlib.sha256(_encoder.encode(content)).hexdigest()
 
 
-def _know_digests(connection: sqlite3.Connection, key: tuple[int, str]) -> None:
-    """Write the digests of versions that were stored before there were any."""
-    bare = connection.execute(
+def _add_missing_digests(connection: sqlite3.Connection, key: tuple[int, str]) -> None:
+    """Add the digests of versions that were stored before the table had digests."""
+    rows = connection.execute(
         "SELECT version, body FROM deployments WHERE project = ? AND deployment_id = ? AND digest IS NULL", key
     ).fetchall()
     connection.executemany(
         "UPDATE deployments SET digest = ? WHERE project = ? AND deployment_id = ? AND version = ?",
-        [(_digest(_deployments.decode(body)), *key, version) for version, body in bare],
+        [(_digest(_deployments.decode(body)), *key, version) for version, body in rows],
     )
 
 
@@ -243,11 +243,11 @@ def _expect(connection: sqlite3.Connection, key: tuple[int, str], expected: int 
 
 
 def _serve(connection: sqlite3.Connection, key: tuple[int, str], version: int, by: str) -> None:
-    """Serve a version from now on, and note it, unless it is served."""
+    """Serve a version and record its activation, unless it is served already."""
     if _number(connection, "SELECT version FROM deployments", key, " AND active = 1") == version:
         return
     head = _head(connection, key)
-    earlier = None if head is None else head[0] if head[1] else head[2]  # a roll-back never leads to "none"
+    earlier = None if head is None else head[0] if head[1] else head[2]  # a roll-back never leads to version 0
     _switch(connection, key, version, by, earlier)
 
 
@@ -262,7 +262,7 @@ def _switch(connection: sqlite3.Connection, key: tuple[int, str], version: int, 
 
 
 def _head(connection: sqlite3.Connection, key: tuple[int, str]) -> tuple[int, int, int | None] | None:
-    """Return the latest activation: its id, version, and the id of the one that a roll-back leads to."""
+    """Return the latest activation: its id, its version, and the id of the activation a roll-back leads to."""
     row: tuple[int, int, int | None] | None = connection.execute(
         "SELECT id, version, earlier FROM activations WHERE project = ? AND deployment_id = ? ORDER BY id DESC LIMIT 1",
         key,

@@ -1,6 +1,6 @@
-"""What the store keeps about records: feedback, experiments, datasets. Called by `sqlite.SqliteStore`.
+"""The tables of feedback, experiments and datasets. Called by `sqlite.SqliteStore`.
 
-The functions that write run in the writer's thread inside its transaction; those that read run in the readers'.
+Functions that write run in the writer's transaction; functions that read take a `Read`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 EXPERIMENT_OF = "json_extract(CAST(b.body AS TEXT), '$.attributes.\"parea.experiment_uuid\"')"
 IN_EXPERIMENT = "instr(b.body, CAST('parea.experiment_uuid' AS BLOB)) > 0"
-"""Both as in the index `bodies_experiment`, or SQLite would not use it."""
+"""Both exactly as in the index `bodies_experiment`; otherwise SQLite would not use it."""
 
 _encoder = msgspec.json.Encoder()
 _feedback = msgspec.json.Decoder(Feedback)
@@ -42,59 +42,59 @@ _columns = msgspec.json.Decoder(tuple[str, ...])
 _PROJECT = "(SELECT id FROM projects WHERE name = ?)"
 
 
-def put_feedback(connection: sqlite3.Connection, project: int, given: Feedback) -> None:
-    """Keep a feedback, unless the record's latest says the same."""
+def put_feedback(connection: sqlite3.Connection, project: int, new: Feedback) -> None:
+    """Store feedback, unless it equals the record's latest."""
     latest = connection.execute(
         "SELECT body FROM feedback WHERE project = ? AND inference_id = ? ORDER BY id DESC LIMIT 1",
-        (project, given.inference_id),
+        (project, new.inference_id),
     ).fetchone()
-    stamped = replace(given, created_unix_nano=given.created_unix_nano or time.time_ns())
+    stamped = replace(new, created_unix_nano=new.created_unix_nano or time.time_ns())
     if latest is not None:
         before = _feedback.decode(latest[0])
         if before == replace(stamped, created_unix_nano=before.created_unix_nano):
             return
     connection.execute(
         "INSERT INTO feedback (project, inference_id, score, body) VALUES (?, ?, ?, ?)",
-        (project, given.inference_id, given.score, _encode(stamped)),
+        (project, new.inference_id, new.score, _encode(stamped)),
     )
     connection.execute(
         "DELETE FROM feedback WHERE id IN (SELECT id FROM feedback WHERE project = ? AND inference_id = ?"
         " ORDER BY id DESC LIMIT -1 OFFSET ?)",
-        (project, given.inference_id, limits.FEEDBACK_MAX),
+        (project, new.inference_id, limits.FEEDBACK_MAX),
     )
 
 
 def feedback(read: Read, project: str, inference_ids: Sequence[str]) -> dict[str, list[Feedback]]:
-    """Return the feedback of records, the latest last."""
-    found: dict[str, list[Feedback]] = {}
+    """Return the feedback on records by `inference_id`, the latest last."""
+    by_record: dict[str, list[Feedback]] = {}
     for body in read.texts(
         "SELECT CAST(group_concat(body, char(30)) AS BLOB) FROM (SELECT body FROM feedback"  # noqa: S608 - a constant
         f" WHERE project = {_PROJECT} AND inference_id IN (SELECT value FROM json_each(?)) ORDER BY id)",
         (project, _encoder.encode(list(inference_ids)).decode()),
     ):
         one = _feedback.decode(body)
-        found.setdefault(one.inference_id, []).append(one)
-    return found
+        by_record.setdefault(one.inference_id, []).append(one)
+    return by_record
 
 
-def put_experiment(connection: sqlite3.Connection, project: int, given: Experiment) -> bool:
-    """Store an experiment, unless another one has its name and run name."""
+def put_experiment(connection: sqlite3.Connection, project: int, new: Experiment) -> bool:
+    """Store an experiment; return False if another one has its name and run name."""
     taken = connection.execute(
         "SELECT 1 FROM experiments WHERE project = ? AND name = ? AND run_name = ? AND uuid <> ?",
-        (project, given.name, given.run_name, given.uuid),
+        (project, new.name, new.run_name, new.uuid),
     ).fetchone()
     if taken:
         return False
-    stamped = replace(given, created_unix_nano=given.created_unix_nano or time.time_ns())
+    stamped = replace(new, created_unix_nano=new.created_unix_nano or time.time_ns())
     connection.execute(
         "INSERT OR REPLACE INTO experiments (project, uuid, name, run_name, created, body) VALUES (?, ?, ?, ?, ?, ?)",
-        (project, given.uuid, given.name, given.run_name, stamped.created_unix_nano, _encode(stamped)),
+        (project, new.uuid, new.name, new.run_name, stamped.created_unix_nano, _encode(stamped)),
     )
     return True
 
 
 def experiment(read: Read, project: str, uuid: str) -> Experiment | None:
-    """Return one experiment, or None."""
+    """Return the experiment with this `uuid`, or None."""
     row = read.one(
         f"SELECT body FROM experiments WHERE project = {_PROJECT} AND uuid = ?",  # noqa: S608 - a constant
         (project, uuid),
@@ -115,7 +115,7 @@ def experiments(read: Read, project: str) -> list[Experiment]:
 
 
 def experiment_traces(read: Read, project: str, uuid: str, after: str) -> list[str]:
-    """Return the ids of traces that have a record of an experiment."""
+    """Return the ids of the traces with a record of an experiment, sorted."""
     return [
         msgspec.json.decode(text, type=str)
         for text in read.texts(
@@ -128,24 +128,27 @@ def experiment_traces(read: Read, project: str, uuid: str, after: str) -> list[s
     ]
 
 
-def put_dataset(connection: sqlite3.Connection, project: int, given: Dataset) -> Dataset | None:
-    """Store a new dataset with its cases; None when the name is taken."""
-    if connection.execute("SELECT 1 FROM datasets WHERE project = ? AND name = ?", (project, given.name)).fetchone():
+def put_dataset(connection: sqlite3.Connection, project: int, new: Dataset) -> Dataset | None:
+    """Store a new dataset with its cases; return None if the name is taken."""
+    if connection.execute("SELECT 1 FROM datasets WHERE project = ? AND name = ?", (project, new.name)).fetchone():
         return None
     now = time.time_ns()
     number = connection.execute(
         "INSERT INTO datasets (project, name, created, updated, columns, cases, bytes) VALUES (?, ?, ?, ?, ?, 0, 0)",
-        (project, given.name, now, now, _encode(given.columns)),
+        (project, new.name, now, now, _encode(new.columns)),
     ).lastrowid
-    ids = _insert_cases(connection, number or 0, given.cases, now)
-    cases = tuple(replace(case, id=id_) for case, id_ in zip(given.cases, ids, strict=True))
-    return replace(given, id=number or 0, cases=cases, created_unix_nano=now, updated_unix_nano=now)
+    ids = _insert_cases(connection, number or 0, new.cases, now)
+    cases = tuple(replace(case, id=id_) for case, id_ in zip(new.cases, ids, strict=True))
+    return replace(new, id=number or 0, cases=cases, created_unix_nano=now, updated_unix_nano=now)
 
 
 def add_cases(
     connection: sqlite3.Connection, project: int, dataset_id: int, cases: Sequence[DatasetCase]
 ) -> list[int] | None:
-    """Add cases to a dataset; None when the project has no such dataset. New names of inputs become its columns."""
+    """Add cases to a dataset and return their ids; None if the project has no such dataset.
+
+    New names of inputs become columns of the dataset.
+    """
     row = connection.execute(
         "SELECT columns FROM datasets WHERE id = ? AND project = ?", (dataset_id, project)
     ).fetchone()
@@ -158,7 +161,7 @@ def add_cases(
 
 
 def update_case(connection: sqlite3.Connection, project: int, dataset_id: int, case: DatasetCase) -> bool:
-    """Replace a case of a dataset."""
+    """Replace a case of a dataset; return False if it does not exist."""
     row = connection.execute(
         "SELECT length(c.body) FROM test_cases c JOIN datasets d ON d.id = c.dataset"
         " WHERE c.id = ? AND d.id = ? AND d.project = ?",
@@ -168,12 +171,12 @@ def update_case(connection: sqlite3.Connection, project: int, dataset_id: int, c
         return False
     body = _encode(case)
     connection.execute("UPDATE test_cases SET body = ? WHERE id = ?", (body, case.id))
-    _counted(connection, dataset_id, 0, len(body) - row[0], time.time_ns())
+    _add_size(connection, dataset_id, 0, len(body) - row[0], time.time_ns())
     return True
 
 
 def dataset(read: Read, project: str, key: int | str) -> Dataset | None:
-    """Return a dataset with its cases, by id or name."""
+    """Return the dataset with this id or name, with its cases."""
     row = read.one(
         "SELECT id, name, created, updated, columns FROM datasets"  # noqa: S608 - constants
         f" WHERE project = {_PROJECT} AND {'id' if isinstance(key, int) else 'name'} = ?",
@@ -207,11 +210,11 @@ def _insert_cases(connection: sqlite3.Connection, dataset_id: int, cases: Sequen
             "INSERT INTO test_cases (dataset, body) VALUES (?, ?)", (dataset_id, body)
         ).lastrowid
         ids.append(number or 0)
-    _counted(connection, dataset_id, len(ids), size, now)
+    _add_size(connection, dataset_id, len(ids), size, now)
     return ids
 
 
-def _counted(connection: sqlite3.Connection, dataset_id: int, cases: int, size: int, now: int) -> None:
+def _add_size(connection: sqlite3.Connection, dataset_id: int, cases: int, size: int, now: int) -> None:
     cases, size = connection.execute(
         "UPDATE datasets SET cases = cases + ?, bytes = bytes + ?, updated = max(updated, ?) WHERE id = ?"
         " RETURNING cases, bytes",
