@@ -1,7 +1,7 @@
-"""A model's request and answer, from LangChain's objects to the fields of a completion. Called by the handler.
+"""A model's request and response, from LangChain's objects to the fields of a completion.
 
-Nothing here is guessed: a provider is named only when LangChain's word for it is known, and what was not reported
-stays unknown. Only known parameters of a request are kept: the rest of a model object may hold keys or canned answers.
+Nothing is guessed: a provider is named only if LangChain's name for it is known, and what was not reported stays
+unknown. Only known parameters of a request are kept: the rest of a model object may hold keys or scripted answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from everycall import limits
 from everycall.integration import usage_fields
 from everycall_langchain import _render
 
-__all__ = ["Request", "answer", "has_output", "request", "text_request"]
+__all__ = ["Request", "has_output", "request", "response_fields", "text_request"]
 
 PROVIDERS: Final = {
     "openai": "openai",
@@ -51,9 +51,9 @@ PROVIDERS: Final = {
     "huggingface": "huggingface",
     "nvidia": "nvidia",
 }
-"""`ls_provider` to the names of OpenTelemetry's GenAI conventions (`gen_ai.provider.name`).
+"""LangChain's `ls_provider`, with the name in OpenTelemetry's GenAI conventions (`gen_ai.provider.name`).
 
-A model class that names no provider gets its own class name as `ls_provider`; such a word is not in the table.
+A model class that names no provider has its own class name as `ls_provider`, which is not in this table.
 """
 
 _PARAMETERS: Final = frozenset(
@@ -91,19 +91,19 @@ _PARAMETERS: Final = frozenset(
         "verbosity",
     }
 )
-_FIXED: Final = frozenset({str, bool})
+_IMMUTABLE: Final = frozenset({str, bool})
 _MODEL_KEYS: Final = ("model", "model_name", "model_id", "deployment_name", "azure_deployment")
-_ANSWERED_MODEL_KEYS: Final = ("model_name", "model", "model_id")
-_ASKED: Final = frozenset({*_PARAMETERS, *_MODEL_KEYS, "tools", "functions", "tool_choice", "function_call"})
+_RESPONSE_MODEL_KEYS: Final = ("model_name", "model", "model_id")
+_REQUEST_KEYS: Final = frozenset({*_PARAMETERS, *_MODEL_KEYS, "tools", "functions", "tool_choice", "function_call"})
 _REASON_KEYS: Final = ("finish_reason", "stop_reason", "done_reason")
-_RUN_OF_MESSAGE: Final = re.compile(r"(?:lc_)?run-{1,2}([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_RUN_ID: Final = re.compile(r"(?:lc_)?run-{1,2}([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
-_NOTHING: Final[Mapping[str, Any]] = {}
+_EMPTY: Final[Mapping[str, Any]] = {}
 _HITS_ARE_MARKED: Final = tuple(int(part) for part in re.findall(r"\d+", version("langchain-core"))[:3]) >= (0, 3, 73)
 
 
 class Request(NamedTuple):
-    """A request as a record has it. `is_own` says that nobody else has any part of it that can change."""
+    """A request as it is recorded. `is_own` says that nobody else holds any part of it that can change."""
 
     configuration: dict[str, Any]
     is_own: bool
@@ -114,94 +114,96 @@ def request(
 ) -> Request:
     """Return a request to a chat model.
 
-    `params` are LangChain's invocation parameters, `metadata` holds its `ls_*` keys. One run has one list of messages;
-    several are put one after the other.
+    `params` are LangChain's invocation parameters; `metadata` has its `ls_*` keys. A run has one list of messages;
+    several are joined.
     """
     shown: list[dict[str, Any]] = []
-    room = limits.CAPTURE_TEXT_MAX
+    remaining_chars = limits.CAPTURE_TEXT_MAX
     for chat in messages:
-        for item in chat:
-            said = _render.short_message(item)
-            if said is None:
-                room, said = -1, _render.message(item)
-            elif room >= 0:
-                room -= len(said["content"])
-            shown.append(said)
-    return _request(shown, params, metadata, is_own=room >= 0)
+        for message in chat:
+            short = _render.short_message(message)
+            if short is None:
+                remaining_chars = -1
+                shown.append(_render.message(message))
+            else:
+                if remaining_chars >= 0:
+                    remaining_chars -= len(short["content"])
+                shown.append(short)
+    return _request(shown, params, metadata, is_own=remaining_chars >= 0)
 
 
 def text_request(prompts: Sequence[str], params: Mapping[str, Any], metadata: Mapping[str, Any]) -> Request:
-    """Return the same for a text model, each prompt as a user's message."""
+    """Return a request to a text model, each prompt as a user's message."""
     return _request([{"role": "user", "content": prompt} for prompt in prompts], params, metadata, is_own=False)
 
 
 def _request(
     messages: list[dict[str, Any]], params: Mapping[str, Any], metadata: Mapping[str, Any], *, is_own: bool
 ) -> Request:
-    asked = {key: value for key, value in params.items() if value is not None and key in _ASKED}
+    known = {key: value for key, value in params.items() if value is not None and key in _REQUEST_KEYS}
     provider = metadata.get("ls_provider")
     configuration: dict[str, Any] = {
-        "model": _text(metadata.get("ls_model_name")) or (_first_text(asked, _MODEL_KEYS) if asked else None),
+        "model": _text(metadata.get("ls_model_name")) or (_first_text(known, _MODEL_KEYS) if known else None),
         "provider": PROVIDERS.get(provider) if isinstance(provider, str) else None,
-        "model_params": asked,
+        "model_params": known,
         "messages": messages,
     }
-    if not asked:
+    if not known:
         return Request(configuration, is_own)
-    configuration["model_params"] = {key: value for key, value in asked.items() if key in _PARAMETERS}
-    tools = asked.get("tools") or asked.get("functions")
+    configuration["model_params"] = {key: value for key, value in known.items() if key in _PARAMETERS}
+    tools = known.get("tools") or known.get("functions")
     if isinstance(tools, Sequence) and not isinstance(tools, str):
         configuration["functions"] = [
             tool["function"] if isinstance(tool, Mapping) and "function" in tool else tool for tool in tools
         ]
-    choice = asked.get("tool_choice", asked.get("function_call"))
+    choice = known.get("tool_choice", known.get("function_call"))
     if choice is not None:
         configuration["function_call"] = choice
-    return Request(configuration, is_own and all(type(value) in _FIXED for value in asked.values()))
+    return Request(configuration, is_own and all(type(value) in _IMMUTABLE for value in known.values()))
 
 
-def has_output(response: LLMResult) -> bool:
-    """Tell whether a result, such as the partial one of a failed stream, holds anything a model said."""
-    if not response.generations or not response.generations[0]:
+def has_output(result: LLMResult) -> bool:
+    """Tell whether a result, such as the partial one of a failed stream, has anything that a model said."""
+    if not result.generations or not result.generations[0]:
         return False
-    first = response.generations[0][0]
-    said = getattr(first, "message", None)
-    if said is None:
+    first = result.generations[0][0]
+    message = getattr(first, "message", None)
+    if message is None:
         return bool(first.text)
-    return bool(said.content or said.__dict__.get("tool_calls") or said.__dict__.get("usage_metadata"))
+    return bool(message.content or message.__dict__.get("tool_calls") or message.__dict__.get("usage_metadata"))
 
 
-def answer(response: LLMResult, run_id: Any) -> dict[str, Any]:
+def response_fields(result: LLMResult, run_id: Any) -> dict[str, Any]:
     """Return what a result says, for `Call.update`: fields of the record, and span attributes (id, finish reasons).
 
-    `content` is the text of the first choice. `output` is there when text alone does not tell the answer: tool calls,
-    blocks that are not text, or several choices (then a list of messages).
+    `content` is the text of the first choice. `output` is added if the text is not the whole answer: tool calls, blocks
+    other than text, or several choices (then a list of messages).
     """
-    choices = [choice for batch in response.generations for choice in batch]
+    choices = [choice for batch in result.generations for choice in batch]
     if not choices:
         return {}
     first = _message_of(choices[0])
-    told = first.get("response_metadata") or _NOTHING
-    overall: Mapping[str, Any] = response.llm_output or _NOTHING
+    metadata = first.get("response_metadata") or _EMPTY
+    overall: Mapping[str, Any] = result.llm_output or _EMPTY
     content = first.get("content")
     fields: dict[str, Any] = {"content": _render.text(content)}
     if len(choices) > 1:
         fields["output"] = [_shown(choice) for choice in choices]
     elif first.get("tool_calls") or first.get("invalid_tool_calls") or not isinstance(content, str):
         fields["output"] = _shown(choices[0])
-    if told or overall:
-        model = _first_text(told, _ANSWERED_MODEL_KEYS) or _first_text(overall, _ANSWERED_MODEL_KEYS)
+    if metadata or overall:
+        model = _first_text(metadata, _RESPONSE_MODEL_KEYS) or _first_text(overall, _RESPONSE_MODEL_KEYS)
         if model:
             fields["model"] = model
-    usage = _usage(first, told, overall, several=len(choices) > 1)
+    usage = _usage(first, metadata, overall, has_several_choices=len(choices) > 1)
     if usage:
         fields.update(usage_fields(usage))
     message_id = first.get("id")
-    if _was_cached(first, run_id):
+    if _is_cache_hit(first, run_id):
         fields.update(cache=True, cache_hit=True, cost=0.0, cost_source="cache")
-    answer_id = _text(told.get("id")) or message_id
-    if answer_id and not answer_id.startswith("lc_run-") and not _RUN_OF_MESSAGE.match(answer_id):
-        fields["gen_ai.response.id"] = answer_id
+    response_id = _text(metadata.get("id")) or message_id
+    if response_id and not response_id.startswith("lc_run-") and not _RUN_ID.match(response_id):
+        fields["gen_ai.response.id"] = response_id
     reasons = [reason for choice in choices if (reason := _finish_reason(choice))]
     if reasons:
         fields["gen_ai.response.finish_reasons"] = reasons
@@ -209,48 +211,51 @@ def answer(response: LLMResult, run_id: Any) -> dict[str, Any]:
 
 
 def _message_of(choice: Any) -> Mapping[str, Any]:
-    """Return the fields of a choice's message, read where pydantic stores them; of a text model its text as one."""
-    said = choice.__dict__.get("message")
-    return {"content": choice.__dict__.get("text") or ""} if said is None else said.__dict__
+    """Return the fields of a choice's message, read where pydantic stores them. A text model has only a text."""
+    message = choice.__dict__.get("message")
+    return {"content": choice.__dict__.get("text") or ""} if message is None else message.__dict__
 
 
 def _shown(choice: Any) -> dict[str, Any]:
-    said = choice.__dict__.get("message")
-    return {"role": "assistant", **_message_of(choice)} if said is None else _render.message(said)
+    message = choice.__dict__.get("message")
+    return {"role": "assistant", **_message_of(choice)} if message is None else _render.message(message)
 
 
 def _finish_reason(choice: Any) -> str | None:
-    told, about = _message_of(choice).get("response_metadata"), choice.__dict__.get("generation_info")
-    return (_first_text(told, _REASON_KEYS) if told else None) or (_first_text(about, _REASON_KEYS) if about else None)
+    for values in (_message_of(choice).get("response_metadata"), choice.__dict__.get("generation_info")):
+        reason = _first_text(values, _REASON_KEYS) if values else None
+        if reason is not None:
+            return reason
+    return None
 
 
 def _usage(
-    first: Mapping[str, Any], told: Mapping[str, Any], overall: Mapping[str, Any], *, several: bool
+    first: Mapping[str, Any], metadata: Mapping[str, Any], overall: Mapping[str, Any], *, has_several_choices: bool
 ) -> Mapping[str, Any] | None:
-    """Return the report of tokens to believe: the message's own, except that several choices share one bill."""
+    """Return the report of tokens that holds for the response: the message's own, unless several choices share one."""
     own = first.get("usage_metadata")
-    if own is None and not told and not overall:
+    if own is None and not metadata and not overall:
         return None
-    bill: Mapping[str, Any] | None = overall.get("token_usage") or overall.get("usage")
-    if several and bill:
-        return bill
+    shared: Mapping[str, Any] | None = overall.get("token_usage") or overall.get("usage")
+    if has_several_choices and shared:
+        return shared
     if isinstance(own, Mapping) and "input_tokens" in own:
         return own
-    found: Mapping[str, Any] | None = told.get("token_usage") or told.get("usage") or bill
-    return found
+    report: Mapping[str, Any] | None = metadata.get("token_usage") or metadata.get("usage") or shared
+    return report
 
 
-def _was_cached(said: Mapping[str, Any], run_id: Any) -> bool:
-    """Tell whether LangChain's own cache gave this message.
+def _is_cache_hit(message: Mapping[str, Any], run_id: Any) -> bool:
+    """Tell whether a message comes from LangChain's own cache.
 
-    It marks one by a total cost of 0. Before it did so, the id is the only sign: it names the run that made the
-    message. That sign is not used where the mark exists: a model that passes on another's message bears it too.
+    LangChain marks it by a total cost of 0. Older versions do not; there, the message's id names the run that made it.
+    The id is not used with newer versions, where it is also that of a message which a model passes on.
     """
     if _HITS_ARE_MARKED:
-        usage = said.get("usage_metadata")
+        usage = message.get("usage_metadata")
         return usage is not None and isinstance(usage, Mapping) and usage.get("total_cost") == 0
-    made_by = _RUN_OF_MESSAGE.match(said.get("id") or "")
-    return made_by is not None and made_by[1] != str(run_id)
+    maker = _RUN_ID.match(message.get("id") or "")
+    return maker is not None and maker[1] != str(run_id)
 
 
 def _text(value: Any) -> str | None:
@@ -259,7 +264,7 @@ def _text(value: Any) -> str | None:
 
 def _first_text(values: Mapping[str, Any], keys: Iterable[str]) -> str | None:
     for key in keys:
-        found = values.get(key)
-        if found and isinstance(found, str):
-            return found
+        value = values.get(key)
+        if value and isinstance(value, str):
+            return value
     return None

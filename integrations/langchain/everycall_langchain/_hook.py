@@ -1,13 +1,13 @@
-"""One kind of callback for both of LangChain's dispatchers. Called when the handler's class is made.
+"""Callbacks that work with both of LangChain's dispatchers, the synchronous and the asynchronous one.
 
-LangChain's synchronous dispatcher calls a handler's method and, when it returns a coroutine, starts an event loop to
-run it. Its asynchronous one awaits the method when that is a coroutine function, else moves it to a thread (twice the
-time of a short chain, and a wait for whatever else fills the executor), unless `run_inline` is set; and an inline
-handler keeps `on_llm_start` of text models from all others (`AsyncCallbackManager.on_llm_start`).
+LangChain's synchronous dispatcher calls a handler's method; if that returns a coroutine, it starts an event loop to run
+it. The asynchronous one awaits the method if it is a coroutine function. If not, it runs the method in a thread, which
+takes twice the time of a short chain and waits for whatever else fills the executor; unless the handler sets
+`run_inline`, but then LangChain does not call `on_llm_start` of other handlers (`AsyncCallbackManager.on_llm_start`).
 
-A `hook` avoids the three: its work is done when the call returns, what it returns can be awaited and is already done,
-and `inspect.iscoroutinefunction` holds for it. Where a future Python should answer that question otherwise, the hook
-runs in LangChain's thread, slower and just as right.
+A `hook` avoids all of this. Its work is done when the call returns, its result can be awaited and is already done, and
+`inspect.iscoroutinefunction` is true for it. Should a later Python answer that question otherwise, hooks run in
+LangChain's thread: slower, with the same result.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any, Final, TypeVar, cast
 
 from everycall.integration import report
 
-__all__ = ["DONE", "Done", "hook", "own_hook"]
+__all__ = ["DONE", "Done", "guarded_hook", "hook"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Done:
-    """What a hook returns: awaitable, with nothing left to wait for. Not a coroutine, which would need a loop."""
+    """The result of a hook: awaitable and done. It is not a coroutine, which would need an event loop."""
 
     __slots__ = ()
 
@@ -37,11 +37,11 @@ DONE: Final = Done()
 
 
 async def _coroutine_function() -> None:
-    """Lend its code flags to hooks."""
+    """Lends the flags of its code to hooks."""
 
 
 class _Hook:
-    """A function with the outline of a function, as `inspect` wants it: a name, defaults, annotations and code."""
+    """An object that `inspect` takes for a function: it has a name, defaults, annotations and code."""
 
     __code__ = _coroutine_function.__code__
     __defaults__ = None
@@ -59,7 +59,7 @@ class _Hook:
 
 
 def hook(function: F) -> F:
-    """Make a method a callback that serves synchronous and asynchronous runs, and never raises into them."""
+    """Make a method a callback for synchronous and asynchronous runs. It never raises into them."""
 
     def guarded(*args: Any, **kwargs: Any) -> Done:
         try:
@@ -71,12 +71,15 @@ def hook(function: F) -> F:
     return cast(F, _hook(function, guarded))
 
 
-def own_hook(function: F) -> F:
-    """The same for a method that guards itself and returns `DONE`: it is called for each step of each chain."""
+def guarded_hook(function: F) -> F:
+    """Make a callback of a method that contains its own guard and returns `DONE`.
+
+    It saves a call for each step of each chain.
+    """
     return cast(F, _hook(function, function))
 
 
-def _hook(function: Callable[..., Any], called: Callable[..., Done]) -> _Hook:
-    """Make the object. Its class is its own, for the call to go to the function without one of ours in between."""
-    kind: type[_Hook] = type(function.__name__, (_Hook,), {"__call__": staticmethod(called)})
+def _hook(function: Callable[..., Any], target: Callable[..., Done]) -> _Hook:
+    """Return a hook that calls `target`. Each hook has a class of its own, so that nothing is called in between."""
+    kind: type[_Hook] = type(function.__name__, (_Hook,), {"__call__": staticmethod(target)})
     return kind(function)

@@ -1,6 +1,7 @@
-"""How a run begins, ends and fails: from what LangChain tells of it to its call. The handler calls it.
+"""How a run begins, ends and fails: from LangChain's events to calls. The handler calls these functions.
 
-A run is open before its fields are asked for, and is closed whatever becomes of them: a defect of ours costs a field.
+A run is in `RUNS` before its fields are read, and is removed whatever happens to them: a defect here costs a field, not
+the record.
 """
 
 from __future__ import annotations
@@ -16,29 +17,31 @@ from opentelemetry.trace import get_current_span
 from everycall.integration import INHERIT, Call, Inherit, current, current_context, start_below, start_call
 from everycall_langchain import _graphs, _render
 from everycall_langchain._completion import Request
-from everycall_langchain._current import model_running
-from everycall_langchain._options import STEP_TAG, Options, copied_tags, own_keys
+from everycall_langchain._current import running_model
+from everycall_langchain._options import STEP_TAG, Options, own_keys, own_tags
 from everycall_langchain._runs import RUNS, Run, key
 
 __all__ = [
     "MISSING",
-    "ask",
+    "MODEL",
+    "add_event",
+    "add_interrupt",
     "begin",
     "end",
     "end_chain",
-    "event",
     "fail",
-    "interrupted",
     "is_passed_on",
     "keep_inputs",
+    "keep_request",
     "name_of",
 ]
 
 SCOPE: Final = "everycall_langchain"
+MODEL: Final = "llm"
+"""The kind of a model's call."""
 MISSING: Final = object()
-"""Stands for what LangChain did not tell, as opposed to None."""
+"""Stands for an argument that LangChain did not pass, as opposed to None."""
 _HIDDEN_TAG: Final = "langsmith:hidden"
-_MODEL: Final = "llm"
 _ANSWERING_ROLES: Final = frozenset({"assistant", "tool", "function"})
 
 
@@ -47,107 +50,129 @@ def begin(
     kind: str,
     name: str,
     run_id: Any,
-    above_id: Any,
+    parent_run_id: Any,
     tags: Sequence[str] | None,
     metadata: Mapping[str, Any] | None,
-    resumed: bool = False,
+    may_resume: bool = False,
 ) -> Run | None:
-    """Open a run; None for one that is hidden, or open already: another handler of ours was first.
+    """Begin a run. Return None if it is hidden, or if another handler of ours has begun it.
 
-    A graph that is `resumed` goes on in the trace in which it was interrupted, in the same process and session; inside
-    another call or span it stays in that one's trace, and names the other in an event.
+    `may_resume` says that the run may continue a graph that was interrupted (see `_begin_outermost`).
     """
     run_key = run_id.int if type(run_id) is UUID else key(run_id)
     if run_key in RUNS.by_key:
         return None
     parent = None
-    if above_id is not None:
-        parent = RUNS.by_key.get(above_id.int if type(above_id) is UUID else key(above_id))
-    context = current_context()
-    above: Call | Inherit = INHERIT
+    if parent_run_id is not None:
+        parent = RUNS.by_key.get(parent_run_id.int if type(parent_run_id) is UUID else key(parent_run_id))
     if parent is None:
-        given = options.outermost
+        call = _begin_outermost(options, kind, name, metadata, may_resume)
     elif tags and _HIDDEN_TAG in tags:
-        hidden = Run(parent.call, parent)
-        hidden.hidden = True
-        RUNS.open(run_key, hidden)
+        RUNS.open(run_key, Run.hidden_below(parent))
         return None
     else:
-        given = options.model if kind == _MODEL else options.step
-        above = parent.call if context is parent.call.begun_in else parent.parent_of_next(context)
-        if RUNS.models and above in RUNS.models and (model := model_running(parent)) is not None:
-            above = model.call  # LangChain takes what a model's code runs for a step beside the model
-    if metadata and not options.reads.isdisjoint(metadata):
-        given = options.joined(given, metadata)
-    waiting = RUNS.resume(given.get("session_id"), name) if resumed and parent is None else None
-    if waiting is not None and current() is None and not get_current_span().get_span_context().is_valid:
-        given = {"trace_id": waiting, **given}
-    if given or isinstance(above, Inherit):
-        call = start_call(name, kind=kind, scope=SCOPE, parent=above, **given)
-    else:
-        call = start_below(name, kind, SCOPE, above)
-    call.begun_in = context
+        call = _begin_below(parent, options, kind, name, metadata)
     run = Run(call, parent)
-    if kind == _MODEL:
+    if kind == MODEL:
         run.is_model = True
     RUNS.open(run_key, run)
-    if waiting is not None and call.trace_id != waiting:
-        call.add_event("resume", {"trace_id": waiting})
-    # Labels of a config are not given to `start_call`, where they would be declared and outlive the omit flags: a
-    # framework may have filled them from inputs.
-    if metadata and (own := own_keys(metadata)):
-        call.update(metadata={name: metadata[name] for name in own})
-    if tags and not (len(tags) == 1 and tags[0].startswith(STEP_TAG)) and (labels := copied_tags(tags)):
+    # A config's labels are set now, not at the start of the call, where they would be declared and outlive the omit
+    # flags: a framework may have filled them from inputs.
+    if metadata and (names := own_keys(metadata)):
+        call.update(metadata={name: metadata[name] for name in names})
+    if tags and not (len(tags) == 1 and tags[0].startswith(STEP_TAG)) and (labels := own_tags(tags)):
         call.update(tags=labels)
     return run
 
 
+def _begin_outermost(
+    options: Options, kind: str, name: str, metadata: Mapping[str, Any] | None, may_resume: bool
+) -> Call:
+    """Begin the call of a run without a parent: below the current call, or in a trace of its own.
+
+    A graph that was interrupted in the same process and session continues in its trace. Inside another call or span it
+    stays in that one's trace, and an event names the other.
+    """
+    arguments = options.outermost
+    if metadata and not options.config_names.isdisjoint(metadata):
+        arguments = options.with_config(arguments, metadata)
+    interrupted = RUNS.resume(arguments.get("session_id"), name) if may_resume else None
+    if interrupted is not None and current() is None and not get_current_span().get_span_context().is_valid:
+        arguments = {"trace_id": interrupted, **arguments}
+    context = current_context()
+    call = start_call(name, kind=kind, scope=SCOPE, parent=INHERIT, **arguments)
+    call.begun_in = context
+    if interrupted is not None and call.trace_id != interrupted:
+        call.add_event("resume", {"trace_id": interrupted})
+    return call
+
+
+def _begin_below(parent: Run, options: Options, kind: str, name: str, metadata: Mapping[str, Any] | None) -> Call:
+    """Begin the call of a run below another run."""
+    arguments = options.model if kind == MODEL else options.step
+    if metadata and not options.config_names.isdisjoint(metadata):
+        arguments = options.with_config(arguments, metadata)
+    context = current_context()
+    above: Call | Inherit = parent.call
+    if context is not parent.call.begun_in:
+        above = parent.parent_of_next(context)
+    if RUNS.models and above in RUNS.models and (model := running_model(parent)) is not None:
+        above = model.call  # LangChain puts what a model's code runs beside the model, not below it
+    if arguments or isinstance(above, Inherit):
+        call = start_call(name, kind=kind, scope=SCOPE, parent=above, **arguments)
+    else:
+        call = start_below(name, kind, SCOPE, above)
+    call.begun_in = context
+    return call
+
+
 def name_of(serialized: Mapping[str, Any] | None, kind: str) -> str:
-    """Return the name of what runs, where the run itself has none."""
+    """Return the name of what runs, for a run without a name of its own."""
     if not serialized:
         return kind
     path = serialized.get("id")
-    found = serialized.get("name") or (path[-1] if isinstance(path, list) and path else None)
-    return str(found) if found else kind
+    name = serialized.get("name") or (path[-1] if isinstance(path, list) and path else None)
+    return str(name) if name else kind
 
 
-def ask(run: Run, request: Request) -> None:
-    """Record a model's request; under an omit flag without its history, which other steps said."""
-    call, told = run.call, request.configuration
+def keep_request(run: Run, request: Request) -> None:
+    """Record a model's request. Under an omit flag, without the messages that other steps have produced."""
+    call, configuration = run.call, request.configuration
     if call.omit and run.parent is not None:
-        told = {**told, "messages": [said for said in told["messages"] if said["role"] not in _ANSWERING_ROLES]}
+        messages = [message for message in configuration["messages"] if message["role"] not in _ANSWERING_ROLES]
+        configuration = {**configuration, "messages": messages}
     if request.is_own:
-        call.keep_own("llm_configuration", told)
+        call.keep_own("llm_configuration", configuration)
     else:
-        call.keep("llm_configuration", told)
-    if told["model"] or told["provider"]:
-        call.update(model=told["model"], provider=told["provider"])
+        call.keep("llm_configuration", configuration)
+    if configuration["model"] or configuration["provider"]:
+        call.update(model=configuration["model"], provider=configuration["provider"])
 
 
 def keep_inputs(run: Run, inputs: Any) -> None:
-    """Record what a chain was given."""
+    """Record the inputs of a chain."""
     kind = type(inputs)
-    said = _render.short_message(inputs) if kind is AIMessage or kind is AIMessageChunk else None
-    if said is None:
+    message = _render.short_message(inputs) if kind is AIMessage or kind is AIMessageChunk else None
+    if message is None:
         run.call.keep("inputs", inputs, _render.plain)
     else:
-        run.call.keep_own("inputs", said)
+        run.call.keep_own("inputs", message)
 
 
 def is_passed_on(run: Run) -> bool:
-    """Tell whether an omit flag on one side must keep both sides of a step out.
+    """Tell whether an omit flag for one side must leave out both sides of a step.
 
-    What one step answers is what the next is asked: with outputs omitted, a model's answer would be read from the
-    parser's inputs, and with inputs omitted, the question from the prompt's output.
+    The output of one step is the input of the next: with outputs omitted, a model's answer would stand in the parser's
+    inputs, and with inputs omitted, the question in the prompt's output.
     """
     return bool(run.call.omit) and (run.parent is not None or run.call.kind == "prompt")
 
 
 def end_chain(run: Run, outputs: Any, inputs: Any) -> None:
-    """End a chain with what it returned. The end of a stream comes with its `inputs`.
+    """End a chain with its outputs. Only the end of a stream comes with `inputs`; otherwise they are `MISSING`.
 
-    When the consumer of a stream closes it, LangChain ends the chain as if it had come to its end; what tells the two
-    apart is that a step of it is still open.
+    If a stream's consumer closes it early, LangChain ends the chain as if it had finished. A step that is still in
+    progress below it shows the difference.
     """
     call = run.call
     if inputs is MISSING:
@@ -166,20 +191,23 @@ def end_chain(run: Run, outputs: Any, inputs: Any) -> None:
 
 
 def end(run_id: Any, output: Any) -> None:
-    """End a tool's or retriever's run with what it returned."""
+    """End the run of a tool or a retriever with its output."""
     run = RUNS.close(key(run_id))
     if run is not None:
         run.call.returned(output, _render.plain)
 
 
-def fail(run_id: Any, error: BaseException, told: Callable[[Run], Mapping[str, Any]] | None = None) -> None:
-    """End a run with the error that LangChain reports, unless that error is how a graph steers itself."""
+def fail(run_id: Any, error: BaseException, fields: Callable[[Run], Mapping[str, Any]] | None = None) -> None:
+    """End a run with the error that LangChain reports, unless that is how a graph controls itself.
+
+    `fields` returns what else is to be recorded.
+    """
     run = RUNS.close(key(run_id))
     if run is None:
         return
     try:
-        if told is not None:
-            run.call.update(**told(run))
+        if fields is not None:
+            run.call.update(**fields(run))
     finally:
         if _graphs.is_control_flow(error):
             if _graphs.waits_for_an_answer(error):
@@ -190,21 +218,21 @@ def fail(run_id: Any, error: BaseException, told: Callable[[Run], Mapping[str, A
             run.call.end()
         else:
             if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
-                for below in RUNS.close_below(run):  # LangChain does not tell of a tool that was cancelled
+                for below in RUNS.close_below(run):  # LangChain does not report that a tool was cancelled
                     below.call.cancel()
             run.call.fail(error)
 
 
-def interrupted(run_id: Any, values: Any) -> None:
-    """Note that a graph, whose run is still open, stops until somebody resumes it."""
+def add_interrupt(run_id: Any, interrupts: Any) -> None:
+    """Note that a graph, whose run is still in progress, stops until somebody resumes it."""
     run = RUNS.by_key.get(key(run_id))
     if run is not None:
         RUNS.interrupt(run)
-        run.call.add_event("interrupt", {"values": _graphs.questions(values)})
+        run.call.add_event("interrupt", {"values": _graphs.questions(interrupts)})
 
 
-def event(run_id: Any, name: str, attributes: Mapping[str, Any]) -> None:
-    """Note something that happened while a run was open."""
+def add_event(run_id: Any, name: str, attributes: Mapping[str, Any]) -> None:
+    """Note an event of a run in progress."""
     run = RUNS.by_key.get(key(run_id))
     if run is not None:
         run.call.add_event(name, attributes)

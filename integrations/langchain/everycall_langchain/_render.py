@@ -1,13 +1,14 @@
-"""LangChain's values as plain ones: messages, prompts, documents. Called by the handler before a value is recorded.
+"""LangChain's values as plain ones: messages, prompts, documents. The handler renders values before they are recorded.
 
-Messages are read field by field from where pydantic stores them: no `str()`, no `model_dump`, no `dumpd`, which cost
-more than the rest of a record. What is not LangChain's is left as it is; everycall's capture renders and bounds it.
+Fields are read from where pydantic stores them, not by `str()`, `model_dump` or `dumpd`, which take longer than all the
+rest of a record. Other libraries' values are returned as they are: everycall's capture renders and bounds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from langchain_core.agents import AgentAction, AgentFinish
 from langchain_core.documents import Document
@@ -18,7 +19,7 @@ from everycall import limits
 
 __all__ = ["document", "message", "plain", "short_message", "text"]
 
-_ROLES = {
+_ROLES: Final = {
     "human": "user",
     "HumanMessageChunk": "user",
     "ai": "assistant",
@@ -27,16 +28,16 @@ _ROLES = {
     "ToolMessageChunk": "tool",
     "FunctionMessageChunk": "function",
 }
-_SCALARS = frozenset({str, int, float, bool, type(None)})
-_TEXT_BLOCKS = frozenset({"text", "output_text"})
-_LEVELS = 4
-"""How deep messages are looked for: a LangGraph update is `{node: {"messages": [message]}}`."""
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_TEXT_BLOCKS: Final = frozenset({"text", "output_text"})
+_LEVELS: Final = 4
+"""How deep messages are searched for: a LangGraph update is `{node: {"messages": [message]}}`."""
 
 
 def message(value: BaseMessage) -> dict[str, Any]:
-    """Return a chat message as `{"role", "content"}`, with `name`, `tool_call_id` and `tool_calls` where it has them.
+    """Return a chat message as `{"role", "content"}`, with `name`, `tool_call_id` and `tool_calls` if it has them.
 
-    Tool calls take OpenAI's shape, their arguments as an object; calls that could not be parsed keep the text.
+    Tool calls have OpenAI's shape, with an object as arguments; those that LangChain could not parse have the text.
     """
     stored = value.__dict__
     kind = stored.get("type") or value.type
@@ -45,23 +46,23 @@ def message(value: BaseMessage) -> dict[str, Any]:
         shown["name"] = stored["name"]
     if stored.get("tool_call_id"):
         shown["tool_call_id"] = stored["tool_call_id"]
-    calls, unparsed = stored.get("tool_calls"), stored.get("invalid_tool_calls")
-    if calls or unparsed:
+    calls, invalid_calls = stored.get("tool_calls"), stored.get("invalid_tool_calls")
+    if calls or invalid_calls:
         shown["tool_calls"] = [
             {
                 "id": call.get("id"),
                 "type": "function",
                 "function": {"name": call.get("name"), "arguments": call.get("args")},
             }
-            for call in (*(calls or ()), *(unparsed or ()))
+            for call in (*(calls or ()), *(invalid_calls or ()))
         ]
     return shown
 
 
 def short_message(value: Any) -> dict[str, Any] | None:
-    """Return a chat message that is a text and nothing else, within `limits.CAPTURE_TEXT_MAX`; None for any other.
+    """Return a chat message that has only a text of at most `limits.CAPTURE_TEXT_MAX` characters; None for any other.
 
-    What it returns shares nothing with the message that can change, and is of JSON's own types.
+    The result is of JSON's own types and shares nothing with the message that can change.
     """
     stored = value.__dict__
     content = stored.get("content")
@@ -74,7 +75,7 @@ def short_message(value: Any) -> dict[str, Any] | None:
 
 
 def text(content: Any) -> str:
-    """Return the text of a message's content: itself, or its text blocks joined; other blocks have none."""
+    """Return the text of a message's content: the content itself, or its text blocks joined."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -88,7 +89,7 @@ def text(content: Any) -> str:
 
 
 def document(value: Document) -> dict[str, Any]:
-    """Return a retrieved document as `{"page_content", "metadata"}`, with its `id` where it has one."""
+    """Return a retrieved document as `{"page_content", "metadata"}`, with its `id` if it has one."""
     stored = value.__dict__
     shown = {"page_content": stored.get("page_content"), "metadata": stored.get("metadata")}
     if stored.get("id"):
@@ -97,31 +98,32 @@ def document(value: Document) -> dict[str, Any]:
 
 
 def plain(value: Any, levels: int = _LEVELS) -> Any:
-    """Return a value with the LangChain objects in its upper levels made plain; the value itself when it has none."""
+    """Return a value with the LangChain objects in its upper levels made plain; the value itself if it has none."""
     kind = type(value)
     if kind in _SCALARS:
         return value
     if kind is dict or issubclass(kind, dict):
         return {key: plain(item, levels - 1) for key, item in value.items()} if levels else value
     if kind is list or kind is tuple:
-        # A list that begins with a number or a text is data, such as an embedding: not worth a look at each item.
+        # A list that begins with a number or a text is data, such as an embedding: its items need no look.
         if not levels or not value or type(value[0]) in _SCALARS:
             return value
         return [plain(item, levels - 1) for item in value]
     render = _renderers.get(kind, _UNKNOWN)
     if render is _UNKNOWN:
-        if len(_renderers) >= _TYPES_MAX:
-            _renderers.clear()
-        render = next((found for base, found in _RENDERED if issubclass(kind, base)), None)
-        if render is None and kind.__name__ == "Send":
-            render = _send
-        _renderers[kind] = render
+        render = _renderers[kind] = _renderer_of(kind)
     return render(value) if render is not None else value
 
 
-def _send(value: Any) -> Any:
-    """Render LangGraph's `Send`: a node, and what it is given."""
-    return {"node": value.node, "arg": plain(value.arg)} if type(value).__module__ == "langgraph.types" else value
+def _renderer_of(kind: type) -> Callable[[Any], Any] | None:
+    if kind.__name__ == "Send" and kind.__module__ == "langgraph.types":
+        return _send
+    return next((render for base, render in _RENDERED if issubclass(kind, base)), None)
+
+
+def _send(value: Any) -> dict[str, Any]:
+    """Render LangGraph's `Send`: a node and its input."""
+    return {"node": value.node, "arg": plain(value.arg)}
 
 
 def _action(value: AgentAction) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def _text_prompt(value: StringPromptValue) -> str:
     return value.text
 
 
-_RENDERED: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+_RENDERED: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
     (BaseMessage, message),
     (ChatPromptValue, _chat_prompt),
     (StringPromptValue, _text_prompt),
@@ -148,7 +150,6 @@ _RENDERED: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (AgentAction, _action),
     (AgentFinish, _finish),
 )
-_UNKNOWN: Any = object()
-_TYPES_MAX = 4_096
-_renderers: dict[type, Callable[[Any], Any] | None] = {}
-"""What renders a type, found once: `isinstance` with pydantic's classes costs more than the rendering."""
+_UNKNOWN: Final[Any] = object()
+_renderers: WeakKeyDictionary[type, Callable[[Any], Any] | None] = WeakKeyDictionary()
+"""The renderer of each type. `isinstance` with pydantic's classes takes longer than the rendering."""

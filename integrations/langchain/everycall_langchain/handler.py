@@ -1,4 +1,4 @@
-"""The callback handler: LangChain's events to everycall's calls. LangChain calls it, in whatever thread runs."""
+"""The callback handler: it turns LangChain's events into calls. LangChain calls it in the thread of the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from langchain_core.outputs import LLMResult
 from everycall.integration import report
 from everycall_langchain import _completion, _graphs, _lifecycle, _render
 from everycall_langchain._current import register
-from everycall_langchain._hook import DONE, Done, hook, own_hook
+from everycall_langchain._hook import DONE, Done, guarded_hook, hook
+from everycall_langchain._lifecycle import MODEL
 from everycall_langchain._options import Options
 from everycall_langchain._runs import RUNS, Run, key
 
@@ -23,7 +24,7 @@ __all__ = ["CallbackHandler"]
 
 _AGENT_NAMES: Final = frozenset({"AgentExecutor"})
 _STEP_KINDS: Final = frozenset({"prompt", "parser"})
-_NOTHING: Final[Mapping[str, Any]] = {}
+_EMPTY: Final[Mapping[str, Any]] = {}
 _FREQUENT: Final = ("on_chain_start", "on_chain_end", "on_chat_model_start", "on_llm_end", "on_llm_new_token",
                     "on_tool_start", "on_tool_end")  # fmt: skip
 
@@ -31,23 +32,26 @@ _FREQUENT: Final = ("on_chain_start", "on_chain_end", "on_chat_model_start", "on
 class CallbackHandler(BaseCallbackHandler):
     """Records each run of a chain, model, tool or retriever as a call, for `config={"callbacks": [CallbackHandler()]}`.
 
-    One handler serves any number of runs at a time, synchronous and asynchronous, in any thread: it holds nothing but
-    its options. A run's parent is the run LangChain names; what a user's code opens inside a step (`@trace`, `span()`,
-    a wrapped client, another chain) finds that step through LangChain's own context variable. An outermost run nests
-    under the call that is current where the chain was started.
+    - `trace_id`, `trace_name`, `target`: for the outermost run. `deployment_id`: for it and for models.
+    - `end_user_identifier`, `session_id`, `tags`, `metadata`: for every run.
+    - `log_omit`, `log_omit_inputs`, `log_omit_outputs`: leave out the records, or one side of them.
 
-    The keywords are those of `everycall.context()`; `tags` and `metadata` go to every run, `target` to the outermost.
-    A run's `config["metadata"]` may have the same names (and `thread_id` for `session_id`) and wins, except that of the
-    omit flags the stricter wins. The rest of that metadata and the tags are recorded, unless an omit flag holds.
+    A run's `config["metadata"]` may have the same names (and `thread_id` for `session_id`). Its values win; omit flags
+    add up. The rest of that metadata and the tags are recorded, unless an omit flag holds.
 
-    `run_inline` stays False: with an inline handler LangChain keeps `on_llm_start` of text models from a user's other
-    handlers. Nor do the callbacks wait for a thread; see `_hook`. Exceptions of ours never reach LangChain.
+    One handler serves any number of runs at a time, synchronous and asynchronous, in any thread: it holds only its
+    options. A run's parent is the run that LangChain names. What a user's code opens inside a step (`@trace`, `span()`,
+    a wrapped client, another chain) finds that step through LangChain's own context variable. An outermost run is below
+    the call that is current where the chain starts.
+
+    No exception of the handler reaches LangChain. `run_inline` stays False: with an inline handler, LangChain does not
+    call `on_llm_start` of a user's other handlers. The callbacks do not wait for a thread either; see `_hook`.
     """
 
     raise_error = False
     run_inline = False
-    # LangChain asks for these at each event; as its own properties they would be a call each.
-    _hears_graphs = False
+    _is_graph_handler = False
+    # LangChain reads these at each event. In its base class they are properties, which take a call each.
     ignore_chain = ignore_llm = ignore_chat_model = False
 
     def __init__(
@@ -81,24 +85,24 @@ class CallbackHandler(BaseCallbackHandler):
                 "log_omit_outputs": log_omit_outputs,
             }
         )
-        for name in _FREQUENT:  # bound once: LangChain asks for the method at each event
+        for name in _FREQUENT:  # bound once, because LangChain reads the method at each event
             self.__dict__[name] = getattr(self, name)
         register()
 
-    def _hear_graphs(self) -> None:
+    def _become_graph_handler(self) -> None:
         if _graphs.LANGGRAPH in sys.modules:
             _graphs.as_graph_handler(self)
-            self._hears_graphs = True
+            self._is_graph_handler = True
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Answer callbacks that a later LangChain or LangGraph may send: quietly, and with nothing."""
+        """Return a callback that does nothing, for events that a later LangChain or LangGraph may have."""
         if name.startswith("on_"):
-            return _unknown
+            return _unknown_event
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # --- models ---
 
-    @own_hook
+    @guarded_hook
     def on_chat_model_start(
         self,
         serialized: dict[str, Any] | None,
@@ -110,20 +114,22 @@ class CallbackHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         name: str | None = None,
         invocation_params: Mapping[str, Any] | None = None,
-        **_about: Any,
+        **_details: Any,
     ) -> Done:
         try:
             run = _lifecycle.begin(
                 self._options,
-                "llm",
-                name or _lifecycle.name_of(serialized, "llm"),
+                MODEL,
+                name or _lifecycle.name_of(serialized, MODEL),
                 run_id,
                 parent_run_id,
                 tags,
                 metadata,
             )
             if run is not None:
-                _lifecycle.ask(run, _completion.request(messages, invocation_params or _NOTHING, metadata or _NOTHING))
+                _lifecycle.keep_request(
+                    run, _completion.request(messages, invocation_params or _EMPTY, metadata or _EMPTY)
+                )
         except Exception as error:  # noqa: BLE001 - the guard
             report("on_chat_model_start", error)
         return DONE
@@ -140,33 +146,33 @@ class CallbackHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         name: str | None = None,
         invocation_params: Mapping[str, Any] | None = None,
-        **_about: Any,
+        **_details: Any,
     ) -> None:
-        run = _lifecycle.begin(
-            self._options, "llm", name or _lifecycle.name_of(serialized, "llm"), run_id, parent_run_id, tags, metadata
-        )
+        name = name or _lifecycle.name_of(serialized, MODEL)
+        run = _lifecycle.begin(self._options, MODEL, name, run_id, parent_run_id, tags, metadata)
         if run is not None:
-            _lifecycle.ask(run, _completion.text_request(prompts, invocation_params or _NOTHING, metadata or _NOTHING))
+            request = _completion.text_request(prompts, invocation_params or _EMPTY, metadata or _EMPTY)
+            _lifecycle.keep_request(run, request)
 
     @hook
-    def on_llm_new_token(self, token: Any, *, run_id: Any, chunk: Any = None, **_about: Any) -> None:
+    def on_llm_new_token(self, token: Any, *, run_id: Any, chunk: Any = None, **_details: Any) -> None:
         run = RUNS.by_key.get(key(run_id))
-        if run is not None and (token or _says_something(chunk)):
-            run.hear(_render.text(token))
+        if run is not None and (token or _has_output(chunk)):
+            run.add_text(_render.text(token))
 
     @hook
-    def on_stream_event(self, event: Any, *, run_id: Any, **_about: Any) -> None:
+    def on_stream_event(self, event: Any, *, run_id: Any, **_details: Any) -> None:
         run = RUNS.by_key.get(key(run_id))
         if run is not None and event["event"] == "content-block-delta":
-            run.hear(str(event["delta"].get("text") or ""))
+            run.add_text(str(event["delta"].get("text") or ""))
 
-    @own_hook
-    def on_llm_end(self, response: LLMResult, *, run_id: Any, **_about: Any) -> Done:
+    @guarded_hook
+    def on_llm_end(self, response: LLMResult, *, run_id: Any, **_details: Any) -> Done:
         try:
             run = RUNS.close(run_id.int if type(run_id) is UUID else key(run_id))
             if run is not None:
                 try:
-                    run.call.update(**_completion.answer(response, run_id))
+                    run.call.update(**_completion.response_fields(response, run_id))
                 finally:
                     run.call.end()
         except Exception as error:  # noqa: BLE001 - the guard
@@ -174,18 +180,18 @@ class CallbackHandler(BaseCallbackHandler):
         return DONE
 
     @hook
-    def on_llm_error(self, error: BaseException, *, run_id: Any, **about: Any) -> None:
-        def so_far(run: Run) -> Mapping[str, Any]:
-            response, said = about.get("response"), {}
-            if isinstance(response, LLMResult) and _completion.has_output(response):
-                said = _completion.answer(response, run_id)
-            return {**said, "content": run.text() or said.get("content")}  # the response may lack the last chunk
+    def on_llm_error(self, error: BaseException, *, run_id: Any, **details: Any) -> None:
+        def partial_response(run: Run) -> Mapping[str, Any]:
+            result, fields = details.get("response"), {}
+            if isinstance(result, LLMResult) and _completion.has_output(result):
+                fields = _completion.response_fields(result, run_id)
+            return {**fields, "content": run.text() or fields.get("content")}  # the result may lack the last chunk
 
-        _lifecycle.fail(run_id, error, so_far)
+        _lifecycle.fail(run_id, error, partial_response)
 
     # --- chains ---
 
-    @own_hook
+    @guarded_hook
     def on_chain_start(
         self,
         serialized: dict[str, Any] | None,
@@ -197,16 +203,16 @@ class CallbackHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         run_type: str | None = None,
         name: str | None = None,
-        **_about: Any,
+        **_details: Any,
     ) -> Done:
         try:
-            if parent_run_id is None and not self._hears_graphs:
-                self._hear_graphs()
+            if parent_run_id is None and not self._is_graph_handler:
+                self._become_graph_handler()
             if run_type in _STEP_KINDS:
                 kind = str(run_type)
             else:
-                agent = name in _AGENT_NAMES or (metadata and name and name == metadata.get("lc_agent_name"))
-                kind = "agent" if agent else "chain"
+                is_agent = name in _AGENT_NAMES or (metadata and name and name == metadata.get("lc_agent_name"))
+                kind = "agent" if is_agent else "chain"
             run = _lifecycle.begin(
                 self._options,
                 kind,
@@ -223,8 +229,8 @@ class CallbackHandler(BaseCallbackHandler):
             report("on_chain_start", error)
         return DONE
 
-    @own_hook
-    def on_chain_end(self, outputs: Any, *, run_id: Any, inputs: Any = _lifecycle.MISSING, **_about: Any) -> Done:
+    @guarded_hook
+    def on_chain_end(self, outputs: Any, *, run_id: Any, inputs: Any = _lifecycle.MISSING, **_details: Any) -> Done:
         try:
             run = RUNS.close(run_id.int if type(run_id) is UUID else key(run_id))
             if run is not None:
@@ -237,7 +243,7 @@ class CallbackHandler(BaseCallbackHandler):
         return DONE
 
     @hook
-    def on_chain_error(self, error: BaseException, *, run_id: Any, inputs: Any = None, **_about: Any) -> None:
+    def on_chain_error(self, error: BaseException, *, run_id: Any, inputs: Any = None, **_details: Any) -> None:
         _lifecycle.fail(
             run_id, error, lambda run: {} if _lifecycle.is_passed_on(run) else {"inputs": _render.plain(inputs)}
         )
@@ -256,19 +262,19 @@ class CallbackHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         inputs: dict[str, Any] | None = None,
         name: str | None = None,
-        **_about: Any,
+        **_details: Any,
     ) -> None:
-        named = name or _lifecycle.name_of(serialized, "tool")
-        run = _lifecycle.begin(self._options, "tool", named, run_id, parent_run_id, tags, metadata)
+        name = name or _lifecycle.name_of(serialized, "tool")
+        run = _lifecycle.begin(self._options, "tool", name, run_id, parent_run_id, tags, metadata)
         if run is not None and not (run.call.omit and run.parent is not None):
             run.call.keep("inputs", input_str if inputs is None else inputs, _render.plain)
 
     @hook
-    def on_tool_end(self, output: Any, *, run_id: Any, **_about: Any) -> None:
+    def on_tool_end(self, output: Any, *, run_id: Any, **_details: Any) -> None:
         _lifecycle.end(run_id, output.__dict__.get("content") if isinstance(output, BaseMessage) else output)
 
     @hook
-    def on_tool_error(self, error: BaseException, *, run_id: Any, **_about: Any) -> None:
+    def on_tool_error(self, error: BaseException, *, run_id: Any, **_details: Any) -> None:
         _lifecycle.fail(run_id, error)
 
     @hook
@@ -282,60 +288,62 @@ class CallbackHandler(BaseCallbackHandler):
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
         name: str | None = None,
-        **_about: Any,
+        **_details: Any,
     ) -> None:
-        named = name or _lifecycle.name_of(serialized, "retriever")
-        run = _lifecycle.begin(self._options, "retriever", named, run_id, parent_run_id, tags, metadata)
+        name = name or _lifecycle.name_of(serialized, "retriever")
+        run = _lifecycle.begin(self._options, "retriever", name, run_id, parent_run_id, tags, metadata)
         if run is not None and not (run.call.omit and run.parent is not None):
             run.call.keep("inputs", {"query": query})
 
     @hook
-    def on_retriever_end(self, documents: Sequence[Document], *, run_id: Any, **_about: Any) -> None:
+    def on_retriever_end(self, documents: Sequence[Document], *, run_id: Any, **_details: Any) -> None:
         _lifecycle.end(run_id, documents)
 
     @hook
-    def on_retriever_error(self, error: BaseException, *, run_id: Any, **_about: Any) -> None:
+    def on_retriever_error(self, error: BaseException, *, run_id: Any, **_details: Any) -> None:
         _lifecycle.fail(run_id, error)
 
-    # --- what happens while a run is open ---
+    # --- events of a run in progress ---
 
     @hook
-    def on_agent_action(self, action: Any, *, run_id: Any, **_about: Any) -> None:
-        _lifecycle.event(run_id, "agent.action", {"tool": str(action.tool)})
+    def on_agent_action(self, action: Any, *, run_id: Any, **_details: Any) -> None:
+        _lifecycle.add_event(run_id, "agent.action", {"tool": str(action.tool)})
 
     @hook
-    def on_agent_finish(self, finish: Any, *, run_id: Any, **_about: Any) -> None:  # noqa: ARG002 - LangChain's name
-        _lifecycle.event(run_id, "agent.finish", {})
+    def on_agent_finish(self, finish: Any, *, run_id: Any, **_details: Any) -> None:  # noqa: ARG002 - LangChain's name
+        _lifecycle.add_event(run_id, "agent.finish", {})
 
     @hook
-    def on_retry(self, retry_state: Any, *, run_id: Any, **_about: Any) -> None:
-        _lifecycle.event(run_id, "retry", {"attempt": int(retry_state.attempt_number)})
+    def on_retry(self, retry_state: Any, *, run_id: Any, **_details: Any) -> None:
+        _lifecycle.add_event(run_id, "retry", {"attempt": int(retry_state.attempt_number)})
 
     @hook
-    def on_custom_event(self, name: str, data: Any, *, run_id: Any, **_about: Any) -> None:
-        _lifecycle.event(run_id, name, {"data": _render.plain(data)})
+    def on_custom_event(self, name: str, data: Any, *, run_id: Any, **_details: Any) -> None:
+        _lifecycle.add_event(run_id, name, {"data": _render.plain(data)})
 
     @hook
-    def on_text(self, text: str, **_about: Any) -> None:
-        """Nothing: it repeats prompts and answers, which are recorded where they belong."""
+    def on_text(self, text: str, **_details: Any) -> None:
+        """Do nothing: these texts repeat prompts and answers, which are recorded where they belong."""
 
     @hook
-    def on_interrupt(self, event: Any, **_about: Any) -> None:
-        _lifecycle.interrupted(getattr(event, "run_id", None), getattr(event, "interrupts", ()))
+    def on_interrupt(self, event: Any, **_details: Any) -> None:
+        _lifecycle.add_interrupt(getattr(event, "run_id", None), getattr(event, "interrupts", ()))
 
     @hook
-    def on_resume(self, event: Any, **_about: Any) -> None:
-        _lifecycle.event(
+    def on_resume(self, event: Any, **_details: Any) -> None:
+        _lifecycle.add_event(
             getattr(event, "run_id", None), "resume", {"checkpoint_id": getattr(event, "checkpoint_id", None)}
         )
 
 
 @hook
-def _unknown(*_event: Any, **_about: Any) -> None:
+def _unknown_event(*_event: Any, **_details: Any) -> None:
     return None
 
 
-def _says_something(chunk: Any) -> bool:
-    """Tell whether a chunk without text brings a tool call or reasoning: an opening or closing one brings neither."""
-    said = getattr(chunk, "message", None)
-    return said is not None and bool(said.__dict__.get("tool_call_chunks") or said.__dict__.get("additional_kwargs"))
+def _has_output(chunk: Any) -> bool:
+    """Tell whether a chunk without text has a tool call or reasoning. The first and last chunks may have neither."""
+    message = getattr(chunk, "message", None)
+    if message is None:
+        return False
+    return bool(message.__dict__.get("tool_call_chunks") or message.__dict__.get("additional_kwargs"))

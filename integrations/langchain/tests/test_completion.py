@@ -20,7 +20,7 @@ from langchain_core.tools import tool
 from tenacity import RetryCallState, Retrying
 
 from everycall_langchain import CallbackHandler
-from everycall_langchain._completion import answer
+from everycall_langchain._completion import response_fields
 
 HANDLER = {"callbacks": [CallbackHandler()]}
 CALL = {"name": "look_up", "args": {"city": "Bern"}, "id": "call_1", "type": "tool_call"}
@@ -168,7 +168,7 @@ def test_a_message_given_again_is_no_cache_hit(tree: Any) -> None:
 )
 def test_reports_of_tokens(usage: dict[str, Any], expected: dict[str, Any]) -> None:
     said = AIMessage("x", response_metadata={"token_usage": usage})
-    fields = answer(LLMResult(generations=[[ChatGeneration(message=said)]]), "run")
+    fields = response_fields(LLMResult(generations=[[ChatGeneration(message=said)]]), "run")
     assert {
         key: fields[key] for key in ("input_tokens", "output_tokens", "total_tokens", "usage") if key in fields
     } == expected

@@ -86,7 +86,7 @@ async def test_a_synchronous_run_inside_a_running_loop(chat: Any, tree: Any) -> 
     assert len(tree.records) == 3
 
 
-@pytest.mark.parametrize("place", ["request", "answer"])
+@pytest.mark.parametrize("place", ["request", "response_fields"])
 def test_a_defect_of_ours_costs_a_field_and_not_the_chain(
     place: str, chat: Any, tree: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
