@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from everycall import context, current, span, trace
-from everycall._call.context import current_node, trace_id_hex
+from everycall._call.context import current_node
 from everycall.record import to_json
+from everycall.sampling import trace_id_hex
 from everycall.testing import capture_records
 
 

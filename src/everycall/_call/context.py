@@ -6,9 +6,7 @@ context, so it crosses tasks, `asyncio.to_thread` and whatever else carries that
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from opentelemetry.trace import SpanContext
 
 from everycall import _guard, limits
 from everycall._capture.render import plain_text
+from everycall.sampling import trace_id_hex
 from everycall.settings import omit_flags
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ __all__ = [
     "current_context",
     "current_node",
     "new_ids",
-    "trace_id_hex",
 ]
 
 NODE_KEY = otel_context.create_key("everycall-node")
@@ -48,9 +46,6 @@ _current: Callable[[], Context] = _runtime.get_current if _variable is None else
 _attach: Callable[[Context], object] = _runtime.attach if _variable is None else _variable.set
 _detach: Callable[[Any], None] = _runtime.detach if _variable is None else _variable.reset
 current_context = _current
-_HEX32 = re.compile(r"[0-9a-f]{32}\Z")
-_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\Z")
-_ZERO = "0" * 32
 
 
 _pool: Iterator[tuple[str, str]] = iter(())
@@ -80,17 +75,6 @@ def _forget_pool() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
-
-
-def trace_id_hex(text: str) -> str:
-    """Return the OpenTelemetry trace id of a user's: 32 hex digits and UUIDs as they are, else `sha256(text)[:16]`."""
-    if _HEX32.match(text) and text != _ZERO:
-        return text
-    if _UUID.match(text):
-        digits = text.replace("-", "").lower()
-        if digits != _ZERO:
-            return digits
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
 def clipped(text: Any, characters: int) -> str:

@@ -15,8 +15,9 @@ from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from everycall import _guard, limits
 from everycall._call.call import Call
-from everycall._call.context import Scope, clipped, current_node, remote_span, trace_id_hex
+from everycall._call.context import Scope, clipped, current_node, remote_span
 from everycall._call.recorder import active
+from everycall.sampling import trace_id_hex
 from everycall.semconv import (
     BAGGAGE_END_USER,
     BAGGAGE_OMIT,

@@ -8,8 +8,9 @@ import time
 
 from everycall import limits
 from everycall.record import Record
+from everycall.sampling import is_sampled
 from everycall.server.gateway.budgets import Budgets
-from everycall.server.gateway.identifiers import Identifiers, is_sampled
+from everycall.server.gateway.identifiers import Identifiers
 from everycall.server.gateway.preparation import PreparedRequest
 from everycall.server.gateway.recent_responses import RecentResponse, RecentResponses
 from everycall.server.gateway.recording import Outcome, completion_response, make_record, response_from_record

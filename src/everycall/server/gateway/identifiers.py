@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 from dataclasses import dataclass
 
 from everycall.server.gateway.request import CompletionRequest
 
-__all__ = ["Identifiers", "identifiers", "is_sampled"]
+__all__ = ["Identifiers", "identifiers"]
 
 _OWN_ID = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\Z")
 
@@ -34,10 +33,3 @@ def identifiers(request: CompletionRequest) -> Identifiers:
     inference_id = request.inference_id or f"{secrets.token_hex(16)}-{secrets.token_hex(8)}"
     own = inference_id[:32] if _OWN_ID.match(inference_id) else inference_id
     return Identifiers(inference_id, request.trace_id or request.root_trace_id or parent or own, parent)
-
-
-def is_sampled(trace_id: str, rate: float | None) -> bool:
-    """Return whether a trace is recorded: all of its records or none, on every server."""
-    if rate is None or rate >= 1:
-        return True
-    return int.from_bytes(hashlib.sha256(trace_id.encode()).digest()[:8], "big") < rate * 2**64
