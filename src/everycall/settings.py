@@ -29,6 +29,7 @@ __all__ = [
     "Variable",
     "is_disabled",
     "omit_flags",
+    "omitted_sides",
 ]
 
 Mask = Callable[[str, Any], Any]
@@ -75,6 +76,11 @@ def omit_flags(log_omit: bool = False, log_omit_inputs: bool = False, log_omit_o
         | (OMIT_INPUTS if log_omit_inputs else 0)
         | (OMIT_OUTPUTS if log_omit_outputs else 0)
     )
+
+
+def omitted_sides(flags: int) -> tuple[str, ...]:
+    """Return the sides of a call that a bit set of flags leaves out, as `Record.omitted` names them."""
+    return tuple(side for side, flag in (("inputs", OMIT_INPUTS), ("outputs", OMIT_OUTPUTS)) if flags & flag)
 
 
 def is_disabled(environment: Mapping[str, str] | None = None) -> bool:

@@ -21,7 +21,7 @@ from everycall import _guard, limits
 from everycall._call import context as ids
 from everycall._call import exceptions
 from everycall._call import recorder as _recorder
-from everycall._call.context import Scope, current_node, foreign_span, trace_id_hex
+from everycall._call.context import Scope, current_node, foreign_span
 from everycall._call.context import clipped as _clipped
 from everycall._call.fields import JSON_FIELDS, SETTERS, encodable, note_cut, set_json, tags_of
 from everycall._call.recorder import Recorder, active
@@ -29,9 +29,10 @@ from everycall._capture import processors
 from everycall._capture.serialize import capture_plain
 from everycall._version import SDK
 from everycall.errors import Loss
-from everycall.record import ABSENT, Cut
+from everycall.record import ABSENT, Cut, Labels, omit
+from everycall.sampling import is_sampled, trace_id_hex
 from everycall.semconv import ABANDONED, CANCELLED, CODE_LOCATION, ERROR
-from everycall.settings import OMIT_ALL, OMIT_OUTPUTS, omit_flags
+from everycall.settings import OMIT_ALL, OMIT_OUTPUTS, omit_flags, omitted_sides
 
 __all__ = ["INHERIT", "UNSET", "Call", "Inherit", "Unset", "begin", "start_below", "start_call"]
 
@@ -82,7 +83,7 @@ class Call(otel_trace.Span):
     _attributes: dict[str, Any] | None = None
     _events: list[dict[str, Any]] | None = None
     _context: SpanContext | None = None
-    _declared: tuple[Raw, list[str]] = (ABSENT, [])
+    _declared = Labels()
     begun_in: Context | None = None  # OpenTelemetry's context there; known of a framework's calls, see `_context`
     around: Call | None = None  # the call above in the code, of one that begins a trace of its own
     _sampled_out = False  # not recorded for that reason alone: no flag covers its errors
@@ -315,7 +316,7 @@ class Call(otel_trace.Span):
             set_json(self._draft, "metadata", joined)
         if labels:
             self._draft["tags"] = labels
-        self._declared = (self._draft.get("metadata", ABSENT), list(labels))
+        self._declared = Labels(self._draft.get("metadata", ABSENT), labels)
 
     # --- within ---
 
@@ -426,7 +427,7 @@ class Call(otel_trace.Span):
             if self._attributes is not None or self._events is not None:
                 self._take_attributes()
             if self.omit:
-                processors.omit(self._draft, self.omit, *self._declared)
+                self._draft = omit(self._draft, omitted_sides(self.omit), labels=self._declared)
             fields = self._fields(elapsed, recorder.project_name)
             try:
                 line = _encode(fields)
@@ -491,7 +492,7 @@ def begin(name: str, kind: str, fields: Mapping[str, Any], omit: int) -> Call:
         call = Call(name, kind, current_node(), recorder, "everycall")
         if call.inherited_metadata is not None or call.inherited_tags:
             call.declare(None, ())
-        if recorder is not None and recorder.sample_rate < 1.0 and not sampled(call):
+        if recorder is not None and recorder.sample_rate < 1.0 and not is_sampled(call.trace_hex, recorder.sample_rate):
             call._sampled_out = not call.omit | omit
             call.omit |= OMIT_ALL
     call.omit |= omit
@@ -509,7 +510,7 @@ def start_below(name: str, kind: str, scope: str, above: Call) -> Call:
         call.declare(None, ())
     if len(name) > limits.NAME_CHARS_MAX or not name.isascii():
         call.name = _clipped(name, limits.NAME_CHARS_MAX)
-    if recorder is not None and recorder.sample_rate < 1.0 and not sampled(call):
+    if recorder is not None and recorder.sample_rate < 1.0 and not is_sampled(call.trace_hex, recorder.sample_rate):
         call._sampled_out = not call.omit
         call.omit |= OMIT_ALL
     return call
@@ -562,16 +563,10 @@ def start_call(
             call.declare(metadata, tags)
         if fields:
             call.update(**fields)
-        if call._recorder is not None and call._recorder.sample_rate < 1.0 and not sampled(call):
+        recorder = call._recorder
+        if recorder is not None and recorder.sample_rate < 1.0 and not is_sampled(call.trace_hex, recorder.sample_rate):
             call._sampled_out = not call.omit
             call.omit |= OMIT_ALL
     except Exception as error:  # noqa: BLE001 - the guard: a call is always returned
         _guard.report("start_call", error)
     return call
-
-
-def sampled(call: Call) -> bool:
-    """Decide for a whole trace, by its id alone, so that every process decides alike."""
-    rate = call._recorder.sample_rate if call._recorder is not None else 0.0
-    digest = hashlib.sha256(call.trace_hex.encode("ascii")).digest()
-    return int.from_bytes(digest[:7], "big") < rate * 2**56

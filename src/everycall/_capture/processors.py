@@ -1,6 +1,6 @@
-"""The chain every record passes before anything touches disk or network: omit, mask, limit. Layer 2; called by calls.
+"""What every record passes before it is written or sent: the mask, and the bounds of its fields. Calls use it.
 
-A link never lets a field through raw because it failed: what cannot be masked is replaced.
+Omitting comes first (`everycall.record.omit`). A mask that fails never lets a field through: the field is replaced.
 """
 
 from __future__ import annotations
@@ -17,18 +17,14 @@ from everycall._capture.serialize import cut_text
 from everycall.record import (
     ABSENT,
     CONTENT_FIELDS,
-    INPUT_FIELDS,
-    OUTPUT_FIELDS,
     Cut,
     Record,
     decode,
     encode,
-    is_safe_attribute,
 )
-from everycall.semconv import CODE_LOCATION
-from everycall.settings import OMIT_INPUTS, OMIT_OUTPUTS, Mask
+from everycall.settings import Mask
 
-__all__ = ["Draft", "encode_within", "limit", "mask_and_limit", "mask_record", "omit"]
+__all__ = ["Draft", "encode_within", "limit", "mask_and_limit", "mask_record"]
 
 Draft = dict[str, Any]
 """A record under construction: field name -> value as `Record` takes it. Fields that are absent are not in it."""
@@ -40,53 +36,6 @@ _ID_FIELDS = frozenset({"trace_id", "end_user_identifier", "session_id", "deploy
 _SHORT = min(limits.ID_CHARS_MAX, limits.NAME_CHARS_MAX, limits.ERROR_CHARS_MAX)
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
-
-
-def omit(draft: Draft, flags: int, declared_metadata: Raw, declared_tags: list[str]) -> Draft:
-    """Leave out what the omit flags cover, whatever put it there, and say so in `omitted`.
-
-    Inputs or outputs, or both, go by field. With either flag the places where content travels by the way go too: the
-    error's message and traceback (its type and code location stay), attributes and events set inside the call, metadata
-    and tags that were added while it ran (those declared at its start stay: they are labels).
-    """
-    omitted: list[str] = list(draft.get("omitted", ()))
-    if flags & OMIT_INPUTS:
-        omitted.append("inputs")
-        for name in INPUT_FIELDS:
-            draft.pop(name, None)
-    if flags & OMIT_OUTPUTS:
-        omitted.append("outputs")
-        for name in OUTPUT_FIELDS:
-            draft.pop(name, None)
-    if draft.get("error") is not None:
-        attributes = _object(draft.get("attributes", ABSENT))
-        draft["error"] = _error_without_content(draft.get("error_type"), attributes.get(CODE_LOCATION))
-    if "attributes" in draft:
-        attributes = {k: v for k, v in _object(draft["attributes"]).items() if is_safe_attribute(k, v)}
-        if "attributes" not in omitted and len(attributes) != len(_object(draft["attributes"])):
-            omitted.append("attributes")
-        draft["attributes"] = Raw(_encode(attributes)) if attributes else ABSENT
-    if bytes(draft.get("metadata", ABSENT)) != bytes(declared_metadata):
-        omitted.append("metadata")
-        draft["metadata"] = declared_metadata
-    if draft.get("tags", []) != declared_tags:
-        omitted.append("tags")
-        draft["tags"] = declared_tags
-    truncated = draft.get("truncated")
-    if truncated:
-        draft["truncated"] = {k: v for k, v in truncated.items() if k in draft}
-    draft["omitted"] = omitted
-    return draft
-
-
-def _error_without_content(error_type: str | None, location: Any) -> str:
-    shown = error_type or "error"
-    return f"{shown} at {location}" if isinstance(location, str) else shown
-
-
-def _object(raw: Raw) -> dict[str, Any]:
-    value = _decode(raw)
-    return value if isinstance(value, dict) else {}
 
 
 def mask_record(record: Record, mask: Mask) -> Record:

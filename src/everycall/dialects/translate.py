@@ -29,7 +29,7 @@ from everycall.dialects.spans import STATUS_ERROR, Scope, Span
 from everycall.dialects.values import is_empty
 from everycall.record import Record, to_raw
 
-__all__ = ["ANSWER", "DIALECT", "HALF", "OMIT", "OMIT_ATTRIBUTES", "inference_id", "translate"]
+__all__ = ["ANSWER", "DIALECT", "HALF", "MARKS", "OMIT", "OMIT_ATTRIBUTES", "inference_id", "translate"]
 
 DIALECT: Final = "everycall.dialect"
 """The attribute of a record that names the vocabulary its span was read in."""
@@ -39,6 +39,8 @@ HALF: Final = "everycall.half"
 """The attribute that names the other half of a call which comes in two spans: `{"key", "at", "answer"}`."""
 OMIT: Final = "everycall.omit"
 """The attribute with what a span's flags leave out, of itself and below it: `inputs`, `outputs`, `all`."""
+MARKS: Final = frozenset({ANSWER, DIALECT, HALF, OMIT})
+"""Attributes by which records of foreign spans are joined; they hold no content."""
 OMIT_ATTRIBUTES: Final = {
     "everycall.log_omit": "all",
     "everycall.log_omit_inputs": "inputs",

@@ -18,7 +18,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.types import Scope
 
 from everycall import limits, record, semconv
-from everycall.record import ABSENT, OMITTED_FIELDS, Record
+from everycall.record import Record, omit_from
 from everycall.server.api.http import ApiRequest, is_nested_too_deep
 from everycall.server.api.openapi import operation, query_text
 from everycall.server.auth import Identity, project_of, require
@@ -28,7 +28,7 @@ from everycall.server.security import header
 from everycall.server.store.base import Store
 from everycall.server.store.values import ClientReport, Refusal
 
-__all__ = ["check_json", "client_report", "handlers", "left_out", "receive_record"]
+__all__ = ["check_json", "client_report", "handlers", "receive_record"]
 
 LINES_AT_ONCE = 500
 """Lines read before other requests get a turn: about 5 ms."""
@@ -162,9 +162,9 @@ def receive_record(line: bytes, identity: Identity) -> Record:
         if found.project_name != semconv.DEFAULT_PROJECT:  # which is also what a client without a project writes
             raise ValueError("the record names another project than the key's")
         changes["project_name"] = identity.project
-    if found.omitted:
-        changes.update(left_out(found))
-    return msgspec.structs.replace(found, **changes) if changes else found
+    if changes:
+        found = msgspec.structs.replace(found, **changes)
+    return omit_from(found, found.omitted) if found.omitted else found
 
 
 def check_json(line: bytes) -> None:
@@ -175,34 +175,6 @@ def check_json(line: bytes) -> None:
     """
     if is_nested_too_deep(line, _json.decode(line)):
         raise ValueError(f"the record is nested deeper than {limits.NESTING_MAX} levels")
-
-
-def left_out(found: Record) -> dict[str, Any]:
-    """Return the fields to change so that a record does not hold what its `omitted` says was left out.
-
-    As in the SDK's chain, either side takes along where content travels by the way: the error's message (its type and
-    code location stay) and attributes, but for those that cannot hold content. A caller that is believed loses nothing.
-    """
-    sides = [side for side in OMITTED_FIELDS if side in found.omitted]
-    if not sides:
-        return {}
-    fields = [name for side in sides for name in OMITTED_FIELDS[side]]
-    changes: dict[str, Any] = {name: None if name == "content" else ABSENT for name in fields}
-    attributes = record.to_json(found.attributes) if found.attributes is not ABSENT else None
-    kept = (
-        {k: v for k, v in attributes.items() if record.is_safe_attribute(k, v)} if isinstance(attributes, dict) else {}
-    )
-    if kept != (attributes or {}):
-        changes["attributes"] = record.to_raw(kept or None)
-        if "attributes" not in found.omitted:
-            changes["omitted"] = [*found.omitted, "attributes"]
-    if found.error is not None:
-        location = kept.get(semconv.CODE_LOCATION)
-        shown = found.error_type or "error"
-        changes["error"] = f"{shown} at {location}" if isinstance(location, str) else shown
-    if found.truncated:
-        changes["truncated"] = {name: cut for name, cut in found.truncated.items() if name not in fields}
-    return changes
 
 
 def _id_of(line: bytes) -> str | None:

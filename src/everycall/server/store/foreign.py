@@ -17,15 +17,14 @@ import msgspec
 
 from everycall import limits
 from everycall.dialects.join import join, join_halves
-from everycall.dialects.translate import ANSWER, DIALECT, HALF, OMIT
-from everycall.record import ABSENT, Record, is_safe_attribute, omit_from, to_json, to_raw
+from everycall.dialects.translate import ANSWER, HALF, OMIT
+from everycall.record import ABSENT, Record, omit_from, to_json, to_raw
 from everycall.semconv import PRICED_KINDS
-from everycall.server.store.rows import Row, rewrite
+from everycall.server.store.rows import Row, keeps_attribute, rewrite
 from everycall.server.store.stored import StoredRow
 
 __all__ = ["Foreign", "Settled", "fill_counted", "is_foreign"]
 
-_MARKS = frozenset({ANSWER, DIALECT, HALF, OMIT})
 _LABELS = ("end_user_identifier", "session_id", "trace_name")
 
 
@@ -266,7 +265,7 @@ class Foreign:
 
 def _omitted(record: Record, flags: set[str]) -> Record:
     """Return the record without what flags (`inputs`, `outputs`) leave out; what joins it to others stays."""
-    return omit_from(record, flags, keep_attribute=lambda name, value: name in _MARKS or is_safe_attribute(name, value))
+    return omit_from(record, flags, keep_attribute=keeps_attribute)
 
 
 def _doubles(outer: Row, inner: Row) -> bool:

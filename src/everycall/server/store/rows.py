@@ -14,12 +14,23 @@ from msgspec import Raw
 from everycall import limits
 from everycall._pricing.price_book import PRICE_FIELDS, PriceBook
 from everycall.dialects.join import is_partial, join
-from everycall.dialects.translate import ANSWER, DIALECT
-from everycall.record import ABSENT, OMITTED_FIELDS, Record, decode, encode
+from everycall.dialects.translate import ANSWER, DIALECT, MARKS
+from everycall.record import ABSENT, Record, decode, encode, is_safe_attribute, omit_from
 from everycall.semconv import ERROR, GEN_AI_RESPONSE_ID, PRICED_KINDS
 from everycall.server.store.errors import StoreError
 
-__all__ = ["COLUMNS", "Row", "Unstorable", "combine_patches", "encode_patch", "merge", "prepare", "read", "rewrite"]
+__all__ = [
+    "COLUMNS",
+    "Row",
+    "Unstorable",
+    "combine_patches",
+    "encode_patch",
+    "keeps_attribute",
+    "merge",
+    "prepare",
+    "read",
+    "rewrite",
+]
 
 COLUMNS = (
     "id, project, trace, inference_id, parent_id, start, finish, kind, name, trace_name, model, provider, failed, "
@@ -31,6 +42,8 @@ _fields = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
 _json = msgspec.json.Decoder()
 _NULL = b"null"
+_TRAVELS = ("error", "attributes", "truncated")
+"""Fields besides those of a side that omitting it changes."""
 _RESPONSE_ID = GEN_AI_RESPONSE_ID.encode()
 _DOUBLE = ANSWER.encode()
 _DIALECT = DIALECT.encode()
@@ -175,10 +188,14 @@ def merge(stored: Row, later: Row | None = None, patch: bytes | None = None, pri
     """
     if later is not None and (is_partial(later.record) or is_partial(stored.record)):
         stored, later = _join_parts(stored, later), None
+    whole = later
+    if later is not None:
+        stored, later = _without_omitted(stored, later)
     fields = _fields.decode(stored.body)
     if later is not None:
         newer = _fields.decode(later.body)
-        _leave_out(fields, stored.record, newer, later.record)
+        if later is not whole:  # what is left of its error and attributes replaces nothing that the strict copy has
+            newer = {name: value for name, value in newer.items() if name not in _TRAVELS or name not in fields}
         if stored.dialect is not None and later.dialect is not None:
             _join_objects(fields, newer)
         fields.update(
@@ -210,16 +227,28 @@ def _join_parts(stored: Row, later: Row) -> Row:
     return read(encode(joined), whole.computed)
 
 
-def _leave_out(earlier: dict[str, Raw], one: Record, later: dict[str, Raw], other: Record) -> None:
-    """Take out of each of two copies what the other says was left out, and where content travels by the way."""
-    if set(one.omitted) == set(other.omitted):
-        return
-    for side, names in OMITTED_FIELDS.items():
-        for careless, lax, strict in ((earlier, one, other), (later, other, one)):
-            if side in strict.omitted and side not in lax.omitted:
-                for name in (*names, "error", "attributes", "truncated"):
-                    careless.pop(name, None)
-    later["omitted"] = Raw(_encoder.encode(list(dict.fromkeys((*one.omitted, *other.omitted)))))
+def _without_omitted(one: Row, other: Row) -> tuple[Row, Row]:
+    """Return two copies of a record, each without what either says was left out."""
+    if set(one.record.omitted) == set(other.record.omitted):
+        return one, other
+    omitted = list(dict.fromkeys((*one.record.omitted, *other.record.omitted)))
+    return _omitting(one, omitted), _omitting(other, omitted)
+
+
+def _omitting(row: Row, omitted: list[str]) -> Row:
+    """Return a row without the sides that `omitted` names; a copy that left them out itself stays as it is."""
+    record = row.record
+    if record.omitted == omitted:
+        return row
+    sides = [side for side in omitted if side not in record.omitted]
+    if sides:
+        record = omit_from(record, sides, keep_attribute=keeps_attribute)
+    return read(encode(msgspec.structs.replace(record, omitted=omitted)), row.computed)
+
+
+def keeps_attribute(name: str, value: Any) -> bool:
+    """Tell whether an attribute stays where content is left out: it cannot hold any, or joins foreign spans."""
+    return name in MARKS or is_safe_attribute(name, value)
 
 
 def encode_patch(fields: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,124 @@
+"""The omission rule, once: fields x flags x sides. The SDK and the server both use `everycall.record.omit`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from everycall import span
+from everycall.record import (
+    INPUT_FIELDS,
+    OUTPUT_FIELDS,
+    Labels,
+    Record,
+    encode,
+    error_without_content,
+    omit,
+    omit_from,
+    to_json,
+    to_raw,
+)
+from everycall.settings import Settings, omit_flags
+from everycall.testing import capture_records
+
+SAFE = {"gen_ai.response.id": "chatcmpl-1", "gen_ai.response.finish_reasons": ["stop"], "code.location": "app:7"}
+UNSAFE = {"note": "canary", "exception.message": "canary", "gen_ai.response.finish_reasons": ["canary canary"]}
+WHOLE: dict[str, Any] = {
+    "inference_id": "i-1",
+    "trace_id": "t-1",
+    "name": "ask",
+    "model": "gpt-4o",
+    "input_tokens": 3,
+    "llm_inputs": to_raw({"x": "canary"}),
+    "llm_configuration": to_raw({"messages": ["canary"]}),
+    "inputs": to_raw("canary"),
+    "target": to_raw("canary"),
+    "content": "canary",
+    "output": to_raw("canary"),
+    "metadata": to_raw({"team": "a"}),
+    "tags": ["beta"],
+    "status": "error",
+    "error": "ValueError: canary",
+    "error_type": "ValueError",
+    "attributes": to_raw({**SAFE, "note": "canary"}),
+}
+SIDES = [(), ("inputs",), ("outputs",), ("inputs", "outputs")]
+
+
+@pytest.mark.parametrize("sides", SIDES, ids="+".join)
+@pytest.mark.parametrize("field", sorted(set(WHOLE) - {"attributes", "error"}))
+def test_each_field_goes_with_its_side_alone(field: str, sides: tuple[str, ...]) -> None:
+    """Inputs go with inputs, outputs with outputs; everything that is no content stays."""
+    kept = omit(WHOLE, sides)
+    gone = ("inputs" in sides and field in INPUT_FIELDS) or ("outputs" in sides and field in OUTPUT_FIELDS)
+    assert (field in kept) == (not gone)
+    if not gone:
+        assert kept[field] == WHOLE[field]
+
+
+@pytest.mark.parametrize("sides", SIDES[1:], ids="+".join)
+def test_what_travels_besides_goes_with_either_side(sides: tuple[str, ...]) -> None:
+    """The error's message, attributes that may hold content, and labels that were added while the call ran."""
+    changed = {**WHOLE, "metadata": to_raw({"team": "a", "answer": "canary"}), "tags": ["beta", "canary"]}
+    kept = omit(changed, sides, labels=Labels(to_raw({"team": "a"}), ["beta"]))
+    assert to_json(kept["attributes"]) == SAFE
+    assert kept["error"] == "ValueError at app:7"
+    assert (to_json(kept["metadata"]), kept["tags"]) == ({"team": "a"}, ["beta"])
+    assert kept["omitted"] == [*sides, "attributes", "metadata", "tags"]
+
+
+@pytest.mark.parametrize(("name", "value"), UNSAFE.items())
+def test_an_attribute_that_may_hold_content_goes(name: str, value: Any) -> None:
+    """By its name, or because its value does not look like what such an attribute holds."""
+    kept = omit({**WHOLE, "attributes": to_raw({name: value})}, ("inputs",))
+    assert to_json(kept["attributes"]) is None
+    assert "attributes" in kept["omitted"]
+
+
+def test_without_a_side_nothing_changes_and_twice_is_once() -> None:
+    """The rule is idempotent and changes nothing in place."""
+    before = dict(WHOLE)
+    assert omit(WHOLE, ()) == WHOLE
+    once = omit(WHOLE, ("inputs", "outputs"))
+    assert omit(once, ("inputs", "outputs")) == once
+    assert before == WHOLE
+
+
+def test_errors_keep_their_type_status_and_place() -> None:
+    """What is said of an error whose message is left out."""
+    assert error_without_content("ValueError", "app:7") == "ValueError at app:7"
+    assert error_without_content("RateLimitError", status=429) == "RateLimitError (429)"
+    assert error_without_content(None) == "error"
+
+
+@pytest.mark.parametrize("flag", ["log_omit_inputs", "log_omit_outputs"])
+def test_the_sdk_and_the_server_leave_out_the_same(flag: str, client: httpx.Client) -> None:
+    """A record that the SDK made with a flag, and the same record whole that only says so: both are stored alike."""
+    side = flag.removeprefix("log_omit_")
+    fields = {"inputs": "canary", "output": "canary", "target": "canary", "llm_inputs": {"x": "canary"}}
+    with capture_records(Settings(omit=omit_flags(**{flag: True}))) as records:
+        with span("ask", **fields) as call:
+            call.set_attribute("note", "canary")
+    made = records[0]
+    with capture_records() as whole:
+        with span("ask", **fields) as call:
+            call.set_attribute("note", "canary")
+    told = msgspec.structs.replace(whole[0], omitted=[side])
+    assert set(omit_from(told, [side]).omitted) == set(made.omitted)
+    for record in (made, told):
+        line = encode(msgspec.structs.replace(record, inference_id=f"{side}-{record is made}"))
+        assert client.post("/v1/records", content=line).json()["committed"] == 1
+    stored = [client.get(f"/api/records/{side}-{which}").json() for which in (True, False)]
+    kept = [
+        {name: one.get(name) for name in (*INPUT_FIELDS, *OUTPUT_FIELDS, "attributes", "omitted")} for one in stored
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_every_content_field_belongs_to_a_side() -> None:
+    """A new field of the record that holds content must be given to a side, or said to be none."""
+    content = {name for name, kind in Record.__annotations__.items() if "Raw" in str(kind)} | {"content"}
+    assert content == {*INPUT_FIELDS, *OUTPUT_FIELDS, "metadata", "attributes"}
