@@ -131,6 +131,12 @@ TRACESTATE_CHARS = _limit(
 HEAD_BYTES_MAX = _limit("HEAD_BYTES_MAX", 64 * KIB, "bytes", "of a request's line and headers that come in pieces")
 HEAD_TIMEOUT_S = _time("HEAD_TIMEOUT_S", 20.0, "for the head of a request, from a connection's or its own first byte")
 UNREAD_TIMEOUT_S = _time("UNREAD_TIMEOUT_S", 5.0, "to go on with a body that nobody reads, once it was answered")
+CONNECTIONS_MAX = _limit(
+    "CONNECTIONS_MAX", 4_096, "connections", "open at once; fewer where 3/4 of the file descriptors are fewer"
+)
+DESCRIPTORS_WANTED = _limit(
+    "DESCRIPTORS_WANTED", 8_192, "descriptors", "asked of the system at the start; leaves room beside the connections"
+)
 BODY_BYTES_MAX = _limit("BODY_BYTES_MAX", 20 * MIB, "bytes", "of a request after decompression, as the OTel Collector")
 BODY_WIRE_BYTES_MAX = _limit("BODY_WIRE_BYTES_MAX", 20 * MIB, "bytes", "of a request as sent")
 BODY_RECORDS_MAX = _limit("BODY_RECORDS_MAX", 20_000, "records", "in one request")

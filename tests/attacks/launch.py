@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -47,6 +48,8 @@ def serve(asked: dict[str, Any], tell: int) -> None:
         os.dup2(descriptor, target)
     if asked.get("audit"):
         watch(asked["audit"])
+    if "open_files" in asked:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (asked["open_files"],) * 2)
     for name, value in asked.get("limits", {}).items():
         setattr(limits, name, value)
     providers = {name: ProviderSettings(name, **values) for name, values in asked.get("providers", {}).items()}
@@ -56,6 +59,7 @@ def serve(asked: dict[str, Any], tell: int) -> None:
         local_key=asked["key"],
         providers=providers,
         hosts=tuple(asked.get("hosts", ())),
+        trusted_proxies=tuple(asked.get("trusted_proxies", ())),
     )
     try:
         run(options, lambda address, login: os.write(tell, json.dumps([address, login]).encode()) and None)

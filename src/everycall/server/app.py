@@ -39,6 +39,7 @@ from everycall.server.api.parea import (
     trace_logs,
 )
 from everycall.server.auth import Access, Guard
+from everycall.server.connections import Connections
 from everycall.server.gateway import Gateway
 from everycall.server.keys import local_key
 from everycall.server.options import ServerOptions
@@ -46,7 +47,7 @@ from everycall.server.pages.rendering import html
 from everycall.server.problems import ProblemError, exception_handlers
 from everycall.server.projects import Projects
 from everycall.server.request_bodies import Bodies
-from everycall.server.security import secure
+from everycall.server.security import TrustedProxies, secure
 from everycall.server.services import Services
 from everycall.server.store.base import Store
 
@@ -91,6 +92,7 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
         access=access,
         bodies=Bodies(),
         projects=Projects(store),
+        connections=Connections(is_exempt=TrustedProxies(options.trusted_proxies).trust),
     )
     return Litestar(
         route_handlers=[

@@ -1,7 +1,7 @@
-"""One connection as uvicorn serves it, with what a stranger may do to it before the app is asked: bounds and quiet.
+"""One HTTP/1.1 connection: uvicorn's protocol, with bounds on what a client can do before the app sees its request.
 
-`running` gives it to uvicorn. Bodies that a route reads are bounded in `bodies`; here it is the head of a request, the
-rest of a body that nobody reads, and bytes that are no HTTP.
+The runner creates one for each connection. Bodies that a route reads are bounded in `request_bodies`; here it is the
+head of a request, a body that nobody reads, and bytes that are not HTTP.
 """
 
 from __future__ import annotations
@@ -17,57 +17,69 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from everycall import limits
 from everycall.errors import Problem
 from everycall.semconv import PROBLEM_JSON
+from everycall.server.connections import Activity, Connections
 from everycall.server.security import HEADERS
 
 __all__ = ["Connection"]
 
 _logger = logging.getLogger("everycall.server.http_protocol")
-_logger.setLevel(logging.ERROR)  # anybody can send what uvicorn warns of, once for every request
+_logger.setLevel(logging.ERROR)  # uvicorn logs a warning for every invalid request, and anybody can send those
 
 
 class Connection(H11Protocol):
-    """HTTP/1.1 by h11, whatever other parser is installed: its bound of a head's bytes is a part of this one's.
+    """An HTTP/1.1 connection, parsed by h11 even if httptools is installed: the limit of a head's size is h11's.
 
-    The head of a request has to be there within `limits.HEAD_TIMEOUT_S` of its first byte (of the connection, for the
-    first one), and within `limits.HEAD_BYTES_MAX`. What is sent on after the answer, such as a body that was refused,
-    is read and dropped for `limits.UNREAD_TIMEOUT_S`, so that the client reads its answer; then the connection ends.
+    The head of a request has to arrive within `limits.HEAD_TIMEOUT_S` of its first byte (for the first request: of the
+    connection), and has at most `limits.HEAD_BYTES_MAX`. What the client sends after the response, such as a refused
+    body, is read and dropped for `limits.UNREAD_TIMEOUT_S`, so that the client can read the response; then the
+    connection is closed.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.logger = _logger
         self.conn = h11.Connection(h11.SERVER, limits.HEAD_BYTES_MAX)
+        self.address = ""
+        self._open_connections = connections
         self._deadline: asyncio.TimerHandle | None = None
-        self._for: tuple[float, object] | None = None
+        self._awaited: tuple[float, object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start to wait for the first request."""
         super().connection_made(transport)
+        self.address = self.client[0] if self.client else ""
+        self._open_connections.add(self)
         self._wait(limits.HEAD_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
+        """Stop all waiting."""
+        self._open_connections.remove(self)
         self._wait(None)
         super().connection_lost(exc)
 
+    def displace(self) -> None:
+        """Close at once, to make room for another connection."""
+        self.transport.abort()
+
     def data_received(self, data: bytes) -> None:
-        """Take what came, and see what is waited for now."""
+        """Parse data, and set the deadline of what is expected next."""
         super().data_received(data)
-        self._look()
+        self._update()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request, or wait for the end of this one."""
+        """Wait for the next request, or for the end of this one."""
         super().on_response_complete()
-        self._look()
+        self._update()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP in the one shape of errors, unless an answer is under way; then end the connection."""
+        """Refuse bytes that are not HTTP, unless a response has been started; then close the connection."""
         if self.cycle is not None:
-            self.cycle.disconnected = True  # the app is told so, and sends nothing more
+            self.cycle.disconnected = True  # tells the app, which then sends nothing more
             self.cycle.message_event.set()
         self._refuse(Problem("not_http", 400, "Bad request", f"{msg} Send HTTP/1.1, with a head of bounded length."))
 
-    def _look(self) -> None:
+    def _update(self) -> None:
+        """Set the deadline and the activity that follow from the state of the connection."""
         theirs, ours = self.conn.their_state, self.conn.our_state
         if theirs is h11.IDLE and self.conn.trailing_data[0]:
             self._wait(limits.HEAD_TIMEOUT_S)
@@ -75,20 +87,28 @@ class Connection(H11Protocol):
             self._wait(limits.UNREAD_TIMEOUT_S)
         elif theirs is not h11.IDLE or self.cycle is not None:
             self._wait(None)
+        self._open_connections.set_activity(self, self._activity())
+
+    def _activity(self) -> Activity:
+        if self.conn.their_state is h11.SEND_BODY or self.transport.get_write_buffer_size():
+            return Activity.TRANSFERRING
+        if self.cycle is None or self.cycle.response_complete:
+            return Activity.IDLE
+        return Activity.RESPONDING
 
     def _wait(self, seconds: float | None) -> None:
-        """Wait no longer than this for what the current request is at; what is waited for already keeps its time."""
-        wanted = None if seconds is None else (seconds, self.cycle)
-        if wanted == self._for:
+        """Set the deadline of what the connection waits for now. A wait that has begun keeps its deadline."""
+        awaited = None if seconds is None else (seconds, self.cycle)
+        if awaited == self._awaited:
             return
-        self._for = wanted
+        self._awaited = awaited
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = None if seconds is None else self.loop.call_later(seconds, self._too_late)
 
     def _too_late(self) -> None:
-        begun = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
-        if begun:
+        head_has_begun = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+        if head_has_begun:
             detail = f"The head of the request was not complete within {limits.HEAD_TIMEOUT_S:g} s."
             self._refuse(Problem("slow_head", 408, "Request time-out", detail))
         else:
@@ -98,7 +118,7 @@ class Connection(H11Protocol):
         if not self.transport.is_closing() and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = msgspec.json.encode(problem.as_json())
             headers = {**HEADERS, "content-type": PROBLEM_JSON, "content-length": str(len(body)), "connection": "close"}
-            answer = h11.Response(status_code=problem.status, headers=list(headers.items()), reason=problem.title)
-            for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
+            response = h11.Response(status_code=problem.status, headers=list(headers.items()), reason=problem.title)
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

@@ -22,6 +22,7 @@ from everycall._pricing import price_book as _price
 from everycall.errors import ConfigurationError
 from everycall.server.app import create_app
 from everycall.server.auth import Access
+from everycall.server.connections import Connections, Listener, raise_descriptor_limit
 from everycall.server.gateway import Gateway
 from everycall.server.http_protocol import Connection
 from everycall.server.keys import local_key
@@ -40,21 +41,38 @@ class _Uvicorn(uvicorn.Server):
     """uvicorn without its own signal handling, which would end the process before the store is closed."""
 
     def __init__(
-        self, config: uvicorn.Config, started: Callable[[_Uvicorn], None], stopping: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        connections: Connections,
+        started: Callable[[_Uvicorn], None],
+        stopping: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self._connections = connections
         self._on_started = started
         self._on_stopping = stopping
+        self._listeners: list[Listener] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start accepting, and say so."""
-        await super().startup(sockets)
+        """Accept connections on the sockets, then call `started`."""
+        await super().startup([])  # our listeners accept, instead of asyncio's servers
+        self._listeners = [Listener(one, self._connections, self._connection) for one in sockets or ()]
         self._on_started(self)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let nobody wait for what will not come, then finish what is under way."""
+        """Stop accepting, cancel pending reads of bodies, and finish the requests in progress."""
+        for listener in self._listeners:
+            listener.close()
         self._on_stopping()
         await super().shutdown(sockets)
+
+    def _connection(self) -> Connection:
+        return Connection(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            connections=self._connections,
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -136,6 +154,7 @@ def run(options: ServerOptions, started: Callable[[str, str], None] | None = Non
     """
     key = options.local_key or local_key(paths.local_key_path())
     listening = listen(options)
+    raise_descriptor_limit()
     # the process is the server's own: the store's threads must not wait 5 ms for each turn beside a busy event loop
     sys.setswitchinterval(0.0005)
 
@@ -195,7 +214,7 @@ async def _serve(
         app = create_app(replace(options, local_key=key), store, Gateway(store, options.providers))
         config = uvicorn.Config(
             app,
-            http=Connection,
+            http=Connection,  # not used by uvicorn itself: the listeners create connections
             ws="none",
             lifespan="off",  # entered below, so that its errors arrive here as they are
             log_config=None,
@@ -207,6 +226,7 @@ async def _serve(
         services: Services = app.state.services
         server = _Uvicorn(
             config,
+            services.connections,
             lambda own: started(own, services.access, _address(options, listening)),
             services.bodies.close,
         )

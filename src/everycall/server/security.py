@@ -21,6 +21,7 @@ from everycall.server.options import ServerOptions, is_loopback
 __all__ = [
     "HEADERS",
     "AllowedHosts",
+    "TrustedProxies",
     "WrongKeys",
     "header",
     "headers_of",
@@ -146,6 +147,21 @@ def local_path(asked: str | None) -> str:
     return "/" if parts.scheme or parts.netloc or parts.path == "/logout" else asked
 
 
+class TrustedProxies:
+    """The proxies that are believed in what they say about a client: addresses, or networks such as `10.0.0.0/8`."""
+
+    def __init__(self, proxies: Sequence[str]) -> None:
+        self._networks = [ipaddress.ip_network(proxy, strict=False) for proxy in proxies]
+
+    def trust(self, address: str) -> bool:
+        """Return whether an address is that of a trusted proxy."""
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks)
+
+
 def over_tls(scope: Scope, trusted_proxies: Sequence[str]) -> bool:
     """Return whether the browser's connection is encrypted: to this server, or to a proxy that is trusted to say so.
 
@@ -158,11 +174,7 @@ def over_tls(scope: Scope, trusted_proxies: Sequence[str]) -> bool:
     values = headers_of(scope, b"x-forwarded-proto")
     if not client or not values or values[-1].rpartition(",")[2].strip().lower() != "https":
         return False
-    try:
-        address = ipaddress.ip_address(client[0])
-    except ValueError:
-        return False
-    return any(address in ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies)
+    return TrustedProxies(trusted_proxies).trust(client[0])
 
 
 def onward(scope: Scope, path: str) -> bytes | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from everycall.server.auth import Access
+from everycall.server.connections import Connections
 from everycall.server.gateway import Gateway
 from everycall.server.options import ServerOptions
 from everycall.server.projects import Projects
@@ -30,3 +31,4 @@ class Services:
     access: Access
     bodies: Bodies
     projects: Projects
+    connections: Connections
