@@ -60,6 +60,8 @@ USAGE_OUTPUT_IMAGE = "output_image"
 USAGE_OUTPUT_VIDEO = "output_video"
 USAGE_WEB_SEARCHES = "web_searches"
 """Searches that the provider made and bills apart; no tokens."""
+USAGE_FILE_SEARCHES = "file_searches"
+"""The same in files that are stored with the provider."""
 USAGE_KEYS = frozenset(
     {
         USAGE_CACHED,
@@ -76,11 +78,14 @@ USAGE_KEYS = frozenset(
         USAGE_OUTPUT_IMAGE,
         USAGE_OUTPUT_VIDEO,
         USAGE_WEB_SEARCHES,
+        USAGE_FILE_SEARCHES,
     }
 )
 """The parts that have a price of their own somewhere. A part of another name costs what its whole costs."""
 USAGE_UNPRICED = "unpriced."
 """Begins the name of a count that is in neither sum as far as anyone can tell: such a call has no price."""
+COST_OF_PROVIDER = "provider"
+"""The `cost_source` of a cost that the provider's own response states."""
 DEPLOYMENT_VERSION = "everycall.deployment.version"
 """Which version of its deployment a completion was asked with."""
 SERVICE_TIER = "everycall.service_tier"

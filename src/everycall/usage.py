@@ -15,23 +15,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from everycall._usage import anthropic, bedrock, gemini, langchain, openai, span_attributes, vercel
+from everycall._usage.charges import charge
 from everycall._usage.counts import Counts
 from everycall._usage.reports import members
 from everycall._usage.tiers import tier_attribute
+from everycall.semconv import COST_OF_PROVIDER
 
 __all__ = ["usage_fields"]
 
 
-def usage_fields(report: Any) -> dict[str, Any]:
+def usage_fields(report: Any, *, provider: str | None = None, response: Any = None) -> dict[str, Any]:
     """Return what a report of usage says, as fields of a record: `call.update(**usage_fields(report))`.
 
     `report` is a provider's object or plain JSON: OpenAI (chat, Responses, Realtime, compatible hosts), Anthropic,
     Gemini (`usage_metadata`), Bedrock Converse, LangChain's `usage_metadata`, Vercel's AI SDK, or span attributes of
-    OpenTelemetry, OpenInference and Traceloop by their whole names.
+    OpenTelemetry, OpenInference and Traceloop by their whole names. Optional context: `provider` as a record names it,
+    and `response`, the response that the report is part of. OpenAI's Responses API tells its searches there, and Gemini
+    on OpenAI's protocol leaves thoughts out of its output.
 
     The result has `input_tokens`, `output_tokens` and `total_tokens` as far as they are known, `usage` with the parts
     that the report names (including those that are 0), and the attribute `everycall.service_tier` if the report names a
-    tier that is not the standard one. It is empty if the report says none of this.
+    tier that is not the standard one. If the report states what the provider charged, that is `cost`, in US dollars,
+    with the `cost_source` "provider". The result is empty if the report says none of this.
 
     No count is dropped because its name is unknown. Inside an object of details, and among span attributes, such a
     count is a part and keeps its name. Beside the sums it is named `unpriced.<name>`, unless the total shows that the
@@ -40,8 +45,16 @@ def usage_fields(report: Any) -> dict[str, Any]:
     named = members(report)
     if not named:
         return {}
-    fields = _read(named).fields()
-    return fields | tier_attribute(named) if fields else {}
+    counts = _read(named)
+    if response is not None:
+        openai.read_tools(members(response), counts)
+    if response is not None or provider is not None:
+        counts.rest_is_reasoning = gemini.is_of_google(provider, members(response).get("model"))
+    fields = counts.fields() | tier_attribute(named)
+    cost = charge(named)
+    if cost is not None:
+        fields["cost"], fields["cost_source"] = cost, COST_OF_PROVIDER
+    return fields
 
 
 def _read(report: Mapping[str, Any]) -> Counts:

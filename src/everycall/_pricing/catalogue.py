@@ -20,6 +20,7 @@ from everycall.semconv import (
     USAGE_CACHED,
     USAGE_CACHED_AUDIO,
     USAGE_CACHED_IMAGE,
+    USAGE_FILE_SEARCHES,
     USAGE_INPUT_AUDIO,
     USAGE_INPUT_IMAGE,
     USAGE_INPUT_VIDEO,
@@ -50,6 +51,7 @@ _RATE_NAMES: Final = {
     "output_image_mtok": USAGE_OUTPUT_IMAGE,
     "output_video_mtok": USAGE_OUTPUT_VIDEO,
     "web_searches_kcount": USAGE_WEB_SEARCHES,
+    "storage_searches_kcount": USAGE_FILE_SEARCHES,
     "requests_kcount": REQUESTS,
 }
 """The list's names of rates, with ours."""

@@ -12,6 +12,7 @@ from everycall.semconv import (
     USAGE_CACHED,
     USAGE_CACHED_AUDIO,
     USAGE_CACHED_IMAGE,
+    USAGE_FILE_SEARCHES,
     USAGE_INPUT_AUDIO,
     USAGE_INPUT_IMAGE,
     USAGE_INPUT_VIDEO,
@@ -84,11 +85,12 @@ def cost_of(rates: Rates, used: Consumption) -> float | Unpriced:
             return side
         millionths += side
     thousandths = _flat(rates.get(REQUESTS))
-    searches = usage.get(USAGE_WEB_SEARCHES, 0)
-    if searches:
-        if USAGE_WEB_SEARCHES not in rates:
-            return Unpriced(f"no price of {USAGE_WEB_SEARCHES}")
-        thousandths += searches * _flat(rates[USAGE_WEB_SEARCHES])
+    for kind in (USAGE_WEB_SEARCHES, USAGE_FILE_SEARCHES):
+        searches = usage.get(kind, 0)
+        if searches:
+            if kind not in rates:
+                return Unpriced(f"no price of {kind}")
+            thousandths += searches * _flat(rates[kind])
     return round(millionths / 1_000_000 + thousandths / 1_000, 12)
 
 

@@ -12,6 +12,7 @@ from everycall.semconv import (
     USAGE_CACHED,
     USAGE_CACHED_AUDIO,
     USAGE_CACHED_IMAGE,
+    USAGE_FILE_SEARCHES,
     USAGE_INPUT_AUDIO,
     USAGE_INPUT_IMAGE,
     USAGE_INPUT_VIDEO,
@@ -47,7 +48,7 @@ PER_MILLION: Final = (
     USAGE_TOOL_USE_PROMPT,
 )
 """Names of rates in US dollars per million tokens."""
-PER_THOUSAND: Final = (USAGE_WEB_SEARCHES, REQUESTS)
+PER_THOUSAND: Final = (USAGE_WEB_SEARCHES, USAGE_FILE_SEARCHES, REQUESTS)
 """Names of rates in US dollars per thousand searches or requests."""
 
 

@@ -29,7 +29,8 @@ _NAMES: Final[Names] = {
     "cache_creation_input_tokens": USAGE_CACHE_WRITE,
     "total_tokens": IGNORED,  # sent by compatible hosts, which differ in what they add up
 }
-_CACHE_NAMES: Final = frozenset({"cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation"})
+_CACHE_SUMS: Final = ("cache_creation_input_tokens", "cache_read_input_tokens")
+_CACHE_NAMES: Final = frozenset({*_CACHE_SUMS, "cache_creation"})
 _OTHER_NAMES: Final = frozenset({"server_tool_use", "inference_geo"})
 
 
@@ -52,10 +53,11 @@ def read(report: Mapping[str, Any]) -> Counts:
 
 
 def _read_iterations(iterations: Any, counts: Counts) -> None:
-    """Keep the tokens of compactions, which the sums leave out."""
+    """Keep the tokens of iterations that the sums leave out: compactions, and other models' advice."""
     if not isinstance(iterations, list | tuple):
         return
     for iteration in map(members, iterations):
-        if iteration.get("type") == "compaction":
-            for side in ("input_tokens", "output_tokens"):
-                counts.add(f"{USAGE_UNPRICED}compaction_tokens", iteration.get(side))
+        kind = iteration.get("type")
+        if isinstance(kind, str) and kind != "message":
+            for name in ("input_tokens", "output_tokens", *_CACHE_SUMS):
+                counts.add(f"{USAGE_UNPRICED}{kind}_tokens", iteration.get(name) or None)

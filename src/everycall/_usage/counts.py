@@ -39,16 +39,18 @@ class Counts:
 
     `parts` has the sums (`INPUT`, `OUTPUT`, `TOTAL`) and their parts. `unknown` has the counts beside the sums whose
     names nobody knows. `cache_beside_input` says that the input leaves out the tokens read from and written to the
-    cache; `names_are_whole` that counts of unknown names are known to be parts of the sums.
+    cache; `names_are_whole` that counts of unknown names are known to be parts of the sums; `rest_is_reasoning` that
+    tokens which only the total has are reasoning.
     """
 
-    __slots__ = ("cache_beside_input", "names_are_whole", "parts", "unknown")
+    __slots__ = ("cache_beside_input", "names_are_whole", "parts", "rest_is_reasoning", "unknown")
 
     def __init__(self, *, cache_beside_input: bool = False, names_are_whole: bool = False) -> None:
         self.parts: dict[str, int] = {}
         self.unknown: dict[str, int] = {}
         self.cache_beside_input = cache_beside_input
         self.names_are_whole = names_are_whole
+        self.rest_is_reasoning = False
 
     def read(self, report: Mapping[str, Any], names: Names) -> None:
         """Read the counts of a report. Token counts of unknown names become `unknown`."""
@@ -97,6 +99,8 @@ class Counts:
                 self.cache_beside_input, total = True, None
             input_tokens += (cache if self.cache_beside_input else 0) + (parts.get(USAGE_TOOL_USE_PROMPT) or 0)
         output_tokens, missing = _whole_output(input_tokens, output_tokens, total, parts.get(USAGE_REASONING))
+        if missing and self.rest_is_reasoning and output_tokens is not None and not parts.get(USAGE_REASONING):
+            parts[USAGE_REASONING], output_tokens, missing = missing, output_tokens + missing, 0
         sums_are_known = input_tokens is not None and output_tokens is not None
         self._name_unknown(total_matches=total is not None and sums_are_known and not missing)
         if missing:

@@ -1,7 +1,7 @@
 """Gemini's and Vertex AI's `usageMetadata`, in the spelling of their JSON or of Google's Python package.
 
-Thoughts are not among the candidates' tokens; they are added to the output by the total. What the provider's own tools
-put into the prompt is added to the input.
+Thoughts are not among the candidates' tokens: they are added to the output. What the provider's own tools put into the
+prompt is added to the input.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from everycall.semconv import (
     USAGE_TOOL_USE_PROMPT,
 )
 
-__all__ = ["is_gemini", "read"]
+__all__ = ["is_gemini", "is_of_google", "read"]
 
 _NAMES: Final[Names] = {
     "prompt_token_count": INPUT,
@@ -53,15 +53,24 @@ _SIGNS: Final = frozenset(
         "prompt_token_count",
         "promptTokenCount",
         "candidates_token_count",
+        "candidatesTokenCount",
+        "thoughts_token_count",
+        "thoughtsTokenCount",
         "total_token_count",
         "totalTokenCount",
     }
 )
+_PROVIDERS: Final = frozenset({"gcp.gemini", "gcp.vertex_ai", "gcp.gen_ai", "gemini", "google", "vertex_ai"})
 
 
 def is_gemini(report: Mapping[str, Any]) -> bool:
     """Tell whether a report has names that only Gemini uses."""
     return not _SIGNS.isdisjoint(report)
+
+
+def is_of_google(provider: str | None, model: Any) -> bool:
+    """Tell whether a model of Gemini's made a response: on OpenAI's protocol, too, it counts no thoughts as output."""
+    return provider in _PROVIDERS or (isinstance(model, str) and model.rpartition("/")[2].startswith("gemini-"))
 
 
 def read(report: Mapping[str, Any]) -> Counts:
@@ -76,6 +85,8 @@ def read(report: Mapping[str, Any]) -> Counts:
                 entry = _in_snake_case(members(entry))
                 modality = getattr(entry.get("modality"), "value", entry.get("modality"))
                 counts.add(modalities.get(str(modality).upper(), IGNORED), entry.get("token_count"))
+    if TOTAL not in counts.parts and USAGE_REASONING in counts.parts:
+        counts.add(OUTPUT, counts.parts[USAGE_REASONING])
     return counts
 
 

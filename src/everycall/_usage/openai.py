@@ -15,16 +15,18 @@ from everycall.semconv import (
     USAGE_CACHED,
     USAGE_CACHED_AUDIO,
     USAGE_CACHED_IMAGE,
+    USAGE_FILE_SEARCHES,
     USAGE_INPUT_AUDIO,
     USAGE_INPUT_IMAGE,
     USAGE_INPUT_VIDEO,
     USAGE_OUTPUT_AUDIO,
     USAGE_OUTPUT_IMAGE,
     USAGE_REASONING,
+    USAGE_UNPRICED,
     USAGE_WEB_SEARCHES,
 )
 
-__all__ = ["CACHED_DETAILS", "INPUT_DETAILS", "OUTPUT_DETAILS", "read"]
+__all__ = ["CACHED_DETAILS", "INPUT_DETAILS", "OUTPUT_DETAILS", "read", "read_tools"]
 
 INPUT_DETAILS: Final[Names] = {
     "cached_tokens": USAGE_CACHED,
@@ -56,20 +58,32 @@ _NAMES: Final[Names] = {
     "total_tokens": TOTAL,
     "prompt_cache_hit_tokens": USAGE_CACHED,  # DeepSeek
     "prompt_cache_miss_tokens": IGNORED,
+    "cached_tokens": USAGE_CACHED,  # Moonshot, Together
+    "num_cached_tokens": USAGE_CACHED,  # Mistral
     "cache_read_input_tokens": USAGE_CACHED,  # LiteLLM, beside a prompt_tokens that includes it
     "cache_creation_input_tokens": USAGE_CACHE_WRITE,
     "num_search_queries": USAGE_WEB_SEARCHES,  # Perplexity
+}
+_SEARCHES: Final[Names] = {  # OpenRouter
+    "web_search_requests": USAGE_WEB_SEARCHES,
+    "tool_calls_requested": IGNORED,
+    "tool_calls_executed": IGNORED,
 }
 _DETAILS: Final[Mapping[str, Names]] = {
     "prompt_tokens_details": INPUT_DETAILS,
     "completion_tokens_details": OUTPUT_DETAILS,
     "input_tokens_details": INPUT_DETAILS,
     "output_tokens_details": OUTPUT_DETAILS,
+    "server_tool_use_details": _SEARCHES,
+    "server_tool_use": _SEARCHES,
 }
 _NESTED: Final[Mapping[str, Names]] = {
     "cached_tokens_details": CACHED_DETAILS,
     "cache_write_tokens_details": {"ttl_12h_tokens": "cache_write_12h", "ttl_30m_tokens": IGNORED},
 }
+_SEARCH_TOOLS: Final = {"web_search": USAGE_WEB_SEARCHES, "file_search": USAGE_FILE_SEARCHES}
+_BILLED_CALLS: Final = {"web_search": "web_search", "file_search": "file_search", "image_generation": "image_gen"}
+"""Tools whose calls are billed apart, each with its name in `tool_usage`."""
 
 
 def read(report: Mapping[str, Any]) -> Counts:
@@ -85,3 +99,27 @@ def read(report: Mapping[str, Any]) -> Counts:
     for name in _NESTED.keys() & report.keys():
         counts.read_details(report[name], _NESTED[name])
     return counts
+
+
+def read_tools(response: Mapping[str, Any], counts: Counts) -> None:
+    """Add what OpenAI bills for its own tools, of a response of the Responses API: searches, and images made.
+
+    `tool_usage` has the counts. Responses without it show the calls in `output`.
+    """
+    tool_usage = members(response.get("tool_usage"))
+    for tool, report in tool_usage.items():
+        numbers = members(report)
+        counts.add(_SEARCH_TOOLS.get(tool, f"{USAGE_UNPRICED}{tool}_requests"), numbers.get("num_requests") or None)
+        counts.add(f"{USAGE_UNPRICED}{tool}_tokens", numbers.get("total_tokens") or None)
+    output = response.get("output")
+    if isinstance(output, list | tuple):
+        for item in map(members, output):
+            tool = str(item.get("type")).removesuffix("_call")
+            if tool in _BILLED_CALLS and _BILLED_CALLS[tool] not in tool_usage and _is_billed(item):
+                counts.add(_SEARCH_TOOLS.get(tool, f"{USAGE_UNPRICED}{tool}"), 1)
+
+
+def _is_billed(item: Mapping[str, Any]) -> bool:
+    """Tell whether a call of a tool is billed: one that did not fail, and of the web's only searches."""
+    action = members(item.get("action")).get("type", "search")
+    return item.get("status") != "failed" and (action == "search" or item.get("type") != "web_search_call")
