@@ -12,6 +12,7 @@ from everycall import span
 from everycall.record import (
     INPUT_FIELDS,
     OUTPUT_FIELDS,
+    Cut,
     Labels,
     Record,
     encode,
@@ -122,3 +123,15 @@ def test_every_content_field_belongs_to_a_side() -> None:
     """A new field of the record that holds content must be given to a side, or said to be none."""
     content = {name for name, kind in Record.__annotations__.items() if "Raw" in str(kind)} | {"content"}
     assert content == {*INPUT_FIELDS, *OUTPUT_FIELDS, "metadata", "attributes"}
+
+
+@pytest.mark.parametrize("sides", SIDES[1:], ids="+".join)
+def test_the_hash_of_what_went_goes_too(sides: tuple[str, ...]) -> None:
+    """`truncated` has the SHA-256 of the whole: it goes with each field, attributes, error and labels included."""
+    names = [*INPUT_FIELDS, *OUTPUT_FIELDS, "attributes", "error", "metadata"]
+    cuts = {name: Cut(kept=3, bytes=9, sha256="ab") for name in names}
+    changed = {**WHOLE, "metadata": to_raw({"answer": "canary"}), "truncated": cuts}
+    gone = {*(INPUT_FIELDS if "inputs" in sides else ()), *(OUTPUT_FIELDS if "outputs" in sides else ())}
+    kept = omit(changed, sides, labels=Labels())["truncated"]
+    assert kept.keys() == set(names) - gone - {"attributes", "error", "metadata"}
+    assert omit(changed, sides)["truncated"].keys() == kept.keys() | {"metadata"}

@@ -183,7 +183,7 @@ def omit(
       text that is known to hold no content;
     - attributes go, except those that `keep_attribute(name, value)` accepts;
     - `metadata` and `tags` become those of `labels`, if given: what was added while the call ran goes;
-    - `truncated` no longer names a field that went.
+    - `truncated` no longer names what went: its entries have the hash of the whole.
 
     `omitted` of the result says what was left out: its earlier entries, then the sides, then `attributes`, `metadata`
     and `tags` where something of theirs went. Without a side the fields are returned as they are. `fields` has values
@@ -194,27 +194,31 @@ def omit(
     if not sides:
         return kept
     omitted = dict.fromkeys((*kept.get("omitted", ()), *sides))
-    for side in sides:
-        for name in OMITTED_FIELDS[side]:
-            kept.pop(name, None)
-    attributes = _attributes_of(kept)
-    safe = {name: value for name, value in attributes.items() if keep_attribute(name, value)}
-    if "attributes" in kept:
-        if len(safe) != len(attributes):
+    changed = {name for side in sides for name in OMITTED_FIELDS[side]}
+    for name in changed:
+        kept.pop(name, None)
+    attributes = to_json(kept.get("attributes", ABSENT))
+    safe: dict[str, Any] = {}
+    if attributes is not None:
+        if isinstance(attributes, dict):
+            safe = {name: value for name, value in attributes.items() if keep_attribute(name, value)}
+        if safe != attributes:
+            changed.add("attributes")
             omitted["attributes"] = None
-        kept["attributes"] = to_raw(safe or None)
+            kept["attributes"] = to_raw(safe or None)
     if kept.get("error") is not None:
+        changed.add("error")
         kept["error"] = error or error_without_content(kept.get("error_type"), safe.get(semconv.CODE_LOCATION))
     if labels is not None:
         if bytes(kept.get("metadata", ABSENT)) != bytes(labels.metadata):
+            changed.add("metadata")
             omitted["metadata"] = None
             kept["metadata"] = labels.metadata
         if list(kept.get("tags", ())) != list(labels.tags):
             omitted["tags"] = None
             kept["tags"] = list(labels.tags)
     if kept.get("truncated"):
-        gone = {name for side in sides for name in OMITTED_FIELDS[side]}
-        kept["truncated"] = {name: cut for name, cut in kept["truncated"].items() if name not in gone}
+        kept["truncated"] = {name: cut for name, cut in kept["truncated"].items() if name not in changed}
     kept["omitted"] = list(omitted)
     return kept
 
@@ -223,12 +227,6 @@ def omit_from(record: Record, sides: Collection[str], **options: Any) -> Record:
     """Return a record without what omitting `sides` covers; `options` are those of `omit`."""
     fields = {name: getattr(record, name) for name in Record.__struct_fields__}
     return Record(**omit(fields, sides, **options))
-
-
-def _attributes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of a record's fields; none for what is not an object, which then goes as a whole."""
-    value = to_json(fields.get("attributes", ABSENT))
-    return value if isinstance(value, dict) else {}
 
 
 def encode(record: Record) -> bytes:

@@ -29,7 +29,7 @@ from everycall._capture import processors
 from everycall._capture.serialize import capture_plain
 from everycall._version import SDK
 from everycall.errors import Loss
-from everycall.record import ABSENT, Cut, Labels, omit
+from everycall.record import ABSENT, Cut, Labels, error_without_content, omit
 from everycall.sampling import is_sampled, trace_id_hex
 from everycall.semconv import ABANDONED, CANCELLED, CODE_LOCATION, ERROR
 from everycall.settings import OMIT_ALL, OMIT_OUTPUTS, omit_flags, omitted_sides
@@ -390,7 +390,7 @@ class Call(otel_trace.Span):
         attributes = {CODE_LOCATION: location} if location else {}
         if self.omit or self._holds_withheld(error):
             self._withhold(error)
-            self._draft.update(error=f"{name} at {location}" if location else name, error_type=name)
+            self._draft.update(error=error_without_content(name, location), error_type=name)
         else:
             message = exceptions.message(error)
             self._draft.update(error=f"{name}: {message}" if message else name, error_type=name)

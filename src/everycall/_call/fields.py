@@ -15,13 +15,12 @@ from everycall import limits
 from everycall._call.context import clipped
 from everycall._capture.processors import Draft
 from everycall._capture.serialize import capture, capture_by_hand, capture_plain, cut_text, plain_text
-from everycall.record import Cut, to_json
+from everycall.record import INPUT_FIELDS, Cut, to_json
 from everycall.settings import OMIT_INPUTS, OMIT_OUTPUTS
 
 __all__ = ["JSON_FIELDS", "SETTERS", "encodable", "note_cut", "set_json", "tags_of"]
 
-JSON_FIELDS: Final = {"inputs": OMIT_INPUTS, "llm_inputs": OMIT_INPUTS, "llm_configuration": OMIT_INPUTS,
-                      "target": OMIT_INPUTS, "output": OMIT_OUTPUTS}  # fmt: skip
+JSON_FIELDS: Final = {**dict.fromkeys(INPUT_FIELDS, OMIT_INPUTS), "output": OMIT_OUTPUTS}
 """The fields that hold any JSON, and the flag that covers each."""
 _TEXT_MAX: Final = limits.CAPTURE_TEXT_MAX
 

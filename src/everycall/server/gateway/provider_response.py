@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from everycall import limits
+from everycall.record import error_without_content
 from everycall.semconv import SERVICE_TIER
 from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.usage import usage_fields
@@ -84,7 +85,7 @@ class ProviderError(Exception):
         retry_after_s: float | None = None,
     ) -> None:
         self.error_type = error_type
-        self.summary = error_type if status is None else f"{error_type} ({status})"
+        self.summary = error_without_content(error_type, status=status)
         self.text = f"{self.summary}: {message}"[: limits.ERROR_CHARS_MAX] if message else self.summary
         self.is_transient = is_transient
         self.retry_after_s = retry_after_s

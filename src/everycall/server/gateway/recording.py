@@ -1,7 +1,7 @@
 """The outcome of a completion, its record and its response on the wire. Called by `completion_log.py`.
 
-The omit flags take effect here: a record has nothing that they cover. Under either of them a provider's error text is
-replaced by its type and status, because providers repeat the prompt in it.
+The omit flags take effect here (`everycall.record.omit`): a record has nothing that they cover. With either of them a
+provider's error text is replaced by its type and status, because providers repeat the prompt in it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ from msgspec import Raw
 
 from everycall import limits
 from everycall._pricing.price_book import SOURCE
-from everycall.record import ABSENT, CONTENT_FIELDS, Cut, Record, encode, to_json, to_raw
+from everycall.record import (
+    ABSENT,
+    CONTENT_FIELDS,
+    OMITTED_FIELDS,
+    Cut,
+    Record,
+    encode,
+    is_safe_attribute,
+    omit_from,
+    to_json,
+    to_raw,
+)
 from everycall.semconv import (
     ABANDONED,
     DEPLOYMENT_VERSION,
@@ -53,6 +64,8 @@ DIGEST = "everycall.request"
 """The attribute with the digest of a request that brought its own `inference_id`."""
 ATTEMPTS = "everycall.attempts"
 """The attribute that lists the providers asked before the one in the record: provider, model, error, tries, seconds."""
+_EXPERIMENT = "parea.experiment_uuid"
+_WITHOUT_CONTENT = frozenset({ATTEMPTS, DEPLOYMENT_VERSION, _EXPERIMENT})
 _SDK = f"everycall-server/{version('everycall')}"
 
 
@@ -106,7 +119,7 @@ def make_record(prepared: PreparedRequest, ids: Identifiers, outcome: Outcome) -
     request, first = prepared.request, prepared.first.request
     result, response, timing = outcome.result, outcome.response, outcome.timing
     error = result if isinstance(result, ProviderError) else None
-    omit_inputs, omit_outputs = bool(request.log_omit_inputs), bool(request.log_omit_outputs)
+    sides = [side for side in OMITTED_FIELDS if getattr(request, f"log_omit_{side}")]
     name = f"llm-{first.provider}"
     record = Record(
         inference_id=ids.inference_id,
@@ -119,11 +132,11 @@ def make_record(prepared: PreparedRequest, ids: Identifiers, outcome: Outcome) -
         end_user_identifier=request.end_user_identifier or None,
         session_id=request.session_id or None,
         deployment_id=request.deployment_id or None,
-        llm_inputs=ABSENT if omit_inputs else to_raw(dict(request.variables()) or None),
-        llm_configuration=ABSENT if omit_inputs else to_raw(first.as_json()),
-        target=ABSENT if omit_inputs else to_raw(request.target or request.taget or None),
-        content=None if omit_outputs or response is None else response.content,
-        output=ABSENT if omit_outputs or response is None else to_raw(response.output),
+        llm_inputs=to_raw(dict(request.variables()) or None),
+        llm_configuration=to_raw(first.as_json()),
+        target=to_raw(request.target or request.taget or None),
+        content=response.content if response else None,
+        output=to_raw(response.output) if response else ABSENT,
         metadata=to_raw(request.metadata or None),
         tags=request.tags or [],
         model=(response.model if response else outcome.request.model)[: limits.NAME_CHARS_MAX],
@@ -131,19 +144,24 @@ def make_record(prepared: PreparedRequest, ids: Identifiers, outcome: Outcome) -
         cache=request.cache is not False,
         cache_hit=outcome.hit,
         status=ERROR if error else SUCCESS,
-        error=None if error is None else error.summary if omit_inputs or omit_outputs else error.text,
+        error=error.text if error else None,
         error_type=error.error_type if error else ABANDONED if outcome.abandoned else None,
         latency=timing.latency,
         time_to_first_token=outcome.first_text_s,
         start_time_unix_nano=timing.start_unix_nano,
         end_time_unix_nano=timing.end_unix_nano,
-        omitted=[*(["inputs"] if omit_inputs else []), *(["outputs"] if omit_outputs else [])],
         sdk=_SDK,
         scope=SCOPE,
-        attributes=_attributes(request, outcome, omits=omit_inputs or omit_outputs),
+        attributes=_attributes(request, outcome, omits=bool(sides)),
         **(_figures(response, outcome.hit) if response else {}),
     )
-    return _bounded(record)
+    summary = error.summary if error else None
+    return _bounded(omit_from(record, sides, error=summary, keep_attribute=_keeps_attribute))
+
+
+def _keeps_attribute(name: str, value: Any) -> bool:
+    """Tell whether an attribute stays where content is omitted: besides the safe ones, those that hold none here."""
+    return name in _WITHOUT_CONTENT or is_safe_attribute(name, value)
 
 
 def _figures(response: ProviderResponse, hit: bool) -> dict[str, Any]:
@@ -169,7 +187,7 @@ def _attributes(request: CompletionRequest, outcome: Outcome, *, omits: bool) ->
         GEN_AI_FINISH_REASONS: response.finish_reasons if response else None,
         GEN_AI_RESPONSE_ID: response.response_id if response else None,
         SERVICE_TIER: response.tokens.tier if response else None,
-        "parea.experiment_uuid": request.experiment_uuid or None,
+        _EXPERIMENT: request.experiment_uuid or None,
         DEPLOYMENT_VERSION: outcome.request.version,
         ATTEMPTS: [attempt.as_json() for attempt in outcome.failed_attempts],
         DIGEST: request.digest() if request.inference_id and not omits else None,

@@ -118,13 +118,10 @@ def _left_out(log: Mapping[str, Any], fields: Mapping[str, Any], omitted: Collec
     sides = [side for side in OMITTED_FIELDS if side in omitted or log.get("log_omit") or log.get(f"log_omit_{side}")]
     if not sides:
         return dict(fields)
-    gone = {name for side in sides for name in OMITTED_FIELDS[side]}
-    kept = {name: value for name, value in fields.items() if name not in gone}
-    if "error" in kept:
-        kept["error"] = "error"  # its text may repeat either side
-    if "attributes" in kept:
-        kept["attributes"] = {name: value for name, value in kept["attributes"].items() if name not in _CONTENT}
-    return {**kept, "omitted": [*sides, *(name for name in omitted if name not in sides)]}
+    kept = record.omit({**fields, "attributes": record.ABSENT, "omitted": list(omitted)}, sides)
+    attributes = {name: value for name, value in fields.get("attributes", {}).items() if name not in _CONTENT}
+    del kept["attributes"]
+    return {**kept, "attributes": attributes} if attributes else kept
 
 
 def _mapped(log: Mapping[str, Any], *, llm: bool) -> dict[str, Any]:
