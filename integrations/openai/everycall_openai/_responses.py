@@ -134,7 +134,7 @@ def embeddings(answer: Any) -> dict[str, Any]:
 def _about(told: dict[str, Any], reasons: list[Any]) -> dict[str, Any]:
     """Read what all answers have: the model that answered, tokens, ids."""
     usage = told.get("usage")
-    fields = usage_fields(usage) if usage is not None else {}
+    fields = usage_fields(usage, response=told) if usage is not None else {}
     for name, field in _ABOUT:
         value = told.get(name)
         if value and isinstance(value, str):

@@ -347,6 +347,56 @@ def test_reports_of_tokens(usage: dict[str, Any], counts: tuple[Any, ...], parts
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_provider_says_it_charged(
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    provider.reply(usage={**CHAT, "cost": 0.0146, "is_byok": False})
+    await ask(clients, clients.wrapped(), stream)
+    assert (records[0].cost, records[0].cost_source, records[0].input_tokens) == (0.0146, "provider", 100)
+
+
+@has_responses
+@pytest.mark.parametrize("stream", [False, True])
+async def test_searches_of_a_response(
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    """Their number stands beside the usage."""
+    search = {
+        "type": "web_search_call",
+        "id": "ws_1",
+        "status": "completed",
+        "action": {"type": "search", "query": "q"},
+    }
+    response = {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1,
+        "model": "gpt-5",
+        "status": "completed",
+        "output": [search],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": {
+            "input_tokens": 100,
+            "output_tokens": 50,
+            "total_tokens": 150,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": 0},
+        },
+        "tool_usage": {"web_search": {"num_requests": 2}},
+    }
+    event = {"type": "response.completed", "sequence_number": 0, "response": response}
+    body = f"event: response.completed\ndata: {json.dumps(event)}\n\n" if stream else json.dumps(response)
+    kind = "text/event-stream" if stream else "application/json"
+    provider.reply(body=body.encode(), headers={"content-type": kind})
+    answer = await clients.wait(clients.wrapped().responses.create(model="gpt-5", input="hi", stream=stream))
+    if stream:
+        await clients.all(answer)
+    assert records[0].usage == {"cached": 0, "reasoning": 0, "web_searches": 2}
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_no_report_of_tokens(
     stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:

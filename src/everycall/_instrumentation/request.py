@@ -20,7 +20,10 @@ __all__ = ["Exchange", "Labels", "Options", "SharedLabels", "recorded_by_framewo
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
-_KNOWN_HERE: Final = ("input_tokens", "output_tokens", "total_tokens", "usage", "gen_ai.response.id")
+_KNOWN_HERE: Final = (
+    *("input_tokens", "output_tokens", "total_tokens", "usage", "cost", "cost_source"),
+    "gen_ai.response.id",
+)
 _PROVIDER: Final = "provider"
 
 

@@ -141,6 +141,18 @@ async def test_usage_has_one_meaning(bench: Any) -> None:
     assert (record.cost_source, record.model) == ("genai-prices", "gpt-3.5-turbo-0613")
 
 
+async def test_what_the_provider_says_it_charged_is_the_cost(bench: Any, provider: Any) -> None:
+    """OpenRouter's charge includes its searches; a price list knows nothing of them."""
+    usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25, "cost": 0.0146, "is_byok": False}
+    provider.reply(usage=usage)
+    async with bench() as b:
+        answer = await b.ask()
+        hit = await b.ask()
+        again, first = await b.records()
+    assert (answer.cost, first.cost, first.cost_source, first.price_version) == (0.0146, 0.0146, "provider", None)
+    assert (hit.cache_hit, again.cost, again.saved_cost) == (True, 0.0, 0.0146)
+
+
 async def test_reasoning_counted_beside_the_output_is_added(bench: Any, provider: Any) -> None:
     details = {"reasoning_tokens": 5}
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 8, "completion_tokens_details": details}

@@ -201,7 +201,7 @@ def _answer(body: Mapping[str, Any], asked: ProviderRequest, provider: str) -> P
         content=format_tool_calls(calls) if calls else text,
         output=[*([{"type": "text", "text": text}] if text else []), *calls] if calls else None,
         model=model if isinstance(model, str) and model else asked.model,
-        tokens=token_counts(body.get("usage"), body.get("service_tier")),
+        tokens=token_counts(body.get("usage"), body.get("service_tier"), response=body),
         finish_reasons=[finish] if isinstance(finish, str) else [],
         response_id=response_id if isinstance(response_id, str) else None,
     )

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from everycall import limits
+from everycall.semconv import COST_OF_PROVIDER
 from everycall.server.gateway.budgets import Account, price_of
 from everycall.server.gateway.cache import CacheUse, ResponseCache, cache_key
 from everycall.server.gateway.idempotency import CompletionRun
@@ -268,8 +269,10 @@ def _outcome(turn: Turn, call: _Call, error: ProviderError | None, *, abandoned:
 
 
 def _priced(response: ProviderResponse, settings: ProviderSettings) -> ProviderResponse:
-    """Return the response with its cost, if its tokens and their price are known."""
+    """Return the response with its cost: what the provider says it charged, or else the price of its tokens."""
     tokens = response.tokens
+    if tokens.charge is not None:
+        return msgspec.structs.replace(response, cost=tokens.charge, cost_source=COST_OF_PROVIDER)
     if tokens.input is None or tokens.output is None:
         return response
     price = price_of(settings, response.model, tokens.input, tokens.output, tokens.parts, tokens.tier)

@@ -41,7 +41,8 @@ _MESSAGE_CHARS_MAX = 4_000  # of a provider's error text: some answer with a who
 class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of one answer; `parts` has the keys of `semconv.USAGE_*`, only those above zero.
 
-    `tier` is the service tier that the provider billed, None for its standard one.
+    `tier` is the service tier that the provider billed, None for its standard one. `charge` is what it says it charged,
+    in US dollars.
     """
 
     input: int | None = None
@@ -49,6 +50,7 @@ class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
     total: int | None = None
     parts: dict[str, int] = {}
     tier: str | None = None
+    charge: float | None = None
 
 
 class ProviderResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,15 +117,19 @@ class Backend(Protocol):
         ...
 
 
-def token_counts(usage: Any, service_tier: Any = None) -> TokenCounts:
+def token_counts(usage: Any, service_tier: Any = None, *, response: Any = None) -> TokenCounts:
     """Return the counts of a provider's report of usage, of any provider; see `everycall.usage`."""
-    told = usage_fields(usage if not isinstance(service_tier, str) else {"service_tier": service_tier, **(usage or {})})
+    report = usage
+    if isinstance(service_tier, str) and (usage is None or isinstance(usage, dict)):
+        report = {"service_tier": service_tier, **(usage or {})}
+    told = usage_fields(report, response=response)
     return TokenCounts(
         input=told.get("input_tokens"),
         output=told.get("output_tokens"),
         total=told.get("total_tokens"),
         parts={name: number for name, number in told.get("usage", {}).items() if number},
         tier=told.get(SERVICE_TIER),
+        charge=told.get("cost"),
     )
 
 
