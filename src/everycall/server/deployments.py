@@ -42,11 +42,11 @@ _ID_BYTES = 16  # 22 characters of base64, cut to 21, the length of Parea's ids
 Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
 
 
-class _Message(Message, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class TemplateMessage(Message, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A message of a template. Unknown fields are refused, so a misspelt one is not lost."""
 
 
-class _ModelParams(ModelParams, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class TemplateParams(ModelParams, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Model parameters of a template. Unknown fields are refused, as in messages."""
 
 
@@ -66,10 +66,10 @@ class DeploymentRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     """
 
     name: Name
-    messages: Annotated[list[_Message], Meta(min_length=1)]
+    messages: Annotated[list[TemplateMessage], Meta(min_length=1)]
     model: Name
     provider: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] | None = None
-    model_params: _ModelParams | None = None
+    model_params: TemplateParams | None = None
     functions: list[Any] | None = None
     function_call: str | dict[str, Any] | None = None
     description: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] | None = None

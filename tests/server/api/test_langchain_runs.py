@@ -163,11 +163,11 @@ def test_a_run_that_failed(client: httpx.Client) -> None:
     ("fields", "says"),
     [
         ({"id": None}, "id is required"),
-        ({"id": 7}, "id is text"),
+        ({"id": 7}, "id must be text"),
         ({"start_time": "noon"}, "start_time is not a time"),
-        ({"start_time": 7}, "start_time is a time such as"),
+        ({"start_time": 7}, "start_time must be a time such as"),
         ({"child_runs": [{"name": "no id"}]}, "id is required"),
-        ({"_session_id": ["s"]}, "_session_id is text"),
+        ({"_session_id": ["s"]}, "_session_id must be text"),
     ],
 )
 def test_what_is_no_run(client: httpx.Client, fields: dict[str, Any], says: str) -> None:

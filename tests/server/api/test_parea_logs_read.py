@@ -257,11 +257,11 @@ def test_the_time_range(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"filter_field": "colour"}, "filter_field is one of annotations"),
+        ({"filter_field": "colour"}, "filter_field must be one of annotations"),
         ({"filter_field": "cost", "filter_operator": "resembles"}, "equals, not_equals"),
         ({"filter_field": "start_timestamp", "filter_value": "yesterday"}, "filter_value is not a time"),
         ({"status": "maybe"}, "success or error"),
-        ({"time_range": "2w"}, "time_range is one of na, 1h"),
+        ({"time_range": "2w"}, "time_range must be one of na, 1h"),
         ({"page": 0}, "page"),
         ({"page_size": 100_001}, "page_size"),
         ({"filter_value": [1]}, "filter_value"),

@@ -166,7 +166,7 @@ def test_pages_are_bounded_and_lead_to_the_end(filled: httpx.Client, prices: Pat
     ("body", "status", "said"),
     [
         ({}, 422, "missing required field `since`"),
-        ({"since": "yesterday"}, 400, "since is a time"),
+        ({"since": "yesterday"}, 400, "since must be a time"),
         ({"since": "2026-01-01", "colour": 1}, 422, "unknown field `colour`"),
         ({"since": "2026-01-01", "cursor": "x"}, 400, "cursor"),
         ({"since": "2026-01-01", "cursor": "llm:x"}, 400, "cursor"),
@@ -269,7 +269,7 @@ def test_the_command_on_the_store_of_a_server_that_is_off(tmp_path: Path) -> Non
     ("arguments", "code", "said"),
     [
         ([], 2, "required: --since"),
-        (["--since", "soon"], 2, "--since is a time: RFC 3339"),
+        (["--since", "soon"], 2, "--since must be a time: RFC 3339"),
         (["--since", "2026-01-01"], 1, "no server answers at http://127.0.0.1:9"),
         (["--since", "2026-01-01", "--data", "nowhere"], 1, "holds no records"),
     ],

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 from litestar import Response, delete, post
-from litestar.openapi.spec import Schema
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.di import NamedDependency
+from msgspec import Meta
 
-from everycall.server.api.http import ApiRequest, json_response, read_json
-from everycall.server.api.openapi import operation, query_text, schema_of
+from everycall.server.api.http import ApiRequest, json_response, project_for, read_json
+from everycall.server.api.openapi import operation, query_parameter
 from everycall.server.api.parea.projects import project_of_body
-from everycall.server.auth import project_of, require
-from everycall.server.gateway.gateway import Gateway
+from everycall.server.auth import require
 from everycall.server.gateway.request import CompletionRequest, CompletionResponse
-from everycall.server.store.base import Store
+from everycall.server.services import Services
 
 __all__ = ["handlers", "request_decoder"]
 
-_encoder = msgspec.json.Encoder()
-
 request_decoder = msgspec.json.Decoder(CompletionRequest)
+
+
+class ClearedCache(msgspec.Struct):
+    """What was deleted from a project's cache."""
+
+    cleared: Annotated[int, Meta(description="Number of cached responses deleted.")]
 
 
 @post(
     "/api/parea/v1/completion",
     status_code=200,
     operation_class=operation(
-        body=schema_of(CompletionRequest),
-        answer=schema_of(CompletionResponse, answer=True),
+        body=CompletionRequest,
+        response=CompletionResponse,
         problems={
             403: "The key may not use models without a known price.",
             404: "No such deployment in this project.",
@@ -38,39 +43,29 @@ request_decoder = msgspec.json.Decoder(CompletionRequest)
         },
     ),
 )
-async def post_completion(request: ApiRequest) -> Response[bytes]:
+async def post_completion(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
     """Run a deployed prompt, or the configuration given, on its provider; record it and answer.
 
     A provider's failure is an answer too: status 200 here, "status": "error" in it, and one record.
     """
     require(request.user, "write")
-    gateway: Gateway = request.app.state.gateway
-    gateway.rates.enter(request.user.key)
-    asked = await read_json(request, request_decoder)
-    answer = await gateway.complete(
-        await project_of_body(request, asked.project_name, asked.project_uuid), asked, request.user.key
-    )
-    return json_response(answer)
+    services.gateway.rates.enter(request.user.key)
+    body = await read_json(request, services.bodies, request_decoder)
+    project = await project_of_body(request.user, services.projects, body.project_name, body.project_uuid)
+    return json_response(await services.gateway.complete(project, body, request.user.key))
 
 
 @delete(
     "/api/cache",
     status_code=200,
     operation_class=operation(
-        parameters=[query_text("project", "The project, for keys of all projects.")],
-        answer=Schema(
-            type=OpenAPIType.OBJECT,
-            properties={"cleared": Schema(type=OpenAPIType.INTEGER, description="Responses forgotten.")},
-            required=["cleared"],
-        ),
+        parameters=[query_parameter("project", "The project, for keys of all projects.")], response=ClearedCache
     ),
 )
-async def delete_cache(request: ApiRequest) -> Response[bytes]:
-    """Forget all cached responses of the project."""
-    require(request.user, "write")
-    store: Store = request.app.state.store
-    cleared = await store.clear_cache(project_of(request.user, request.query_params.get("project")))
-    return json_response({"cleared": cleared})
+async def delete_cache(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Delete all cached responses of the project."""
+    project = project_for(request, "write")
+    return json_response(ClearedCache(await services.store.clear_cache(project)))
 
 
 handlers = [post_completion, delete_cache]

@@ -1,123 +1,97 @@
-"""What a deployment was: its versions, which of them was served when, and what differs between two of them.
-
-Also what these routes and those of `deployments` share.
-"""
+"""The history of a deployment: its versions, when each was served, and the difference between two of them."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
-from typing import Any
+from typing import Annotated
 
 import msgspec
 from litestar import Response, get
-from litestar.openapi.spec import Schema
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.di import NamedDependency
+from msgspec import Meta
 
 from everycall import limits
 from everycall.server import deployments as rules
-from everycall.server.api.http import ApiRequest, integer_parameter, json_response
-from everycall.server.api.openapi import operation, path_text, query_text
-from everycall.server.auth import project_of, require
-from everycall.server.diff import changes, unified
+from everycall.server.api.http import ApiRequest, integer_parameter, json_response, project_for
+from everycall.server.api.openapi import operation, path_parameter, query_parameter
+from everycall.server.diff import Change, changes, unified
 from everycall.server.gateway.preparation import missing_deployment
-from everycall.server.store.base import Store
-from everycall.server.store.values import Deployment
+from everycall.server.services import Services
+from everycall.server.store.values import Activation, Deployment, DeploymentVersion
 
-__all__ = [
-    "DEPLOYMENT",
-    "DEPLOYMENT_ID",
-    "LIMIT",
-    "MISSING",
-    "PROJECT",
-    "difference",
-    "handlers",
-    "reader",
-]
+__all__ = ["DEPLOYMENT_ID", "MISSING", "PROJECT", "Difference", "difference_of", "handlers"]
 
-_encoder = msgspec.json.Encoder()
-_STRING = Schema(type=OpenAPIType.STRING)
-_INTEGER = Schema(type=OpenAPIType.INTEGER)
-_OBJECT = Schema(type=OpenAPIType.OBJECT)
-PROJECT = query_text("project", "The project, for keys of all projects.")
-LIMIT = query_text("limit", f"Rows of a page, 1 to {limits.PAGE_ROWS_MAX}.", OpenAPIType.INTEGER)
-DEPLOYMENT_ID = path_text("deployment_id", "The deployment's id, such as p-qZrnFesaeCpqcXJ_yL3wi.")
-DEPLOYMENT = Schema(
-    type=OpenAPIType.OBJECT,
-    description="One version of a deployment.",
-    properties={
-        **dict.fromkeys(("deployment_id", "project_name", "name", "model", "description", "created_by"), _STRING),
-        "version": _INTEGER,
-        "provider": Schema(type=OpenAPIType.STRING, description="Empty: the model's name tells."),
-        "messages": Schema(type=OpenAPIType.ARRAY, items=_OBJECT),
-        "model_params": _OBJECT,
-        "functions": Schema(type=OpenAPIType.ARRAY, items=_OBJECT),
-        "function_call": Schema(type=[OpenAPIType.STRING, OpenAPIType.OBJECT, OpenAPIType.NULL]),
-        "metadata": _OBJECT,
-        "fallbacks": Schema(type=OpenAPIType.ARRAY, items=_OBJECT),
-        "created_unix_nano": _INTEGER,
-        "active": Schema(type=OpenAPIType.BOOLEAN),
-    },
-)
+PROJECT = query_parameter("project", "The project, for keys of all projects.")
+DEPLOYMENT_ID = path_parameter("deployment_id", "The deployment's id, such as p-qZrnFesaeCpqcXJ_yL3wi.")
 MISSING = {404: "No such deployment or version in this project."}
+_LIMIT = query_parameter(
+    "limit", f"Rows of a page, 1 to {limits.PAGE_ROWS_MAX}.", Annotated[int, Meta(ge=1, le=limits.PAGE_ROWS_MAX)]
+)
+_VERSION = Annotated[int, Meta(ge=0)]
 
 
-def _listing(of: str, **properties: Schema) -> Schema:
-    rows = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.OBJECT, properties={**properties}))
-    following = Schema(type=[OpenAPIType.STRING, OpenAPIType.NULL], description="Given as `cursor`, it continues.")
-    return Schema(type=OpenAPIType.OBJECT, required=[of], properties={of: rows, "next_cursor": following})
+class VersionsResponse(msgspec.Struct):
+    """A page of versions, the newest first. `next_cursor`, given as `cursor`, continues; null on the last page."""
+
+    versions: list[DeploymentVersion]
+    next_cursor: str | None
+
+
+class ActivationsResponse(msgspec.Struct):
+    """The latest activations, the latest first."""
+
+    activations: list[Activation]
+
+
+class Difference(msgspec.Struct, rename={"before": "from", "after": "to"}):
+    """What differs between two versions: the parts, and the same as unified text. Version 0 has no content."""
+
+    before: int
+    after: int
+    changes: list[Change]
+    unified: str
 
 
 @get(
     "/api/deployments/{deployment_id:str}/versions",
     operation_class=operation(
-        parameters=[DEPLOYMENT_ID, LIMIT, query_text("cursor", "next_cursor of the page before."), PROJECT],
-        answer=_listing(
-            "versions", version=_INTEGER, active=Schema(type=OpenAPIType.BOOLEAN), name=_STRING, model=_STRING,
-            provider=_STRING, created_unix_nano=_INTEGER, created_by=_STRING,
-        ),
+        parameters=[DEPLOYMENT_ID, _LIMIT, query_parameter("cursor", "next_cursor of the page before."), PROJECT],
+        response=VersionsResponse,
         problems=MISSING,
     ),
-)  # fmt: skip
-async def get_versions(request: ApiRequest) -> Response[bytes]:
+)
+async def get_versions(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
     """List the versions of a deployment, the newest first, without their content."""
-    store, project = reader(request)
+    project = project_for(request, "read")
     limit = integer_parameter(request, "limit", maximum=limits.PAGE_ROWS_MAX) or limits.PAGE_ROWS
     before = integer_parameter(request, "cursor")
     deployment_id = str(request.path_params["deployment_id"])
-    found = await store.deployment_versions(project, deployment_id, before=before, limit=limit + 1)
-    if not found and before is None:
-        raise await missing_deployment(store, project, deployment_id)
-    following = str(found[limit - 1].version) if len(found) > limit else None
-    return json_response({"versions": [asdict(one) for one in found[:limit]], "next_cursor": following})
+    rows = await services.store.deployment_versions(project, deployment_id, before=before, limit=limit + 1)
+    if not rows and before is None:
+        raise await missing_deployment(services.store, project, deployment_id)
+    next_cursor = str(rows[limit - 1].version) if len(rows) > limit else None
+    return json_response(VersionsResponse(list(rows[:limit]), next_cursor))
 
 
 @get(
     "/api/deployments/{deployment_id:str}/activations",
     operation_class=operation(
-        parameters=[DEPLOYMENT_ID, LIMIT, PROJECT],
-        answer=_listing(
-            "activations",
-            version=_INTEGER,
-            unix_nano=_INTEGER,
-            by=_STRING,
-            roll_back_to=Schema(type=[OpenAPIType.INTEGER, OpenAPIType.NULL]),
-        ),
-        problems=MISSING,
+        parameters=[DEPLOYMENT_ID, _LIMIT, PROJECT], response=ActivationsResponse, problems=MISSING
     ),
 )
-async def get_activations(request: ApiRequest) -> Response[bytes]:
-    """List which version was served from when on and by whose key, the latest first; version 0: none was.
+async def get_activations(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """List when each version was served and by whose key, the latest first. Version 0 means that none was served.
 
-    `roll_back_to` is where a roll-back leads while this one is served.
+    `roll_back_to` is the version that a roll-back led to while this one was served.
     """
-    store, project = reader(request)
+    project = project_for(request, "read")
+    store = services.store
     limit = integer_parameter(request, "limit", maximum=limits.PAGE_ROWS_MAX) or limits.PAGE_ROWS
     deployment_id = str(request.path_params["deployment_id"])
-    found = await store.deployment_activations(project, deployment_id, limit=limit)
-    if not found and not await rules.newest_of(store, project, deployment_id):
+    activations = await store.deployment_activations(project, deployment_id, limit=limit)
+    if not activations and not await rules.newest_of(store, project, deployment_id):
         raise await missing_deployment(store, project, deployment_id)
-    return json_response({"activations": [asdict(one) for one in found]})
+    return json_response(ActivationsResponse(list(activations)))
 
 
 @get(
@@ -125,45 +99,26 @@ async def get_activations(request: ApiRequest) -> Response[bytes]:
     operation_class=operation(
         parameters=[
             DEPLOYMENT_ID,
-            query_text("from", "The older version, 0 for nothing; the one before `to`.", OpenAPIType.INTEGER),
-            query_text("to", "The newer version; the newest when left out.", OpenAPIType.INTEGER),
+            query_parameter("from", "The older version, 0 for no content; the one before `to` if missing.", _VERSION),
+            query_parameter("to", "The newer version; the newest if missing.", _VERSION),
             PROJECT,
         ],
-        answer=Schema(
-            type=OpenAPIType.OBJECT,
-            required=["from", "to", "changes", "unified"],
-            properties={
-                "from": _INTEGER,
-                "to": _INTEGER,
-                "changes": Schema(type=OpenAPIType.ARRAY, items=_OBJECT),
-                "unified": _STRING,
-            },
-        ),
+        response=Difference,
         problems=MISSING,
     ),
 )
-async def get_diff(request: ApiRequest) -> Response[bytes]:
-    """Compare two versions: which parts differ, and the same as unified text."""
-    store, project = reader(request)
+async def get_diff(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Compare two versions: return the parts that differ, and the same as unified text."""
+    project = project_for(request, "read")
     older, newer = integer_parameter(request, "from", minimum=0), integer_parameter(request, "to")
-    before, after = await rules.both_versions(store, project, request.path_params["deployment_id"], older, newer)
-    return json_response(await asyncio.to_thread(difference, before, after))
+    deployment_id = str(request.path_params["deployment_id"])
+    before, after = await rules.both_versions(services.store, project, deployment_id, older, newer)
+    return json_response(await asyncio.to_thread(difference_of, before, after))
 
 
-def reader(request: ApiRequest) -> tuple[Store, str]:
-    """Return the store and the project to read. Raises 403."""
-    require(request.user, "read")
-    return request.app.state.store, project_of(request.user, request.query_params.get("project"))
-
-
-def difference(before: Deployment | None, after: Deployment) -> dict[str, Any]:
-    """Return what differs between two versions as it is answered: the parts, and unified text."""
-    return {
-        "from": before.version if before else 0,
-        "to": after.version,
-        "changes": [asdict(one) for one in changes(before, after)],
-        "unified": unified(before, after),
-    }
+def difference_of(before: Deployment | None, after: Deployment) -> Difference:
+    """Return what differs between two versions; `before` is None for no content."""
+    return Difference(before.version if before else 0, after.version, changes(before, after), unified(before, after))
 
 
 handlers = [get_versions, get_activations, get_diff]

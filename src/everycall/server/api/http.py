@@ -11,7 +11,8 @@ from litestar.datastructures import State
 from msgspec import UNSET
 
 from everycall import limits
-from everycall.server.auth import Identity
+from everycall.server.auth import Identity, project_of, require
+from everycall.server.keys import Role
 from everycall.server.problems import ProblemError, bad_request, invalid_body, problem
 from everycall.server.request_bodies import Bodies
 
@@ -26,6 +27,7 @@ __all__ = [
     "is_nested_too_deep",
     "json_response",
     "path_tail",
+    "project_for",
     "query_values",
     "read_json",
     "read_object",
@@ -53,15 +55,21 @@ def json_response(value: Any, status_code: int = 200) -> Response[bytes]:
     return Response(body, status_code=status_code, media_type="application/json")
 
 
+def project_for(request: ApiRequest, role: Role) -> str:
+    """Return the project that the query names, else the caller's. Raise 403 unless the caller has the role there."""
+    require(request.user, role)
+    return project_of(request.user, request.query_params.get("project"))
+
+
 async def read_json(
     request: ApiRequest,
+    bodies: Bodies,
     decoder: msgspec.json.Decoder[T],
     bytes_max: int | None = None,
     *,
     repeat_names: bool = False,
 ) -> T:
     """Return the decoded body, bounded as by `Bodies.body`. Raise what that and `decode_json` raise."""
-    bodies: Bodies = request.app.state.bodies
     async with bodies.body(request.scope, request.receive, bytes_max) as data:
         return decode_json(data, decoder, repeat_names=repeat_names)
 
@@ -86,9 +94,8 @@ def decode_json(data: bytes, decoder: msgspec.json.Decoder[T], *, repeat_names: 
     return value
 
 
-async def read_object(request: ApiRequest) -> dict[str, Any]:
+async def read_object(request: ApiRequest, bodies: Bodies) -> dict[str, Any]:
     """Return the body of one of Parea's requests, a JSON object. Raise `ProblemError` 422 with `errors`."""
-    bodies: Bodies = request.app.state.bodies
     async with bodies.body(request.scope, request.receive) as data:
         try:
             body = msgspec.json.decode(data)

@@ -1,38 +1,32 @@
-"""How routes that read requests by hand describe themselves in `/openapi.json`, and that document itself.
+"""`/openapi.json`: how a route describes itself, and the document made of all these descriptions.
 
-A route takes `operation(...)` as its `operation_class`; `Document` renders the whole and adds what all routes share.
+Routes read requests and write responses themselves, so Litestar cannot see their types. Each route names them with
+`operation(...)` as its `operation_class`; the JSON schemas come from the msgspec structs and dataclasses themselves.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar
 
 import msgspec
-from litestar import Request, Router
+from litestar import Litestar, Request, Router
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import OpenAPIRenderPlugin
-from litestar.openapi.spec import (
-    Components,
-    OpenAPIMediaType,
-    OpenAPIResponse,
-    Operation,
-    Parameter,
-    RequestBody,
-    Schema,
-    SecurityScheme,
-)
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec import Components, Operation, SecurityScheme
+from msgspec import UNSET, UnsetType
 
 from everycall import semconv
+from everycall.record import Record
 from everycall.server.auth import OPEN_ROUTES
 
-__all__ = ["configuration", "operation", "path_text", "query_text", "schema_of"]
+__all__ = ["RecordJson", "components_of", "configuration", "operation", "path_parameter", "query_parameter"]
 
 VERSION = "1"
+JSON = "application/json"
 
 SHARED_PROBLEMS = {
     "400": "The request is not as documented; `detail` says what to change.",
@@ -40,9 +34,11 @@ SHARED_PROBLEMS = {
     "403": "The key may not do this, or belongs to another project.",
     "421": "The Host header does not name this server.",
     "429": "Too many wrong keys from this address; wait for `Retry-After` seconds.",
-    "500": "The server failed in a way it does not know.",
+    "500": "An unexpected error of the server.",
     "503": "Busy: nothing was stored; wait for `Retry-After` seconds.",
 }
+"""Every operation may answer with these."""
+
 PROBLEM_SCHEMA = {
     "type": "object",
     "description": "RFC 9457 problem details. Further members depend on `type`.",
@@ -55,103 +51,109 @@ PROBLEM_SCHEMA = {
     },
 }
 
-
-_KINDS = {
-    str: OpenAPIType.STRING,
-    int: OpenAPIType.INTEGER,
-    float: OpenAPIType.NUMBER,
-    bool: OpenAPIType.BOOLEAN,
-    dict: OpenAPIType.OBJECT,
-    list: OpenAPIType.ARRAY,
-    tuple: OpenAPIType.ARRAY,
-    type(None): OpenAPIType.NULL,
-}
+Json = dict[str, Any]
 
 
-def schema_of(struct: type[msgspec.Struct], *, answer: bool = False) -> Schema:
-    """Return the OpenAPI schema of a struct's fields with their bounds; of an answer, every field is required."""
-    properties = {name: _field(hint) for name, hint in get_type_hints(struct, include_extras=True).items()}
-    required = [one.name for one in msgspec.structs.fields(struct) if answer or one.required]
-    return Schema(type=OpenAPIType.OBJECT, properties=dict(properties), required=required or None)
+def query_parameter(name: str, description: str, kind: Any = str) -> Json:
+    """Return the description of an optional query parameter; `kind` is its type, as msgspec understands it."""
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": _schemas(kind)[0][0]}
 
 
-def _field(hint: Any) -> Schema:
-    kinds: list[OpenAPIType] = []
-    schema = Schema()
-    for one in get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,):
-        bare, *metas = get_args(one) if get_origin(one) is Annotated else (one,)
-        plain = get_origin(bare) or bare
-        if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
-            schema = schema_of(plain)
-            kinds.append(OpenAPIType.OBJECT)
-        elif plain in _KINDS:
-            kinds.append(_KINDS[plain])
-        if plain is list:
-            schema.items = _field(*get_args(bare))
-        for meta in metas:
-            schema.minimum, schema.maximum = meta.ge, meta.le
-            bounds = ("min_items", "max_items") if plain is list else ("min_length", "max_length")
-            for name, bound in zip(bounds, (meta.min_length, meta.max_length), strict=True):
-                setattr(schema, name, bound)
-    if kinds:
-        schema.type = kinds[0] if len(kinds) == 1 else kinds
-    return schema
-
-
-def query_text(
-    name: str, description: str, kind: OpenAPIType = OpenAPIType.STRING, schema: Schema | None = None
-) -> Parameter:
-    """Return the description of one optional query parameter; `schema` says more than its kind."""
-    return Parameter(
-        name=name, param_in="query", required=False, description=description, schema=schema or Schema(type=kind)
-    )
-
-
-def path_text(name: str, description: str) -> Parameter:
-    """Return the description of one path parameter."""
-    return Parameter(
-        name=name, param_in="path", required=True, description=description, schema=Schema(type=OpenAPIType.STRING)
-    )
+def path_parameter(name: str, description: str) -> Json:
+    """Return the description of a path parameter."""
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
 
 
 def operation(
     *,
-    answer: Schema,
-    parameters: Sequence[Parameter] = (),
-    body: Schema | None = None,
-    body_type: str = "application/json",
-    answer_type: str = "application/json",
-    problems: dict[int, str] | None = None,
+    response: Any,
+    body: Any = None,
+    parameters: Sequence[Json] = (),
+    problems: Mapping[int, str] | None = None,
+    response_type: str = JSON,
+    body_type: str = JSON,
 ) -> type[Operation]:
-    """Return an operation class that says what a route takes and answers, beside what every route does."""
+    """Return an operation class that says what a route takes and answers, beside what every route does.
+
+    `body` and `response` are the types of the decoded body and of the encoded response; `problems` maps the statuses
+    of errors that only this route has to what they mean.
+    """
+    (response_schema,), response_components = _schemas(response)
+    for component in (response_schema, *response_components.values()):
+        _require_all(component)
+    (body_schema,), body_components = _schemas(body)
 
     @dataclass
     class Described(Operation):
-        def __post_init__(self) -> None:
-            self.parameters = list(parameters) or None
+        components: ClassVar[Json] = {**response_components, **body_components}
+
+        def to_schema(self) -> Json:
+            """Return the operation with its parameters, body and responses."""
+            described = super().to_schema()
+            described.pop("parameters", None)
+            if parameters:
+                described["parameters"] = list(parameters)
             if body is not None:
-                self.request_body = RequestBody(required=True, content={body_type: OpenAPIMediaType(schema=body)})
-            kept = {status: text for status, text in (self.responses or {}).items() if not status.startswith("4")}
-            for response in kept.values():
-                if isinstance(response, OpenAPIResponse):
-                    response.content = {answer_type: OpenAPIMediaType(schema=answer)}
-            for status, text in (problems or {}).items():
-                kept[str(status)] = OpenAPIResponse(description=text)
-            self.responses = kept
+                described["requestBody"] = {"required": True, "content": {body_type: {"schema": body_schema}}}
+            success = next(status for status in described["responses"] if status < "300")
+            description = described["responses"][success]["description"]
+            described["responses"] = {
+                success: {"description": description, "content": {response_type: {"schema": response_schema}}},
+                **{str(status): {"description": text} for status, text in (problems or {}).items()},
+            }
+            return described
 
     return Described
 
 
+def _schemas(*types: Any) -> tuple[Sequence[Json], dict[str, Json]]:
+    """Return the JSON schemas of types, and of the structs and dataclasses that they refer to, by name."""
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    for component in components.values():
+        if "description" in component:
+            component["description"] = inspect.cleandoc(component["description"])
+        if not component.get("required", True):
+            del component["required"]
+    return list(schemas), components
+
+
+def _require_all(schema: Json) -> None:
+    """Mark all properties with a default as required: a response always has them. An unset field stays optional."""
+    properties = schema.get("properties")
+    if not properties:
+        return
+    required = set(schema.get("required", ()))
+    for name, described in properties.items():
+        if "default" in described:
+            del described["default"]
+            required.add(name)
+    schema["required"] = [name for name in properties if name in required]
+
+
+def _record_json() -> type[msgspec.Struct]:
+    """Return `Record` as it is in a response: raw JSON is any value, and fields at their default are left out."""
+    described = []
+    for field in msgspec.structs.fields(Record):
+        kind: Any = Any if field.type is msgspec.Raw else field.type
+        described.append((field.name, kind) if field.required else (field.name, kind | UnsetType, UNSET))
+    namespace = {"__doc__": Record.__doc__}
+    return msgspec.defstruct("Record", described, kw_only=True, namespace=namespace)
+
+
+RecordJson = _record_json()
+"""The type that describes records in responses."""
+
+
 class Document(OpenAPIRenderPlugin):
-    """`/openapi.json`: the routes' descriptions, with the problems and the keys that all of them share."""
+    """`/openapi.json`: the operations, the schemas they refer to, and the problems and keys that all of them share."""
 
     def __init__(self) -> None:
         super().__init__(path="/", media_type="application/vnd.oai.openapi+json")  # type: ignore[arg-type]
 
-    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002
+    def render(self, request: Request[Any, Any, Any], openapi_schema: Json) -> bytes:
         """Return the document as JSON."""
         document = copy.deepcopy(openapi_schema)
-        document["components"].setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
+        document["components"]["schemas"] = {"Problem": PROBLEM_SCHEMA, **components_of(request.app)}
         for path, item in document["paths"].items():
             for described in item.values():
                 if isinstance(described, dict) and "responses" in described:
@@ -159,7 +161,24 @@ class Document(OpenAPIRenderPlugin):
         return msgspec.json.encode(document)
 
 
-def _share(path: str, described: dict[str, Any]) -> None:
+def components_of(app: Litestar) -> dict[str, Json]:
+    """Return the schemas that the app's operations refer to. Raise `ValueError` if two of them share a name."""
+    components: dict[str, Json] = {}
+    for name, schema in _all_components(app):
+        if components.setdefault(name, schema) != schema:
+            raise ValueError(f"two types of the API are named {name}: rename one, or use it in one direction only")
+    return dict(sorted(components.items()))
+
+
+def _all_components(app: Litestar) -> Iterator[tuple[str, Json]]:
+    for route in app.routes:
+        for handler in getattr(route, "route_handlers", ()):
+            if handler.resolve_include_in_schema():
+                yield from getattr(handler.operation_class, "components", {}).items()
+
+
+def _share(path: str, described: Json) -> None:
+    """Add to an operation what all operations share."""
     responses = described["responses"]
     if path in OPEN_ROUTES:
         described["security"] = []
@@ -180,7 +199,7 @@ class _OneRoute(Router):
 
 
 def configuration() -> OpenAPIConfig:
-    """Return the configuration that serves the document at `/openapi.json`, without any viewer from elsewhere."""
+    """Return the configuration that serves the document at `/openapi.json`, without viewers that load foreign files."""
     schemes = {
         "key": SecurityScheme(type="apiKey", name=semconv.API_KEY_HEADER, security_scheme_in="header"),
         "bearer": SecurityScheme(type="http", scheme="bearer"),

@@ -9,23 +9,22 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, post
-from litestar.openapi.spec import Schema
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.di import NamedDependency
 from litestar.types import Scope
+from msgspec import Meta
 
 from everycall import limits, record, semconv
 from everycall.record import Record, omit_from
-from everycall.server.api.http import ApiRequest, is_nested_too_deep
-from everycall.server.api.openapi import operation, query_text
-from everycall.server.auth import Identity, project_of, require
+from everycall.server.api.http import ApiRequest, encode_json, is_nested_too_deep, json_response, project_for
+from everycall.server.api.openapi import operation, query_parameter
+from everycall.server.auth import Identity
 from everycall.server.problems import problem
-from everycall.server.request_bodies import Bodies
 from everycall.server.security import header
-from everycall.server.store.base import Store
+from everycall.server.services import Services
 from everycall.server.store.values import ClientReport, Refusal
 
 __all__ = ["check_json", "client_report", "handlers", "receive_record"]
@@ -34,10 +33,10 @@ LINES_AT_ONCE = 500
 """Lines read before other requests get a turn: about 5 ms."""
 REASON_CHARS_MAX = 300
 CLIENT_CHARS_MAX = 256
-ANSWER_ROOM = 2 * limits.KIB
+RECEIPT_BYTES = 2 * limits.KIB
+"""Kept free for what a receipt says beside its refusals."""
 
 _json = msgspec.json.Decoder()
-_encoder = msgspec.json.Encoder()
 
 
 class _Id(msgspec.Struct):
@@ -63,33 +62,33 @@ class _Group:
     places: list[int] = field(default_factory=list)
 
 
+class RecordRefusal(msgspec.Struct):
+    """A line that will never be stored, and why."""
+
+    index: Annotated[int, Meta(description="Place in the batch, from 0.")]
+    inference_id: str | None
+    reason: str
+
+
+class Receipt(msgspec.Struct):
+    """What became of a batch."""
+
+    committed: Annotated[int, Meta(description="Records stored now or stored before.")]
+    refused: Annotated[list[RecordRefusal], Meta(description="Refused lines, as many as fit into 64 KiB.")]
+    refused_count: Annotated[int, Meta(description="Number of refused lines in all.")]
+
+
+Batch = Annotated[str, Meta(description="One record as JSON in each line; gzip, zstd, deflate or identity.")]
+
+
 @post(
     semconv.RECORDS_PATH,
     status_code=200,
     operation_class=operation(
-        parameters=[query_text("project", "The project the client's balance belongs to, for keys of all projects.")],
+        parameters=[query_parameter("project", "The project of the client's balance, for keys of all projects.")],
         body_type=semconv.NDJSON,
-        body=Schema(type=OpenAPIType.STRING, description="One record of JSON a line; gzip, zstd, deflate or identity."),
-        answer=Schema(
-            type=OpenAPIType.OBJECT,
-            required=["committed", "refused", "refused_count"],
-            properties={
-                "committed": Schema(type=OpenAPIType.INTEGER, description="Stored now, or already there."),
-                "refused": Schema(
-                    type=OpenAPIType.ARRAY,
-                    description="Lines that will never be stored; as many as fit into 64 KiB.",
-                    items=Schema(
-                        type=OpenAPIType.OBJECT,
-                        properties={
-                            "index": Schema(type=OpenAPIType.INTEGER, description="Place in the batch, from 0."),
-                            "inference_id": Schema(type=[OpenAPIType.STRING, OpenAPIType.NULL]),
-                            "reason": Schema(type=OpenAPIType.STRING),
-                        },
-                    ),
-                ),
-                "refused_count": Schema(type=OpenAPIType.INTEGER, description="Refused in all."),
-            },
-        ),
+        body=Batch,
+        response=Receipt,
         problems={
             408: "The body took too long.",
             413: "Too many bytes or records; split the batch.",
@@ -97,26 +96,22 @@ class _Group:
         },
     ),
 )
-async def post_records(request: ApiRequest) -> Response[bytes]:
-    """Store a batch of records, and say which lines were refused. The same batch may be sent again at any time."""
-    identity = request.user
-    require(identity, "write")
-    own = project_of(identity, request.query_params.get("project"))
-    store: Store = request.app.state.store
-    bodies: Bodies = request.app.state.bodies
+async def post_records(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Store a batch of records and return which lines were refused. The same batch may be sent again at any time."""
+    project_of_client = project_for(request, "write")
     report = client_report(request.scope)
-    async with bodies.body(request.scope, request.receive) as data:
-        groups, refused = await _read(data, identity)
+    async with services.bodies.body(request.scope, request.receive) as data:
+        groups, refused = await _read(data, request.user)
         if report is not None and not groups:
-            groups[own] = _Group()  # a client's last balance may come without any record
+            groups[project_of_client] = _Group()  # a client's last balance may come without any record
         committed = 0
         for project, group in groups.items():
-            commit = await store.commit(project, group.records, report)
+            commit = await services.store.commit(project, group.records, report)
             committed += commit.committed
             refused.extend(
                 Refusal(group.places[refusal.index], refusal.inference_id, refusal.reason) for refusal in commit.refused
             )
-    return Response(_answer(committed, refused), media_type="application/json")
+    return json_response(_receipt(committed, refused))
 
 
 async def _read(data: bytes, identity: Identity) -> tuple[dict[str, _Group], list[Refusal]]:
@@ -201,16 +196,16 @@ def client_report(scope: Scope) -> ClientReport | None:
     return ClientReport(client, found, time.time_ns())
 
 
-def _answer(committed: int, refused: Sequence[Refusal]) -> bytes:
-    """Return the receipt. It lists as many refusals as a client reads of an answer (`limits.ANSWER_BYTES_MAX`)."""
+def _receipt(committed: int, refused: Sequence[Refusal]) -> bytes:
+    """Return the encoded `Receipt`, with as many refusals as a client reads of a body (`limits.ANSWER_BYTES_MAX`)."""
     listed: list[bytes] = []
-    room = limits.ANSWER_BYTES_MAX - ANSWER_ROOM
+    bytes_left = limits.ANSWER_BYTES_MAX - RECEIPT_BYTES
     for refusal in sorted(refused, key=lambda refusal: refusal.index)[: limits.REFUSALS_MAX]:
-        one = _encoder.encode({"index": refusal.index, "inference_id": refusal.inference_id, "reason": refusal.reason})
-        room -= len(one) + 1
-        if room < 0:
+        encoded = encode_json(RecordRefusal(refusal.index, refusal.inference_id, refusal.reason))
+        bytes_left -= len(encoded) + 1
+        if bytes_left < 0:
             break
-        listed.append(one)
+        listed.append(encoded)
     return b'{"committed":%d,"refused":[%b],"refused_count":%d}' % (committed, b",".join(listed), len(refused))
 
 

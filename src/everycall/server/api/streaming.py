@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import msgspec
 from litestar import post
-from litestar.openapi.spec import Schema
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.di import NamedDependency
 from litestar.types import ASGIApp, Receive, Scope, Send
+from msgspec import Meta
 
 from everycall.semconv import ERROR, STREAM_HEADER
 from everycall.server.api.completion import request_decoder
 from everycall.server.api.http import ApiRequest, read_json
-from everycall.server.api.openapi import operation, schema_of
+from everycall.server.api.openapi import operation
 from everycall.server.api.parea.projects import project_of_body
 from everycall.server.auth import require
-from everycall.server.gateway.gateway import Gateway
 from everycall.server.gateway.request import CompletionRequest, CompletionResponse
 from everycall.server.gateway.streaming import Follower
 from everycall.server.problems import problem
 from everycall.server.security import header
+from everycall.server.services import Services
 
 __all__ = ["encode_event", "events_of", "handlers"]
 
@@ -50,9 +51,9 @@ def encode_event(text: str) -> bytes:
     "/api/parea/v1/completion/stream",
     status_code=200,
     operation_class=operation(
-        body=schema_of(CompletionRequest),
-        answer=Schema(type=OpenAPIType.STRING, description='Events, one write each: data: {"chunk": "..."}.'),
-        answer_type="text/event-stream",
+        body=CompletionRequest,
+        response=Annotated[str, Meta(description='Events, one write each: data: {"chunk": "..."}.')],
+        response_type="text/event-stream",
         problems={
             403: "The key may not use models without a known price.",
             404: "No such deployment in this project.",
@@ -64,7 +65,7 @@ def encode_event(text: str) -> bytes:
         },
     ),
 )
-async def post_stream(request: ApiRequest) -> ASGIApp:
+async def post_stream(request: ApiRequest, services: NamedDependency[Services]) -> ASGIApp:
     """Run a completion and give its texts as they come; its record has the rest, and the time to the first text.
 
     A caller that goes away before the end cancels the provider's request, and the record says `abandoned`. A provider
@@ -72,11 +73,10 @@ async def post_stream(request: ApiRequest) -> ASGIApp:
     `x-everycall-stream: end` the last event is `end`: the answer of a plain completion, without its content.
     """
     require(request.user, "write")
-    gateway: Gateway = request.app.state.gateway
-    gateway.rates.enter(request.user.key)
-    asked = await read_json(request, request_decoder)
-    project = await project_of_body(request, asked.project_name, asked.project_uuid)
-    follower = gateway.stream(project, asked, request.user.key)
+    services.gateway.rates.enter(request.user.key)
+    body = await read_json(request, services.bodies, request_decoder)
+    project = await project_of_body(request.user, services.projects, body.project_name, body.project_uuid)
+    follower = services.gateway.stream(project, body, request.user.key)
     return await events_of(follower, request.receive, with_end=header(request.scope, STREAM_HEADER.encode()) == "end")
 
 

@@ -1,4 +1,4 @@
-"""`POST /api/parea/v1/feedback`: what somebody thinks of an answer, also before the log of it has come."""
+"""`POST /api/parea/v1/feedback`: what a person thinks of an answer. It may arrive before the log of the answer."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Annotated
 
 import msgspec
 from litestar import post
-from litestar.openapi.spec import Schema
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.di import NamedDependency
 from msgspec import Meta
 
 from everycall import limits
 from everycall.server.api.http import PAREA_PREFIX, ApiRequest, invalid_field, read_json
-from everycall.server.api.openapi import operation, schema_of
+from everycall.server.api.openapi import operation
 from everycall.server.api.parea.log_trees import root_of
 from everycall.server.api.parea.projects import find_project
+from everycall.server.api.parea.trace_logs import LogResponse
 from everycall.server.auth import require
-from everycall.server.store.base import Store
+from everycall.server.services import Services
 from everycall.server.store.values import Feedback
 
 __all__ = ["handlers"]
@@ -25,7 +25,7 @@ Id = Annotated[str, Meta(max_length=limits.ID_CHARS_MAX)]
 
 
 class FeedbackRequest(msgspec.Struct, kw_only=True):
-    """One feedback. `score` is from 0 to 1; `inference_id` wins over `trace_id`, which may also name a chain."""
+    """Feedback about one log, named by `inference_id` or else by `trace_id`, which may also be the id of a trace."""
 
     score: Annotated[float, Meta(ge=0, le=1)]
     trace_id: Id | None = None
@@ -42,38 +42,38 @@ _decoder = msgspec.json.Decoder(FeedbackRequest)
     f"{PAREA_PREFIX}/feedback",
     status_code=200,
     operation_class=operation(
-        body=schema_of(FeedbackRequest),
-        answer=Schema(type=OpenAPIType.OBJECT, properties={"trace_id": Schema(type=OpenAPIType.STRING)}),
+        body=FeedbackRequest,
+        response=LogResponse,
         problems={413: "Too large.", 422: "A field is wrong; `field` names it."},
     ),
 )
-async def post_feedback(request: ApiRequest) -> dict[str, str]:
-    """Keep a feedback; it is shown with its log as soon as both are there.
+async def post_feedback(request: ApiRequest, services: NamedDependency[Services]) -> LogResponse:
+    """Store feedback. It is shown with its log once both are there.
 
-    A `trace_id` that is no log's but a chain's means the chain's first log. The same feedback again, when it is the
-    log's latest, is kept once.
+    The id of a trace stands for the first log of the trace. Sending the latest feedback of a log again stores nothing.
     """
     require(request.user, "write")
-    store: Store = request.app.state.store
-    given = await read_json(request, _decoder, limits.FIELD_BYTES_MAX)
-    about = given.inference_id or given.trace_id or ""
-    if not about:
-        raise invalid_field("trace_id", "trace_id is required: the id of the log that this is about")
+    feedback = await read_json(request, services.bodies, _decoder, limits.FIELD_BYTES_MAX)
+    store = services.store
+    log_id = feedback.inference_id or feedback.trace_id or ""
+    if not log_id:
+        raise invalid_field("trace_id", "trace_id is required: the id of the log that the feedback is about")
 
     async def has_log(project: str) -> bool:
-        return await store.record(project, about) is not None
+        return await store.record(project, log_id) is not None
 
     async def has_trace(project: str) -> bool:
-        return await store.trace_summary(project, about) is not None
+        return await store.trace_summary(project, log_id) is not None
 
-    project = await find_project(request, has_log, has_trace)
+    project = await find_project(request.user, store, has_log, has_trace)
     if not await has_log(project):
-        root = root_of((await store.trace(project, about)).records)
-        about = about if root is None else root.inference_id
+        root = root_of((await store.trace(project, log_id)).records)
+        log_id = log_id if root is None else root.inference_id
     await store.put_feedback(
-        project, Feedback(about, given.score, name=given.name, target=given.target, comment=given.comment)
+        project,
+        Feedback(log_id, feedback.score, name=feedback.name, target=feedback.target, comment=feedback.comment),
     )
-    return {"trace_id": about}
+    return LogResponse(log_id)
 
 
 handlers = [post_feedback]

@@ -1,7 +1,7 @@
-"""Parea's trace logs as records: the names and meanings of one in those of the other. Used by `trace_logs`.
+"""Parea's trace logs translated to records. Used by `trace_logs` and `langchain_runs`.
 
-In Parea's API from 0.2.0 on, `trace_id` is the id of one log and `root_trace_id` that of its tree; here these are
-`inference_id` and `trace_id`. What has no field of its own is kept in `attributes`, under `parea.` and its name.
+In Parea's API from 0.2.0 on, `trace_id` is the id of one log and `root_trace_id` is the id of its tree; here these are
+`inference_id` and `trace_id`. A value that has no field of its own is kept in `attributes`, as `parea.` and its name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from everycall.server.times import read_timestamp
 
 __all__ = [
     "KEPT_PREFIX",
-    "checked",
+    "checked_record",
     "fields_of_log",
     "fields_of_update",
     "restore_attributes",
@@ -29,7 +29,7 @@ __all__ = [
 KEPT_PREFIX = "parea."
 SCOPE = "parea"
 
-_PLAIN = {
+_SAME_MEANING = {
     "end_user_identifier": "end_user_identifier",
     "session_id": "session_id",
     "deployment_id": "deployment_id",
@@ -43,20 +43,21 @@ _PLAIN = {
 }
 _IDS = ("end_user_identifier", "session_id", "deployment_id")
 _TOKENS = ("input_tokens", "output_tokens", "total_tokens")
-_UNDERSTOOD = frozenset(
+_TRANSLATED = frozenset(
     {
-        *_PLAIN, *_TOKENS, "trace_id", "parent_trace_id", "root_trace_id", "start_timestamp", "end_timestamp", "output",
-        "configuration", "cost", "status", "cache_hit", "tags", "project_name", "project_uuid", "organization_id",
-        "children", "children_ids", "children_logs", "fill_children", "log_omit", "log_omit_inputs", "log_omit_outputs",
+        *_SAME_MEANING, *_TOKENS, "trace_id", "parent_trace_id", "root_trace_id", "start_timestamp", "end_timestamp",
+        "output", "configuration", "cost", "status", "cache_hit", "tags", "project_name", "project_uuid",
+        "organization_id", "children", "children_ids", "children_logs", "fill_children", "log_omit", "log_omit_inputs",
+        "log_omit_outputs",
     }
 )  # fmt: skip
-_CONTENT = frozenset(KEPT_PREFIX + name for name in ("output_for_eval_metrics", "images", "children_logs"))
+_CONTENT_ATTRIBUTES = frozenset(KEPT_PREFIX + name for name in ("output_for_eval_metrics", "images", "children_logs"))
 _DEFAULTS: dict[str, Any] = {"apply_eval_frac": 1.0, "log_sample_rate": 1.0, "depth": 0, "execution_order": 0}
-"""What clients send without having been told to; kept only when it says something else."""
+"""What clients send when the user set nothing; only other values are kept."""
 
 
-def checked(fields: Mapping[str, Any]) -> Record:
-    """Return the record of plain JSON values. Raises `ValueError` naming the field that is not as it must be."""
+def checked_record(fields: Mapping[str, Any]) -> Record:
+    """Return the record with these fields (plain JSON values). Raise `ValueError` that names an invalid field."""
     line = msgspec.json.encode(fields)
     if len(line) > limits.RECORD_BYTES_MAX:
         raise ValueError(f"the log has {len(line)} bytes, {limits.RECORD_BYTES_MAX} are allowed")
@@ -66,34 +67,37 @@ def checked(fields: Mapping[str, Any]) -> Record:
 
 def stored_attributes(stored: Record | None) -> dict[str, Any]:
     """Return the attributes already stored with a log: an update or a repeated log adds to them."""
-    found = None if stored is None else record.to_json(stored.attributes)
-    return found if isinstance(found, dict) else {}
+    attributes = None if stored is None else record.to_json(stored.attributes)
+    return attributes if isinstance(attributes, dict) else {}
 
 
 async def restore_attributes(store: Store, sent: Record, attributes: dict[str, Any]) -> None:
-    """Put back the attributes of a log that an earlier update replaced as a whole: a store applies updates last."""
+    """Add the attributes of a log to those of an update that was sent before it.
+
+    A store applies an earlier update after the log, and replaces all attributes with those of the update.
+    """
     stored = stored_attributes(await store.record(sent.project_name, sent.inference_id))
     if any(stored.get(name) != value for name, value in attributes.items()):
         await store.merge(sent.project_name, sent.inference_id, {"attributes": {**stored, **attributes}})
 
 
 def fields_of_log(log: Mapping[str, Any], omitted: Collection[str] = ()) -> dict[str, Any]:
-    """Return the record's fields for a whole log (`POST /trace_log`). Raises `ValueError` for an unusable one.
+    """Return the record's fields for a whole log (`POST /trace_log`). Raise `ValueError` if the log is not valid.
 
-    `omitted` is what the record stored under its id, if any, says was left out.
+    `omitted` is the `omitted` field of the record already stored under its id, if any.
     """
-    own = _text(log, "trace_id")
-    if own is None:
+    log_id = _text(log, "trace_id")
+    if log_id is None:
         raise ValueError("trace_id is required: the id of this log")
     if not isinstance(log.get("start_timestamp"), str):
         raise ValueError("start_timestamp is required: a time such as 2024-05-30T13:48:34+00:00")
-    fields = _left_out(log, _mapped(log, llm=_is_llm(log)), omitted)
+    fields = _left_out(log, _translated(log, llm=_is_llm(log)), omitted)
     parent = _text(log, "parent_trace_id")
-    root = _text(log, "root_trace_id") or parent or own
-    fields |= {"inference_id": own, "trace_id": root, "scope": SCOPE}
-    if parent is not None and parent != own:
+    root = _text(log, "root_trace_id") or parent or log_id
+    fields |= {"inference_id": log_id, "trace_id": root, "scope": SCOPE}
+    if parent is not None and parent != log_id:
         fields["parent_id"] = parent
-    if root == own and fields.get("name"):
+    if root == log_id and fields.get("name"):
         fields["trace_name"] = fields["name"]
     fields.setdefault("kind", semconv.CHAIN)
     if "end_time_unix_nano" not in fields and "latency" in fields and isinstance(fields["latency"], int | float):
@@ -102,30 +106,34 @@ def fields_of_log(log: Mapping[str, Any], omitted: Collection[str] = ()) -> dict
 
 
 def fields_of_update(update: Mapping[str, Any], *, llm: bool | None, omitted: Collection[str] = ()) -> dict[str, Any]:
-    """Return the record's fields for some of a log's (`PUT /trace_log`).
+    """Return the record's fields for some fields of a log (`PUT /trace_log`).
 
-    `llm` says whether the stored log is of a model; None when that is not known, and then zeros are left out.
-    `omitted` is what the stored log says was left out.
+    `llm` says whether the stored log is a call of a model; None when no log is stored yet. `omitted` is the `omitted`
+    field of the stored log.
     """
-    return _left_out(update, _mapped(update, llm=_is_llm(update) or bool(llm)), omitted)
+    return _left_out(update, _translated(update, llm=_is_llm(update) or bool(llm)), omitted)
 
 
 def _left_out(log: Mapping[str, Any], fields: Mapping[str, Any], omitted: Collection[str]) -> dict[str, Any]:
-    """Return the fields without what the log's own flags, or those of the stored record, leave out.
+    """Return the fields without the sides that the log's flags or the stored record omit.
 
-    Parea's clients send no flags with logs; these are the completion's, for whoever does.
+    Parea's clients send no such flags with logs; these have the names of the completion's.
     """
     sides = [side for side in OMITTED_FIELDS if side in omitted or log.get("log_omit") or log.get(f"log_omit_{side}")]
     if not sides:
         return dict(fields)
     kept = record.omit({**fields, "attributes": record.ABSENT, "omitted": list(omitted)}, sides)
-    attributes = {name: value for name, value in fields.get("attributes", {}).items() if name not in _CONTENT}
+    attributes = {
+        name: value for name, value in fields.get("attributes", {}).items() if name not in _CONTENT_ATTRIBUTES
+    }
     del kept["attributes"]
     return {**kept, "attributes": attributes} if attributes else kept
 
 
-def _mapped(log: Mapping[str, Any], *, llm: bool) -> dict[str, Any]:
-    fields: dict[str, Any] = {ours: value for theirs, ours in _PLAIN.items() if (value := log.get(theirs)) is not None}
+def _translated(log: Mapping[str, Any], *, llm: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        ours: value for theirs, ours in _SAME_MEANING.items() if (value := log.get(theirs)) is not None
+    }
     for name in _IDS:
         if fields.get(name) == "":
             del fields[name]
@@ -136,10 +144,10 @@ def _mapped(log: Mapping[str, Any], *, llm: bool) -> dict[str, Any]:
         fields["tags"] = tags
     if (output := log.get("output")) is not None:
         fields["content" if llm and isinstance(output, str) else "output"] = output
-    fields |= _status(log) | _model(log, llm) | _spent(log, llm)
-    kept = _kept(log)
-    if kept:
-        fields["attributes"] = kept
+    fields |= _status(log) | _model(log, llm) | _tokens_and_cost(log, llm)
+    attributes = _attributes(log)
+    if attributes:
+        fields["attributes"] = attributes
     return fields
 
 
@@ -151,7 +159,7 @@ def _is_llm(log: Mapping[str, Any]) -> bool:
 def _model(log: Mapping[str, Any], llm: bool) -> dict[str, Any]:
     configuration = log.get("configuration")
     if not isinstance(configuration, Mapping) or not llm:
-        return {}  # other logs carry a configuration of nothing but defaults
+        return {}  # logs that are no calls of a model have a configuration too, made of defaults
     fields: dict[str, Any] = {"llm_configuration": configuration, "kind": semconv.LLM}
     for name in ("model", "provider"):
         if configuration.get(name):
@@ -160,16 +168,19 @@ def _model(log: Mapping[str, Any], llm: bool) -> dict[str, Any]:
 
 
 def _status(log: Mapping[str, Any]) -> dict[str, Any]:
-    """Null without an error is success: clients leave it so for omitted outputs. An error is one, whatever it says."""
+    """Return the status: an error where there is an error text, whatever the status says.
+
+    A null without an error means success: clients send it when outputs are omitted.
+    """
     if log.get("error"):
         return {"status": semconv.ERROR}
     return {"status": log["status"]} if log.get("status") is not None else {}
 
 
-def _spent(log: Mapping[str, Any], llm: bool) -> dict[str, Any]:
-    """Zeros are what clients send when they do not know, or when there was nothing to count: both are unknown here.
+def _tokens_and_cost(log: Mapping[str, Any], llm: bool) -> dict[str, Any]:
+    """Return tokens and cost. Clients send zeros for what they do not know, so all zeros are unknown here.
 
-    A hit in the client's cache is logged as if it were paid; here it cost nothing, and saved that much.
+    Clients log a hit in their cache with the cost of the first call; here it cost nothing and saved that much.
     """
     fields: dict[str, Any] = {}
     hit = log.get("cache_hit")
@@ -185,10 +196,11 @@ def _spent(log: Mapping[str, Any], llm: bool) -> dict[str, Any]:
     return fields
 
 
-def _kept(log: Mapping[str, Any]) -> dict[str, Any]:
+def _attributes(log: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that have no field of their own."""
     kept: dict[str, Any] = {}
     for name, value in log.items():
-        if name in _UNDERSTOOD or value is None or value in ([], {}) or _DEFAULTS.get(name) == value:
+        if name in _TRANSLATED or value is None or value in ([], {}) or _DEFAULTS.get(name) == value:
             continue
         if name == "output_for_eval_metrics" and value == log.get("output"):
             continue
@@ -196,21 +208,20 @@ def _kept(log: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("start_timestamp", "end_timestamp"):
         text = log.get(name)
         if isinstance(text, str) and text.strip()[-2:].isalpha():
-            kept[KEPT_PREFIX + name] = text  # a zone's name may mean several zones
+            kept[KEPT_PREFIX + name] = text  # the name of a time zone may mean several zones
     return kept
 
 
 def _text(log: Mapping[str, Any], name: str) -> str | None:
     value = log.get(name)
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"{name} is text, not {type(value).__name__}")
+        raise ValueError(f"{name} must be text, not {type(value).__name__}")
     return value or None
 
 
 def _time(name: str, value: Any) -> int:
-
     if not isinstance(value, str):
-        raise ValueError(f"{name} is a time such as 2024-05-30T13:48:34+00:00")
+        raise ValueError(f"{name} must be a time such as 2024-05-30T13:48:34+00:00")
     try:
         return read_timestamp(value)
     except ValueError as error:

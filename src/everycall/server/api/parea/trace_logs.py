@@ -1,22 +1,23 @@
-"""The part of Parea's API by which its clients log: projects, trace logs, the health answer.
+"""The routes to which Parea's clients send logs: projects, trace logs and the health check.
 
-Existing `parea-ai` clients work unchanged with `PAREA_BASE_URL` set to `<address>/api/parea/v1`. They create a project
-first, then send each log alone, children before parents, the same one several times, updates before the log itself.
+Clients create a project first, then send each log on its own: children before parents, the same log several times, and
+updates before the log itself.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from litestar import get, post, put
-from litestar.openapi.spec import Schema
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.di import NamedDependency
+from msgspec import Meta
 
 from everycall import semconv
 from everycall.server.api.http import PAREA_PREFIX, ApiRequest, invalid_field, read_object
 from everycall.server.api.openapi import operation
 from everycall.server.api.parea.log_fields import (
-    checked,
+    checked_record,
     fields_of_log,
     fields_of_update,
     restore_attributes,
@@ -25,161 +26,156 @@ from everycall.server.api.parea.log_fields import (
 from everycall.server.api.parea.projects import find_project, project_named, project_of_body
 from everycall.server.auth import project_of, require
 from everycall.server.projects import Projects
-from everycall.server.store.base import Store
+from everycall.server.services import Services
 
-__all__ = ["handlers"]
+__all__ = ["LogResponse", "handlers"]
 
-_OBJECT = Schema(type=OpenAPIType.OBJECT)
-_STRING = Schema(type=OpenAPIType.STRING)
-_NAME = Schema(type=OpenAPIType.STRING, min_length=1, max_length=256)
-_DONE = Schema(type=OpenAPIType.OBJECT, properties={"trace_id": _STRING})
+PROJECT_CHARS_MAX = 256
+
+
+class NewProject(msgspec.Struct):
+    """A project to create."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=PROJECT_CHARS_MAX)]
+
+
+class ProjectResponse(msgspec.Struct):
+    """A project, with the UUID that Parea's clients send instead of its name."""
+
+    name: str
+    uuid: str
+    created_at: str
+    was_created: bool
+
+
+class TraceLog(msgspec.Struct):
+    """Parea's TraceLog: the fields that identify and place a log. It may have all others of Parea's."""
+
+    trace_id: Annotated[str, Meta(description="The id of this log.")]
+    start_timestamp: Annotated[str, Meta(description="ISO 8601, or any form Parea's clients wrote.")]
+    root_trace_id: Annotated[str, Meta(description="The id of its tree's root.")] = ""
+    parent_trace_id: Annotated[str, Meta(description="The id of its parent; its own for a root.")] = ""
+
+
+class TraceLogUpdate(msgspec.Struct):
+    """Fields of a log to set, by Parea's names."""
+
+    trace_id: str
+    field_name_to_value_map: dict[str, Any]
+    root_trace_id: str = ""
+
+
+class LogResponse(msgspec.Struct):
+    """The id of the log that was stored."""
+
+    trace_id: str
+
+
 _PROBLEMS = {
     408: "The body took too long.",
     413: "Too large.",
     415: "Unknown content-encoding.",
     422: "Not as documented.",
 }
-_LOG = Schema(
-    type=OpenAPIType.OBJECT,
-    description="Parea's TraceLog.",
-    required=["trace_id", "start_timestamp"],
-    properties={
-        "trace_id": Schema(type=OpenAPIType.STRING, description="The id of this log."),
-        "root_trace_id": Schema(type=OpenAPIType.STRING, description="The id of its tree's root."),
-        "parent_trace_id": Schema(type=OpenAPIType.STRING, description="The id of its parent; its own for a root."),
-        "start_timestamp": Schema(type=OpenAPIType.STRING, description="ISO 8601, or any form Parea's clients wrote."),
-    },
-)
-_UPDATE = Schema(
-    type=OpenAPIType.OBJECT,
-    required=["trace_id", "field_name_to_value_map"],
-    properties={"trace_id": _STRING, "root_trace_id": _STRING, "field_name_to_value_map": _OBJECT},
-)
 
 
-@get(
-    PAREA_PREFIX,
-    operation_class=operation(answer=Schema(type=OpenAPIType.OBJECT, additional_properties=_STRING)),
-)
+@get(PAREA_PREFIX, operation_class=operation(response=dict[str, str]))
 async def health(request: ApiRequest) -> dict[str, str]:
-    """Say that the API is there."""
+    """Say that the API is there, and which project the key works in."""
     return {"status": "ok", "service": "everycall", "project": project_of(request.user)}
 
 
 @post(
     f"{PAREA_PREFIX}/project",
     status_code=200,
-    operation_class=operation(
-        body=Schema(type=OpenAPIType.OBJECT, required=["name"], properties={"name": _NAME}),
-        answer=Schema(
-            type=OpenAPIType.OBJECT,
-            required=["name", "uuid", "created_at", "was_created"],
-            properties={
-                "name": _STRING,
-                "uuid": _STRING,
-                "created_at": _STRING,
-                "was_created": Schema(type=OpenAPIType.BOOLEAN),
-            },
-        ),
-        problems=_PROBLEMS,
-    ),
+    operation_class=operation(body=NewProject, response=ProjectResponse, problems=_PROBLEMS),
 )
-async def post_project(request: ApiRequest) -> dict[str, Any]:
-    """Return the project of a name, which every Parea client asks for first. `default` is the key's own project."""
+async def post_project(request: ApiRequest, services: NamedDependency[Services]) -> ProjectResponse:
+    """Return the project of a name, creating it if needed. `default` is the key's own project."""
     require(request.user, "write")
-    name = (await read_object(request)).get("name")
-    if not isinstance(name, str) or not 0 < len(name) <= 256:
-        raise invalid_field("name", "name is required: 1 to 256 characters")
+    name = (await read_object(request, services.bodies)).get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= PROJECT_CHARS_MAX:
+        raise invalid_field("name", f"name is required: 1 to {PROJECT_CHARS_MAX} characters")
     project = project_named(request.user, name)
-    since, new = await _projects(request).register(project)
-    return {"name": project, "uuid": Projects.uuid(project), "created_at": since.isoformat(), "was_created": new}
+    created, is_new = await services.projects.register(project)
+    return ProjectResponse(project, Projects.uuid(project), created.isoformat(), is_new)
 
 
 @post(
     f"{PAREA_PREFIX}/trace_log",
     status_code=200,
-    operation_class=operation(body=_LOG, answer=_DONE, problems=_PROBLEMS),
+    operation_class=operation(body=TraceLog, response=LogResponse, problems=_PROBLEMS),
 )
-async def post_trace_log(request: ApiRequest) -> dict[str, str]:
-    """Store one log. The same id again sets what is given and keeps the rest; with `log_omit` nothing is stored."""
+async def post_trace_log(request: ApiRequest, services: NamedDependency[Services]) -> LogResponse:
+    """Store one log.
+
+    Sending the same id again sets the fields that are given and keeps the others. With `log_omit`, nothing is stored.
+    """
     require(request.user, "write")
-    log = await read_object(request)
-    store: Store = request.app.state.store
-    projects = _projects(request)
-    project = await project_of_body(request, log.get("project_name"), log.get("project_uuid"))
+    log = await read_object(request, services.bodies)
+    store = services.store
+    project = await project_of_body(request.user, services.projects, log.get("project_name"), log.get("project_uuid"))
     try:
-        own = fields_of_log(log)["inference_id"]
+        log_id: str = fields_of_log(log)["inference_id"]
         if log.get("log_omit"):
-            return {"trace_id": own}
-        async with projects.turn(project, own):
-            stored = await store.record(project, own)
+            return LogResponse(log_id)
+        async with services.projects.turn(project, log_id):
+            stored = await store.record(project, log_id)
             fields = fields_of_log(log, () if stored is None else stored.omitted)
             if "attributes" in fields:
                 fields["attributes"] = stored_attributes(stored) | fields["attributes"]
-            found = checked({**fields, "project_name": project})
-            commit = await store.commit(project, [found])
+            record = checked_record({**fields, "project_name": project})
+            commit = await store.commit(project, [record])
             if "attributes" in fields and not commit.refused:
-                await restore_attributes(store, found, fields["attributes"])
+                await restore_attributes(store, record, fields["attributes"])
     except (ValueError, RecursionError) as error:
         raise invalid_field("body", str(error)) from error
     if commit.refused:
         raise invalid_field("body", commit.refused[0].reason)
-    return {"trace_id": found.inference_id}
+    return LogResponse(record.inference_id)
 
 
 @put(
     f"{PAREA_PREFIX}/trace_log",
-    operation_class=operation(body=_UPDATE, answer=_DONE, problems=_PROBLEMS),
+    operation_class=operation(body=TraceLogUpdate, response=LogResponse, problems=_PROBLEMS),
 )
-async def put_trace_log(request: ApiRequest) -> dict[str, str]:
-    """Set fields of a log, which may come later."""
+async def put_trace_log(request: ApiRequest, services: NamedDependency[Services]) -> LogResponse:
+    """Set fields of a log. The log itself may be sent later."""
     require(request.user, "write")
-    update = await read_object(request)
-    own = update.get("trace_id")
-    given = update.get("field_name_to_value_map")
-    if not isinstance(own, str) or not own:
-        raise invalid_field("trace_id", "trace_id is required: the id of the log")
-    if not isinstance(given, dict):
-        raise invalid_field("field_name_to_value_map", "field_name_to_value_map is required: an object of fields")
-    store: Store = request.app.state.store
-    projects = _projects(request)
+    update = await read_object(request, services.bodies)
+    store = services.store
+    log_id = update.get("trace_id")
+    values = update.get("field_name_to_value_map")
     root = update.get("root_trace_id")
-    project = await _project_of_log(request, own, root if isinstance(root, str) and root else own)
-    try:
-        async with projects.turn(project, own):
-            stored = await store.record(project, own)
-            fields = (
-                fields_of_update(given, llm=None)
-                if stored is None
-                else fields_of_update(given, llm=stored.kind == semconv.LLM, omitted=stored.omitted)
-            )
-            if "attributes" in fields:
-                fields["attributes"] = stored_attributes(stored) | fields["attributes"]
-            if isinstance(root, str) and root:
-                fields["trace_id"] = root
-            checked({"inference_id": own, "trace_id": own, **fields})
-            await store.merge(project, own, fields)
-    except (ValueError, RecursionError) as error:
-        raise invalid_field("field_name_to_value_map", str(error)) from error
-    return {"trace_id": own}
-
-
-async def _project_of_log(request: ApiRequest, own: str, root: str) -> str:
-    """Return the project of an update, which names none: the key's, else the one that has the log or its tree."""
-    store: Store = request.app.state.store
+    if not isinstance(log_id, str) or not log_id:
+        raise invalid_field("trace_id", "trace_id is required: the id of the log")
+    if not isinstance(values, dict):
+        raise invalid_field("field_name_to_value_map", "field_name_to_value_map is required: an object of fields")
+    root_id = root if isinstance(root, str) and root else None
 
     async def has_log(name: str) -> bool:
-        return await store.record(name, own) is not None
+        return await store.record(name, log_id) is not None
 
     async def has_tree(name: str) -> bool:
-        return await store.trace_summary(name, root) is not None
+        return await store.trace_summary(name, root_id or log_id) is not None
 
-    return await find_project(request, has_log, has_tree)
-
-
-def _projects(request: ApiRequest) -> Projects:
-    found: Projects = request.app.state.projects
-    return found
+    project = await find_project(request.user, store, has_log, has_tree)
+    try:
+        async with services.projects.turn(project, log_id):
+            stored = await store.record(project, log_id)
+            if stored is None:
+                fields = fields_of_update(values, llm=None)
+            else:
+                fields = fields_of_update(values, llm=stored.kind == semconv.LLM, omitted=stored.omitted)
+            if "attributes" in fields:
+                fields["attributes"] = stored_attributes(stored) | fields["attributes"]
+            if root_id is not None:
+                fields["trace_id"] = root_id
+            checked_record({"inference_id": log_id, "trace_id": log_id, **fields})
+            await store.merge(project, log_id, fields)
+    except (ValueError, RecursionError) as error:
+        raise invalid_field("field_name_to_value_map", str(error)) from error
+    return LogResponse(log_id)
 
 
 handlers = [health, post_project, post_trace_log, put_trace_log]
