@@ -1,8 +1,8 @@
-"""The public seam that integrations build on: calls, context, streams, wrapping. Layer 3, public.
+"""The public interface for integrations: calls, context, clients, requests and streams.
 
-An integration imports this module, `everycall.errors`, `everycall.limits` and its own library, nothing else of
-everycall's. A call is begun with `start_call`, made current only while the instrumented code runs (`active`), and ended
-exactly once. What an integration does inside the user's program goes through `guarded`.
+An integration imports this module, `everycall.errors`, `everycall.limits`, `everycall.semconv` and its own library, and
+nothing else of everycall's. It starts a call with `start_call`, makes it current only while the instrumented code runs
+(`active`), and ends it exactly once. What an integration does inside the user's program goes through `guarded`.
 
 Users switch installed integrations on with `everycall.instrument("openai", "langchain")`.
 """
@@ -15,12 +15,27 @@ from everycall._call.call import INHERIT, UNSET, Call, Inherit, Unset, start_bel
 from everycall._call.context import add_lookup, attach, current_call, current_context, detach
 from everycall._call.generators import Chunks, drive, drive_async
 from everycall._guard import guarded, report
-from everycall._instrumentation.content import members, plain, plain_messages, read, reference, text
+from everycall._instrumentation.content import (
+    get_member,
+    media_reference,
+    members,
+    nonempty_text,
+    to_plain,
+    to_plain_messages,
+)
+from everycall._instrumentation.generators import keep_context
 from everycall._instrumentation.providers import provider_at
-from everycall._instrumentation.request import Exchange, Labels, Options, SharedLabels, recorded_by_framework
-from everycall._instrumentation.stainless import StainlessExchange, begin_request
-from everycall._instrumentation.stream import Gathering, Reading, Text, carried, follow, follow_parse, watch_closing
-from everycall._instrumentation.wrapper import Wrapping
+from everycall._instrumentation.request import Labels, ModelRequest, Options, SharedLabels, framework_call
+from everycall._instrumentation.stainless import StainlessRequest, start_request
+from everycall._instrumentation.stream import (
+    StreamAccumulator,
+    StreamRecorder,
+    TextBuffer,
+    watch_close,
+    wrap_iterator,
+    wrap_parse,
+)
+from everycall._instrumentation.wrapper import ClientWrapper
 from everycall._patches import Patches
 from everycall.settings import OMIT_ALL, OMIT_INPUTS, OMIT_NOTHING, OMIT_OUTPUTS, omit_flags
 from everycall.usage import usage_fields
@@ -34,53 +49,53 @@ __all__ = [
     "UNSET",
     "Call",
     "Chunks",
-    "Exchange",
-    "Gathering",
+    "ClientWrapper",
     "Inherit",
     "Labels",
+    "ModelRequest",
     "Options",
     "Patches",
-    "Reading",
     "SharedLabels",
-    "StainlessExchange",
-    "Text",
+    "StainlessRequest",
+    "StreamAccumulator",
+    "StreamRecorder",
+    "TextBuffer",
     "Unset",
-    "Wrapping",
     "active",
-    "begin_request",
-    "carried",
     "current",
     "current_context",
     "drive",
     "drive_async",
-    "follow",
-    "follow_parse",
+    "framework_call",
+    "get_member",
     "guarded",
+    "keep_context",
+    "media_reference",
     "members",
+    "nonempty_text",
     "omit_flags",
-    "plain",
-    "plain_messages",
     "provider_at",
-    "read",
-    "recorded_by_framework",
-    "reference",
     "register_parent_lookup",
     "report",
     "start_below",
     "start_call",
-    "text",
+    "start_request",
+    "to_plain",
+    "to_plain_messages",
     "usage_fields",
-    "watch_closing",
+    "watch_close",
+    "wrap_iterator",
+    "wrap_parse",
 ]
 
 
 def current() -> Call | None:
-    """Return the call in progress here, or None."""
+    """Return the current call, or None."""
     return current_call()
 
 
 class active:  # noqa: N801 - used like a function: `with active(call): ...`
-    """Make a call current while a block runs; does not end it. Used once."""
+    """Make a call current while a block runs, without ending it. An object of this class is used once."""
 
     __slots__ = ("_call", "_token")
 
@@ -96,10 +111,10 @@ class active:  # noqa: N801 - used like a function: `with active(call): ...`
 
 
 def register_parent_lookup(lookup: Callable[[Call | None], Call | None]) -> Callable[[], None]:
-    """Let an integration say which of its calls is running here; returns a function that undoes it.
+    """Let an integration say which of its calls is running; returns a function that undoes it.
 
-    `lookup(held)` is asked whenever a call looks for its parent; `held` is the call that the context holds, or None.
-    Its answer is taken when that call lies below it, so a framework that carries its own context (LangChain's run tree)
-    needs nothing attached and nothing patched. Who asks OpenTelemetry for the current span there is given that call.
+    `lookup(current)` is called whenever a call looks for its parent; `current` is the call in the context, or None. Its
+    result is used if it lies below `current`. So a framework that carries its own context (LangChain's run tree) needs
+    nothing attached and nothing patched. OpenTelemetry's current span is that call there, too.
     """
     return add_lookup(lookup)

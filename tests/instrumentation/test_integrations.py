@@ -91,8 +91,8 @@ except everycall.errors.ConfigurationError as error:
         text=True,
         check=True,
     )
-    assert "the integration 'openai' does not load: openai is broken here" in done.stdout
-    assert "the integration openai does not load: openai is broken here" in done.stderr
+    assert "the integration 'openai' cannot be imported: openai is broken here" in done.stdout
+    assert "the integration openai cannot be imported: openai is broken here" in done.stderr
 
 
 def test_integrations_build_on_a_module_and_users_call_a_function(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ import json
 from typing import Any, Final
 
 from everycall import limits
-from everycall.integration import Gathering, Text, members, read
+from everycall.integration import StreamAccumulator, TextBuffer, get_member, members
 from everycall_anthropic import _responses
 
 __all__ = ["Completion", "Message"]
@@ -21,7 +21,7 @@ _DELTAS: Final = {
     "input_json_delta": "partial_json",
     "compaction_delta": "content",
 }
-"""Deltas that are joined, with the member that has the piece."""
+"""Deltas that are joined, with the member that has the chunk."""
 _FINAL_AT_THE_END: Final = ("output_tokens", "output_tokens_details")
 """What a message's start only has a placeholder of."""
 
@@ -33,7 +33,7 @@ class _Block:
 
     def __init__(self, begun: Any) -> None:
         self.begun = members(begun)
-        self.texts: dict[str, Text] = {}
+        self.texts: dict[str, TextBuffer] = {}
         self.signature: Any = None
         self.citations: list[Any] = []
 
@@ -43,7 +43,7 @@ class _Block:
         if name is not None:
             held = self.texts.get(name)
             if held is None:
-                held = self.texts[name] = Text()
+                held = self.texts[name] = TextBuffer()
             held.add(delta.get(name))
         elif kind == "signature_delta":
             self.signature = delta.get("signature")
@@ -73,28 +73,28 @@ def _arguments(given: str) -> Any:
         return given
 
 
-class Message(Gathering):
+class Message(StreamAccumulator):
     """The events of a message."""
 
     __slots__ = ("blocks", "failure", "has_final_usage", "told", "usage")
 
-    def __init__(self, keeps: bool) -> None:
-        super().__init__(keeps)
+    def __init__(self, captures_output: bool) -> None:
+        super().__init__(captures_output)
         self.told: dict[str, Any] = {}
         self.usage: dict[str, Any] = {}
         self.has_final_usage = False
         self.blocks: dict[Any, _Block] = {}
         self.failure: str | None = None
 
-    def take(self, piece: Any) -> None:
-        event = members(piece)
+    def add(self, chunk: Any) -> None:
+        event = members(chunk)
         kind = event.get("type")
         if kind == "content_block_delta":
             delta = members(event.get("delta"))
             of = delta.get("type")
-            if not self.spoke:
-                self.spoke = bool(delta.get(_DELTAS.get(str(of), "")))
-            if self.keeps:
+            if not self.has_output:
+                self.has_output = bool(delta.get(_DELTAS.get(str(of), "")))
+            if self.captures_output:
                 block = self.blocks.get(event.get("index"))
                 if block is not None:
                     block.hear(of, delta)
@@ -106,16 +106,16 @@ class Message(Gathering):
             self._count(begun.get("usage"))
         elif kind == "message_delta":
             self.told.update((name, value) for name, value in members(event.get("delta")).items() if value is not None)
-            self.complete = self.complete or self.told.get("stop_reason") is not None
+            self.is_complete = self.is_complete or self.told.get("stop_reason") is not None
             self.has_final_usage = event.get("usage") is not None
             self._count(event.get("usage"))
         elif kind == "message_stop":
-            self.complete = True
+            self.is_complete = True
 
     def _begin(self, index: Any, block: Any) -> None:
-        kind = read(block, "type")
-        self.spoke = self.spoke or kind not in ("text", "thinking") or bool(read(block, "text"))
-        if self.keeps and len(self.blocks) < limits.STREAM_CHUNKS_MAX:
+        kind = get_member(block, "type")
+        self.has_output = self.has_output or kind not in ("text", "thinking") or bool(get_member(block, "text"))
+        if self.captures_output and len(self.blocks) < limits.STREAM_CHUNKS_MAX:
             self.blocks[index] = _Block(block)
 
     def _count(self, usage: Any) -> None:
@@ -133,24 +133,24 @@ class Message(Gathering):
         return fields
 
 
-class Completion(Gathering):
+class Completion(StreamAccumulator):
     """The events of a legacy completion."""
 
     __slots__ = ("said", "told")
 
-    def __init__(self, keeps: bool) -> None:
-        super().__init__(keeps)
+    def __init__(self, captures_output: bool) -> None:
+        super().__init__(captures_output)
         self.told: dict[str, Any] = {}
-        self.said = Text()
+        self.said = TextBuffer()
 
-    def take(self, piece: Any) -> None:
-        event = members(piece)
+    def add(self, chunk: Any) -> None:
+        event = members(chunk)
         said = event.get("completion")
         self.told.update((name, event[name]) for name in ("id", "model", "stop_reason") if event.get(name) is not None)
-        self.complete = self.told.get("stop_reason") is not None
+        self.is_complete = self.told.get("stop_reason") is not None
         if said:
-            self.spoke = True
-            if self.keeps:
+            self.has_output = True
+            if self.captures_output:
                 self.said.add(said)
 
     def fields(self) -> dict[str, Any]:

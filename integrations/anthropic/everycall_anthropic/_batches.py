@@ -1,84 +1,86 @@
-"""Results of a batch: each that is read becomes a completion of its own. Called by exchanges.
+"""Results of a batch. Each result that is read becomes a completion of its own. Used by requests.
 
-A batch is a trace, named by its id; a result has its place in it by its `custom_id`. So what is read again, in this
-process or another one, is the same record. What was asked is in the request that made the batch, and not here.
+A batch is a trace that is identified by its id, and a result is identified in it by its `custom_id`. So a result that
+is read again, in this process or another, is the same record. Its input was in the request that made the batch, and is
+not recorded here.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from everycall.integration import Gathering, Options, StainlessExchange, read, start_call
+from everycall.integration import Options, StainlessRequest, StreamAccumulator, get_member, start_call
 from everycall.semconv import ERROR_TYPE, SERVICE_TIER
 from everycall_anthropic import _responses
 from everycall_anthropic._endpoints import SCOPE, BatchEndpoint
 
-__all__ = ["BatchExchange"]
+__all__ = ["BatchRequest"]
 
-_BATCH: Final = "anthropic.message.batch.id"
+_BATCH_ID: Final = "anthropic.message.batch.id"
 _CUSTOM_ID: Final = "anthropic.message.batch.custom_id"
-_KINDS: Final = ("succeeded", "errored", "canceled", "expired")
+_OUTCOMES: Final = ("succeeded", "errored", "canceled", "expired")
 
 
-class BatchExchange(StainlessExchange):
+class BatchRequest(StainlessRequest):
     """The reading of one batch's results."""
 
-    __slots__ = ("_batch", "_options")
+    __slots__ = ("_batch_id", "_options")
 
     def __init__(self, request: Any, endpoint: BatchEndpoint, options: Options, provider: str | None) -> None:
-        self._batch = endpoint.batch
+        self._batch_id = endpoint.batch_id
         self._options = options
-        arguments = {**options.arguments(), "trace_id": endpoint.batch}
-        call = start_call(f"{endpoint.operation} {endpoint.batch}", kind=endpoint.kind, scope=SCOPE, **arguments)
-        call.happened_before(endpoint.batch)
+        labels = {**options.call_labels(), "trace_id": endpoint.batch_id}
+        call = start_call(f"{endpoint.operation} {endpoint.batch_id}", kind=endpoint.kind, scope=SCOPE, **labels)
+        call.happened_before(endpoint.batch_id)
         super().__init__(SCOPE, request, endpoint, options, provider, call)
-        self.is_own = True
+        self.owns_call = True
 
-    def gathering(self) -> Gathering:
-        """Return what records each result."""
+    def new_accumulator(self) -> StreamAccumulator:
+        """Return an accumulator that records each result."""
         return _Results(self)
 
-    def record(self, result: Any) -> str:
-        """Record one result, as far as a model was asked; returns how it went."""
-        outcome = read(result, "result")
-        how = str(read(outcome, "type"))
-        if how not in ("succeeded", "errored"):
-            return how
-        fields = _responses.message(read(outcome, "message")) if how == "succeeded" else {}
+    def record_result(self, result: Any) -> str:
+        """Record one result if a model was asked for it; returns its outcome."""
+        response = get_member(result, "result")
+        outcome = str(get_member(response, "type"))
+        if outcome not in ("succeeded", "errored"):
+            return outcome
+        succeeded = outcome == "succeeded"
+        fields = _responses.message(get_member(response, "message")) if succeeded else {}
         model = fields.get("model")
         call = start_call(
             f"chat {model}" if model else "chat",
             kind="llm",
             scope=SCOPE,
             parent=self.call,
-            **{name: value for name, value in self._options.arguments().items() if name != "trace_name"},
+            **{name: value for name, value in self._options.call_labels().items() if name != "trace_name"},
         )
-        custom_id = read(result, "custom_id")
-        call.happened_before(f"{self._batch} {custom_id}")
-        call.update(provider=self.provider, **{_BATCH: self._batch, _CUSTOM_ID: custom_id})
-        if how == "succeeded":
+        custom_id = get_member(result, "custom_id")
+        call.happened_before(f"{self._batch_id} {custom_id}")
+        call.update(provider=self.provider, **{_BATCH_ID: self._batch_id, _CUSTOM_ID: custom_id})
+        if succeeded:
             call.update(**{SERVICE_TIER: "batch", **fields})
             call.end()
         else:
-            error = read(read(outcome, "error"), "error")
-            call.update(**{ERROR_TYPE: read(error, "type")})
+            error = get_member(get_member(response, "error"), "error")
+            call.update(**{ERROR_TYPE: get_member(error, "type")})
             call.fail(_responses.failure(error))
-        return how
+        return outcome
 
 
-class _Results(Gathering):
-    """The results of a batch as they are read; what they say is in records of their own."""
+class _Results(StreamAccumulator):
+    """Counts the outcomes of a batch's results as they are read; their content is in records of their own."""
 
-    __slots__ = ("_counts", "_exchange")
+    __slots__ = ("_counts", "_request")
 
-    def __init__(self, exchange: BatchExchange) -> None:
-        super().__init__(keeps=False)
-        self._exchange = exchange
-        self._counts = dict.fromkeys(_KINDS, 0)
+    def __init__(self, request: BatchRequest) -> None:
+        super().__init__(captures_output=False)
+        self._request = request
+        self._counts = dict.fromkeys(_OUTCOMES, 0)
 
-    def take(self, piece: Any) -> None:
-        how = self._exchange.record(piece)
-        self._counts[how] = self._counts.get(how, 0) + 1
+    def add(self, chunk: Any) -> None:
+        outcome = self._request.record_result(chunk)
+        self._counts[outcome] = self._counts.get(outcome, 0) + 1
 
     def fields(self) -> dict[str, Any]:
         return {"output": dict(self._counts)}

@@ -1,6 +1,6 @@
-"""What a request asks: the endpoint it goes to, and the fields of a record that its body gives. Called by exchanges.
+"""The endpoints that are recorded, and the fields of a record that a request's body gives. Used by requests.
 
-Only known parameters of a request are kept: what else a body holds may be keys, such as those of MCP servers.
+Only known parameters of a request are kept: other members of a body may hold keys, such as those of MCP servers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import anthropic
 
-from everycall.integration import Gathering, plain, plain_messages, read
+from everycall.integration import StreamAccumulator, get_member, to_plain, to_plain_messages
 from everycall_anthropic import _accumulators, _responses
 
 __all__ = ["SCOPE", "BatchEndpoint", "MessageEndpoint", "endpoint_of"]
@@ -27,53 +27,52 @@ _PARAMETERS: Final = frozenset(
         *("fallbacks", "thread"),
     }
 )
-_NOT_GIVEN: Final = tuple(
-    found for name in ("Omit", "NotGiven") if isinstance(found := getattr(anthropic, name, None), type)
-)
-"""What stands for a parameter that the caller left out, until the library drops it."""
-_BATCHES: Final = "messages/batches/"
-_RESULTS: Final = "/results"
+_OMITTED: Final = tuple(cls for name in ("Omit", "NotGiven") if isinstance(cls := getattr(anthropic, name, None), type))
+"""What stands for a parameter that the caller left out, until the library removes it."""
+_BATCHES_PATH: Final = "messages/batches/"
+_RESULTS_PATH: Final = "/results"
 
 Body = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class MessageEndpoint:
-    """One kind of request to a model; see `everycall.integration.StainlessExchange`."""
+    """One kind of request to a model; see `everycall.integration.StainlessRequest`."""
 
     operation: str
-    asks: Callable[[Body], list[Any]]
-    answers: Callable[[Any], dict[str, Any]]
-    gathers: Callable[[bool], Gathering] | None
+    read_messages: Callable[[Body], list[Any]]
+    read_response: Callable[[Any], dict[str, Any]]
+    accumulator: Callable[[bool], StreamAccumulator] | None
     kind: str = "llm"
 
-    def fields(self, body: Body, provider: str | None) -> dict[str, Any]:
-        """Return `llm_configuration`, with Anthropic's own shape of messages and tools."""
-        given = {name: value for name, value in body.items() if value is not None and not isinstance(value, _NOT_GIVEN)}
-        configuration: dict[str, Any] = {
-            "model": given.get("model"),
-            "provider": provider,
-            "model_params": {
-                name: plain(value)
-                for name, value in given.items()
-                if name in _PARAMETERS and not (name == "stream" and value is False)
-            },
-            "messages": self.asks(given),
+    def request_fields(self, body: Body, provider: str | None) -> dict[str, Any]:
+        """Return `llm_configuration`, with messages and tools in Anthropic's own shape."""
+        values = {name: value for name, value in body.items() if value is not None and not isinstance(value, _OMITTED)}
+        parameters = {
+            name: to_plain(value)
+            for name, value in values.items()
+            if name in _PARAMETERS and not (name == "stream" and value is False)
         }
-        if "tools" in given:
-            configuration["functions"] = plain(given["tools"])
-        if "tool_choice" in given:
-            configuration["function_call"] = given["tool_choice"]
-        if "mcp_servers" in given:
-            configuration["model_params"]["mcp_servers"] = [read(server, "name") for server in given["mcp_servers"]]
+        if "mcp_servers" in values:
+            parameters["mcp_servers"] = [get_member(server, "name") for server in values["mcp_servers"]]
+        configuration: dict[str, Any] = {
+            "model": values.get("model"),
+            "provider": provider,
+            "model_params": parameters,
+            "messages": self.read_messages(values),
+        }
+        if "tools" in values:
+            configuration["functions"] = to_plain(values["tools"])
+        if "tool_choice" in values:
+            configuration["function_call"] = values["tool_choice"]
         return {"llm_configuration": configuration}
 
 
 def _messages(body: Body) -> list[Any]:
-    """Return the messages, that of the system first: a text, or blocks."""
-    messages = plain_messages(body.get("messages"))
+    """Return the messages, with the system prompt (a text, or blocks) first."""
+    messages = to_plain_messages(body.get("messages"))
     system = body.get("system")
-    return messages if system is None else [{"role": "system", "content": plain(system)}, *messages]
+    return messages if system is None else [{"role": "system", "content": to_plain(system)}, *messages]
 
 
 def _prompt(body: Body) -> list[Any]:
@@ -88,29 +87,30 @@ _ENDPOINTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class BatchEndpoint:
-    """The results of one batch of requests, which are read like a stream."""
+    """The results of one batch of requests, which are read as a stream."""
 
-    batch: str
+    batch_id: str
     operation: str = "message_batch"
     kind: str = "chain"
-    gathers: None = None
+    accumulator: None = None
 
-    def answers(self, answer: Any) -> dict[str, Any]:  # noqa: ARG002 - results are never here whole
+    def read_response(self, response: Any) -> dict[str, Any]:  # noqa: ARG002 - the results never come as a whole
         """Return nothing."""
         return {}
 
-    def fields(self, body: Body, provider: str | None) -> dict[str, Any]:  # noqa: ARG002 - as every endpoint
-        """Return the batch that is asked for."""
-        return {"inputs": {"message_batch_id": self.batch}}
+    def request_fields(self, body: Body, provider: str | None) -> dict[str, Any]:  # noqa: ARG002 - as every endpoint
+        """Return the batch whose results are read."""
+        return {"inputs": {"message_batch_id": self.batch_id}}
 
 
 def endpoint_of(request: Any) -> MessageEndpoint | BatchEndpoint | None:
-    """Return the endpoint of a request that is recorded; None for all the others."""
+    """Return the endpoint of a request; None if the request is not recorded."""
     if request is None:
         return None
     path = urlsplit(request.url).path.strip("/")
     if request.method.lower() == "post":
         return _ENDPOINTS.get(path.removeprefix("v1/"))
-    _, _, rest = path.partition(_BATCHES)
-    batch = rest.removesuffix(_RESULTS)
-    return BatchEndpoint(batch) if rest != batch and batch and "/" not in batch else None
+    _, _, rest = path.partition(_BATCHES_PATH)
+    batch_id = rest.removesuffix(_RESULTS_PATH)
+    has_results = rest != batch_id
+    return BatchEndpoint(batch_id) if has_results and batch_id and "/" not in batch_id else None

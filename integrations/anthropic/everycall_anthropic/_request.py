@@ -1,4 +1,4 @@
-"""One request to Anthropic's API, or one like it, and its answer. Begun by the wrapped clients."""
+"""One request to Anthropic's API, or to one that speaks its protocol. Started by the wrapped clients."""
 
 from __future__ import annotations
 
@@ -6,80 +6,80 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
-from everycall.integration import Call, Options, Reading, StainlessExchange, begin_request, read
+from everycall.integration import Call, Options, StainlessRequest, StreamRecorder, get_member, start_request
 from everycall.semconv import ERROR_TYPE, SERVICE_TIER
-from everycall_anthropic._batches import BatchExchange
+from everycall_anthropic._batches import BatchRequest
 from everycall_anthropic._endpoints import SCOPE, BatchEndpoint, MessageEndpoint, endpoint_of
-from everycall_anthropic._legacy_streams import follow_remade
+from everycall_anthropic._legacy_streams import record_legacy_stream
 from everycall_anthropic._providers import provider_of
-from everycall_anthropic._responses import SERVICE_TIER_TOLD
+from everycall_anthropic._responses import REPORTED_SERVICE_TIER
 
-__all__ = ["AnthropicExchange", "begin"]
+__all__ = ["AnthropicRequest", "start"]
 
-_ITERABLES: Final = ("messages", "system", "tools", "stop_sequences")
+_ITERABLE_PARAMETERS: Final = ("messages", "system", "tools", "stop_sequences")
 
 
-class AnthropicExchange(StainlessExchange):
-    """One request under way."""
+class AnthropicRequest(StainlessRequest):
+    """One request."""
 
     __slots__ = ()
 
-    adds: ClassVar[tuple[str, ...]] = (SERVICE_TIER, SERVICE_TIER_TOLD)
+    framework_attributes: ClassVar[tuple[str, ...]] = (SERVICE_TIER, REPORTED_SERVICE_TIER)
 
-    def follow(self, stream: Any, reading: Reading) -> None:
-        """Follow a stream of the library's, and one that its helpers make of it."""
-        super().follow(stream, reading)
-        follow_remade(stream, reading)
+    def record_stream(self, stream: Any, recorder: StreamRecorder) -> None:
+        """Record a stream of the library's, and one that its helpers make of it."""
+        super().record_stream(stream, recorder)
+        record_legacy_stream(stream, recorder)
 
-    def about(self, error: BaseException) -> dict[str, Any]:
+    def error_attributes(self, error: BaseException) -> dict[str, Any]:
         """Return the status, the request's id, and Anthropic's type of the error, such as `overloaded_error`."""
-        kind = read(read(read(error, "body"), "error"), "type")
+        kind = get_member(get_member(get_member(error, "body"), "error"), "type")
         return {
-            **super().about(error),
-            "anthropic.request.id": read(error, "request_id"),
+            **super().error_attributes(error),
+            "anthropic.request.id": get_member(error, "request_id"),
             ERROR_TYPE: kind if isinstance(kind, str) else None,
         }
 
 
-def begin(
+def start(
     client: Any, _method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
-) -> StainlessExchange | None:
-    """Begin the exchange of a request; None for one that is not recorded here. Never raises."""
+) -> StainlessRequest | None:
+    """Start the recording of a request; returns None for one that is not recorded here. Never raises."""
 
-    def make(request: Any, endpoint: MessageEndpoint | BatchEndpoint, framework: Call | None) -> StainlessExchange:
+    def make(request: Any, endpoint: MessageEndpoint | BatchEndpoint, framework: Call | None) -> StainlessRequest:
         provider = options.provider or provider_of(client)
         if isinstance(endpoint, BatchEndpoint):
-            return BatchExchange(request, endpoint, options, provider)
-        return AnthropicExchange(SCOPE, _repeatable(request), endpoint, options, provider, framework)
+            return BatchRequest(request, endpoint, options, provider)
+        return AnthropicRequest(SCOPE, _repeatable(request), endpoint, options, provider, framework)
 
-    return begin_request(SCOPE, args, kwargs, endpoint_of, make)
+    return start_request(SCOPE, args, kwargs, endpoint_of, make)
 
 
 def _repeatable(request: Any) -> Any:
-    """Return the request, or a copy whose messages can be read twice where they are given as something to read once."""
+    """Return the request, or a copy of it with lists in place of iterators, which could be read only once."""
     body = request.json_data
     if type(body) is not dict:
         return request
-    kept = {
-        name: _kept(value)
-        for name in _ITERABLES
+    lists = {
+        name: _read_all(value)
+        for name in _ITERABLE_PARAMETERS
         if isinstance(value := body.get(name), Iterable) and not isinstance(value, str | list | Mapping)
     }
-    if kept:
+    if lists:
         request = copy.copy(request)
-        request.json_data = {**body, **kept}
+        request.json_data = {**body, **lists}
     return request
 
 
-def _kept(values: Iterable[Any]) -> Iterable[Any]:
-    kept: list[Any] = []
+def _read_all(values: Iterable[Any]) -> Iterable[Any]:
+    items: list[Any] = []
     try:
-        kept.extend(values)
-    except Exception as error:  # noqa: BLE001 - the program's own: it is raised again where the library reads them
-        return _again(kept, error)
-    return kept
+        items.extend(values)
+    except Exception as error:  # noqa: BLE001 - the program's own: it is raised again where the library reads the items
+        return _replay(items, error)
+    return items
 
 
-def _again(kept: list[Any], error: Exception) -> Iterator[Any]:
-    yield from kept
+def _replay(items: list[Any], error: Exception) -> Iterator[Any]:
+    yield from items
     raise error

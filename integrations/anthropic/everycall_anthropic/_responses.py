@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from everycall.integration import members, plain, read, usage_fields
+from everycall.integration import get_member, members, to_plain, usage_fields
 from everycall.semconv import GEN_AI_FINISH_REASONS, GEN_AI_RESPONSE_ID, USAGE_UNPRICED
 
-__all__ = ["SERVICE_TIER_TOLD", "completion", "failure", "message"]
+__all__ = ["REPORTED_SERVICE_TIER", "completion", "failure", "message"]
 
-SERVICE_TIER_TOLD: Final = "anthropic.response.service_tier"
+REPORTED_SERVICE_TIER: Final = "anthropic.response.service_tier"
 _USED: Final = "anthropic.usage."
 _DETAILS: Final = ("stop_details", "stop_sequence")
 _IS_ANTHROPICS: Final = {"cache_creation": None}
@@ -36,9 +36,9 @@ def message(answer: Any) -> dict[str, Any]:
     said, is_text = [], True
     for block in blocks:
         held = members(block)
-        piece = held.get("text")
-        if held.get("type") == "text" and isinstance(piece, str):
-            said.append(piece)
+        chunk = held.get("text")
+        if held.get("type") == "text" and isinstance(chunk, str):
+            said.append(chunk)
         is_text = is_text and held.get("type") == "text" and not held.get("citations")
     if said:
         fields["content"] = "".join(said)
@@ -49,7 +49,7 @@ def message(answer: Any) -> dict[str, Any]:
 
 def _shown(block: Any) -> Any:
     """Return a block as plain values, without what the library parsed out of its text."""
-    shown = plain(block)
+    shown = to_plain(block)
     if type(shown) is dict:
         shown = {name: value for name, value in shown.items() if value is not None and name != "parsed_output"}
     return shown
@@ -65,7 +65,7 @@ def completion(answer: Any) -> dict[str, Any]:
 
 def failure(error: Any) -> str:
     """Return what an answer says of its failure: the error's type and message."""
-    told = (read(error, "type"), read(error, "message"))
+    told = (get_member(error, "type"), get_member(error, "message"))
     return ": ".join(str(part) for part in told if part) or "the request failed"
 
 
@@ -81,7 +81,7 @@ def _about(told: dict[str, Any]) -> dict[str, Any]:
         fields[GEN_AI_FINISH_REASONS] = [reason]
     for name in _DETAILS:
         if told.get(name) is not None:
-            fields[f"anthropic.{name}"] = plain(told[name])
+            fields[f"anthropic.{name}"] = to_plain(told[name])
     return fields
 
 
@@ -96,7 +96,7 @@ def tokens(usage: Any) -> dict[str, Any]:
         _add_advice(fields, rounds)
     tier = told.get("service_tier")
     if isinstance(tier, str):
-        fields[SERVICE_TIER_TOLD] = tier
+        fields[REPORTED_SERVICE_TIER] = tier
     uses = told.get("server_tool_use")
     if uses is not None:
         for name, number in members(uses).items():
@@ -107,15 +107,15 @@ def tokens(usage: Any) -> dict[str, Any]:
 
 def _compacted(told: dict[str, Any], rounds: Iterable[Any]) -> dict[str, Any]:
     """Return the counts that grow by what compactions took: those are billed, and Anthropic leaves them out above."""
-    compactions = [members(entry) for entry in rounds if read(entry, "type") == "compaction"]
+    compactions = [members(entry) for entry in rounds if get_member(entry, "type") == "compaction"]
     if not compactions:
         return {}
     grown: dict[str, Any] = {
         name: _sum(told.get(name), *(entry.get(name) for entry in compactions)) for name in _COMPACTED
     }
-    kept = [read(told, "cache_creation"), *(entry.get("cache_creation") for entry in compactions)]
+    kept = [get_member(told, "cache_creation"), *(entry.get("cache_creation") for entry in compactions)]
     if any(entry is not None for entry in kept):
-        grown["cache_creation"] = {name: _sum(*(read(entry, name) for entry in kept)) for name in _LIFETIMES}
+        grown["cache_creation"] = {name: _sum(*(get_member(entry, name) for entry in kept)) for name in _LIFETIMES}
     return grown
 
 
@@ -127,10 +127,10 @@ def _sum(*numbers: Any) -> int | None:
 def _add_advice(fields: dict[str, Any], rounds: Iterable[Any]) -> None:
     """Add what an advisor took: another model, with prices of its own, whose tokens are in neither sum."""
     for entry in rounds:
-        if read(entry, "type") == "advisor_message":
+        if get_member(entry, "type") == "advisor_message":
             parts = fields.setdefault("usage", {})
             for name in _COMPACTED:
-                number = read(entry, name)
+                number = get_member(entry, name)
                 if type(number) is int and number > 0:
                     key = f"{USAGE_UNPRICED}advisor_{name}"
                     parts[key] = parts.get(key, 0) + number

@@ -33,7 +33,7 @@ RESULTS = [
 LINES = b"".join(json.dumps(result).encode() + b"\n" for result in RESULTS)
 
 
-async def read(clients: Clients, client: Any, batches_of: Any) -> list[Any]:
+async def get_member(clients: Clients, client: Any, batches_of: Any) -> list[Any]:
     return await clients.all(await clients.wait(batches_of(client).results("msgbatch_1")))
 
 
@@ -42,7 +42,7 @@ async def test_each_result_is_a_completion(
 ) -> None:
     """Below the batch, in a trace that is named by it. How long a result took nobody knows."""
     provider.reply(body=LINES)
-    results = await read(clients, clients.wrapped(tags=["nightly"]), batches_of)
+    results = await get_member(clients, clients.wrapped(tags=["nightly"]), batches_of)
     assert [result.custom_id for result in results] == ["one", "two", "three", "four", "five"]
     one, two, five, batch = records
     assert content_without_times(one) == {
@@ -93,10 +93,10 @@ async def test_results_that_are_read_again_are_the_same_records(
 ) -> None:
     """Also elsewhere, in a call of one's own: so an endpoint stores them once."""
     provider.script(*(type(provider.default)(body=LINES) for _ in range(2)))
-    await read(clients, clients.wrapped(), batches_of)
+    await get_member(clients, clients.wrapped(), batches_of)
     first = [record.inference_id for record in records]
     with everycall.span("again"):
-        await read(clients, clients.wrapped(session_id="s-1"), batches_of)
+        await get_member(clients, clients.wrapped(session_id="s-1"), batches_of)
     assert [record.inference_id for record in records[4:8]] == first
     assert len(set(first)) == 4
     assert records[8].name == "again"
@@ -117,7 +117,7 @@ async def test_an_endpoint_stores_them_once(
         everycall.init(endpoint=server.address, api_key=server.key, spool_dir=tmp_path / "spool")
         try:
             for _ in range(2):
-                await read(clients, clients.wrapped(), batches_of)
+                await get_member(clients, clients.wrapped(), batches_of)
             assert everycall.flush(10).dropped == 0
         finally:
             everycall.shutdown(2)
@@ -147,7 +147,7 @@ async def test_omitted(
 ) -> None:
     """What a result or its error says is left out, its tokens are not."""
     provider.reply(body=LINES)
-    assert len(await read(clients, clients.wrapped(**{flag: True}), batches_of)) == 5
+    assert len(await get_member(clients, clients.wrapped(**{flag: True}), batches_of)) == 5
     assert "canary" not in repr(records)
     assert [r.input_tokens for r in records] == ([] if flag == "log_omit" else [17, None, 17, None])
     assert [r.content for r in records if r.content] == (["hello"] * 2 if flag == "log_omit_inputs" else [])
@@ -158,7 +158,7 @@ async def test_a_batch_that_cannot_be_read(
 ) -> None:
     provider.reply(status=404, body=b"{}")
     with pytest.raises(Exception, match="404"):
-        await read(clients, clients.wrapped(), batches_of)
+        await get_member(clients, clients.wrapped(), batches_of)
     assert [(r.name, r.status) for r in records] == [("message_batch msgbatch_1", "error")]
 
 

@@ -1,8 +1,8 @@
-"""Where the recording is put in: one client, or all of them. Called by the face.
+"""Where requests of Google's clients are recorded: those of one client, or of all clients.
 
-All of the library's methods end in four functions of what a client sends its requests with, `client._api_client`; that
-is shared by `client.models`, `client.aio.models` and chats. There each request passes once, also those of automatic
-function calling, and each is recorded. What returns to the user stays the library's own.
+All of the library's methods end in four functions of `client._api_client`, which `client.models`, `client.aio.models`
+and chats share. Each request passes there once, those of automatic function calling too. What the caller gets stays the
+library's own.
 """
 
 from __future__ import annotations
@@ -12,52 +12,56 @@ from typing import Any, Final, TypeVar, Unpack
 from google.genai._api_client import BaseApiClient
 from google.genai.client import AsyncClient, Client
 
-from everycall.integration import Labels, Options, Wrapping
+from everycall.integration import ClientWrapper, Labels, Options
 from everycall_google._generators import keep_contexts, leave_contexts
-from everycall_google._request import begin
+from everycall_google._request import start
 
 __all__ = ["instrument", "uninstrument", "wrap"]
 
-Given = TypeVar("Given", Client, AsyncClient)
+AnyClient = TypeVar("AnyClient", bound="Client | AsyncClient")
 
-_wrapping: Final = Wrapping(begin, methods=("request", "async_request", "request_streamed", "async_request_streamed"))
+_wrapper: Final = ClientWrapper(
+    start, methods=("request", "async_request", "request_streamed", "async_request_streamed")
+)
 
 
 class _State:
-    """Whether a client was ever wrapped: what keeps the contexts of its streams then outlives `uninstrument`."""
+    """Whether a client was ever wrapped: its streams then keep their context after `uninstrument`, too."""
 
     has_wrapped = False
 
 
-def wrap(client: Given, **labels: Unpack[Labels]) -> Given:
-    """Record the requests to models that a client makes, and return that client: the same object, of the same class.
+def wrap(client: AnyClient, **labels: Unpack[Labels]) -> AnyClient:
+    """Record the requests to models that a client sends, and return the client: the same object, of the same class.
 
-    `client` is a `genai.Client`, for Gemini's API or Vertex AI, or its `aio`; both and their chats are recorded.
+    `client` is a `genai.Client`, of Gemini's API or Vertex AI, or its `aio`. Both sides and their chats are recorded.
     `labels` are `trace_name`, `end_user_identifier`, `session_id`, `tags`, `metadata`, `log_omit`, `log_omit_inputs`,
-    `log_omit_outputs`, `provider`, see `everycall.integration.Labels`.
+    `log_omit_outputs` and `provider`; see `everycall.integration.Labels`.
 
-    Wrapping again replaces the options. Raises `TypeError` for what is no client of the library's.
+    Wrapping a client again replaces the options. Raises `TypeError` if `client` is not a client of the library's.
     """
     _check(client)
-    _wrapping.wrap(client._api_client, Options(labels))
+    _wrapper.wrap(client._api_client, Options(labels))
     _State.has_wrapped = True
-    keep_contexts(_wrapping.records)
+    keep_contexts(_wrapper.is_recorded)
     return client
 
 
 def instrument(**labels: Unpack[Labels]) -> None:
     """Record the requests of every client of the library in this process. The options are those of `wrap`.
 
-    Clients that exist already are recorded too. A wrapped client has its own options alone. A second call replaces the
-    options.
+    Existing clients are recorded too. A wrapped client keeps its own options. Another call replaces the options.
     """
-    _wrapping.instrument((BaseApiClient,), Options(labels))
-    keep_contexts(_wrapping.records)
+    _wrapper.instrument((BaseApiClient,), Options(labels))
+    keep_contexts(_wrapper.is_recorded)
 
 
 def uninstrument() -> None:
-    """Undo `instrument`: the library's classes are as they were. Wrapped clients stay wrapped; open streams go on."""
-    _wrapping.uninstrument()
+    """Undo `instrument`: the library's classes are as they were.
+
+    Wrapped clients stay wrapped, and open streams are recorded to their end.
+    """
+    _wrapper.uninstrument()
     if not _State.has_wrapped:
         leave_contexts()
 

@@ -1,8 +1,8 @@
-"""What a request asks: the endpoint it goes to, and the fields of a record that its body gives. Called by exchanges.
+"""The endpoints that are recorded, and the fields of a record that a request's body gives. Used by requests.
 
-A request is read as the library is about to send it: whatever a caller gave as contents, tools or schema (texts, dicts,
-the library's objects, images, Python functions, classes) has one form there. Only known members are kept: headers and
-keys are in none of them, and of tools that the provider runs the name alone, for some bear keys.
+A request is read as the library is about to send it. Whatever the caller passed as contents, tools or schema (texts,
+dicts, the library's objects, images, Python functions, classes) has one form there. Only known members are kept:
+headers and keys are in none of them. Of a tool that the provider runs only the name is kept, for some have keys.
 """
 
 from __future__ import annotations
@@ -12,38 +12,39 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from everycall.integration import Gathering, members
+from everycall.integration import StreamAccumulator, members
 from everycall_google import _accumulators, _responses
-from everycall_google._content import items, message, named, parts, snake
+from everycall_google._content import items, message, parts, python_names, snake_case
 
-__all__ = ["Endpoint", "Request", "request_of"]
+__all__ = ["Endpoint", "EndpointRequest", "parse_request"]
 
 _PATH: Final = re.compile(r"(?P<model>[^?]+):(?P<verb>[A-Za-z]+)(?:\?.*)?\Z", re.DOTALL)
 _MODEL: Final = re.compile(r"(?:projects/[^/]+/locations/[^/]+/)?(?:publishers/google/)?(?:models/)?(?P<name>.+)")
-_BESIDE: Final = ("safetySettings", "cachedContent", "labels", "serviceTier")
-_EMBEDDED: Final = ("taskType", "title", "outputDimensionality", "autoTruncate", "mimeType")
+_GENERATION_PARAMETERS: Final = ("safetySettings", "cachedContent", "labels", "serviceTier")
+"""Parameters that stand beside `generationConfig`."""
+_EMBEDDING_PARAMETERS: Final = frozenset({"task_type", "title", "output_dimensionality", "auto_truncate", "mime_type"})
 
 Body = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One kind of request: what it is called, and who reads its body, its answer, and the pieces of a streamed one.
+    """One kind of request: its names, and functions that read its body, its response and the chunks of a stream.
 
-    `operation` is OpenTelemetry's name of it, `kind` everycall's. `asks` returns `llm_configuration` but for the model
+    `operation` is OpenTelemetry's name, `kind` everycall's. `read_input` returns `llm_configuration` without the model
     and the provider, and `inputs`.
     """
 
     operation: str
     kind: str
-    asks: Callable[[Body], tuple[dict[str, Any], Any]]
-    answers: Callable[[Any], dict[str, Any]]
-    gathers: Callable[[bool], Gathering] | None = None
+    read_input: Callable[[Body], tuple[dict[str, Any], Any]]
+    read_response: Callable[[Any], dict[str, Any]]
+    accumulator: Callable[[bool], StreamAccumulator] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One request that is recorded: its endpoint, the model that is asked, and the body."""
+class EndpointRequest:
+    """One request that is recorded: its endpoint, its model and its body."""
 
     endpoint: Endpoint
     model: str
@@ -55,62 +56,73 @@ class Request:
         return f"{self.endpoint.operation} {self.model}"
 
     def fields(self, provider: str | None) -> dict[str, Any]:
-        """Return `llm_configuration` and what else a record says of a request, as `Call.update` takes it."""
-        asked, inputs = self.endpoint.asks(self.body)
-        return {"llm_configuration": {"model": self.model, "provider": provider, **asked}, "inputs": inputs}
+        """Return `llm_configuration` and `inputs`, as `Call.update` takes them."""
+        configuration, inputs = self.endpoint.read_input(self.body)
+        return {"llm_configuration": {"model": self.model, "provider": provider, **configuration}, "inputs": inputs}
 
 
-def _generation(body: Body) -> tuple[dict[str, Any], Any]:
+def _generation_input(body: Body) -> tuple[dict[str, Any], Any]:
     messages = [message(content) for content in items(body.get("contents"))]
     system = body.get("systemInstruction")
     if system is not None:
         messages.insert(0, {**message(system), "role": "system"})
-    beside = {name: body[name] for name in _BESIDE if body.get(name) is not None}
-    asked: dict[str, Any] = {
-        "model_params": named({**members(body.get("generationConfig")), **beside}),
+    parameters = {name: body[name] for name in _GENERATION_PARAMETERS if body.get(name) is not None}
+    configuration: dict[str, Any] = {
+        "model_params": python_names({**members(body.get("generationConfig")), **parameters}),
         "messages": messages,
     }
-    tools = [shown for tool in items(body.get("tools")) for shown in _tools(members(tool))]
+    tools = [function for tool in items(body.get("tools")) for function in _functions(members(tool))]
     if tools:
-        asked["functions"] = tools
+        configuration["functions"] = tools
     choice = body.get("toolConfig")
     if choice is not None:
-        asked["function_call"] = named(choice)
-    return asked, None
+        configuration["function_call"] = python_names(choice)
+    return configuration, None
 
 
-def _tools(tool: Body) -> list[Any]:
-    """Return a tool's functions as they are declared, and the names of what the provider runs itself."""
-    shown: list[Any] = []
+def _functions(tool: Body) -> list[Any]:
+    """Return a tool's functions as they are declared, and the names of tools that the provider runs."""
+    functions: list[Any] = []
     for name, value in tool.items():
-        if snake(name) == "function_declarations":
-            shown += [named(function) for function in items(value)]
+        if snake_case(name) == "function_declarations":
+            functions += [python_names(function) for function in items(value)]
         elif value is not None:
-            shown.append({"type": snake(name)})
-    return shown
+            functions.append({"type": snake_case(name)})
+    return functions
 
 
-def _embedding(body: Body) -> tuple[dict[str, Any], Any]:
-    """Read a request for embeddings, of each of the three forms that Google's hosts take."""
-    asked = [members(one) for one in items(body.get("requests") or body.get("instances"))] or [members(body)]
-    beside = (members(body.get("parameters")), members(body.get("embedContentConfig")))
-    inner = members(asked[0].get("embedContentConfig"))
-    options = {snake(name): value for held in (asked[0], inner, *beside) for name, value in held.items()}
-    given = [_embedded(one.get("content")) for one in asked]
-    known = {snake(name) for name in _EMBEDDED}
-    return {"model_params": named({k: v for k, v in options.items() if k in known})}, {"input": given}
+def _embedding_input(body: Body) -> tuple[dict[str, Any], Any]:
+    """Read a request for embeddings, in each of the three forms that Google's hosts accept."""
+    requests = [members(request) for request in items(body.get("requests") or body.get("instances"))]
+    if not requests:
+        requests = [members(body)]
+    first = requests[0]
+    sources = (
+        first,
+        members(first.get("embedContentConfig")),
+        members(body.get("parameters")),
+        members(body.get("embedContentConfig")),
+    )
+    options = {snake_case(name): value for source in sources for name, value in source.items()}
+    parameters = {name: value for name, value in options.items() if name in _EMBEDDING_PARAMETERS}
+    inputs = [_embedded_content(request.get("content")) for request in requests]
+    return {"model_params": python_names(parameters)}, {"input": inputs}
 
 
-def _embedded(content: Any) -> Any:
-    """Return what is to be embedded: a text where it is one text, else its parts."""
+def _embedded_content(content: Any) -> Any:
+    """Return the content that is embedded: a text if it is one text, else its parts."""
     if isinstance(content, str):
         return content
-    found = parts(members(content).get("parts"))
-    return found[0]["text"] if len(found) == 1 and found[0].get("type") == "text" else found
+    content_parts = parts(members(content).get("parts"))
+    if len(content_parts) == 1 and content_parts[0].get("type") == "text":
+        return content_parts[0]["text"]
+    return content_parts
 
 
-_GENERATE: Final = Endpoint("generate_content", "llm", _generation, _responses.generated, _accumulators.Generated)
-_EMBED: Final = Endpoint("embeddings", "embedding", _embedding, _responses.embedded)
+_GENERATE: Final = Endpoint(
+    "generate_content", "llm", _generation_input, _responses.generation, _accumulators.Generation
+)
+_EMBED: Final = Endpoint("embeddings", "embedding", _embedding_input, _responses.embedding)
 _ENDPOINTS: Final = {
     "generateContent": _GENERATE,
     "streamGenerateContent": _GENERATE,
@@ -120,19 +132,21 @@ _ENDPOINTS: Final = {
 }
 
 
-def request_of(method: Any, path: Any, body: Any) -> Request | None:
-    """Return a request to a model that is recorded; None for all the others."""
+def parse_request(method: Any, path: Any, body: Any) -> EndpointRequest | None:
+    """Return the endpoint, model and body of a request; None if the request is not recorded."""
     if type(body) is not dict or str(method).lower() != "post" or not isinstance(path, str):
         return None
-    found = _PATH.match(path)
-    endpoint = _ENDPOINTS.get(found["verb"]) if found is not None else None
-    if found is None or endpoint is None or (found["verb"] == "predict" and not _is_embedding(body)):
+    match = _PATH.match(path)
+    if match is None:
         return None
-    name = _MODEL.match(found["model"])
-    return Request(endpoint, name["name"] if name is not None else found["model"], body)
+    endpoint = _ENDPOINTS.get(match["verb"])
+    if endpoint is None or (match["verb"] == "predict" and not _is_embedding(body)):
+        return None
+    name = _MODEL.match(match["model"])
+    return EndpointRequest(endpoint, match["model"] if name is None else name["name"], body)
 
 
 def _is_embedding(body: Body) -> bool:
-    """Tell texts to be embedded from prompts for images, which go the same way at Vertex AI."""
+    """Whether a `predict` of Vertex AI embeds texts; prompts for images have the same verb."""
     instances = items(body.get("instances"))
-    return bool(instances) and all("content" in members(one) for one in instances)
+    return bool(instances) and all("content" in members(instance) for instance in instances)

@@ -1,4 +1,4 @@
-"""One request to Gemini's API or Vertex AI, and its answer. Begun by the wrapped clients."""
+"""One request to Gemini's API or Vertex AI. Started by the wrapped clients."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Any, Final
 from everycall.integration import (
     OMIT_INPUTS,
     Call,
-    Exchange,
+    ModelRequest,
     Options,
-    Reading,
-    follow,
-    read,
-    recorded_by_framework,
+    StreamRecorder,
+    framework_call,
+    get_member,
     report,
+    wrap_iterator,
 )
 from everycall.semconv import SERVICE_TIER
-from everycall_google._endpoints import Request, request_of
+from everycall_google._endpoints import EndpointRequest, parse_request
 from everycall_google._responses import body_of
 
-__all__ = ["SCOPE", "GoogleExchange", "begin"]
+__all__ = ["SCOPE", "GoogleRequest", "start"]
 
 SCOPE: Final = "everycall_google"
-_NAMES: Final = ("http_method", "path", "request_dict")
+_PARAMETERS: Final = ("http_method", "path", "request_dict")
 
 
-class GoogleExchange(Exchange):
-    """One request under way: one that the library sends, of which one call of a user's may need several."""
+class GoogleRequest(ModelRequest):
+    """One request that the library sends. One call of the user's may need several of them."""
 
-    __slots__ = ("_followed", "_request")
+    __slots__ = ("_request", "_stream")
 
-    adds = (SERVICE_TIER,)
+    framework_attributes = (SERVICE_TIER,)
 
-    def __init__(self, provider: str, request: Request, options: Options, framework: Call | None) -> None:
+    def __init__(self, provider: str, request: EndpointRequest, options: Options, framework: Call | None) -> None:
         self._request = request
-        self._followed: Any = None
+        self._stream: Any = None
         super().__init__(SCOPE, request.name, request.endpoint.kind, options, provider, framework)
 
     def describe(self) -> None:
@@ -42,41 +42,46 @@ class GoogleExchange(Exchange):
         fields = {} if self.call.omit & OMIT_INPUTS else self._request.fields(self.provider)
         self.call.update(model=self._request.model, provider=self.provider, **fields)
 
-    def answered(self, answer: Any) -> dict[str, Any] | None:
-        """Read an answer that is whole; follow one that is a generator of pieces."""
-        gathers = self._request.endpoint.gathers
-        if gathers is not None and (hasattr(answer, "__next__") or hasattr(answer, "__anext__")):
-            self._followed = follow(answer, Reading(self, gathers(self.keeps_outputs)))
+    def read_response(self, response: Any) -> dict[str, Any] | None:
+        """Return the fields of a complete response; record a generator of chunks as it is read."""
+        accumulator = self._request.endpoint.accumulator
+        if accumulator is not None and (hasattr(response, "__next__") or hasattr(response, "__anext__")):
+            recorder = StreamRecorder(self, accumulator(self.captures_output))
+            self._stream = wrap_iterator(response, recorder)
             return None
-        return self._request.endpoint.answers(body_of(answer))
+        return self._request.endpoint.read_response(body_of(response))
 
-    def handed(self, answer: Any) -> Any:
-        """Return what the library's own generators read in the place of the pieces."""
-        followed, self._followed = self._followed, None  # held here, it would hold itself
-        return answer if followed is None else followed
+    def replace_response(self, response: Any) -> Any:
+        """Return what the library's own generators read in place of the chunks."""
+        stream, self._stream = self._stream, None  # kept here, it would be a reference cycle
+        return response if stream is None else stream
 
-    def about(self, error: BaseException) -> dict[str, Any]:
-        """Return the status, as a number and as Google's name of it."""
-        return {"http.response.status_code": read(error, "code"), "google.error.status": read(error, "status")}
+    def error_attributes(self, error: BaseException) -> dict[str, Any]:
+        """Return the status, as a number and as Google's name."""
+        return {
+            "http.response.status_code": get_member(error, "code"),
+            "google.error.status": get_member(error, "status"),
+        }
 
 
-def begin(
-    api: Any, _method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
-) -> GoogleExchange | None:
-    """Begin the exchange of a request; None for one that is not to a model, or is recorded as a framework's.
+def start(
+    api_client: Any, _method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+) -> GoogleRequest | None:
+    """Start the recording of a request; returns None for one that is not recorded here.
 
-    Never raises: a request that cannot be described goes out all the same.
+    Never raises: a request that cannot be described is sent all the same.
     """
-    exchange = None
+    model_request = None
     try:
-        request = request_of(*(args[at] if len(args) > at else kwargs.get(name) for at, name in enumerate(_NAMES)))
+        arguments = (args[index] if len(args) > index else kwargs.get(name) for index, name in enumerate(_PARAMETERS))
+        request = parse_request(*arguments)
         if request is None:
             return None
-        framework = recorded_by_framework(SCOPE, request.endpoint.kind)
-        provider = "gcp.vertex_ai" if getattr(api, "vertexai", False) else "gcp.gemini"
-        exchange = GoogleExchange(provider, request, options, framework)
-        if exchange.records and framework is None:
-            exchange.describe()
+        framework = framework_call(SCOPE, request.endpoint.kind)
+        provider = "gcp.vertex_ai" if getattr(api_client, "vertexai", False) else "gcp.gemini"
+        model_request = GoogleRequest(provider, request, options, framework)
+        if model_request.is_recorded and framework is None:
+            model_request.describe()
     except Exception as error:  # noqa: BLE001 - the guard
-        report("google request", error)
-    return exchange
+        report("a client's request", error)
+    return model_request

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
-from everycall.integration import members, text, usage_fields
-from everycall_google._content import items, message, named
+from everycall.integration import members, nonempty_text, usage_fields
+from everycall_google._content import items, message, python_names
 
-__all__ = ["BLOCKED", "body_of", "embedded", "failure", "generated"]
+__all__ = ["BLOCKED", "body_of", "embedding", "failure", "generation"]
 
 BLOCKED: Final = "google.response.block_reason"
 """The attribute of an answer to a prompt that Google's filter refused."""
@@ -23,7 +23,7 @@ _FINE: Final = frozenset({None, "STOP", "MAX_TOKENS"})
 
 
 def body_of(answer: Any) -> Any:
-    """Return an answer, or a piece of one, as JSON: some versions of the library have it decoded, some as text.
+    """Return an answer, or a chunk of one, as JSON: some versions of the library have it decoded, some as text.
 
     What cannot be read is None: the library will say so itself.
     """
@@ -36,7 +36,7 @@ def body_of(answer: Any) -> Any:
         return None
 
 
-def generated(answer: Any) -> dict[str, Any]:
+def generation(answer: Any) -> dict[str, Any]:
     """Read generated content: `content` is the text of the first candidate, `output` what text alone does not tell.
 
     `output` is a message with its parts (thoughts, function calls, code, media by reference), what it is grounded on,
@@ -46,7 +46,7 @@ def generated(answer: Any) -> dict[str, Any]:
     told = members(answer)
     candidates = [members(one) for one in items(told.get("candidates"))]
     fields = _about(told)
-    reasons = [reason for one in candidates if (reason := text(one.get("finishReason")))]
+    reasons = [reason for one in candidates if (reason := nonempty_text(one.get("finishReason")))]
     if reasons:
         fields["gen_ai.response.finish_reasons"] = reasons
     shown = [_said(one) for one in candidates]
@@ -59,10 +59,10 @@ def generated(answer: Any) -> dict[str, Any]:
         elif len(shown[0]) > 2 or not isinstance(shown[0]["content"], str):
             fields["output"] = shown[0]
     feedback = told.get("promptFeedback")
-    reason = text(members(feedback).get("blockReason"))
+    reason = nonempty_text(members(feedback).get("blockReason"))
     if reason:
         fields[BLOCKED] = reason
-        fields.setdefault("output", {"prompt_feedback": named(feedback)})
+        fields.setdefault("output", {"prompt_feedback": python_names(feedback)})
     return fields
 
 
@@ -82,12 +82,12 @@ def _said(candidate: dict[str, Any]) -> dict[str, Any]:
         shown["content"] = joined[0]["text"] if only else joined or ""
     for name, value in candidate.items():
         if value and name in _KEPT:
-            shown.update(named({name: value}))
+            shown.update(python_names({name: value}))
     grounding = candidate.get("groundingMetadata")
     if grounding and (sources := _grounding(members(grounding))):
         shown["grounding"] = sources
     if candidate.get("finishReason") not in _FINE and candidate.get("safetyRatings"):
-        shown["safety_ratings"] = named(candidate["safetyRatings"])
+        shown["safety_ratings"] = python_names(candidate["safetyRatings"])
     return shown
 
 
@@ -123,7 +123,7 @@ def _grounding(told: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in shown.items() if value}
 
 
-def embedded(answer: Any) -> dict[str, Any]:
+def embedding(answer: Any) -> dict[str, Any]:
     """Read embeddings: how many, and of how many dimensions; the numbers themselves are not kept."""
     told = members(answer)
     predictions = [members(one).get("embeddings") for one in items(told.get("predictions"))]
@@ -144,7 +144,7 @@ def embedded(answer: Any) -> dict[str, Any]:
 def _about(told: dict[str, Any]) -> dict[str, Any]:
     """Read what all answers have: the model that answered, tokens, the answer's id."""
     fields = usage_fields(told.get("usageMetadata"))
-    model, answer_id = text(told.get("modelVersion")), text(told.get("responseId"))
+    model, answer_id = nonempty_text(told.get("modelVersion")), nonempty_text(told.get("responseId"))
     if model:
         fields["model"] = model.removeprefix("models/")
     if answer_id:

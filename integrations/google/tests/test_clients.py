@@ -96,13 +96,13 @@ async def test_a_reader_that_fails_abandons_its_stream(
 ) -> None:
     reply = provider.reply(pieces=PIECES, pause_after=1)
 
-    async def read() -> None:
+    async def get_member() -> None:
         stream = await clients.wait(clients.wrapped().models.generate_content_stream(**ASKED))
         await clients.next(stream)
         raise ValueError("the reader's own")
 
     with pytest.raises(ValueError, match="the reader's own"):
-        await read()
+        await get_member()
     gc.collect()
     await clients.settle()
     reply.go.set()

@@ -1,6 +1,6 @@
-"""What a stream has brought so far, put together as the answer it amounts to. Called for each piece as it is read.
+"""What a stream has brought so far, put together as the answer it amounts to. Called for each chunk as it is read.
 
-A gathering is given every piece once and can be asked for fields at any time: at the end, or when the stream is left in
+A gathering is given every chunk once and can be asked for fields at any time: at the end, or when the stream is left in
 the middle. With outputs omitted it keeps no text at all.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from everycall import limits
-from everycall.integration import Gathering, Text, members, read
+from everycall.integration import StreamAccumulator, TextBuffer, get_member, members
 from everycall_openai import _responses
 
-__all__ = ["Chat", "Completion", "Response", "is_usage_alone"]
+__all__ = ["Chat", "Completion", "Response", "is_usage_chunk"]
 
 _TEXTS: Final = frozenset({"content", "refusal", "reasoning_content", "reasoning"})
 _SPEAKS: Final = _TEXTS | {"tool_calls", "function_call", "audio"}
@@ -20,13 +20,13 @@ _SPEAKS: Final = _TEXTS | {"tool_calls", "function_call", "audio"}
 _AUDIO_CHARS: Final = "audio_base64_chars"
 
 
-class _Chunked(Gathering):
+class _Chunked(StreamAccumulator):
     """What chunks of chat and legacy completions, and events of responses, have in common."""
 
     __slots__ = ("told",)
 
-    def __init__(self, keeps: bool) -> None:
-        super().__init__(keeps)
+    def __init__(self, captures_output: bool) -> None:
+        super().__init__(captures_output)
         self.told: dict[str, Any] = {}
 
     def _note(self, stored: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ class _Choice:
     def __init__(self) -> None:
         self.role = "assistant"
         self.finish_reason: str | None = None
-        self.texts: dict[str, Text] = {}
+        self.texts: dict[str, TextBuffer] = {}
         self.calls: dict[Any, dict[str, Any]] = {}
         self.audio: dict[str, Any] | None = None
 
@@ -61,11 +61,11 @@ class _Choice:
             if name in _TEXTS:
                 held = self.texts.get(name)
                 if held is None:
-                    held = self.texts[name] = Text()
+                    held = self.texts[name] = TextBuffer()
                 held.add(value)
             elif name == "tool_calls":
                 for call in value:
-                    self._hear_call(read(call, "index"), call)
+                    self._hear_call(get_member(call, "index"), call)
             elif name == "function_call":
                 self._hear_call(name, {"function": value})
             elif name == "audio":
@@ -73,20 +73,20 @@ class _Choice:
 
     def _hear_call(self, index: Any, call: Any) -> None:
         if index is None:  # some hosts do not number them: a new id is a new call
-            index = len(self.calls) - (read(call, "id") is None and bool(self.calls))
-        held = self.calls.setdefault(index, {"id": None, "type": "function", "name": None, "arguments": Text()})
+            index = len(self.calls) - (get_member(call, "id") is None and bool(self.calls))
+        held = self.calls.setdefault(index, {"id": None, "type": "function", "name": None, "arguments": TextBuffer()})
         for name in ("id", "type"):
-            held[name] = read(call, name) or held[name]
-        what = read(call, "function") or read(call, "custom")
-        held["name"] = read(what, "name") or held["name"]
-        held["arguments"].add(read(what, "arguments") or read(what, "input"))
+            held[name] = get_member(call, name) or held[name]
+        what = get_member(call, "function") or get_member(call, "custom")
+        held["name"] = get_member(what, "name") or held["name"]
+        held["arguments"].add(get_member(what, "arguments") or get_member(what, "input"))
 
     def _hear_audio(self, audio: Any) -> None:
         if self.audio is None:
-            self.audio = {"id": None, "transcript": Text(), _AUDIO_CHARS: 0}
-        self.audio["id"] = read(audio, "id") or self.audio["id"]
-        self.audio["transcript"].add(read(audio, "transcript"))
-        self.audio[_AUDIO_CHARS] += len(read(audio, "data") or "")
+            self.audio = {"id": None, "transcript": TextBuffer(), _AUDIO_CHARS: 0}
+        self.audio["id"] = get_member(audio, "id") or self.audio["id"]
+        self.audio["transcript"].add(get_member(audio, "transcript"))
+        self.audio[_AUDIO_CHARS] += len(get_member(audio, "data") or "")
 
     def message(self) -> dict[str, Any]:
         """Return what has come as a message, as an answer that is not streamed would have it."""
@@ -123,14 +123,14 @@ class Chat(_Chunked):
 
     __slots__ = ("choices",)
 
-    def __init__(self, keeps: bool) -> None:
-        super().__init__(keeps)
+    def __init__(self, captures_output: bool) -> None:
+        super().__init__(captures_output)
         self.choices: dict[int, _Choice] = {}
 
-    def take(self, piece: Any) -> None:
-        stored = members(piece)
+    def add(self, chunk: Any) -> None:
+        stored = members(chunk)
         self._note(stored)
-        if "x_groq" in stored and (usage := read(stored["x_groq"], "usage")) is not None:
+        if "x_groq" in stored and (usage := get_member(stored["x_groq"], "usage")) is not None:
             self.told["usage"] = usage
         for choice in stored.get("choices") or ():
             told = members(choice)
@@ -139,14 +139,14 @@ class Chat(_Chunked):
             if held is None:
                 held = self.choices[index] = _Choice()
             delta = members(told.get("delta"))
-            if not self.spoke:
-                self.spoke = any(delta.get(name) for name in _SPEAKS)
-            if self.keeps:
+            if not self.has_output:
+                self.has_output = any(delta.get(name) for name in _SPEAKS)
+            if self.captures_output:
                 held.hear(delta)
             reason = told.get("finish_reason")
             if reason is not None:
                 held.finish_reason = reason
-                self.complete = all(other.finish_reason is not None for other in self.choices.values())
+                self.is_complete = all(other.finish_reason is not None for other in self.choices.values())
 
     def fields(self) -> dict[str, Any]:
         choices = [self.choices[index] for index in sorted(self.choices)]
@@ -159,24 +159,24 @@ class Completion(_Chunked):
 
     __slots__ = ("reasons", "texts")
 
-    def __init__(self, keeps: bool) -> None:
-        super().__init__(keeps)
-        self.texts: dict[int, Text] = {}
+    def __init__(self, captures_output: bool) -> None:
+        super().__init__(captures_output)
+        self.texts: dict[int, TextBuffer] = {}
         self.reasons: dict[int, Any] = {}
 
-    def take(self, piece: Any) -> None:
-        stored = members(piece)
+    def add(self, chunk: Any) -> None:
+        stored = members(chunk)
         self._note(stored)
         for choice in stored.get("choices") or ():
             told = members(choice)
             index, said = told.get("index") or 0, told.get("text")
             self.reasons[index] = told.get("finish_reason") or self.reasons.get(index)
-            held = self.texts.setdefault(index, Text())
+            held = self.texts.setdefault(index, TextBuffer())
             if said:
-                self.spoke = True
-                if self.keeps:
+                self.has_output = True
+                if self.captures_output:
                     held.add(said)
-        self.complete = bool(self.reasons) and all(reason is not None for reason in self.reasons.values())
+        self.is_complete = bool(self.reasons) and all(reason is not None for reason in self.reasons.values())
 
     def fields(self) -> dict[str, Any]:
         said = [
@@ -190,33 +190,33 @@ class Response(_Chunked):
 
     __slots__ = ("failure", "items", "refusal", "text", "whole")
 
-    def __init__(self, keeps: bool) -> None:
-        super().__init__(keeps)
-        self.text = Text()
-        self.refusal = Text()
+    def __init__(self, captures_output: bool) -> None:
+        super().__init__(captures_output)
+        self.text = TextBuffer()
+        self.refusal = TextBuffer()
         self.items: list[Any] = []
         self.whole: Any = None
         self.failure: str | None = None
 
-    def take(self, piece: Any) -> None:
-        kind = read(piece, "type")
+    def add(self, chunk: Any) -> None:
+        kind = get_member(chunk, "type")
         if not isinstance(kind, str):
             return
         if kind.endswith(".delta"):
-            self.spoke = True
-            if self.keeps and kind in ("response.output_text.delta", "response.refusal.delta"):
-                (self.text if kind == "response.output_text.delta" else self.refusal).add(read(piece, "delta"))
+            self.has_output = True
+            if self.captures_output and kind in ("response.output_text.delta", "response.refusal.delta"):
+                (self.text if kind == "response.output_text.delta" else self.refusal).add(get_member(chunk, "delta"))
         elif kind == "response.output_item.done":
-            if self.keeps and len(self.items) < limits.STREAM_CHUNKS_MAX:
-                self.items.append(read(piece, "item"))
+            if self.captures_output and len(self.items) < limits.STREAM_CHUNKS_MAX:
+                self.items.append(get_member(chunk, "item"))
         elif kind == "error":
-            self.failure = _responses.failure(piece)
+            self.failure = _responses.failure(chunk)
         else:
-            held = read(piece, "response")
+            held = get_member(chunk, "response")
             if held is not None:
                 self._note(members(held))
                 if kind in ("response.completed", "response.incomplete", "response.failed"):
-                    self.whole, self.complete = held, True
+                    self.whole, self.is_complete = held, True
 
     def fields(self) -> dict[str, Any]:
         if self.whole is not None:
@@ -231,7 +231,7 @@ class Response(_Chunked):
         return fields
 
 
-def is_usage_alone(piece: Any) -> bool:
+def is_usage_chunk(chunk: Any) -> bool:
     """Tell whether a chunk is there for its report of tokens only; the Responses API has none such."""
-    stored = members(piece)
+    stored = members(chunk)
     return not stored.get("choices") and stored.get("usage") is not None

@@ -1,6 +1,7 @@
-"""What a request asks: the endpoint it goes to, and the fields of a record that its body gives. Called by exchanges.
+"""The endpoints that are recorded, and the fields of a record that a request's body gives. Used by requests.
 
-Only known parameters of a request are kept: what else a body holds may be keys, such as those of Azure's data sources.
+Only known parameters of a request are kept: other members of a body may hold keys, such as those of Azure's data
+sources.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from everycall.integration import Gathering, plain, plain_messages, read
+from everycall.integration import StreamAccumulator, get_member, to_plain, to_plain_messages
 from everycall_openai import _accumulators, _responses
 
 __all__ = ["Endpoint", "endpoint_of"]
@@ -70,85 +71,88 @@ Body = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One kind of request: what it is called, and who reads its body, its answer, and the pieces of a streamed one.
+class RequestInput:
+    """What a request gives a model: messages, or `inputs` that are none; and parameters that are part of them."""
 
-    `operation` is OpenTelemetry's name of it, `kind` everycall's. `asks` returns what is asked, beside the
-    configuration. `streams_usage` says that a stream has usage only if `stream_options.include_usage` asks for it.
+    messages: list[Any] | None = None
+    inputs: Any = None
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One kind of request: its names, and functions that read its body, its response and the chunks of a stream.
+
+    `operation` is OpenTelemetry's name, `kind` everycall's. `usage_needs_option` says that a stream reports usage only
+    if `stream_options.include_usage` asks for it.
     """
 
     operation: str
     kind: str
-    asks: Callable[[Body], dict[str, Any]]
-    answers: Callable[[Any], dict[str, Any]]
-    gathers: Callable[[bool], Gathering] | None
-    streams_usage: bool = False
+    read_input: Callable[[Body], RequestInput]
+    read_response: Callable[[Any], dict[str, Any]]
+    accumulator: Callable[[bool], StreamAccumulator] | None
+    usage_needs_option: bool = False
 
-    def fields(self, body: Body, provider: str | None) -> dict[str, Any]:
-        """Return `llm_configuration` and what else a record says of a request, as `Call.update` takes it."""
-        asked = self.asks(body)
+    def request_fields(self, body: Body, provider: str | None) -> dict[str, Any]:
+        """Return `llm_configuration` and `inputs`, as `Call.update` takes them."""
+        request_input = self.read_input(body)
         configuration: dict[str, Any] = {
             "model": body.get("model"),
             "provider": provider,
             "model_params": {
-                name: plain(value)
+                name: to_plain(value)
                 for name, value in body.items()
-                if name in _PARAMETERS and value is not None and name not in asked.get("but", ())
-                if not (name == "stream" and value is False)  # which `parse` says and `create` does not
+                if name in _PARAMETERS and value is not None and name not in request_input.parameters
+                if not (name == "stream" and value is False)  # which `parse` sends and `create` does not
             },
         }
-        messages = asked.get("messages")
-        if messages is not None:
-            configuration["messages"] = messages
+        if request_input.messages is not None:
+            configuration["messages"] = request_input.messages
         tools = body.get("tools") or body.get("functions")
         if isinstance(tools, list):
-            configuration["functions"] = [plain(read(tool, "function") or tool) for tool in tools]
+            configuration["functions"] = [to_plain(get_member(tool, "function") or tool) for tool in tools]
         choice = body.get("tool_choice", body.get("function_call"))
         if choice is not None:
             configuration["function_call"] = choice
-        return {"llm_configuration": configuration, "inputs": asked.get("inputs")}
+        return {"llm_configuration": configuration, "inputs": request_input.inputs}
 
 
-def _chat_input(body: Body) -> dict[str, Any]:
-    return {"messages": plain_messages(body.get("messages"))}
+def _chat_input(body: Body) -> RequestInput:
+    return RequestInput(to_plain_messages(body.get("messages")))
 
 
-def _responses_input(body: Body) -> dict[str, Any]:
-    """Return the instructions and the input as messages; items that are no messages stay what they are."""
-    asked = body.get("input")
+def _responses_input(body: Body) -> RequestInput:
+    """Return the instructions and the input as messages. Items of other kinds stay as they are."""
+    value = body.get("input")
     messages: list[Any]
-    if asked is None:
+    if value is None:
         messages = []
-    elif isinstance(asked, str):
-        messages = [{"role": "user", "content": asked}]
+    elif isinstance(value, str):
+        messages = [{"role": "user", "content": value}]
     else:
-        messages = plain_messages(asked)
+        messages = to_plain_messages(value)
     instructions = body.get("instructions")
     if instructions is not None:
         messages = [{"role": "system", "content": instructions}, *messages]
-    return {"messages": messages}
+    return RequestInput(messages)
 
 
-def _completions_input(body: Body) -> dict[str, Any]:
-    """Return each prompt as a user's message: a text, or the tokens it was given as."""
+def _completions_input(body: Body) -> RequestInput:
+    """Return each prompt as a user's message. A prompt is a text, or a list of tokens."""
     prompt = body.get("prompt")
     prompts = prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
-    return {"messages": [{"role": "user", "content": item} for item in prompts], "but": ("prompt",)}
+    return RequestInput([{"role": "user", "content": item} for item in prompts], parameters=("prompt",))
 
 
-def _embeddings_input(body: Body) -> dict[str, Any]:
-    return {"inputs": {"input": body.get("input")}}
+def _embeddings_input(body: Body) -> RequestInput:
+    return RequestInput(inputs={"input": body.get("input")})
 
 
 _ENDPOINTS: Final = {
-    "chat/completions": Endpoint("chat", "llm", _chat_input, _responses.chat, _accumulators.Chat, streams_usage=True),
+    "chat/completions": Endpoint("chat", "llm", _chat_input, _responses.chat, _accumulators.Chat, True),
     "completions": Endpoint(
-        "text_completion",
-        "llm",
-        _completions_input,
-        _responses.completion,
-        _accumulators.Completion,
-        streams_usage=True,
+        "text_completion", "llm", _completions_input, _responses.completion, _accumulators.Completion, True
     ),
     "responses": Endpoint("chat", "llm", _responses_input, _responses.response, _accumulators.Response),
     "embeddings": Endpoint("embeddings", "embedding", _embeddings_input, _responses.embeddings, None),
@@ -156,7 +160,7 @@ _ENDPOINTS: Final = {
 
 
 def endpoint_of(options: Any) -> Endpoint | None:
-    """Return the endpoint of a request that is recorded; None for all the others."""
+    """Return the endpoint of a request; None if the request is not recorded."""
     if options is None or options.method.lower() != "post":
         return None
     return _ENDPOINTS.get(options.url.partition("?")[0].strip("/"))

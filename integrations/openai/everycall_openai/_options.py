@@ -1,4 +1,4 @@
-"""What a user says about the requests of a client, or of all clients. Read at the start of each request."""
+"""The options of `wrap` and `instrument`, read at the start of each request."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from everycall.integration import Labels, Options
 
 __all__ = ["OpenAIOptions"]
 
-_REFUSALS_MAX: Final = 1_000
+_URLS_MAX: Final = 1_000
 
 
 class OpenAIOptions(Options):
-    """The keywords of `wrap` and `instrument`, and how this integration is to behave.
+    """The labels of requests, and whether streams are made to report their usage.
 
-    `stream_usage` says whether usage is asked for in streams: None where the provider is known to tell it. `refusing`
-    holds the addresses that refused to.
+    `stream_usage` is None for providers that are known to report it. `urls_without_usage` has the base URLs of servers
+    that rejected a request which asked for usage.
     """
 
-    __slots__ = ("refusing", "stream_usage")
+    __slots__ = ("stream_usage", "urls_without_usage")
 
     def __init__(self, labels: Labels, stream_usage: bool | None) -> None:
         super().__init__(labels)
         self.stream_usage = stream_usage
-        self.refusing: set[str] = set()
+        self.urls_without_usage: set[str] = set()
 
-    def refused(self, address: str) -> None:
-        """Remember that the server at an address does not take `stream_options`."""
-        if len(self.refusing) < _REFUSALS_MAX:
-            self.refusing.add(address)
+    def add_url_without_usage(self, base_url: str) -> None:
+        """Remember that the server at a URL rejects `stream_options`."""
+        if len(self.urls_without_usage) < _URLS_MAX:
+            self.urls_without_usage.add(base_url)

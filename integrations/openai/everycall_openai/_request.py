@@ -1,4 +1,4 @@
-"""One request to OpenAI's API, or one like it, and its answer. Begun by the wrapped clients."""
+"""One request to OpenAI's API, or to one that speaks its protocol. Started by the wrapped clients."""
 
 from __future__ import annotations
 
@@ -8,100 +8,106 @@ from typing import Any, ClassVar, Final
 
 import openai
 
-from everycall.integration import Call, StainlessExchange, begin_request, read
-from everycall_openai._accumulators import is_usage_alone
+from everycall.integration import Call, StainlessRequest, get_member, start_request
+from everycall_openai._accumulators import is_usage_chunk
 from everycall_openai._endpoints import Endpoint, endpoint_of
 from everycall_openai._options import OpenAIOptions
-from everycall_openai._providers import provider_of, tells_usage
+from everycall_openai._providers import provider_of, reports_stream_usage
 
-__all__ = ["SCOPE", "OpenAIExchange", "begin"]
+__all__ = ["SCOPE", "OpenAIRequest", "start"]
 
 SCOPE: Final = "everycall_openai"
-_RAW_HEADER: Final = "x-stainless-raw-response"
-_REFUSED: Final = (400, 422)
+_RAW_RESPONSE_HEADER: Final = "x-stainless-raw-response"
+_REJECTED: Final = (400, 422)
+
+Client = openai.OpenAI | openai.AsyncOpenAI
 
 
-class OpenAIExchange(StainlessExchange):
-    """One request under way. `hides_usage` says that its answer will have a piece the caller has not asked for."""
+class OpenAIRequest(StainlessRequest):
+    """One request. `asks_for_usage` says that everycall asked for a chunk with usage, which the caller must not see."""
 
-    __slots__ = ("_client", "_options", "_streams_usage", "hides_usage")
+    __slots__ = ("_client", "_options", "_usage_needs_option", "asks_for_usage")
 
-    adds: ClassVar[tuple[str, ...]] = ("openai.response.service_tier",)
+    framework_attributes: ClassVar[tuple[str, ...]] = ("openai.response.service_tier",)
 
     def __init__(
-        self, client: Any, request: Any, endpoint: Endpoint, options: OpenAIOptions, framework: Call | None
+        self, client: Client, request: Any, endpoint: Endpoint, options: OpenAIOptions, framework: Call | None
     ) -> None:
         self._client = client
         self._options = options
-        self._streams_usage = endpoint.streams_usage
-        self.hides_usage = False
+        self._usage_needs_option = endpoint.usage_needs_option
+        self.asks_for_usage = False
         super().__init__(SCOPE, request, endpoint, options, options.provider or provider_of(client), framework)
 
     def prepare(self) -> None:
-        """Make the copy of the request that is sent in its place, where one is needed."""
+        """Copy the request where something is added to what is sent."""
         super().prepare()
-        if self._streams_usage and self.body.get("stream") is True and self._asks_for_usage():
+        if self._usage_needs_option and self.body.get("stream") is True and self._may_ask_for_usage():
             request = copy.copy(self._original)
-            asked = self.body.get("stream_options") or {}
-            request.json_data = {**request.json_data, "stream_options": {**asked, "include_usage": True}}
+            stream_options = self.body.get("stream_options") or {}
+            request.json_data = {**request.json_data, "stream_options": {**stream_options, "include_usage": True}}
             self._request = request
-            self.hides_usage = True
+            self.asks_for_usage = True
 
-    def _asks_for_usage(self) -> bool:
-        asked, beside = self.body.get("stream_options"), self._original.extra_json
-        if _is_raw(self._original) or (isinstance(beside, Mapping) and "stream_options" in beside):
+    def _may_ask_for_usage(self) -> bool:
+        stream_options, extra = self.body.get("stream_options"), self._original.extra_json
+        if _is_raw(self._original) or (isinstance(extra, Mapping) and "stream_options" in extra):
             return False
-        if asked is not None and (not isinstance(asked, Mapping) or "include_usage" in asked):
+        if stream_options is not None and not isinstance(stream_options, Mapping):
+            return False
+        if "include_usage" in (stream_options or ()):
             return False
         wanted = self._options.stream_usage
         if wanted is None:
-            wanted = tells_usage(self.provider, self._client, self.body)
-        return wanted and str(self._client.base_url) not in self._options.refusing
+            wanted = reports_stream_usage(self.provider, self._client, self.body)
+        return wanted and str(self._client.base_url) not in self._options.urls_without_usage
 
-    def takes_back(self, error: BaseException) -> bool:
-        """Tell whether a request failed because it asked for usage: then it is to be sent as the caller made it.
+    def should_resend(self, error: BaseException) -> bool:
+        """Whether the server rejected the request because it asked for usage; it is then sent as the caller made it.
 
-        The server refused it unread, so nothing is spent twice. Requests to this address no longer ask.
+        The server rejected it unread, so nothing is paid for twice. Later requests to this URL do not ask.
         """
-        if not self.hides_usage or not isinstance(error, openai.APIStatusError) or error.status_code not in _REFUSED:
+        if not self.asks_for_usage or not isinstance(error, openai.APIStatusError):
+            return False
+        if error.status_code not in _REJECTED:
             return False
         if "stream_options" not in str(error) and "include_usage" not in str(error):
             return False
-        self.hides_usage, self._request = False, self._original
-        self._options.refused(str(self._client.base_url))
+        self.asks_for_usage, self._request = False, self._original
+        self._options.add_url_without_usage(str(self._client.base_url))
         return True
 
-    def hides(self, piece: Any) -> bool:
-        """Tell whether a chunk is there for its report of tokens only, which everycall asked for."""
-        if self.hides_usage:
-            if is_usage_alone(piece):
+    def should_hide(self, chunk: Any) -> bool:
+        """Whether a chunk only has the usage that everycall asked for."""
+        if self.asks_for_usage:
+            if is_usage_chunk(chunk):
                 return True
-            if read(piece, "usage") is None:  # asked for usage, a server says null in all other pieces
-                piece.model_fields_set.discard("usage")
+            if get_member(chunk, "usage") is None:  # asked for usage, the server adds `"usage": null` to all others
+                chunk.model_fields_set.discard("usage")
         return False
 
-    def partial(self, error: BaseException) -> dict[str, Any]:
-        """Return what was answered where it could not be parsed, or was cut off for its length."""
-        if self._parsed is None and (cut := read(error, "completion")) is not None:
-            return self.endpoint.answers(cut)
-        return super().partial(error)
+    def partial_response(self, error: BaseException) -> dict[str, Any]:
+        """Return the fields of a response that could not be parsed, or that was cut off at its maximal length."""
+        if self._unparsed is None and (completion := get_member(error, "completion")) is not None:
+            return self.endpoint.read_response(completion)
+        return super().partial_response(error)
 
-    def about(self, error: BaseException) -> dict[str, Any]:
+    def error_attributes(self, error: BaseException) -> dict[str, Any]:
         """Return the status and the request's id."""
-        return {**super().about(error), "openai.request_id": read(error, "request_id")}
+        return {**super().error_attributes(error), "openai.request_id": get_member(error, "request_id")}
 
 
-def begin(
-    client: Any, _method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: OpenAIOptions
-) -> OpenAIExchange | None:
-    """Begin the exchange of a request; None for one that is not recorded here. Never raises."""
+def start(
+    client: Client, _method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: OpenAIOptions
+) -> OpenAIRequest | None:
+    """Start the recording of a request; returns None for one that is not recorded here. Never raises."""
 
-    def make(request: Any, endpoint: Endpoint, framework: Call | None) -> OpenAIExchange:
-        return OpenAIExchange(client, request, endpoint, options, framework)
+    def make(request: Any, endpoint: Endpoint, framework: Call | None) -> OpenAIRequest:
+        return OpenAIRequest(client, request, endpoint, options, framework)
 
-    return begin_request(SCOPE, args, kwargs, endpoint_of, make)
+    return start_request(SCOPE, args, kwargs, endpoint_of, make)
 
 
 def _is_raw(request: Any) -> bool:
     headers = request.headers
-    return isinstance(headers, Mapping) and any(str(name).lower() == _RAW_HEADER for name in headers)
+    return isinstance(headers, Mapping) and any(str(name).lower() == _RAW_RESPONSE_HEADER for name in headers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from everycall.integration import members, plain, read, reference, usage_fields
+from everycall.integration import get_member, media_reference, members, to_plain, usage_fields
 
 __all__ = ["chat", "completion", "embeddings", "message", "response"]
 
@@ -50,25 +50,31 @@ def message(said: Any) -> dict[str, Any]:
         if name == "role" or name == "content":
             shown[name] = value
         elif name in _SPOKEN:
-            shown[name] = plain(value)
+            shown[name] = to_plain(value)
         elif name == "tool_calls":
             shown[name] = [_tool_call(call) for call in value]
         elif name == "function_call":
-            shown[name] = {"name": read(value, "name"), "arguments": _arguments(read(value, "arguments"))}
+            shown[name] = {"name": get_member(value, "name"), "arguments": _arguments(get_member(value, "arguments"))}
         elif name == "audio":
-            spoken, data = {"id": read(value, "id"), "transcript": read(value, "transcript")}, read(value, "data")
-            shown[name] = {**spoken, "data": reference(data, "audio") if isinstance(data, str) else None}
+            spoken, data = (
+                {"id": get_member(value, "id"), "transcript": get_member(value, "transcript")},
+                get_member(value, "data"),
+            )
+            shown[name] = {**spoken, "data": media_reference(data, "audio") if isinstance(data, str) else None}
     return shown
 
 
 def _tool_call(call: Any) -> dict[str, Any]:
-    kind = read(call, "type") or "function"
-    shown: dict[str, Any] = {"id": read(call, "id"), "type": kind}
-    function = read(call, "function")
+    kind = get_member(call, "type") or "function"
+    shown: dict[str, Any] = {"id": get_member(call, "id"), "type": kind}
+    function = get_member(call, "function")
     if function is not None:
-        shown["function"] = {"name": read(function, "name"), "arguments": _arguments(read(function, "arguments"))}
-    elif read(call, kind) is not None:
-        shown[kind] = plain(read(call, kind))
+        shown["function"] = {
+            "name": get_member(function, "name"),
+            "arguments": _arguments(get_member(function, "arguments")),
+        }
+    elif get_member(call, kind) is not None:
+        shown[kind] = to_plain(get_member(call, kind))
     return shown
 
 
@@ -98,15 +104,17 @@ def response(answer: Any) -> dict[str, Any]:
     A failed response has `failure`, which is no field of a record.
     """
     told = members(answer)
-    incomplete, status = read(told.get("incomplete_details"), "reason"), told.get("status")
+    incomplete, status = get_member(told.get("incomplete_details"), "reason"), told.get("status")
     fields = _about(told, [incomplete or status])
     items = _list(told.get("output"))
-    said = [part for item in items if read(item, "type") == "message" for part in _list(read(item, "content"))]
-    texts = [piece for part in said if isinstance(piece := read(part, "text"), str)]
+    said = [
+        part for item in items if get_member(item, "type") == "message" for part in _list(get_member(item, "content"))
+    ]
+    texts = [chunk for part in said if isinstance(chunk := get_member(part, "text"), str)]
     if texts:
         fields["content"] = "".join(texts)
     if items and (len(items) > 1 or len(texts) < len(said) or not texts):
-        fields["output"] = [plain(item) for item in items]
+        fields["output"] = [to_plain(item) for item in items]
     if status == "failed":
         fields["failure"] = failure(told.get("error"))
     return fields
@@ -114,7 +122,7 @@ def response(answer: Any) -> dict[str, Any]:
 
 def failure(error: Any) -> str:
     """Return what an answer says of its failure: its code and message."""
-    code, told = read(error, "code"), read(error, "message")
+    code, told = get_member(error, "code"), get_member(error, "message")
     return ": ".join(str(part) for part in (code, told) if part) or "the response failed"
 
 
@@ -123,7 +131,7 @@ def embeddings(answer: Any) -> dict[str, Any]:
     told = members(answer)
     vectors = _list(told.get("data"))
     shown: dict[str, Any] = {"embeddings": len(vectors)}
-    first = read(vectors[0], "embedding") if vectors else None
+    first = get_member(vectors[0], "embedding") if vectors else None
     if isinstance(first, str):
         shown["dimensions"] = (len(first) * 3 // 4 - first[-2:].count("=")) // 4  # float32 in base64
     elif first is not None:

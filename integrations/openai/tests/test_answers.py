@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 from everycall import limits
-from everycall.integration import reference, usage_fields
+from everycall.integration import media_reference, usage_fields
 from everycall.record import Record
 from everycall_testkit.client_bench import Clients, decode
 from everycall_testkit.provider import FakeProvider
@@ -132,11 +132,11 @@ async def test_media_are_shown_by_reference(clients: Clients, provider: FakeProv
 def test_references() -> None:
     """Of what is too large to hash the size is kept; what is no base64 stays, or is said to be none."""
     large = "data:image/png;base64," + "A" * (limits.MEDIA_HASH_BYTES_MAX * 4 // 3 + 8)
-    assert reference(large) == f"<image/png, {(len(large) - 22) * 3 // 4} bytes>"
-    assert reference("data:text/plain,hello") == "data:text/plain,hello"
-    assert reference("data:;base64,aGk=").startswith("<text/plain, 2 bytes, sha256 8f4343")
-    assert reference("data:image/png;base64,a") == "<image/png, not base64>"
-    assert reference("café") == "café"
+    assert media_reference(large) == f"<image/png, {(len(large) - 22) * 3 // 4} bytes>"
+    assert media_reference("data:text/plain,hello") == "data:text/plain,hello"
+    assert media_reference("data:;base64,aGk=").startswith("<text/plain, 2 bytes, sha256 8f4343")
+    assert media_reference("data:image/png;base64,a") == "<image/png, not base64>"
+    assert media_reference("café") == "café"
 
 
 async def test_only_known_parameters_are_kept(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:

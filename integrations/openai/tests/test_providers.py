@@ -10,7 +10,7 @@ import pytest
 
 import everycall_openai
 from everycall.record import Record
-from everycall_openai._providers import provider_of, tells_usage
+from everycall_openai._providers import provider_of, reports_stream_usage
 from everycall_testkit.provider import FakeProvider
 
 HOSTS = {
@@ -65,21 +65,21 @@ AZURE = {
 @pytest.mark.parametrize(("version", "expected"), AZURE.items(), ids=AZURE.keys())
 def test_azures_versions_that_tell_usage(version: str, expected: bool) -> None:
     client = openai.AzureOpenAI(api_key="k", api_version=version, azure_endpoint="https://my.openai.azure.com")
-    assert tells_usage("azure.ai.openai", client, {}) is expected
-    assert not tells_usage("azure.ai.openai", client, {"data_sources": []})
+    assert reports_stream_usage("azure.ai.openai", client, {}) is expected
+    assert not reports_stream_usage("azure.ai.openai", client, {"data_sources": []})
 
 
 @pytest.mark.parametrize(
     ("provider", "expected"),
     [("openai", True), ("deepseek", True), ("groq", True), ("mistral_ai", False), (None, False)],
 )
-def test_who_tells_usage(provider: str | None, expected: bool) -> None:
-    assert tells_usage(provider, openai.OpenAI(api_key="k"), {}) is expected
+def test_who_reports_stream_usage(provider: str | None, expected: bool) -> None:
+    assert reports_stream_usage(provider, openai.OpenAI(api_key="k"), {}) is expected
 
 
-def test_azures_v1_tells_usage() -> None:
+def test_azures_v1_reports_stream_usage() -> None:
     client = openai.OpenAI(api_key="k", base_url="https://my.openai.azure.com/openai/v1/")
-    assert tells_usage("azure.ai.openai", client, {})
+    assert reports_stream_usage("azure.ai.openai", client, {})
 
 
 @pytest.mark.parametrize("kind", [openai.AzureOpenAI, openai.AsyncAzureOpenAI])

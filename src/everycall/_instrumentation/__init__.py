@@ -1,1 +1,1 @@
-"""What integrations of clients share: requests, streams, wrapping, content. `everycall.integration` exposes it."""
+"""What integrations of clients share: requests, streams, wrappers and content. `everycall.integration` exports it."""

@@ -1,7 +1,8 @@
-"""Values of requests and answers as plain ones, media by reference. Layer 3; the integrations' part of the seam.
+"""Plain JSON values from the objects of a client library, with media replaced by references.
 
-Answers are read member by member, without `model_dump`, which costs more than the rest of a record. What is base64 on
-the wire becomes `<image/png, 1234 bytes, sha256 ...>`: enough to find the file again, and small enough to keep.
+Integrations use it to read requests and responses. Members are read one by one, without pydantic's `model_dump`, which
+costs more than the rest of a record. Base64 becomes `<image/png, 1234 bytes, sha256 ...>`: enough to find the file
+again, and small enough to keep.
 """
 
 from __future__ import annotations
@@ -14,129 +15,131 @@ from typing import Any, Final
 from everycall import limits
 from everycall._usage.reports import members
 
-__all__ = ["members", "plain", "plain_messages", "read", "reference", "text"]
+__all__ = ["get_member", "media_reference", "members", "nonempty_text", "to_plain", "to_plain_messages"]
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
-_BASE64_KEYS: Final = frozenset(
+_BASE64_MEMBERS: Final = frozenset(
     {
         *("data", "file_data", "result", "b64_json", "partial_image_b64", "image_bytes"),
         *("signature", "encrypted_content", "encrypted_index"),
     }
 )
-"""Members that hold base64 without saying so: of audio, files, images that a model made, and thoughts in cipher."""
-_TYPE_KEYS: Final = ("media_type", "mime_type", "mimeType")
-_BASE64_CHARS_LEAST: Final = 256
-_HEAD: Final = 4_096
-_OF_ADDRESSES: Final = str.maketrans("-_", "+/")
+"""Members whose text may be base64: audio, files, generated images, and encrypted reasoning."""
+_MEDIA_TYPE_MEMBERS: Final = ("media_type", "mime_type", "mimeType")
+_BASE64_CHARS_MIN: Final = 256
+"""A shorter text of such a member is kept as it is."""
+_DATA_URL_HEAD_CHARS: Final = 4_096
+_URL_SAFE_ALPHABET: Final = str.maketrans("-_", "+/")
 
 
-def read(value: Any, name: str) -> Any:
-    """Return a member of an object of the library's or of a JSON object; None when there is none."""
+def get_member(value: Any, name: str) -> Any:
+    """Return a member of a JSON object or of a library's object; None if it has no such member."""
     if type(value) is dict:
         return value.get(name)
     stored = getattr(value, "__dict__", None)
     if stored is None:
         return None
-    found = stored.get(name)
-    if found is None:  # what the library's version does not declare; asking the object itself would raise, slowly
+    member = stored.get(name)
+    if member is None:  # members that this version of the library does not declare; getattr() would raise, slowly
         extra = getattr(value, "__pydantic_extra__", None)
         return extra.get(name) if extra else None
-    return found
+    return member
 
 
-def text(value: Any) -> str | None:
-    """Return a text that is not empty; None for anything else."""
+def nonempty_text(value: Any) -> str | None:
+    """Return a non-empty text; None for anything else."""
     return value if isinstance(value, str) and value else None
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-    """Return a value as plain JSON values: media by reference, members of the library's objects that are None left out.
+def to_plain(value: Any, depth: int = 0) -> Any:
+    """Return a value as plain JSON, with media by reference and without the None members of a library's objects.
 
-    What is neither JSON nor the library's stays as it is: everycall's capture renders and bounds it.
+    Values that are neither JSON nor the library's are returned as they are: capture renders and bounds them later.
     """
     kind = type(value)
     if kind in _SCALARS or depth > limits.CAPTURE_DEPTH_MAX:
         return value
     if kind is list or kind is tuple:
-        # A list that begins with a number is data, such as tokens or an embedding: not worth a look at each item.
+        # A list that starts with a number holds tokens or an embedding. Its items need no look.
         if value and type(value[0]) in _SCALARS and type(value[0]) is not str:
             return value
-        return [plain(item, depth + 1) for item in value]
+        return [to_plain(item, depth + 1) for item in value]
     if kind is dict:
-        return _members(value, depth)
+        return _plain_members(value, depth)
     stored = getattr(value, "__dict__", None)
     if stored is None or not hasattr(kind, "model_fields_set"):
         return value
     extra = getattr(value, "__pydantic_extra__", None)
-    members = {**stored, **extra} if extra else stored
-    return _members({name: item for name, item in members.items() if item is not None}, depth)
+    all_members = {**stored, **extra} if extra else stored
+    return _plain_members({name: item for name, item in all_members.items() if item is not None}, depth)
 
 
-def plain_messages(messages: Any) -> list[Any]:
-    """Return the messages of a request as plain values; in a list too where there is one alone, or something else."""
-    return [_message(item) for item in messages] if isinstance(messages, list) else [plain(messages)]
+def to_plain_messages(messages: Any) -> list[Any]:
+    """Return the messages of a request as plain JSON. A single message, or anything else, becomes a list of one."""
+    return [_plain_message(item) for item in messages] if isinstance(messages, list) else [to_plain(messages)]
 
 
-def _message(item: Any) -> Any:
-    """Return a message with its media by reference: the very object, in the most common case that it has none."""
-    if type(item) is dict and type(item.get("content")) is str and len(item) == 2:
-        return item
-    return plain(item)
+def _plain_message(message: Any) -> Any:
+    """Return a message as plain JSON; the same object in the most common case, a role and a text."""
+    if type(message) is dict and type(message.get("content")) is str and len(message) == 2:
+        return message
+    return to_plain(message)
 
 
-def _members(members: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    shown = {}
-    for name, item in members.items():
+def _plain_members(values: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    plain = {}
+    for name, item in values.items():
         kind = type(item)
         if kind is bytes:
-            shown[name] = _described(item, _media_type(members) or "bytes")
+            plain[name] = _describe(item, _media_type(values) or "bytes")
         elif kind is not str:
-            shown[name] = plain(item, depth + 1)
+            plain[name] = to_plain(item, depth + 1)
         elif item.startswith("data:") and name not in ("text", "content"):
-            shown[name] = reference(item)
-        elif name in _BASE64_KEYS and len(item) >= _BASE64_CHARS_LEAST:
-            shown[name] = reference(item, _media_type(members) or "base64")
+            plain[name] = media_reference(item)
+        elif name in _BASE64_MEMBERS and len(item) >= _BASE64_CHARS_MIN:
+            plain[name] = media_reference(item, _media_type(values) or "base64")
         else:
-            shown[name] = item
-    return shown
+            plain[name] = item
+    return plain
 
 
-def _media_type(members: Mapping[str, Any]) -> str | None:
-    """Return what the members beside some media say of its type; sound has a format only."""
-    for key in _TYPE_KEYS:
-        if isinstance(given := members.get(key), str):
-            return given
-    given = members.get("format")
-    return f"audio/{given}" if isinstance(given, str) else None
+def _media_type(values: Mapping[str, Any]) -> str | None:
+    """Return the media type that stands beside media. Audio has a `format` only."""
+    for name in _MEDIA_TYPE_MEMBERS:
+        if isinstance(media_type := values.get(name), str):
+            return media_type
+    audio_format = values.get("format")
+    return f"audio/{audio_format}" if isinstance(audio_format, str) else None
 
 
-def _described(data: bytes, media_type: str) -> str:
+def _describe(data: bytes, media_type: str) -> str:
     if len(data) > limits.MEDIA_HASH_BYTES_MAX:
         return f"<{media_type}, {len(data)} bytes>"
     return f"<{media_type}, {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}>"
 
 
-def reference(media: str, media_type: str = "base64") -> str:
-    """Return what stands for media: its type, size in bytes, and the SHA-256 of its bytes where it is not too large.
+def media_reference(media: str, media_type: str = "base64") -> str:
+    """Return a reference to media: its type, its size in bytes, and its SHA-256 up to `limits.MEDIA_HASH_BYTES_MAX`.
 
-    `media` is a `data:` URL or bare base64. What is not base64 is returned as it is.
+    `media` is a `data:` URL or base64. A `data:` URL that is not base64 is returned as it is.
     """
     start = 0
     if media.startswith("data:"):
-        head, comma, _ = media[:_HEAD].partition(",")
+        head, comma, _ = media[:_DATA_URL_HEAD_CHARS].partition(",")
         if not comma or not head.endswith(";base64"):
             return media
         start = len(head) + 1
         media_type = head[len("data:") : -len(";base64")] or "text/plain"
-    size = (len(media) - start) * 3 // 4 - (2 if media.endswith("==") else 1 if media.endswith("=") else 0)
+    padding = 2 if media.endswith("==") else 1 if media.endswith("=") else 0
+    size = (len(media) - start) * 3 // 4 - padding
     if size > limits.MEDIA_HASH_BYTES_MAX:
         return f"<{media_type}, {size} bytes>"
-    coded = media[start:]
-    if "-" in coded or "_" in coded:  # the alphabet for addresses, in which Google's client sends media
-        coded = coded.translate(_OF_ADDRESSES)
+    encoded = media[start:]
+    if "-" in encoded or "_" in encoded:  # the URL-safe alphabet, which Google's client sends
+        encoded = encoded.translate(_URL_SAFE_ALPHABET)
     try:
-        # Bare text may be anything: prose too would decode, were what is not of the alphabet passed over.
-        data = binascii.a2b_base64(coded, strict_mode=start == 0)
+        # Strict for bare text: prose would decode too if characters outside the alphabet were skipped.
+        data = binascii.a2b_base64(encoded, strict_mode=start == 0)
     except (binascii.Error, ValueError):
         return media if start == 0 else f"<{media_type}, not base64>"
-    return _described(data, media_type)
+    return _describe(data, media_type)

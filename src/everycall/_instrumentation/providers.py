@@ -1,7 +1,7 @@
-"""Who answers at an address: providers of models by the hosts they are at. Layer 3; integrations of clients ask.
+"""The provider of a model, by the host of its URL. Integrations of clients use it.
 
-Names are those of OpenTelemetry's GenAI conventions (`gen_ai.provider.name`) where it has one. Some speak the protocols
-of others, so an address says more than the client that talks to it.
+Names are those of OpenTelemetry's GenAI conventions (`gen_ai.provider.name`) where it has one. Many providers speak the
+protocol of another, so the URL says more than the client's class.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ _BY_HOST: Final = {
     "openrouter.ai": "openrouter",
     "router.huggingface.co": "huggingface",
 }
-"""A host, or what it ends in after a dot."""
+"""Providers by host name, or by the end of a host name after a dot."""
 _GOOGLE_REGION: Final = re.compile(r"[a-z0-9-]+-(?=aiplatform\.googleapis\.com\Z)")
 _OLLAMA_PORT: Final = 11434
 
 
 @lru_cache(maxsize=1_024)
 def provider_at(base_url: str) -> str | None:
-    """Return the provider at an address; None for a host that is not known, or for what is no address."""
+    """Return the provider at a URL; None for an unknown host or an invalid URL."""
     try:
-        address = urlsplit(base_url)
-        host, port = (address.hostname or "").rstrip("."), address.port
+        url = urlsplit(base_url)
+        host, port = (url.hostname or "").rstrip("."), url.port
     except ValueError:
         return None
     if port == _OLLAMA_PORT:
-        return "ollama"  # nothing else of note listens there, and its models have the names of priced ones
+        return "ollama"  # no other model server uses this port, and Ollama's models have the names of priced ones
     host = _GOOGLE_REGION.sub("", host)
-    for part in (host, *(host[found.end() :] for found in re.finditer(r"\.", host))):
-        provider = _BY_HOST.get(part)
+    for suffix in (host, *(host[dot.end() :] for dot in re.finditer(r"\.", host))):
+        provider = _BY_HOST.get(suffix)
         if provider is not None:
-            return AZURE if provider == AZURE_INFERENCE and address.path.startswith("/openai") else provider
+            return AZURE if provider == AZURE_INFERENCE and url.path.startswith("/openai") else provider
     return None

@@ -1,7 +1,7 @@
-"""Integrations that are installed, switched on and off by name: `everycall.instrument("openai")`. Layer 3.
+"""Installed integrations, switched on and off by name: `everycall.instrument("openai")`.
 
-An integration names itself by an entry point of the group `everycall.integrations`: a module with
-`instrument(**labels)` and `uninstrument()`. It is imported when it is asked for, and its library with it.
+An integration registers an entry point in the group `everycall.integrations`: a module with `instrument(**labels)` and
+`uninstrument()`. The module and its library are imported when the integration is switched on.
 """
 
 from __future__ import annotations
@@ -17,41 +17,42 @@ from everycall.errors import ConfigurationError
 __all__ = ["instrument", "uninstrument"]
 
 _GROUP: Final = "everycall.integrations"
-_on: dict[str, ModuleType] = {}
+_active: dict[str, ModuleType] = {}
 
 
 def instrument(*names: str, **labels: Unpack[SharedLabels]) -> tuple[str, ...]:
-    """Record what integrations see in this process, such as `everycall.instrument("openai", "langchain")`.
+    """Record the calls that integrations see in this process, as in `everycall.instrument("openai", "langchain")`.
 
-    Without names: all that are installed and whose library is; one that fails to load is named in a warning and left.
-    `labels` go to each of them. Returns the names of those that are on by this call. A second call replaces the labels.
+    Without names, all installed integrations are switched on; one that cannot be imported is skipped with a warning.
+    `labels` are passed to each of them. Another call replaces the labels. Returns the names that this call switched on.
 
-    Raises `ConfigurationError` for a name that is not installed, or does not load; nothing is switched on then.
+    Raises `ConfigurationError` if a named integration is not installed or cannot be imported. Nothing is switched on
+    then.
     """
-    found = {entry.name: entry for entry in importlib.metadata.entry_points(group=_GROUP)}
-    if unknown := [name for name in names if name not in found]:
-        installed = ", ".join(sorted(found)) or "none"
+    entry_points = {entry.name: entry for entry in importlib.metadata.entry_points(group=_GROUP)}
+    if unknown := [name for name in names if name not in entry_points]:
+        installed = ", ".join(sorted(entry_points)) or "none"
         raise ConfigurationError(
-            f"there is no integration {unknown[0]!r} here; installed: {installed}. "
+            f"no integration {unknown[0]!r} is installed; installed: {installed}. "
             f"Install it with: pip install everycall-{unknown[0]}"
         )
-    loaded: dict[str, ModuleType] = {}
-    for name in names or sorted(found):
+    modules: dict[str, ModuleType] = {}
+    for name in names or sorted(entry_points):
         try:
-            loaded[name] = found[name].load()
+            modules[name] = entry_points[name].load()
         except ImportError as error:
             if names:
-                raise ConfigurationError(f"the integration {name!r} does not load: {error}") from error
-            warn_once(f"integration {name}", "the integration %s does not load: %s", name, error)
-    for name, module in loaded.items():
+                raise ConfigurationError(f"the integration {name!r} cannot be imported: {error}") from error
+            warn_once(f"integration {name}", "the integration %s cannot be imported: %s", name, error)
+    for name, module in modules.items():
         module.instrument(**labels)
-        _on[name] = module
-    return tuple(loaded)
+        _active[name] = module
+    return tuple(modules)
 
 
 def uninstrument(*names: str) -> None:
-    """Undo `instrument`, for these or for all. One that is not on is passed over."""
-    for name in names or tuple(_on):
-        module = _on.pop(name, None)
+    """Undo `instrument` for the named integrations, or for all. A name that is not switched on is ignored."""
+    for name in names or tuple(_active):
+        module = _active.pop(name, None)
         if module is not None:
             module.uninstrument()

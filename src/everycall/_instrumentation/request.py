@@ -1,8 +1,8 @@
-"""One request of a client and its answer: the call that records them, from before it is sent to its end. Layer 3.
+"""A client's request to a model, and the call that records it. The base class of what client integrations build.
 
-The base of what integrations of clients build (OpenAI, Anthropic, Google): they say how requests and answers are read.
-An exchange has a call of its own, or that of a framework (LangChain's model) that records this very request: then it
-adds what only the client knows, tokens and the id of the answer, and leaves the end to the framework.
+An integration (OpenAI, Anthropic, Google) says how its requests and responses are read. A request usually has a call of
+its own. Where a framework's call (LangChain's model) already records this very request, the request only adds what the
+client alone knows, such as tokens and the response's id, and the framework ends the call.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ from typing import Any, ClassVar, Final, TypedDict
 from everycall._call.call import Call, start_call
 from everycall._call.context import current_call
 from everycall._guard import report
-from everycall._instrumentation.content import read
+from everycall._instrumentation.content import get_member
 from everycall.settings import OMIT_ALL, OMIT_OUTPUTS
 
-__all__ = ["Exchange", "Labels", "Options", "SharedLabels", "recorded_by_framework"]
+__all__ = ["Labels", "ModelRequest", "Options", "SharedLabels", "framework_call"]
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
-_KNOWN_HERE: Final = (
+Fields = dict[str, Any]
+_CLIENT_FIELDS: Final = (
     *("input_tokens", "output_tokens", "total_tokens", "usage", "cost", "cost_source"),
     "gen_ai.response.id",
 )
+"""What a framework's call gets from the client's request."""
 _PROVIDER: Final = "provider"
 
 
 class SharedLabels(TypedDict, total=False):
-    """What every integration takes for its records, one of a framework too.
+    """The labels that every integration accepts for its records.
 
-    `trace_name` names traces that begin with a request. The flags add up with those around the call.
+    `trace_name` names traces that start with a request. The flags add to those of the surrounding context.
     """
 
     trace_name: str | None
@@ -44,161 +46,164 @@ class SharedLabels(TypedDict, total=False):
 
 
 class Labels(SharedLabels, total=False):
-    """What `wrap` and `instrument` of every integration of a client take, for the records of its requests.
+    """The labels that `wrap` and `instrument` of every client integration accept.
 
-    `provider` names who answers, where the client's class and host do not tell.
+    `provider` names the provider where the client's class and host do not tell.
     """
 
     provider: str | None
 
 
 class Options:
-    """The keywords of `wrap` and `instrument`, as each request needs them. Raises `TypeError` for an unknown one."""
+    """The keywords of `wrap` and `instrument`. Raises `TypeError` for an unknown one."""
 
-    __slots__ = ("_given", "_within", "provider")
+    __slots__ = ("_labels", "_labels_in_trace", "provider")
 
     def __init__(self, labels: Labels) -> None:
         if unknown := sorted(labels.keys() - Labels.__annotations__.keys()):
-            raise TypeError(f"unknown keyword {unknown[0]!r}; there are {', '.join(Labels.__annotations__)}")
-        given: dict[str, Any] = {name: value for name, value in labels.items() if value}
-        self.provider: str | None = given.pop(_PROVIDER, None)
-        tags, metadata = given.get("tags"), given.get("metadata")
+            raise TypeError(f"unknown keyword {unknown[0]!r}; the keywords are {', '.join(Labels.__annotations__)}")
+        values: dict[str, Any] = {name: value for name, value in labels.items() if value}
+        self.provider: str | None = values.pop(_PROVIDER, None)
+        tags, metadata = values.get("tags"), values.get("metadata")
         if tags:
-            given["tags"] = (tags,) if isinstance(tags, str) else tuple(tags)
+            values["tags"] = (tags,) if isinstance(tags, str) else tuple(tags)
         if metadata:
-            given["metadata"] = dict(metadata)
-        self._given = given
-        self._within = {name: value for name, value in given.items() if name != "trace_name"}
+            values["metadata"] = dict(metadata)
+        self._labels = values
+        self._labels_in_trace = {name: value for name, value in values.items() if name != "trace_name"}
 
-    def arguments(self) -> Mapping[str, Any]:
-        """Return what `start_call` is given here: a trace that has begun keeps its name."""
-        return self._given if not self._given or current_call() is None else self._within
+    def call_labels(self) -> Mapping[str, Any]:
+        """Return the keywords of `start_call` for a request made here: a trace that has begun keeps its name."""
+        if not self._labels or current_call() is None:
+            return self._labels
+        return self._labels_in_trace
 
 
-class Exchange:
-    """One request under way; made when it begins, by an integration's `begin`. None of its methods raises.
+class ModelRequest:
+    """One request to a model, from before it is sent until its response has been read. No method of it raises.
 
-    `framework` is the call of a framework that records this request, as `recorded_by_framework` told. `take` or `fail`
-    is called once, when the library has answered or raised; a stream's `Reading` calls `finish`, `leave` or `fail`.
+    `framework` is the framework's call that records this request, see `framework_call`. When the library returns or
+    raises, `record_response` or `fail` is called once. The `StreamRecorder` of a streamed response calls `finish`,
+    `abandon` or `fail`.
 
-    An integration overrides what it needs of `arguments`, `takes_back`, `answered`, `handed`, `hides`, `partial` and
-    `about`.
+    An integration overrides `read_response` and, where it needs to, `call_arguments`, `should_resend`,
+    `replace_response`, `should_hide`, `partial_response` and `error_attributes`.
     """
 
-    __slots__ = ("call", "is_own", "provider")
+    __slots__ = ("call", "owns_call", "provider")
 
-    adds: ClassVar[tuple[str, ...]] = ()
-    """Attributes that a framework's call gets from here, beside tokens and the answer's id."""
+    framework_attributes: ClassVar[tuple[str, ...]] = ()
+    """Attributes that a framework's call gets from the request, beside tokens and the response's id."""
 
     def __init__(
         self, scope: str, name: str, kind: str, options: Options, provider: str | None, framework: Call | None
     ) -> None:
-        self.is_own = framework is None
+        self.owns_call = framework is None
         self.provider = options.provider or provider
-        self.call: Call = framework or start_call(name, kind=kind, scope=scope, **options.arguments())
+        self.call: Call = framework or start_call(name, kind=kind, scope=scope, **options.call_labels())
 
     @property
-    def records(self) -> bool:
-        """Whether anything of this request is recorded at all."""
+    def is_recorded(self) -> bool:
+        """Whether anything of this request is recorded."""
         return not self.call.omit & OMIT_ALL
 
     @property
-    def keeps_outputs(self) -> bool:
-        """Whether the call has its content from here, and takes it."""
-        return self.is_own and not self.call.omit & OMIT_OUTPUTS
+    def captures_output(self) -> bool:
+        """Whether this request gives the call its output, and the output is not omitted."""
+        return self.owns_call and not self.call.omit & OMIT_OUTPUTS
 
-    def arguments(self, args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:
-        """Return what the library's method is called with: the caller's arguments, or others that ask for more."""
+    def call_arguments(self, args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:
+        """Return the arguments that the library's method is called with: the caller's, or others that ask for more."""
         return args, kwargs
 
-    def takes_back(self, error: BaseException) -> bool:  # noqa: ARG002
-        """Tell whether a request failed because of what was added to it: then it is sent as the caller made it."""
+    def should_resend(self, error: BaseException) -> bool:  # noqa: ARG002
+        """Whether everycall's additions made the request fail, so that it is sent again as the caller made it."""
         return False
 
-    def answered(self, answer: Any) -> dict[str, Any] | None:
-        """Return what an answer says as fields of a record; None for one that is yet to be read, and is followed.
+    def read_response(self, response: Any) -> Fields | None:
+        """Return the fields of the record that a response gives; None for a stream, which is recorded as it is read.
 
-        `failure` among the fields says that the answer is the report of an error. May raise: then nothing is known.
+        `failure` among the fields is the text of an error that the response reports. May raise: then nothing is known.
         """
         raise NotImplementedError
 
-    def handed(self, answer: Any) -> Any:
-        """Return what the caller is given for an answer that was taken: itself, or what stands in its place."""
-        return answer
+    def replace_response(self, response: Any) -> Any:
+        """Return what the caller gets: the response itself, or what stands in its place."""
+        return response
 
-    def hides(self, piece: Any) -> bool:  # noqa: ARG002
-        """Tell whether a stream's piece is one the caller has not asked for. May raise."""
+    def should_hide(self, chunk: Any) -> bool:  # noqa: ARG002
+        """Whether a chunk of a stream is one that the caller did not ask for. May raise."""
         return False
 
-    def partial(self, error: BaseException) -> dict[str, Any]:  # noqa: ARG002
-        """Return what was answered although the library raised. May raise."""
+    def partial_response(self, error: BaseException) -> Fields:  # noqa: ARG002
+        """Return the fields of what the model answered although the library raised. May raise."""
         return {}
 
-    def about(self, error: BaseException) -> dict[str, Any]:
+    def error_attributes(self, error: BaseException) -> Fields:
         """Return what an error says beside its text, as attributes."""
-        return {"http.response.status_code": read(error, "status_code")}
+        return {"http.response.status_code": get_member(error, "status_code")}
 
-    def take(self, answer: Any) -> None:
-        """Record an answer, or follow it where it is yet to be read."""
-        fields: dict[str, Any] = {}
-        if self.records:
+    def record_response(self, response: Any) -> None:
+        """Record a response; a stream is recorded as it is read."""
+        fields: Fields = {}
+        if self.is_recorded:
             try:
-                found = self.answered(answer)
-                if found is None:
+                response_fields = self.read_response(response)
+                if response_fields is None:
                     return
-                fields = found
+                fields = response_fields
             except Exception as error:  # noqa: BLE001 - the guard
-                report("a client's answer", error)
+                report("a client's response", error)
         self.finish(fields)
 
-    def finish(self, fields: dict[str, Any]) -> None:
-        """End the call with what an answer said; as an error where the answer is the report of one."""
+    def finish(self, fields: Fields) -> None:
+        """End the call with the fields of a response; as an error if the response reports one."""
         failure = fields.pop("failure", None)
-        self._tell(fields)
-        if self.is_own:
+        self._update(fields)
+        if self.owns_call:
             if failure is None:
                 self.call.end()
             else:
                 self.call.fail(failure)
 
-    def leave(self, fields: dict[str, Any]) -> None:
-        """End the call as abandoned by who read the answer."""
+    def abandon(self, fields: Fields) -> None:
+        """End the call as abandoned by the reader of its response."""
         fields.pop("failure", None)
-        self._tell(fields)
-        if self.is_own:
+        self._update(fields)
+        if self.owns_call:
             self.call.abandon()
 
-    def fail(self, error: BaseException, fields: dict[str, Any] | None = None) -> None:
-        """End the call with the library's error, and with what was answered before it."""
-        if self.records:
+    def fail(self, error: BaseException, fields: Fields | None = None) -> None:
+        """End the call with the library's error, and with what the model had answered before it."""
+        if self.is_recorded:
             try:
-                fields = fields or self.partial(error)
+                fields = fields or self.partial_response(error)
                 fields.pop("failure", None)
-                self._tell(fields)
-                if self.is_own:
-                    self.call.update(**self.about(error))
+                self._update(fields)
+                if self.owns_call:
+                    self.call.update(**self.error_attributes(error))
             except Exception as own:  # noqa: BLE001 - the guard
                 report("a client's error", own)
-        if self.is_own:
+        if self.owns_call:
             self.call.fail(error)
 
-    def _tell(self, fields: Mapping[str, Any]) -> None:
-        if self.is_own:
+    def _update(self, fields: Mapping[str, Any]) -> None:
+        if self.owns_call:
             self.call.update(**fields)
         elif fields:
-            known = {name: fields.get(name) for name in (*_KNOWN_HERE, *self.adds)}
-            self.call.update(provider=self.provider, **known)
+            client_fields = {name: fields.get(name) for name in (*_CLIENT_FIELDS, *self.framework_attributes)}
+            self.call.update(provider=self.provider, **client_fields)
 
 
-def recorded_by_framework(scope: str, kind: str) -> Call | None:
-    """Return the call in progress here when a framework opened it for the very request that is made now, else None.
+def framework_call(scope: str, kind: str) -> Call | None:
+    """Return the current call if a framework opened it for the request that is being made; None otherwise.
 
-    `scope` and `kind` are those of the provider integration that asks. A framework's model call (LangChain's chat
-    model) is the record of the request its own code sends: the provider's integration then opens none of its own, makes
-    that call current while the request runs, and tells it what only the provider knows. So one request is one record.
+    `scope` and `kind` are those of the client integration. A framework's model call (LangChain's chat model) is the
+    record of the request that its own code sends. The client's integration then opens no call, makes the framework's
+    call current while the request runs, and adds what only the client knows. So one request is one record.
 
-    A user's own call, such as `@trace(kind="llm")`, is not such a record: it may hold several requests. Each of them
-    has its own below it, and the tokens are there.
+    A call of the user's, such as `@trace(kind="llm")`, is not such a record: it may hold several requests. Each of them
+    has a call of its own below it, with its tokens.
     """
     call = current_call()
     if call is None or call.ended or call.kind != kind or call._scope_name in ("everycall", scope):

@@ -1,8 +1,7 @@
-"""Requests of clients that Stainless generated, such as OpenAI's and Anthropic's: they are built alike. Layer 3.
+"""Requests of clients that Stainless generated, such as OpenAI's and Anthropic's.
 
-All their methods end in the client's `request(cast_to, options, ...)`: `create`, `parse`, `stream()`, raw responses,
-and `client.post(...)` by hand. An integration says which endpoints there are, how their bodies and answers are read,
-and what is its library's own.
+All public methods of these clients end in `request(cast_to, options, ...)`: `create`, `parse`, `stream()`, raw
+responses, and `client.post(...)` by hand. An integration supplies the endpoints, and what is special to its library.
 """
 
 from __future__ import annotations
@@ -14,17 +13,24 @@ from typing import Any, Protocol, TypeVar
 
 from everycall._call.call import Call
 from everycall._guard import report
-from everycall._instrumentation.request import Exchange, Options, recorded_by_framework
-from everycall._instrumentation.stream import Gathering, Reading, follow, follow_parse, watch_closing
+from everycall._instrumentation.request import Arguments, Fields, Keywords, ModelRequest, Options, framework_call
+from everycall._instrumentation.stream import (
+    StreamAccumulator,
+    StreamRecorder,
+    watch_close,
+    wrap_iterator,
+    wrap_parse,
+)
 from everycall.settings import OMIT_INPUTS
 
-__all__ = ["Endpoint", "StainlessExchange", "begin_request"]
+__all__ = ["Endpoint", "StainlessRequest", "start_request"]
 
 
 class Endpoint(Protocol):
-    """One kind of request: what it is called, and who reads its body, its answer, and the pieces of a streamed one.
+    """One kind of request: its names, and functions that read its body, its response and the chunks of a stream.
 
-    `operation` is OpenTelemetry's name of it, `kind` everycall's; `gathers` is None where nothing is streamed.
+    `operation` is OpenTelemetry's name, `kind` everycall's. `accumulator` takes whether output is captured, and is None
+    for an endpoint without streams.
     """
 
     @property
@@ -32,38 +38,50 @@ class Endpoint(Protocol):
     @property
     def kind(self) -> str: ...
     @property
-    def answers(self) -> Callable[[Any], dict[str, Any]]: ...
+    def read_response(self) -> Callable[[Any], Fields]: ...
     @property
-    def gathers(self) -> Callable[[bool], Gathering] | None: ...
+    def accumulator(self) -> Callable[[bool], StreamAccumulator] | None: ...
 
-    def fields(self, body: Mapping[str, Any], provider: str | None) -> dict[str, Any]:
-        """Return `llm_configuration` and what else a record says of a request, as `Call.update` takes it."""
+    def request_fields(self, body: Mapping[str, Any], provider: str | None) -> Fields:
+        """Return `llm_configuration` and the other fields that a request gives its record."""
 
 
-class StainlessExchange(Exchange):
-    """One request under way. What is sent is the library's own request, or a copy with more in it.
+class RequestOptions(Protocol):
+    """The library's own request (`FinalRequestOptions`), as far as it is used here."""
 
-    `body` is what the request has in its body, that of `extra_body` too.
+    method: str
+    url: str
+    headers: Any
+    json_data: Any
+    extra_json: Mapping[str, object] | None
+    post_parser: Any
+
+
+class StainlessRequest(ModelRequest):
+    """One request of such a client.
+
+    `body` is the JSON of the request, with `extra_body`. What is sent is the library's request, or a copy of it with
+    everycall's additions.
     """
 
-    __slots__ = ("_original", "_parsed", "_request", "body", "endpoint")
+    __slots__ = ("_original", "_request", "_unparsed", "body", "endpoint")
 
     def __init__(
         self,
         scope: str,
-        request: Any,
+        request: RequestOptions,
         endpoint: Endpoint,
         options: Options,
         provider: str | None,
         framework: Call | None,
     ) -> None:
         self._original = self._request = request
-        self._parsed: Any = None
+        self._unparsed: Any = None
         self.endpoint = endpoint
-        body, beside = request.json_data, request.extra_json
+        body, extra = request.json_data, request.extra_json
         if type(body) is not dict:
             body = {}
-        self.body: Mapping[str, Any] = {**body, **beside} if isinstance(beside, Mapping) else body
+        self.body: Mapping[str, Any] = {**body, **extra} if isinstance(extra, Mapping) else body
         model = self.body.get("model")
         name = f"{endpoint.operation} {model}" if isinstance(model, str) else endpoint.operation
         super().__init__(scope, name, endpoint.kind, options, provider, framework)
@@ -71,113 +89,115 @@ class StainlessExchange(Exchange):
     def describe(self) -> None:
         """Record the request as it is now."""
         call, model = self.call, self.body.get("model")
-        fields = {} if call.omit & OMIT_INPUTS else self.endpoint.fields(self.body, self.provider)
+        fields = {} if call.omit & OMIT_INPUTS else self.endpoint.request_fields(self.body, self.provider)
         call.update(model=model if isinstance(model, str) else None, provider=self.provider, **fields)
 
     def prepare(self) -> None:
-        """Make the copy of the request that is sent in its place, where one is needed."""
+        """Copy the request where something is added to what is sent."""
         request = self._original
         if callable(request.post_parser):
             request = copy.copy(request)
-            request.post_parser = self._heard_before(request.post_parser)
+            request.post_parser = self._keep_unparsed(request.post_parser)
             self._original = self._request = request
 
-    def _heard_before(self, parser: Any) -> Any:
-        """Wrap the parser of an answer, so that an answer which cannot be parsed is recorded all the same."""
+    def _keep_unparsed(self, parser: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Wrap the parser of the response, so that a response which it cannot parse is recorded."""
 
-        def parse(answer: Any) -> Any:
-            self._parsed = answer
-            return parser(answer)
+        def parse(response: Any) -> Any:
+            self._unparsed = response
+            return parser(response)
 
         return parse
 
-    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments of the library's `request`, with the request that is to be sent among them."""
+    def call_arguments(self, args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:
+        """Return the arguments of the library's `request`, with the request that is sent in place of the caller's."""
         if len(args) > 1:
             return (args[0], self._request, *args[2:]), kwargs
         return args, {**kwargs, "options": self._request}
 
-    def gathering(self) -> Gathering | None:
-        """Return what gathers the pieces of a streamed answer."""
-        gathers = self.endpoint.gathers
-        return None if gathers is None else gathers(self.keeps_outputs)
+    def new_accumulator(self) -> StreamAccumulator | None:
+        """Return the accumulator of a streamed response; None if the endpoint has no streams."""
+        accumulator = self.endpoint.accumulator
+        return None if accumulator is None else accumulator(self.captures_output)
 
-    def answered(self, answer: Any) -> dict[str, Any] | None:
-        """Read a whole answer, a raw one that is here already without a trace; follow what is yet to be read."""
-        if _is_stream(answer) and (gathering := self.gathering()) is not None:
-            self.follow(answer, Reading(self, gathering))
+    def read_response(self, response: Any) -> Fields | None:
+        """Return the fields of a complete response; record a stream, or a raw response, as it is read.
+
+        A raw response whose body has been read is decoded here; the caller's object is not touched.
+        """
+        if _is_stream(response) and (accumulator := self.new_accumulator()) is not None:
+            self.record_stream(response, StreamRecorder(self, accumulator))
             return None
-        members = getattr(answer, "__dict__", ())
-        if "http_response" not in members:
-            return self.endpoint.answers(answer)
-        raw = answer.http_response
-        if self.is_own:
-            self.call.set_attribute("http.response.status_code", raw.status_code)
-        if self.body.get("stream") is not True and raw.is_closed:
-            return self.endpoint.answers(json.loads(raw.content))
-        self._follow_raw(answer)
+        if "http_response" not in getattr(response, "__dict__", ()):
+            return self.endpoint.read_response(response)
+        http_response = response.http_response
+        if self.owns_call:
+            self.call.set_attribute("http.response.status_code", http_response.status_code)
+        if self.body.get("stream") is not True and http_response.is_closed:
+            return self.endpoint.read_response(json.loads(http_response.content))
+        self._record_raw_response(response)
         return None
 
-    def follow(self, stream: Any, reading: Reading) -> None:
-        """Follow a stream of the library's."""
-        stream._iterator = follow(stream._iterator, reading)
-        response = getattr(stream, "response", None) or stream.http_response
-        watch_closing(response.stream, reading)
+    def record_stream(self, stream: Any, recorder: StreamRecorder) -> None:
+        """Record a stream of the library's as it is read."""
+        stream._iterator = wrap_iterator(stream._iterator, recorder)
+        http_response = getattr(stream, "response", None) or stream.http_response
+        watch_close(http_response.stream, recorder)
 
-    def _follow_raw(self, answer: Any) -> None:
-        """Follow a raw response whose body is not read yet: what its `parse()` returns is recorded, or followed.
+    def _record_raw_response(self, response: Any) -> None:
+        """Record what the `parse()` of a raw response returns, when the caller calls it.
 
-        Read otherwise, as bytes or lines, it has a latency and a status, and nothing is known of what it said.
+        If the caller reads bytes or lines, the record has a latency and a status, and no content.
         """
-        reading = Reading(self, None)
+        recorder = StreamRecorder(self, None)
 
-        def found(parsed: Any) -> None:
+        def record(parsed: Any) -> None:
             if not _is_stream(parsed):
-                reading.complete(self.endpoint.answers(parsed))
-            elif reading.gathering is None and (gathering := self.gathering()) is not None:
-                reading.gathering = gathering
-                parsed._iterator = follow(parsed._iterator, reading)
+                recorder.complete(self.endpoint.read_response(parsed))
+            elif recorder.accumulator is None and (accumulator := self.new_accumulator()) is not None:
+                recorder.accumulator = accumulator
+                parsed._iterator = wrap_iterator(parsed._iterator, recorder)
 
-        follow_parse(answer, reading, found)
-        watch_closing(answer.http_response.stream, reading)
+        wrap_parse(response, recorder, record)
+        watch_close(response.http_response.stream, recorder)
 
-    def partial(self, error: BaseException) -> dict[str, Any]:  # noqa: ARG002
-        """Return what was answered where the library could not parse it."""
-        return {} if self._parsed is None else self.endpoint.answers(self._parsed)
-
-
-def _is_stream(answer: Any) -> bool:
-    """Tell whether an answer is read piece by piece; its iterator may be made when it is first asked for."""
-    return "_iterator" in getattr(answer, "__dict__", ()) or hasattr(type(answer), "_iterator")
+    def partial_response(self, error: BaseException) -> Fields:  # noqa: ARG002
+        """Return the fields of a response that the library could not parse."""
+        return {} if self._unparsed is None else self.endpoint.read_response(self._unparsed)
 
 
-Made = TypeVar("Made", bound=StainlessExchange)
+def _is_stream(response: Any) -> bool:
+    """Whether a response is read chunk by chunk. In some versions its iterator is made when it is first used."""
+    return "_iterator" in getattr(response, "__dict__", ()) or hasattr(type(response), "_iterator")
 
 
-def begin_request(
+Request = TypeVar("Request", bound=StainlessRequest)
+
+
+def start_request(
     scope: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    args: Arguments,
+    kwargs: Keywords,
     endpoint_of: Callable[[Any], Endpoint | None],
-    make: Callable[[Any, Any, Call | None], Made],
-) -> Made | None:
-    """Begin the exchange of a request; None for one that is not to a model, or is recorded as a framework's.
+    make: Callable[[Any, Any, Call | None], Request],
+) -> Request | None:
+    """Start the recording of a request; returns None for one that is not recorded here.
 
-    `args` and `kwargs` are those of the library's `request`; `make(request, endpoint, framework)` makes the exchange.
-    Never raises: a request that cannot be described goes out all the same.
+    `args` and `kwargs` are those of the library's `request`. `make(request, endpoint, framework)` makes the object.
+    Never raises: a request that cannot be described is sent all the same.
     """
-    exchange = None
+    model_request = None
     try:
         request = args[1] if len(args) > 1 else kwargs.get("options")
         endpoint = endpoint_of(request)
         if endpoint is None:
             return None
-        framework = recorded_by_framework(scope, endpoint.kind)
-        exchange = make(request, endpoint, framework)
-        if exchange.records:
+        framework = framework_call(scope, endpoint.kind)
+        model_request = make(request, endpoint, framework)
+        if model_request.is_recorded:
             if framework is None:
-                exchange.describe()
-            exchange.prepare()
+                model_request.describe()
+            model_request.prepare()
     except Exception as error:  # noqa: BLE001 - the guard
         report("a client's request", error)
-    return exchange
+    return model_request

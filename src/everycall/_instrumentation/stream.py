@@ -1,7 +1,7 @@
-"""Answers that are read piece by piece: followed in place, so that a stream stays the library's own object. Layer 3.
+"""Streamed responses, recorded in place as they are read, so that a stream stays the library's own object.
 
-An integration puts `follow(iterator, reading)` in the place of a stream's iterator, and lets `watch_closing` tell when
-the response below is closed, in which every way of closing ends. The call is current only while a piece is awaited.
+An integration replaces a stream's iterator by `wrap_iterator(iterator, recorder)`, and calls `watch_close` on the
+response below it, which every way of closing a stream closes. The call is current only while a chunk is awaited.
 """
 
 from __future__ import annotations
@@ -10,40 +10,37 @@ import atexit
 import inspect
 import os
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.context.context import Context
-
 from everycall import limits
-from everycall._call.context import _current, attach, attach_whole, detach, snapshot
-from everycall._call.generators import _first_step, _take_names
+from everycall._call.context import attach, detach
 from everycall._guard import guarded, report
 
 if TYPE_CHECKING:
-    from everycall._instrumentation.request import Exchange
+    from everycall._instrumentation.request import Fields, ModelRequest
 
-__all__ = ["Gathering", "Reading", "Text", "carried", "follow", "follow_parse", "watch_closing"]
+__all__ = ["StreamAccumulator", "StreamRecorder", "TextBuffer", "watch_close", "wrap_iterator", "wrap_parse"]
 
 _END: Final = object()
-_open: weakref.WeakSet[Reading] = weakref.WeakSet()
-_watches = False
+_open_recorders: weakref.WeakSet[StreamRecorder] = weakref.WeakSet()
+_has_exit_handler = False
 
 
-class Text:
-    """Pieces of text, joined when asked for. Beyond the bound of a field they are counted as cut, and not kept."""
+class TextBuffer:
+    """Pieces of one text, joined when it is asked for. Text beyond the bound of a record's field is dropped."""
 
-    __slots__ = ("_pieces", "_room")
+    __slots__ = ("_chars_left", "_pieces")
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
-        self._room = limits.FIELD_BYTES_MAX
+        self._chars_left = limits.FIELD_BYTES_MAX
 
     def add(self, piece: Any) -> None:
-        """Take a piece; what is no text is passed over."""
-        if isinstance(piece, str) and self._room >= 0:
+        """Add a piece; anything but text is ignored."""
+        if isinstance(piece, str) and self._chars_left >= 0:
             self._pieces.append(piece)
-            self._room -= len(piece)
+            self._chars_left -= len(piece)
 
     def __str__(self) -> str:
         return "".join(self._pieces)
@@ -52,341 +49,290 @@ class Text:
         return any(self._pieces)
 
 
-class Gathering:
-    """What a stream has brought so far, put together as the answer it amounts to. The base of the integrations' own.
+class StreamAccumulator:
+    """Puts the chunks of a stream together to the response they amount to. The base class of the integrations' own.
 
-    It is given every piece once and can be asked for fields at any time: at the end, or when the stream is left in the
-    middle. With outputs omitted (`keeps` is False) it keeps no text at all. `spoke` says that something the model made
-    has come; `complete` that the model has said all it had to say.
+    `add` gets every chunk once. `fields` may be asked for at any time: at the end, or when the stream is left early.
+    Without `captures_output` no output is kept. `has_output` says that a chunk with output of the model has come,
+    `is_complete` that the model has finished.
     """
 
-    __slots__ = ("complete", "keeps", "spoke")
+    __slots__ = ("captures_output", "has_output", "is_complete")
 
-    def __init__(self, keeps: bool) -> None:
-        self.keeps = keeps
-        self.spoke = False
-        self.complete = False
+    def __init__(self, captures_output: bool) -> None:
+        self.captures_output = captures_output
+        self.has_output = False
+        self.is_complete = False
 
-    def take(self, piece: Any) -> None:
-        """Take one piece of the stream."""
+    def add(self, chunk: Any) -> None:
+        """Add one chunk of the stream."""
         raise NotImplementedError
 
-    def fields(self) -> dict[str, Any]:
-        """Return what has come as fields of a record, as `Exchange.finish` takes them."""
+    def fields(self) -> Fields:
+        """Return the fields of the response so far, as `ModelRequest.finish` takes them."""
         raise NotImplementedError
 
 
-class Reading:
-    """An answer being read: what has come, and how the reading ends. Shared by all that can end it; one of them does.
+class StreamRecorder:
+    """Records one streamed response, and ends its request once, whoever notices the end first.
 
-    `gathering` is None for an answer that the caller may read by other means than the library's, where nothing is seen.
-    One that is collected before its end was abandoned, unless the model had said all; so was one that is open when the
-    process ends.
+    `accumulator` is None for a raw response, which the caller may read without the library's parser; then nothing is
+    known of its content. A recorder that is garbage-collected ends its request as abandoned, unless the model had
+    finished. So does one that is open when the process ends.
     """
 
-    __slots__ = ("__weakref__", "_has_spoken", "_is_over", "_steps", "exchange", "gathering")
+    __slots__ = ("__weakref__", "_has_first_token", "_is_over", "_steps", "accumulator", "request")
 
-    def __init__(self, exchange: Exchange, gathering: Gathering | None) -> None:
-        self.exchange = exchange
-        self.gathering = gathering
-        self._has_spoken = self._is_over = False
+    def __init__(self, request: ModelRequest, accumulator: StreamAccumulator | None) -> None:
+        self.request = request
+        self.accumulator = accumulator
+        self._has_first_token = self._is_over = False
         self._steps = 0
-        _watch(self)
+        _track(self)
 
     @property
     def is_over(self) -> bool:
-        """Whether the reading has ended."""
+        """Whether the request has ended."""
         return self._is_over
 
     def __enter__(self) -> None:
-        """Begin a step: what is closed during it is closed by the library, and the step's outcome tells why."""
+        """Start a step of the library's. What is closed during it, the library closes; the step's outcome says why."""
         self._steps += 1
 
     def __exit__(self, *exc_info: object) -> None:
         self._steps -= 1
 
-    def hides(self, piece: Any) -> bool:
-        """Look at a piece; tells whether it is one the caller has not asked for. Never raises."""
-        gathering = self.gathering
-        if gathering is None or self._is_over:
+    def add(self, chunk: Any) -> bool:
+        """Add a chunk; returns whether it is hidden from the caller. Never raises."""
+        accumulator = self.accumulator
+        if accumulator is None or self._is_over:
             return False
         try:
-            gathering.take(piece)
-            if gathering.spoke and not self._has_spoken:
-                self._has_spoken = True
-                self.exchange.call.first_token()
-            return self.exchange.hides(piece)
+            accumulator.add(chunk)
+            if accumulator.has_output and not self._has_first_token:
+                self._has_first_token = True
+                self.request.call.first_token()
+            return self.request.should_hide(chunk)
         except Exception as error:  # noqa: BLE001 - the guard
-            report("a stream's piece", error)
+            report("a chunk of a stream", error)
         return False
 
-    def complete(self, fields: dict[str, Any] | None = None) -> None:
-        """End it: all has been read, or what was read is known otherwise."""
-        if self._close():
-            self.exchange.finish(self._fields() if fields is None else fields)
+    def complete(self, fields: Fields | None = None) -> None:
+        """End the request: the stream was read to its end, or `fields` are known otherwise."""
+        if self._end():
+            self.request.finish(self._fields() if fields is None else fields)
 
     def fail(self, error: BaseException) -> None:
-        """End it with what the library raised."""
-        if self._close():
-            self.exchange.fail(error, self._fields())
+        """End the request with what the library raised."""
+        if self._end():
+            self.request.fail(error, self._fields())
 
-    def leave(self) -> None:
-        """End it, closed by its reader: abandoned, unless the model had said all."""
+    def close(self) -> None:
+        """End the request because the reader closed the stream: abandoned, unless the model had finished."""
         if self._steps:
             return
-        if self.gathering is None or self.gathering.complete:
+        if self.accumulator is None or self.accumulator.is_complete:
             self.complete()
         else:
             self.abandon()
 
     def abandon(self) -> None:
-        """End it as left in the middle."""
-        if self._close():
-            self.exchange.leave(self._fields())
+        """End the request as left before the end of its stream."""
+        if self._end():
+            self.request.abandon(self._fields())
 
     def forget(self) -> None:
-        """In a forked child: it is the parent's to end."""
+        """Do nothing from now on: in a forked child, the parent ends the request."""
         self._is_over = True
 
-    def _close(self) -> bool:
+    def _end(self) -> bool:
         if self._is_over:
             return False
         self._is_over = True
-        _open.discard(self)
+        _open_recorders.discard(self)
         return True
 
-    def _fields(self) -> dict[str, Any]:
-        return (self._gathered() or {}) if self.gathering is not None else {}
+    def _fields(self) -> Fields:
+        if self.accumulator is None:
+            return {}
+        return self._accumulated() or {}
 
     @guarded
-    def _gathered(self) -> dict[str, Any]:
-        assert self.gathering is not None
-        return self.gathering.fields()
+    def _accumulated(self) -> Fields:
+        assert self.accumulator is not None
+        return self.accumulator.fields()
 
     def __del__(self) -> None:
-        if self.gathering is None:
+        if self.accumulator is None:
             self.abandon()
         else:
-            self.leave()
+            self.close()
 
 
-class _Steps:
-    """Stands in the place of a stream's iterator."""
+class _RecordedIterator:
+    """Stands in place of a stream's iterator."""
 
-    __slots__ = ("_iterator", "_reading")
+    __slots__ = ("_iterator", "_recorder")
 
-    def __init__(self, iterator: Iterator[Any], reading: Reading) -> None:
+    def __init__(self, iterator: Iterator[Any], recorder: StreamRecorder) -> None:
         self._iterator = iterator
-        self._reading = reading
+        self._recorder = recorder
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        reading = self._reading
-        if reading.is_over:
+        recorder = self._recorder
+        if recorder.is_over:
             return next(self._iterator)
         try:
-            token = attach(reading.exchange.call, reading.exchange.call)
-            reading._steps += 1
+            token = attach(recorder.request.call, recorder.request.call)
+            recorder._steps += 1
             try:
-                piece = next(self._iterator, _END)
-                while piece is not _END and reading.hides(piece):
-                    piece = next(self._iterator, _END)
+                chunk = next(self._iterator, _END)
+                while chunk is not _END and recorder.add(chunk):
+                    chunk = next(self._iterator, _END)
             finally:
-                reading._steps -= 1
+                recorder._steps -= 1
                 detach(token)
         except BaseException as error:
-            reading.fail(error)
+            recorder.fail(error)
             raise
-        if piece is _END:
-            reading.complete()
+        if chunk is _END:
+            recorder.complete()
             raise StopIteration
-        return piece
+        return chunk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._iterator, name)
 
 
-class _AsyncSteps:
+class _RecordedAsyncIterator:
     """The same for a stream that is read asynchronously."""
 
-    __slots__ = ("_iterator", "_reading")
+    __slots__ = ("_iterator", "_recorder")
 
-    def __init__(self, iterator: AsyncIterator[Any], reading: Reading) -> None:
+    def __init__(self, iterator: AsyncIterator[Any], recorder: StreamRecorder) -> None:
         self._iterator = iterator
-        self._reading = reading
+        self._recorder = recorder
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
-        reading = self._reading
-        if reading.is_over:
+        recorder = self._recorder
+        if recorder.is_over:
             return await anext(self._iterator)
         try:
-            token = attach(reading.exchange.call, reading.exchange.call)
-            reading._steps += 1
+            token = attach(recorder.request.call, recorder.request.call)
+            recorder._steps += 1
             try:
-                piece = await anext(self._iterator, _END)
-                while piece is not _END and reading.hides(piece):
-                    piece = await anext(self._iterator, _END)
+                chunk = await anext(self._iterator, _END)
+                while chunk is not _END and recorder.add(chunk):
+                    chunk = await anext(self._iterator, _END)
             finally:
-                reading._steps -= 1
+                recorder._steps -= 1
                 detach(token)
         except BaseException as error:
-            reading.fail(error)
+            recorder.fail(error)
             raise
-        if piece is _END:
-            reading.complete()
+        if chunk is _END:
+            recorder.complete()
             raise StopAsyncIteration
-        return piece
+        return chunk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._iterator, name)
 
 
-def follow(iterator: Any, reading: Reading) -> Any:
-    """Return what stands in the place of a stream's iterator: the same pieces, seen by a reading as they pass.
+def wrap_iterator(iterator: Any, recorder: StreamRecorder) -> Any:
+    """Return an iterator with the same chunks, which are added to `recorder` as they are read.
 
-    `iterator` has `__anext__` or `__next__`; all else that is asked of what is returned, such as `close`, is its own.
+    `iterator` has `__anext__` or `__next__`. Its other attributes, such as `close`, are those of the result.
     """
-    return (_AsyncSteps if hasattr(iterator, "__anext__") else _Steps)(iterator, reading)
+    if hasattr(iterator, "__anext__"):
+        return _RecordedAsyncIterator(iterator, recorder)
+    return _RecordedIterator(iterator, recorder)
 
 
-def follow_parse(answer: Any, reading: Reading, found: Callable[[Any], None]) -> None:
-    """Follow a raw response that is read by its `parse()`, synchronous or not: `found` is given what it returned.
+def wrap_parse(response: Any, recorder: StreamRecorder, record: Callable[[Any], None]) -> None:
+    """Wrap the `parse()` of a raw response, a function or a coroutine function: `record` gets what it returns.
 
-    What `parse` raises ends the reading. `found` may raise.
+    If `parse` raises, the request ends with that error. `record` may raise.
     """
-    parse = answer.parse
-    take = guarded(found)
+    parse = response.parse
+    guarded_record = guarded(record)
 
-    def parse_now(*args: Any, **kwargs: Any) -> Any:
+    def parse_sync(*args: Any, **kwargs: Any) -> Any:
         try:
-            with reading:
+            with recorder:
                 parsed = parse(*args, **kwargs)
         except BaseException as error:
-            reading.fail(error)
+            recorder.fail(error)
             raise
-        take(parsed)
+        guarded_record(parsed)
         return parsed
 
-    async def parse_later(*args: Any, **kwargs: Any) -> Any:
+    async def parse_async(*args: Any, **kwargs: Any) -> Any:
         try:
-            with reading:
+            with recorder:
                 parsed = await parse(*args, **kwargs)
         except BaseException as error:
-            reading.fail(error)
+            recorder.fail(error)
             raise
-        take(parsed)
+        guarded_record(parsed)
         return parsed
 
-    answer.parse = parse_later if inspect.iscoroutinefunction(parse) else parse_now
+    response.parse = parse_async if inspect.iscoroutinefunction(parse) else parse_sync
 
 
-def carried(stream: Any) -> Any:
-    """Return a generator that runs another one in the context of here and now, wherever it is read; never raises.
+def watch_close(body: Any, recorder: StreamRecorder) -> None:
+    """Close the recorder when a response's body is closed; `body` has `close`, or `aclose` if it is asynchronous.
 
-    For a library's generator that sends its requests when it is read: their calls are then below the call in which it
-    was asked for, and under its omit flags. Same items, `send`, `throw` and `close`. What is no generator, synchronous
-    or not, is returned as it is.
-    """
-    steps: Any
-    if inspect.isgenerator(stream):
-        steps = _carried(stream, snapshot() or _current())
-    elif inspect.isasyncgen(stream):
-        steps = _carried_async(stream, snapshot() or _current())
-    else:
-        return stream
-    _take_names(steps, stream)
-    return steps
-
-
-def _carried(stream: Generator[Any, Any, Any], context: Context) -> Generator[Any, Any, Any]:
-    step, given = stream.send, None
-    while True:
-        token = attach_whole(context)
-        try:
-            piece = step(given)
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            given = None  # an error held here would hold this frame, and with it the stream
-            detach(token)
-        try:
-            step, given = stream.send, (yield piece)
-        except BaseException as error:  # noqa: BLE001 - throw() and close(): it belongs to the stream
-            step, given = stream.throw, error
-
-
-async def _carried_async(
-    stream: AsyncGenerator[Any, Any], context: Context
-) -> AsyncGenerator[Any, Any]:  # as `_carried`, step for step
-    step: Any = None
-    given: Any = None
-    while True:
-        token = attach_whole(context)
-        try:
-            piece = await (_first_step(stream) if step is None else step(given))
-        except StopAsyncIteration:
-            return
-        finally:
-            given = None
-            detach(token)
-        try:
-            step, given = stream.asend, (yield piece)
-        except BaseException as error:  # noqa: BLE001 - athrow() and aclose(): it belongs to the stream
-            step, given = stream.athrow, error
-
-
-def watch_closing(body: Any, reading: Reading) -> None:
-    """Learn when a response's body is closed: an object with `close`, or `aclose` where it is asynchronous.
-
-    A body is closed once, whoever closes what above it. One that takes no attributes (a transport's own, with slots) is
-    not watched: then its end or its collection tells.
+    Every way of closing a stream closes the body once. A body that takes no attributes (a transport's own, with slots)
+    is not watched: then the end of the stream or its collection ends the request.
     """
     close = getattr(body, "aclose", None) or body.close
 
-    async def close_later() -> None:
+    async def close_async() -> None:
         try:
             await close()
         finally:
-            reading.leave()
+            recorder.close()
 
-    def close_now() -> None:
+    def close_sync() -> None:
         try:
             close()
         finally:
-            reading.leave()
+            recorder.close()
 
     try:
         if inspect.iscoroutinefunction(close):
-            body.aclose = close_later
+            body.aclose = close_async
         else:
-            body.close = close_now
+            body.close = close_sync
     except AttributeError as error:
         report("watching a response", error)
 
 
-def _watch(reading: Reading) -> None:
-    """Keep in mind what is open, so that it is recorded when the process ends; a forked child forgets it."""
-    global _watches
-    _open.add(reading)
-    if not _watches:
-        _watches = True
-        # After the first call has set up everycall's own: what is registered last runs first.
+def _track(recorder: StreamRecorder) -> None:
+    """Remember an open recorder: it is recorded when the process ends, and forgotten in a forked child."""
+    global _has_exit_handler
+    _open_recorders.add(recorder)
+    if not _has_exit_handler:
+        _has_exit_handler = True
+        # The first call has registered everycall's own exit handler by now. Handlers run in reverse order.
         atexit.register(_abandon_all)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_forget_all)
 
 
 def _abandon_all() -> None:
-    for reading in list(_open):
-        reading.abandon()
+    for recorder in list(_open_recorders):
+        recorder.abandon()
 
 
 def _forget_all() -> None:
-    for reading in list(_open):
-        reading.forget()
-    _open.clear()
+    for recorder in list(_open_recorders):
+        recorder.forget()
+    _open_recorders.clear()

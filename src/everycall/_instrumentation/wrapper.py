@@ -1,7 +1,7 @@
-"""Where the recording of a client's requests is put in: one client, or all of a process. Layer 3.
+"""Wraps the methods of a client that send requests: those of one client, or of its class.
 
-An integration names the library's methods in which all others end; these are wrapped, in one object or in its class.
-The objects stay the library's own, of their own class.
+An integration names the library's methods in which all others end. The clients stay the library's own objects, of their
+own class.
 """
 
 from __future__ import annotations
@@ -13,190 +13,193 @@ from types import MethodType
 from typing import Any, Final
 
 from everycall._call.context import attach, attach_unseen, detach
-from everycall._instrumentation.request import Exchange, Options
+from everycall._instrumentation.request import Arguments, Keywords, ModelRequest, Options
 from everycall._patches import Patches
 
-__all__ = ["Begin", "Wrapping"]
+__all__ = ["ClientWrapper", "StartRequest"]
 
-Begin = Callable[[Any, str, tuple[Any, ...], dict[str, Any], Any], Exchange | None]
-"""Begins the exchange of a request: `begin(owner, method, args, kwargs, options)`. None for one that is not recorded.
+StartRequest = Callable[[Any, str, Arguments, Keywords, Any], ModelRequest | None]
+"""Starts the recording of a request: `start(client, method, args, kwargs, options)`; None if it is not recorded.
 
-It must not raise: a request that cannot be described goes out all the same.
+It must not raise: a request that cannot be described is sent all the same.
 """
-_NOTHING_GIVEN: Final = Options({})
-_MARK: Final = "__everycall_original__"
-"""What tells our wrapper of a method from what others put there: it holds the method."""
+_NO_OPTIONS: Final = Options({})
+_ORIGINAL: Final = "__everycall_original__"
+"""The attribute of a wrapper of ours that holds the method it stands for."""
 
 
-class Wrapping:
-    """The methods of a library that send its requests, and what is put around them.
+class ClientWrapper:
+    """Records what the methods of a library's clients send.
 
-    `methods` are names of methods of the objects that are wrapped; synchronous ones and coroutine functions. `copies`
-    are names of methods that return a copy of the object, which is wrapped as its original is. `traces_itself` says
-    that the library opens spans of its own and sends their ids along: it is shown the program's spans, and no calls.
+    `methods` are the names of the methods that are wrapped, functions or coroutine functions. `copies` are the names of
+    methods that return a copy of the client, which is wrapped as its original is. `traces_itself` is for a library that
+    opens spans and sends their ids along: while it runs, OpenTelemetry's current span is the program's, not the call.
     """
 
-    __slots__ = ("_begin", "_copies", "_everywhere", "_methods", "_patches", "_traces_itself")
+    __slots__ = ("_class_options", "_copies", "_methods", "_patches", "_start", "_traces_itself")
 
     def __init__(
-        self, begin: Begin, methods: Iterable[str], copies: Iterable[str] = (), *, traces_itself: bool = False
+        self, start: StartRequest, methods: Iterable[str], copies: Iterable[str] = (), *, traces_itself: bool = False
     ) -> None:
-        self._begin = begin
+        self._start = start
         self._methods = tuple(methods)
         self._copies = tuple(copies)
         self._patches = Patches()
         self._traces_itself = traces_itself
-        self._everywhere: Any = _NOTHING_GIVEN
+        self._class_options: Any = _NO_OPTIONS
 
-    def wrap(self, owner: Any, options: Options) -> None:
-        """Record what one object sends; wrapping it again replaces the options."""
+    def wrap(self, client: Any, options: Options) -> None:
+        """Record what one client sends. Wrapping it again replaces the options."""
         for name in self._methods:
-            setattr(owner, name, self._of_one(owner, name, _inner(owner, name), options))
+            setattr(client, name, self._instance_method(client, name, _unwrapped(client, name), options))
         for name in self._copies:
-            setattr(owner, name, self._copier(owner, _inner(owner, name), options))
+            setattr(client, name, self._copy_method(client, _unwrapped(client, name), options))
 
-    def instrument(self, owners: Iterable[type], options: Options) -> None:
-        """Record what all objects of some classes send, save those that are wrapped; again: replaces the options."""
-        self._everywhere = options
-        for owner in owners:
+    def instrument(self, classes: Iterable[type], options: Options) -> None:
+        """Record what all clients of some classes send; wrapped clients keep their own options.
+
+        Another call replaces the options.
+        """
+        self._class_options = options
+        for cls in classes:
             for name in self._methods:
-                holder = next(kind for kind in owner.__mro__ if name in vars(kind))
-                self._patches.replace(holder, name, functools.partial(self._of_all, name))
+                owner = next(base for base in cls.__mro__ if name in vars(base))
+                self._patches.replace(owner, name, functools.partial(self._class_method, name))
 
     def uninstrument(self) -> None:
-        """Undo `instrument`: the classes are as they were. Wrapped objects stay wrapped; open streams go on."""
+        """Undo `instrument`: the classes are as they were. Wrapped clients stay wrapped, open streams are recorded."""
         self._patches.undo()
 
-    def records(self, owner: Any) -> bool:
-        """Tell whether what an object sends is recorded: it is wrapped, or all are."""
-        return self._patches.on or any(_is_ours(getattr(owner, name, None)) for name in self._methods)
+    def is_recorded(self, client: Any) -> bool:
+        """Whether the requests of a client are recorded, because it is wrapped or its class is."""
+        return self._patches.on or any(_is_wrapper(getattr(client, name, None)) for name in self._methods)
 
-    def _of_one(self, owner: Any, name: str, original: Callable[..., Any], options: Options) -> MethodType:
-        """Make what stands in one object, in the place of its bound method."""
+    def _instance_method(self, client: Any, name: str, original: Callable[..., Any], options: Options) -> MethodType:
+        """Return the wrapper of a bound method, to be set on its client."""
         if inspect.iscoroutinefunction(original):
 
-            async def send_async(owner: Any, *args: Any, **kwargs: Any) -> Any:
-                return await self._traced_async(options, owner, name, original, args, kwargs)
+            async def send_async(client: Any, *args: Any, **kwargs: Any) -> Any:
+                return await self._send_async(options, client, name, original, args, kwargs)
 
-            return _bound(send_async, owner, original)
+            return _bind(send_async, client, original)
 
-        def send_now(owner: Any, *args: Any, **kwargs: Any) -> Any:
-            return self._traced(options, owner, name, original, args, kwargs)
+        def send(client: Any, *args: Any, **kwargs: Any) -> Any:
+            return self._send(options, client, name, original, args, kwargs)
 
-        return _bound(send_now, owner, original)
+        return _bind(send, client, original)
 
-    def _copier(self, owner: Any, original: Callable[..., Any], options: Options) -> MethodType:
-        def copy(_owner: Any, *args: Any, **kwargs: Any) -> Any:
+    def _copy_method(self, client: Any, original: Callable[..., Any], options: Options) -> MethodType:
+        def copy(_client: Any, *args: Any, **kwargs: Any) -> Any:
             copied = original(*args, **kwargs)
             self.wrap(copied, options)
             return copied
 
-        return _bound(copy, owner, original)
+        return _bind(copy, client, original)
 
-    def _of_all(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Make the function that stands in the class: it leaves wrapped objects to their own."""
+    def _class_method(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function that stands in the class. It leaves wrapped clients to their own wrappers."""
         if inspect.iscoroutinefunction(original):
 
-            async def send_async(owner: Any, *args: Any, **kwargs: Any) -> Any:
-                if not self._patches.on or _is_ours(vars(owner).get(name)):
-                    return await original(owner, *args, **kwargs)
-                send = functools.partial(original, owner)
-                return await self._traced_async(self._everywhere, owner, name, send, args, kwargs)
+            async def send_async(client: Any, *args: Any, **kwargs: Any) -> Any:
+                if not self._patches.on or _is_wrapper(vars(client).get(name)):
+                    return await original(client, *args, **kwargs)
+                bound = functools.partial(original, client)
+                return await self._send_async(self._class_options, client, name, bound, args, kwargs)
 
             return send_async
 
-        def send_now(owner: Any, *args: Any, **kwargs: Any) -> Any:
-            if not self._patches.on or _is_ours(vars(owner).get(name)):
-                return original(owner, *args, **kwargs)
-            send = functools.partial(original, owner)
-            return self._traced(self._everywhere, owner, name, send, args, kwargs)
+        def send(client: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._patches.on or _is_wrapper(vars(client).get(name)):
+                return original(client, *args, **kwargs)
+            bound = functools.partial(original, client)
+            return self._send(self._class_options, client, name, bound, args, kwargs)
 
-        return send_now
+        return send
 
-    def _traced(
-        self, options: Any, owner: Any, name: str, send: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def _send(
+        self, options: Any, client: Any, name: str, original: Callable[..., Any], args: Arguments, kwargs: Keywords
     ) -> Any:
-        """Send a request as the library would, and record it."""
-        exchange = self._begin(owner, name, args, kwargs, options)
-        if exchange is None:
-            return self._unrecorded(send, args, kwargs)
+        """Send a request as the library does, and record it."""
+        request = self._start(client, name, args, kwargs, options)
+        if request is None:
+            return self._send_unrecorded(original, args, kwargs)
         while True:
-            args, kwargs = exchange.arguments(args, kwargs)
+            args, kwargs = request.call_arguments(args, kwargs)
             try:
-                token = self._attach(exchange)
+                token = self._attach(request)
                 try:
-                    answer = send(*args, **kwargs)
+                    response = original(*args, **kwargs)
                 finally:
                     detach(token)
                 break
             except BaseException as error:
-                if not exchange.takes_back(error):
-                    exchange.fail(error)
+                if not request.should_resend(error):
+                    request.fail(error)
                     raise
-        exchange.take(answer)
-        return exchange.handed(answer)
+        request.record_response(response)
+        return request.replace_response(response)
 
-    async def _traced_async(
-        self, options: Any, owner: Any, name: str, send: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:  # as `_traced`, step for step
-        exchange = self._begin(owner, name, args, kwargs, options)
-        if exchange is None:
-            return await self._unrecorded_async(send, args, kwargs)
+    async def _send_async(
+        self, options: Any, client: Any, name: str, original: Callable[..., Any], args: Arguments, kwargs: Keywords
+    ) -> Any:  # as `_send`, step for step
+        request = self._start(client, name, args, kwargs, options)
+        if request is None:
+            return await self._send_unrecorded_async(original, args, kwargs)
         while True:
-            args, kwargs = exchange.arguments(args, kwargs)
+            args, kwargs = request.call_arguments(args, kwargs)
             try:
-                token = self._attach(exchange)
+                token = self._attach(request)
                 try:
-                    answer = await send(*args, **kwargs)
+                    response = await original(*args, **kwargs)
                 finally:
                     detach(token)
                 break
             except BaseException as error:
-                if not exchange.takes_back(error):
-                    exchange.fail(error)
+                if not request.should_resend(error):
+                    request.fail(error)
                     raise
-        exchange.take(answer)
-        return exchange.handed(answer)
+        request.record_response(response)
+        return request.replace_response(response)
 
-    def _attach(self, exchange: Exchange) -> object:
-        call = exchange.call
+    def _attach(self, request: ModelRequest) -> object:
+        call = request.call
         return attach_unseen(call) if self._traces_itself else attach(call, call)
 
-    def _unrecorded(self, send: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _send_unrecorded(self, original: Callable[..., Any], args: Arguments, kwargs: Keywords) -> Any:
         if not self._traces_itself:
-            return send(*args, **kwargs)
+            return original(*args, **kwargs)
         token = attach_unseen(None)
         try:
-            return send(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             detach(token)
 
-    async def _unrecorded_async(self, send: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def _send_unrecorded_async(self, original: Callable[..., Any], args: Arguments, kwargs: Keywords) -> Any:
         if not self._traces_itself:
-            return await send(*args, **kwargs)
+            return await original(*args, **kwargs)
         token = attach_unseen(None)
         try:
-            return await send(*args, **kwargs)
+            return await original(*args, **kwargs)
         finally:
             detach(token)
 
 
-def _bound(function: Callable[..., Any], owner: Any, original: Callable[..., Any]) -> MethodType:
-    """Bind a function of ours to an object, with the looks of the method that stood there, and a mark."""
+def _bind(function: Callable[..., Any], client: Any, original: Callable[..., Any]) -> MethodType:
+    """Bind a wrapper to a client, with the name and signature of the method it stands for."""
     functools.update_wrapper(function, original)
     if isinstance(original, MethodType):
-        function.__wrapped__ = original.__func__  # type: ignore[attr-defined] # a signature is read there, unbound
+        function.__wrapped__ = original.__func__  # type: ignore[attr-defined] # inspect reads the signature there
     else:
         del function.__wrapped__  # type: ignore[attr-defined]
-    setattr(function, _MARK, original)
-    return MethodType(function, owner)
+    setattr(function, _ORIGINAL, original)
+    return MethodType(function, client)
 
 
-def _is_ours(found: Any) -> bool:
-    return _MARK in getattr(found, "__dict__", ())
+def _is_wrapper(method: Any) -> bool:
+    return _ORIGINAL in getattr(method, "__dict__", ())
 
 
-def _inner(owner: Any, name: str) -> Any:
-    """Return an object's method without our wrapper, should it have one."""
-    found = getattr(owner, name)
-    return getattr(found, _MARK) if _is_ours(found) else found
+def _unwrapped(client: Any, name: str) -> Any:
+    """Return a method of a client without our wrapper."""
+    method = getattr(client, name)
+    return getattr(method, _ORIGINAL) if _is_wrapper(method) else method
