@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import fields
 from typing import Any
 
 from litestar import Litestar, Response
@@ -116,7 +115,7 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
             *pages.handlers,
         ],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
-        state=State({"services": services, **_by_name(services)}),
+        state=State({"services": services}),
         lifespan=[lifespan],
         event_emitter_backend=_NoEvents,
         middleware=[DefineMiddleware(Guard, access=access)],
@@ -128,10 +127,6 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
         debug=False,
         pdb_on_exception=False,
     )
-
-
-def _by_name(services: Services) -> dict[str, Any]:
-    return {one.name: getattr(services, one.name) for one in fields(services)}
 
 
 def _of_protocol(scope: Scope, error: ProblemError) -> Response[Any] | None:

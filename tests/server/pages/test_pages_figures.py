@@ -138,7 +138,7 @@ def test_a_query_holds_what_is_given() -> None:
 def test_filters_become_a_query() -> None:
     parameters = {"search": " refund ", "status": "error", "tag": "", "since": "2026-01-31T12:00", "cursor": "c"}
     asked = read_filters(parameters, "p", NOW)
-    assert asked.given == {"search": "refund", "status": "error", "since": "2026-01-31T12:00"}
+    assert asked.values == {"search": "refund", "status": "error", "since": "2026-01-31T12:00"}
     since = int(datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp()) * SECOND
     query = asked.query
     assert (query.search, query.status, query.since, query.tag, query.cursor) == ("refund", "error", since, None, "c")

@@ -1,4 +1,4 @@
-"""The pages that people read: traces, one trace, deployments, the server's status. Each is a view of a JSON answer."""
+"""The web pages: traces, one trace, deployments, the server's status. Each shows what its JSON twin has."""
 
 from everycall.server.pages import deployment_edits, deployments, routes
 

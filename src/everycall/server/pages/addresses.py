@@ -1,4 +1,4 @@
-"""Addresses of pages: any trace id as one path segment, and back; query strings with only what is set.
+"""URLs of pages: any trace id as one path segment, and back; query strings with only the parameters that are set.
 
 A trace id may be any text: with slashes, dots, `?`, `#`, a line break or `.json` at its end. The path is read as it
 was sent (`raw_path`), because the decoded path has lost the difference between `/` and `%2F`.
@@ -52,6 +52,6 @@ def deployment_path(deployment_id: str) -> str:
 
 
 def with_query(path: str, **parameters: object) -> str:
-    """Return `path` with those parameters that are neither None nor empty."""
-    given = {name: str(value) for name, value in parameters.items() if value is not None and value != ""}
-    return f"{path}?{urlencode(given)}" if given else path
+    """Return `path` with the parameters that are neither None nor empty."""
+    query = {name: str(value) for name, value in parameters.items() if value is not None and value != ""}
+    return f"{path}?{urlencode(query)}" if query else path

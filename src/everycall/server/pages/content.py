@@ -1,6 +1,6 @@
-"""What a record holds, as blocks to be drawn: chat messages, text, JSON. Pure; called by `views`.
+"""The content of a record as blocks to draw: chat messages, text, JSON. Pure functions; called by `routes`.
 
-Nothing here is trusted or interpreted: any shape that is not recognised as messages is shown as JSON. Values beyond
+Content is data, whatever it looks like: a shape that is not recognised as messages is shown as JSON. Values beyond
 `limits.VIEW_VALUES_MAX` are counted instead of drawn; the JSON twin of the page has them all.
 """
 
@@ -24,7 +24,7 @@ _EXCEPTION_KEYS: Final = ("exception.type", "exception.message", "exception.stac
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One thing to draw: exactly one of its fields is set. `label` says what it is, where the section has several."""
+    """One thing to draw: exactly one of `text`, `node` and `chat` is set. `label` is its heading within the section."""
 
     label: str | None = None
     text: Text | None = None
@@ -34,7 +34,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the record under one heading. `notes` say plainly what is not there, and why."""
+    """A part of the record under one heading. `notes` say what is missing from it, and why."""
 
     key: str
     title: str
@@ -48,17 +48,17 @@ def sections_of(record: Record) -> tuple[Section, ...]:
     configuration = _value(record.llm_configuration)
     inputs, settings = _inputs(record, configuration)
     attributes = _without_exception(_value(record.attributes))
-    made = (
+    sections = (
         Section("inputs", "Inputs", inputs, _notes(record, ("llm_inputs", "llm_configuration", "inputs"), "inputs")),
         Section("output", "Output", _output(record), _notes(record, ("content", "output"), "outputs")),
-        Section("target", "Target", _any(_value(record.target)), _notes(record, ("target",))),
+        Section("target", "Target", _blocks(_value(record.target)), _notes(record, ("target",))),
         Section("configuration", "Configuration", settings),
-        Section("metadata", "Metadata", _any(_value(record.metadata)), _notes(record, ("metadata",), "metadata")),
+        Section("metadata", "Metadata", _blocks(_value(record.metadata)), _notes(record, ("metadata",), "metadata")),
         Section(
-            "attributes", "Attributes", _any(attributes), _notes(record, ("attributes",), "attributes"), open=False
+            "attributes", "Attributes", _blocks(attributes), _notes(record, ("attributes",), "attributes"), open=False
         ),
     )
-    return tuple(section for section in made if section.blocks or section.notes)
+    return tuple(section for section in sections if section.blocks or section.notes)
 
 
 def traceback_of(record: Record) -> Text | None:
@@ -82,8 +82,8 @@ def _inputs(record: Record, configuration: Any) -> tuple[tuple[Block, ...], tupl
         blocks.append(Block("Template variables", node=node_of(variables)))
     value = _value(record.inputs)
     if value is not None and not (isinstance(value, Mapping) and _same_messages(value, messages)):
-        blocks.extend(_any(value, "Arguments" if blocks else None))
-    return tuple(blocks), _any(configuration) if configuration not in (None, {}) else ()
+        blocks.extend(_blocks(value, "Arguments" if blocks else None))
+    return tuple(blocks), _blocks(configuration) if configuration not in (None, {}) else ()
 
 
 def _output(record: Record) -> tuple[Block, ...]:
@@ -92,7 +92,7 @@ def _output(record: Record) -> tuple[Block, ...]:
         blocks.append(Block(text=text_of(record.content)))
     value = _value(record.output)
     if value is not None and value != record.content:
-        blocks.extend(_any(value, "Structured" if blocks else None))
+        blocks.extend(_blocks(value, "Structured" if blocks else None))
     return tuple(blocks)
 
 
@@ -104,8 +104,8 @@ def _value(field: Raw) -> Any:
         return bytes(field).decode()
 
 
-def _any(value: Any, label: str | None = None) -> tuple[Block, ...]:
-    """Return blocks for any JSON: messages where the value is or holds just messages, text, else a JSON tree."""
+def _blocks(value: Any, label: str | None = None) -> tuple[Block, ...]:
+    """Return blocks for any JSON: messages where the value is messages or has them, text, else a JSON tree."""
     if value is None:
         return ()
     if isinstance(value, str):
@@ -130,26 +130,27 @@ def _counted(chats: tuple[tuple[Message, ...], ...]) -> enumerate[tuple[Message,
 
 
 def _same_messages(inputs: Mapping[str, Any], messages: Any) -> bool:
-    """Say whether the inputs only repeat the configuration's messages, as instrumented clients do."""
+    """Return whether the inputs only repeat the configuration's messages, as those of instrumented clients do."""
     return bool(messages) and len(inputs) == 1 and inputs.get("messages") == messages
 
 
 def _without_exception(attributes: Any) -> Any:
-    """Leave out what the error box shows already."""
+    """Return the attributes without those that the error box shows; None when no others are left."""
     if not isinstance(attributes, Mapping):
         return attributes
     return {key: value for key, value in attributes.items() if key not in _EXCEPTION_KEYS} or None
 
 
 def _notes(record: Record, fields: tuple[str, ...], omitted: str | None = None) -> tuple[str, ...]:
+    """Return a note for content that was omitted, and one for each field that was truncated."""
     notes = []
-    if omitted in record.omitted and omitted is not None:
+    if omitted is not None and omitted in record.omitted:
         flag = _FLAGS.get(omitted)
         by = f" by {flag}" if flag else ""
         notes.append(f"{omitted} omitted{by}: never sent, never stored")
     for name in fields:
         if (cut := record.truncated.get(name)) is not None:
-            whole = f", SHA-256 of the whole {cut.sha256}" if cut.sha256 else ""
             size = "an unknown number of" if cut.bytes is None else f"{cut.bytes:,}"
-            notes.append(f"{name} truncated: {cut.kept:,} of {size} bytes kept{whole}")
+            digest = f", SHA-256 of the whole {cut.sha256}" if cut.sha256 else ""
+            notes.append(f"{name} truncated: {cut.kept:,} of {size} bytes kept{digest}")
     return tuple(notes)

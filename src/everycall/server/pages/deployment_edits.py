@@ -1,7 +1,7 @@
-"""The form that makes a deployment or a version of one, and what it sends, read into a `DeploymentRequest`.
+"""The form that creates a deployment or a version of one, read into a `DeploymentRequest`.
 
-It works without a script: adding and removing a message is a button that shows the form again. What the form says is
-checked as the API checks a body, and a wrong field is named beside what was typed.
+It works without a script: the buttons that add and remove a message show the form again. The fields are checked as the
+API checks a body; the form is then shown again with the error and with what was typed.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Response, get, post
+from litestar.di import NamedDependency
 
 from everycall import limits
 from everycall.server import deployments as rules
+from everycall.server.api.http import ApiRequest, integer_parameter, project_for
 from everycall.server.auth import project_of
 from everycall.server.deployments import DeploymentRequest
 from everycall.server.gateway.preparation import missing_deployment
 from everycall.server.pages.addresses import deployment_path, with_query
 from everycall.server.pages.deployments import to_deployment
 from everycall.server.pages.forms import FieldError, Form, read_form
-from everycall.server.pages.layout import Asked, chrome_of, reading
+from everycall.server.pages.layout import frame_of
 from everycall.server.pages.rendering import html
 from everycall.server.problems import ProblemError, invalid_body
-from everycall.server.store.base import Store
+from everycall.server.services import Services
 from everycall.server.store.errors import StoreBusy, StoreError
 from everycall.server.store.values import Deployment
 
@@ -33,7 +35,7 @@ __all__ = ["handlers"]
 
 ROLES: Final = ("system", "user", "assistant", "developer", "tool", "function")
 WHOLE: Final = "json"
-"""The role, in the form alone, of a message that is more than a role and a text: it is edited as JSON."""
+"""The role, in the form only, of a message that has more than a role and text: it is edited as JSON."""
 MESSAGES_MAX: Final = 100
 _NUMBERS: Final = {
     "temp": False,
@@ -42,12 +44,15 @@ _NUMBERS: Final = {
     "frequency_penalty": False,
     "presence_penalty": False,
 }
-"""The parameters that have a field of their own, and whether they are whole numbers."""
+"""The parameters with a field of their own, and whether they are whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class EditForm:
-    """The form as it is shown: its texts by field, its messages, and what is wrong with it."""
+    """The form as it is shown: its texts by field, its messages as role and text, and its error.
+
+    `field` is the name of the field that the error is about; None when it is about no single field.
+    """
 
     fields: dict[str, str]
     messages: tuple[tuple[str, str], ...]
@@ -57,84 +62,84 @@ class EditForm:
 
 
 @get("/deployments/new", include_in_schema=False)
-async def new_page(request: Asked) -> Response[bytes]:
+async def new_page(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
     """Show the form for a new deployment."""
-    store, project = reading(request, "write")
-    return await _page(request, store, project, None, EditForm({}, (("system", ""), ("user", ""))))
+    project = project_for(request, "write")
+    return await _page(request, services, project, None, EditForm({}, (("system", ""), ("user", ""))))
 
 
 @post("/deployments/new", include_in_schema=False, status_code=303)
-async def make(request: Asked) -> Response[bytes]:
-    """Make a deployment from the form."""
-    store, project = reading(request, "write")
-    return await _save(request, store, project, None)
+async def make(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Create a deployment from the form."""
+    project = project_for(request, "write")
+    return await _save(request, services, project, None)
 
 
 @get("/deployments/{deployment_id:str}/edit", include_in_schema=False)
-async def edit_page(request: Asked) -> Response[bytes]:
-    """Show the form for the next version, filled with the one asked for, else the served one, else the newest."""
-    store, project = reading(request, "write")
+async def edit_page(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Show the form for the next version, filled from the version in the URL, else the served one, else the newest."""
+    project = project_for(request, "write")
     deployment_id = str(request.path_params["deployment_id"])
-    asked = request.query_params.get("version") or ""
-    version = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else None
-    served = await store.deployment(project, deployment_id)
+    version = integer_parameter(request, "version")
+    served = await services.store.deployment(project, deployment_id)
     if version is None and served is None:
-        version = await rules.newest_of(store, project, deployment_id) or None
-    found = await rules.version_of(store, project, deployment_id, version)
-    shown = _as_form(found, served.version if served else 0)
-    return await _page(request, store, project, deployment_id, shown)
+        version = await rules.newest_of(services.store, project, deployment_id) or None
+    source = await rules.version_of(services.store, project, deployment_id, version)
+    form = _as_form(source, served.version if served else 0)
+    return await _page(request, services, project, deployment_id, form)
 
 
 @post("/deployments/{deployment_id:str}/edit", include_in_schema=False, status_code=303)
-async def edit(request: Asked) -> Response[bytes]:
-    """Make the next version from the form."""
-    store, project = reading(request, "write")
-    return await _save(request, store, project, str(request.path_params["deployment_id"]))
+async def edit(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Create the next version from the form."""
+    project = project_for(request, "write")
+    return await _save(request, services, project, str(request.path_params["deployment_id"]))
 
 
-async def _save(request: Asked, store: Store, project: str, deployment_id: str | None) -> Response[bytes]:
-    """Make the version; or show the form again, with a message more or less, or with what is wrong."""
-    form = await read_form(request)
+async def _save(request: ApiRequest, services: Services, project: str, deployment_id: str | None) -> Response[bytes]:
+    """Create the version; or show the form again, with a message added or removed, or with an error."""
+    form = await read_form(request, services.bodies)
     messages = _messages(form)
     activate = form.line("activate") == "on"
     action = form.line("action")
     if action == "add":
         messages.append(("user", ""))
     elif action.startswith("remove:"):
-        messages = [one for at, one in enumerate(messages) if str(at) != action.removeprefix("remove:")]
+        removed = action.removeprefix("remove:")
+        messages = [message for index, message in enumerate(messages) if str(index) != removed]
     if action != "save":  # one of the buttons that only change the form
-        shown = EditForm(form.fields, tuple(messages[:MESSAGES_MAX]), activate)
-        return await _page(request, store, project, deployment_id, shown)
+        changed = EditForm(form.fields, tuple(messages[:MESSAGES_MAX]), activate)
+        return await _page(request, services, project, deployment_id, changed)
     try:
-        given = _request(form, messages, deployment_id)
-        if deployment_id is None and given.deployment_id:
-            rules.check_id(given.deployment_id)
-        elif deployment_id is not None and not await rules.newest_of(store, project, deployment_id):
-            raise await missing_deployment(store, project, deployment_id)
-        new = rules.as_deployment(given, project_of(request.user, project), request.user.name)
-        outcome, stored = await rules.put(store, given, new)
+        body = _request(form, messages, deployment_id)
+        if deployment_id is None and body.deployment_id:
+            rules.check_id(body.deployment_id)
+        elif deployment_id is not None and not await rules.newest_of(services.store, project, deployment_id):
+            raise await missing_deployment(services.store, project, deployment_id)
+        new = rules.as_deployment(body, project_of(request.user, project), request.user.name)
+        outcome, stored = await rules.put(services.store, body, new)
     except FieldError as error:
-        wrong, status = (error.field, f"{error.field} {error.detail}."), 422
+        field, detail, status = error.field, f"{error.field} {error.detail}.", 422
     except ProblemError as error:
         if error.problem.status == 404:
             raise
-        wrong = (str((error.problem.extensions or {}).get("field") or ""), error.problem.detail)
-        status = error.problem.status
+        field = str((error.problem.extensions or {}).get("field") or "")
+        detail, status = error.problem.detail, error.problem.status
     except StoreBusy:
         raise
     except StoreError as error:
-        wrong, status = ("", str(error)), 400
+        field, detail, status = "", str(error), 400
     else:
-        shown_version = None if stored.active else stored.version
-        return to_deployment(request, stored.deployment_id, done=outcome, version=shown_version)
-    shown = EditForm(form.fields, tuple(messages), activate, wrong[0] or None, wrong[1])
-    return await _page(request, store, project, deployment_id, shown, status)
+        version = None if stored.active else stored.version
+        return to_deployment(request, stored.deployment_id, done=outcome, version=version)
+    invalid = EditForm(form.fields, tuple(messages), activate, field or None, detail)
+    return await _page(request, services, project, deployment_id, invalid, status)
 
 
 async def _page(
-    request: Asked, store: Store, project: str, deployment_id: str | None, form: EditForm, status: int = 200
+    request: ApiRequest, services: Services, project: str, deployment_id: str | None, form: EditForm, status: int = 200
 ) -> Response[bytes]:
-    chrome = await chrome_of(request, store, project)
+    frame = await frame_of(request, services, project)
     path = deployment_path(deployment_id) if deployment_id else "/deployments"
     return await asyncio.to_thread(
         html,
@@ -147,23 +152,23 @@ async def _page(
         whole=WHOLE,
         numbers=tuple(_NUMBERS),
         template_chars=limits.TEMPLATE_CHARS_MAX,
-        twin=with_query(f"{path}.json", project=chrome["asked_project"]),
-        **chrome,
+        twin=with_query(f"{path}.json", project=frame["asked_project"]),
+        **frame,
     )
 
 
 def _messages(form: Form) -> list[tuple[str, str]]:
     """Return the messages of the form, in order, as role and text."""
-    found = []
-    for at in range(MESSAGES_MAX):
-        if f"role.{at}" not in form.fields:
+    messages = []
+    for index in range(MESSAGES_MAX):
+        if f"role.{index}" not in form.fields:
             break
-        found.append((form.line(f"role.{at}"), form.text(f"content.{at}")))
-    return found
+        messages.append((form.line(f"role.{index}"), form.text(f"content.{index}")))
+    return messages
 
 
 def _request(form: Form, messages: list[tuple[str, str]], deployment_id: str | None) -> DeploymentRequest:
-    """Return what the form asks for. Raises `FieldError`, and `ProblemError` 422 as the API does."""
+    """Return the content of the form. Raise `FieldError`, and `ProblemError` 422 as the API does."""
     params: dict[str, Any] = {name: form.number(name, whole=whole) for name, whole in _NUMBERS.items()}
     params["response_format"] = form.json("response_format")
     params["safe_prompt"] = form.json("safe_prompt")
@@ -173,8 +178,10 @@ def _request(form: Form, messages: list[tuple[str, str]], deployment_id: str | N
         "deployment_id": deployment_id or form.line("deployment_id") or None,
         "model": form.line("model"),
         "provider": form.line("provider") or None,
-        # an empty system message is the form's own suggestion, left as it was
-        "messages": [_message(at, role, text) for at, (role, text) in enumerate(messages) if text or role != "system"],
+        # The form starts with an empty system message; leaving it empty means to have none.
+        "messages": [
+            _message(index, role, text) for index, (role, text) in enumerate(messages) if text or role != "system"
+        ],
         "model_params": params,
         "functions": form.json("functions"),
         "function_call": _function_call(form),
@@ -189,13 +196,13 @@ def _request(form: Form, messages: list[tuple[str, str]], deployment_id: str | N
         raise invalid_body(error) from None
 
 
-def _message(at: int, role: str, text: str) -> Any:
+def _message(index: int, role: str, text: str) -> Any:
     if role != WHOLE:
         return {"role": role, "content": text}
     try:
         return msgspec.json.decode(text)
     except (ValueError, RecursionError) as error:
-        raise FieldError(f"messages[{at}]", f"must be a message as JSON: {error}") from None
+        raise FieldError(f"messages[{index}]", f"must be a message as JSON: {error}") from None
 
 
 def _function_call(form: Form) -> Any:
@@ -204,7 +211,7 @@ def _function_call(form: Form) -> Any:
 
 
 def _as_form(version: Deployment, served: int) -> EditForm:
-    """Return the form that says what a version says."""
+    """Return the form filled from a version."""
     params = version.model_params
     fields = {name: _text(params.get(name)) for name in (*_NUMBERS, "response_format", "safe_prompt")}
     call = version.function_call

@@ -1,6 +1,6 @@
-"""What the pages of deployments show, as data: the JSON twin is this, the HTML draws this.
+"""What the pages of deployments show, as values: the JSON twin is their encoding, the HTML draws them.
 
-Called by `deployments` and `deployment_edits`. Every view is made from bounded reads of the store.
+Called by `deployments`. Every view comes from bounded reads of the store.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 DAYS = 7
-"""For which the use of a deployment is shown."""
+"""The days for which the use of a deployment is shown."""
 _DAY_NANOS = 86_400 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRow:
-    """One deployment of the list: the version that is served (or the newest, where none is), and its use."""
+    """One deployment of the list: the served version (or the newest where none is served), and its use."""
 
     deployment: Deployment
     use: DeploymentUse
@@ -49,7 +49,7 @@ class DeploymentRow:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentsView:
-    """A page of the list. `active` False lists those of which no version is served; `cut`: some figures are cut."""
+    """A page of the list. With `active` False, those of which no version is served. `cut`: some figures are partial."""
 
     project: str
     active: bool
@@ -61,10 +61,10 @@ class DeploymentsView:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentView:
-    """One deployment: the version shown, the number of the one served (0: none), and what it was.
+    """One deployment: the version shown, the number of the served version (0: none), and its history.
 
-    `roll_back_to` is the version that a roll-back would serve; None when there is none. `versions` and `activations`
-    are the latest `limits.PAGE_ROWS`.
+    `roll_back_to` is the version that a roll-back would serve, or None. `versions` and `activations` are the latest
+    `limits.PAGE_ROWS`.
     """
 
     project: str
@@ -81,7 +81,7 @@ class DeploymentView:
 
 @dataclass(frozen=True, slots=True)
 class DiffView:
-    """Two versions compared; `before` 0 is nothing. `lines_left` counts those beyond `limits.DIFF_ROWS_MAX`."""
+    """Two versions compared; `before` 0 is no content. `lines_left` counts lines beyond `limits.DIFF_ROWS_MAX`."""
 
     project: str
     deployment_id: str
@@ -97,9 +97,9 @@ class DiffView:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """What a try of a deployment gave, as its record says; or `problem`, which says why nothing was asked.
+    """The result of running a deployment, from its record; or `problem`, which says why it was not run.
 
-    Figures that are not known are None.
+    Unknown figures are None.
     """
 
     status: str = ERROR
@@ -119,7 +119,7 @@ class RunView:
 
 
 async def run_view(store: Store, project: str, inference_id: str) -> RunView:
-    """Read what a completion gave. Raises 404 when it has no record in this project."""
+    """Read the result of a completion. Raise 404 when it has no record in this project."""
     record = await store.record(project, inference_id)
     if record is None:
         raise not_found("record")
@@ -144,17 +144,17 @@ async def deployments_view(
     store: Store, project: str, *, active: bool, after: tuple[str, str] | None
 ) -> DeploymentsView:
     """Read a page of the list, with the use of each deployment in the last days."""
-    found = await store.deployments(project, active=active, after=after, limit=limits.PAGE_ROWS + 1)
-    shown = found[: limits.PAGE_ROWS]
+    deployments = await store.deployments(project, active=active, after=after, limit=limits.PAGE_ROWS + 1)
+    page = deployments[: limits.PAGE_ROWS]
     since = time.time_ns() - DAYS * _DAY_NANOS
-    uses = await store.deployment_uses(project, [one.deployment_id for one in shown], since)
-    rows = tuple(DeploymentRow(one, uses[one.deployment_id]) for one in shown)
+    uses = await store.deployment_uses(project, [deployment.deployment_id for deployment in page], since)
+    rows = tuple(DeploymentRow(deployment, uses[deployment.deployment_id]) for deployment in page)
     cut = any(not row.use.whole or row.use.costed < row.use.completions for row in rows)
-    return DeploymentsView(project, active, DAYS, rows, cut, next_cursor(found, limits.PAGE_ROWS))
+    return DeploymentsView(project, active, DAYS, rows, cut, next_cursor(deployments, limits.PAGE_ROWS))
 
 
 async def deployment_view(store: Store, project: str, deployment_id: str, version: int | None) -> DeploymentView:
-    """Read one deployment: the version asked for, else the served one, else the newest. Raises 404."""
+    """Read one deployment: the given version, else the served one, else the newest. Raise 404."""
     versions = tuple(await store.deployment_versions(project, deployment_id))
     if not versions:
         raise await missing_deployment(store, project, deployment_id)
@@ -180,10 +180,10 @@ async def deployment_view(store: Store, project: str, deployment_id: str, versio
 
 
 async def diff_view(store: Store, project: str, deployment_id: str, older: int | None, newer: int | None) -> DiffView:
-    """Read and compare two versions; as `rules.both_versions`, which says what is compared and what it raises."""
+    """Read and compare the two versions that `rules.both_versions` chooses. Raise what it raises."""
     before, after = await rules.both_versions(store, project, deployment_id, older, newer)
     served = await store.deployment(project, deployment_id)
-    compared = await asyncio.to_thread(lines, before, after)
+    all_lines = await asyncio.to_thread(lines, before, after)
     return DiffView(
         project=project,
         deployment_id=deployment_id,
@@ -193,6 +193,6 @@ async def diff_view(store: Store, project: str, deployment_id: str, older: int |
         served=served.version if served else 0,
         newest=await rules.newest_of(store, project, deployment_id),
         changes=tuple(changes(before, after)),
-        lines=tuple(compared[: limits.DIFF_ROWS_MAX]),
-        lines_left=max(0, len(compared) - limits.DIFF_ROWS_MAX),
+        lines=tuple(all_lines[: limits.DIFF_ROWS_MAX]),
+        lines_left=max(0, len(all_lines) - limits.DIFF_ROWS_MAX),
     )

@@ -1,7 +1,7 @@
 """The pages of deployments: the list, one deployment with a form that runs it, and what differs between two versions.
 
-Each has a twin with `.json` at its end. What changes something is a form's POST; `deployment_edits` has the form that
-makes a version.
+Each has a twin whose path ends in `.json`. Changes are the POST requests of forms; `deployment_edits` has the form that
+creates a version.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import secrets
 from typing import Any, Final
 
 from litestar import Response, get, post
+from litestar.di import NamedDependency
 from litestar.types import ASGIApp
 
 from everycall import limits
 from everycall.server import deployments as rules
 from everycall.server.api.deployments import read_cursor
+from everycall.server.api.http import ApiRequest, integer_parameter, project_for
 from everycall.server.api.streaming import events_of
-from everycall.server.gateway import Gateway
 from everycall.server.gateway.request import CompletionRequest, LLMConfiguration, Message, ModelParams
 from everycall.server.gateway.routing import provider_of
-from everycall.server.keys import ROLES
 from everycall.server.pages.addresses import deployment_path, with_query
 from everycall.server.pages.deployment_views import (
     DeploymentView,
@@ -31,39 +31,39 @@ from everycall.server.pages.deployment_views import (
     run_view,
 )
 from everycall.server.pages.forms import Form, read_form
-from everycall.server.pages.layout import Asked, chrome_of, data, reading
+from everycall.server.pages.layout import frame_of, json_twin, may_write
 from everycall.server.pages.rendering import html
 from everycall.server.pages.values import text_of
 from everycall.server.problems import ProblemError, bad_request, problem
-from everycall.server.store.base import Store
+from everycall.server.services import Services
 from everycall.server.store.errors import StoreBusy
 from everycall.server.store.values import Deployment
 
-__all__ = ["handlers", "may_write", "to_deployment"]
+__all__ = ["handlers", "to_deployment"]
 
 _TWIN: Final = ".json"
 _DONE: Final = {
-    "created": "The deployment is made, and its first version is served.",
-    "changed": "A new version is made.",
+    "created": "Deployment created.",
+    "changed": "New version created.",
     "activated": "Another version is served from now on.",
-    "unchanged": "Nothing changed: a version says the same already.",
-    "rolled-back": "Rolled back: the version that was served before is served again.",
+    "unchanged": "Nothing changed: a version already has this content.",
+    "rolled-back": "Rolled back: the previously served version is served again.",
     "archived": "Archived: no version is served, and completions with this deployment are refused.",
 }
-"""What a page says after a change, by the `done` of its address."""
+"""What the page says after a change, by the `done` parameter of its URL."""
 TAG: Final = "page"
-"""On the record of a completion that was tried here."""
+"""The tag of completions that were run on a page."""
 
 
 @get("/deployments", include_in_schema=False)
-async def deployments_page(request: Asked) -> Response[bytes]:
+async def deployments_page(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
     """List the deployments of the project."""
-    store, project = reading(request)
+    project = project_for(request, "read")
     active = request.query_params.get("active") != "false"
     cursor = request.query_params.get("cursor")
-    view = await deployments_view(store, project, active=active, after=read_cursor(cursor))
-    chrome = await chrome_of(request, store, project)
-    kept = {"project": chrome["asked_project"], "active": None if active else "false"}
+    view = await deployments_view(services.store, project, active=active, after=read_cursor(cursor))
+    frame = await frame_of(request, services, project)
+    kept = {"project": frame["asked_project"], "active": None if active else "false"}
     return await asyncio.to_thread(
         html,
         "deployments.html",
@@ -72,111 +72,98 @@ async def deployments_page(request: Asked) -> Response[bytes]:
         first_page=not cursor,
         next_page=with_query("/deployments", **kept, cursor=view.next_cursor) if view.next_cursor else None,
         twin=with_query("/deployments.json", **kept, cursor=cursor),
-        **chrome,
+        **frame,
     )
 
 
 @get("/deployments.json", include_in_schema=False)
-async def deployments_twin(request: Asked) -> Response[bytes]:
-    """Give the list as data."""
-    store, project = reading(request)
+async def deployments_json(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Return the list as JSON."""
+    project = project_for(request, "read")
     active = request.query_params.get("active") != "false"
     after = read_cursor(request.query_params.get("cursor"))
-    return data(await deployments_view(store, project, active=active, after=after))
+    return json_twin(await deployments_view(services.store, project, active=active, after=after))
 
 
 @get("/deployments/{deployment_id:str}", include_in_schema=False)
-async def deployment_page(request: Asked) -> Response[bytes]:
-    """Show one deployment, or give it as data (`.json`)."""
-    store, project = reading(request)
+async def deployment_page(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Show one deployment, or return it as JSON (`.json`)."""
+    project = project_for(request, "read")
     deployment_id = str(request.path_params["deployment_id"])
-    twin = deployment_id.endswith(_TWIN)
-    version = _version(request, "version")
-    view = await deployment_view(store, project, deployment_id.removesuffix(_TWIN), version)
-    if twin:
-        return data(view)
-    asked = request.query_params.get("answer") or None
-    return await _page(request, store, view, Form({}), await run_view(store, project, asked) if asked else None)
+    version = integer_parameter(request, "version")
+    view = await deployment_view(services.store, project, deployment_id.removesuffix(_TWIN), version)
+    if deployment_id.endswith(_TWIN):
+        return json_twin(view)
+    answer_id = request.query_params.get("answer") or None
+    run = await run_view(services.store, project, answer_id) if answer_id else None
+    return await _page(request, services, view, Form({}), run)
 
 
 @post("/deployments/{deployment_id:str}", include_in_schema=False, status_code=303)
-async def change_deployment(request: Asked) -> Response[bytes]:
-    """Do what a form of the page says: run, activate, roll back or archive."""
-    store, project = reading(request, "write")
+async def change_deployment(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Do what a form of the page asks for: run, activate, roll back or archive."""
+    project = project_for(request, "write")
     deployment_id = str(request.path_params["deployment_id"])
-    form = await read_form(request)
+    form = await read_form(request, services.bodies)
     action, by = form.line("action"), request.user.name
     if action == "run":
-        return await _run(request, store, project, form)
+        return await _run(request, services, project, form)
     expected = form.version("expected_version")
     if action == "activate":
-        wanted = form.version("version")
-        if not wanted:
-            raise bad_request("version is the number of the version to serve.", field="version")
-        await rules.activate(store, project, deployment_id, wanted, by=by, expected=expected)
+        version = form.version("version")
+        if not version:
+            raise bad_request("version must be the number of the version to serve.", field="version")
+        await rules.activate(services.store, project, deployment_id, version, by=by, expected=expected)
     elif action == "roll-back":
-        await rules.roll_back(store, project, deployment_id, by=by, expected=expected)
+        await rules.roll_back(services.store, project, deployment_id, by=by, expected=expected)
     elif action == "archive":
-        await rules.activate(store, project, deployment_id, 0, by=by, expected=expected)
+        await rules.activate(services.store, project, deployment_id, 0, by=by, expected=expected)
     else:
-        raise bad_request("action is run, activate, roll-back or archive.")
+        raise bad_request("action must be run, activate, roll-back or archive.")
     done = {"activate": "activated", "roll-back": "rolled-back", "archive": "archived"}[action]
     return to_deployment(request, deployment_id, done=done)
 
 
 @post("/deployments/{deployment_id:str}/stream", include_in_schema=False, status_code=200)
-async def stream_run(request: Asked) -> ASGIApp:
-    """Run the version that the form shows and send its texts as they come; the page's script asks for this."""
-    store, project = reading(request, "write")
-    gateway: Gateway = request.app.state.gateway
-    gateway.rates.enter(request.user.key)
-    form = await read_form(request)
-    view = await deployment_view(store, project, str(request.path_params["deployment_id"]), form.version("version"))
-    follower = gateway.stream(project, completion_of(view, form), request.user.key)
+async def stream_run(request: ApiRequest, services: NamedDependency[Services]) -> ASGIApp:
+    """Run the version that the form shows and stream its text. The page's script sends this request."""
+    project = project_for(request, "write")
+    services.gateway.rates.enter(request.user.key)
+    form = await read_form(request, services.bodies)
+    view = await deployment_view(
+        services.store, project, str(request.path_params["deployment_id"]), form.version("version")
+    )
+    follower = services.gateway.stream(project, completion_of(view, form), request.user.key)
     return await events_of(follower, request.receive, with_end=False)
 
 
 @get(["/deployments/{deployment_id:str}/diff", "/deployments/{deployment_id:str}/diff.json"], include_in_schema=False)
-async def diff_page(request: Asked) -> Response[bytes]:
-    """Show what differs between two versions, or give it as data."""
-    store, project = reading(request)
-    older, newer = _version(request, "from", least=0), _version(request, "to")
-    view = await diff_view(store, project, str(request.path_params["deployment_id"]), older, newer)
+async def diff_page(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Show what differs between two versions, or return it as JSON."""
+    project = project_for(request, "read")
+    older, newer = integer_parameter(request, "from", minimum=0), integer_parameter(request, "to")
+    view = await diff_view(services.store, project, str(request.path_params["deployment_id"]), older, newer)
     if request.scope["path"].endswith(_TWIN):
-        return data(view)
-    chrome = await chrome_of(request, store, project)
+        return json_twin(view)
+    frame = await frame_of(request, services, project)
     path = deployment_path(view.deployment_id)
-    twin = with_query(f"{path}/diff{_TWIN}", project=chrome["asked_project"], **{"from": view.before, "to": view.after})
+    twin = with_query(f"{path}/diff{_TWIN}", project=frame["asked_project"], **{"from": view.before, "to": view.after})
     return await asyncio.to_thread(
-        html, "deployment_diff.html", view=view, path=path, may_write=may_write(request), twin=twin, **chrome
+        html, "deployment_diff.html", view=view, path=path, may_write=may_write(request), twin=twin, **frame
     )
 
 
-def may_write(request: Asked) -> bool:
-    """Return whether the caller may change something, so that a page offers only what will be done."""
-    return ROLES.index(request.user.role) >= ROLES.index("write")
-
-
-def to_deployment(request: Asked, deployment_id: str, **query: Any) -> Response[bytes]:
-    """Send a browser to a deployment's page after a form was done: reloading that does nothing again."""
+def to_deployment(request: ApiRequest, deployment_id: str, **query: Any) -> Response[bytes]:
+    """Redirect to a deployment's page after a change, so that reloading the page does not repeat it."""
     project = request.query_params.get("project") or None
     path = with_query(deployment_path(deployment_id), project=project, **query)
     return Response(b"", status_code=303, headers={"location": path})
 
 
-def _version(request: Asked, name: str, least: int = 1) -> int | None:
-    text = request.query_params.get(name) or ""
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
-        raise bad_request(f"{name} is a version's number.", field=name)
-    return int(text)
-
-
 async def _page(
-    request: Asked, store: Store, view: DeploymentView, form: Form, run: RunView | None = None
+    request: ApiRequest, services: Services, view: DeploymentView, form: Form, run: RunView | None = None
 ) -> Response[bytes]:
-    chrome = await chrome_of(request, store, view.project)
+    frame = await frame_of(request, services, view.project)
     path = deployment_path(view.deployment.deployment_id)
     shown = view.deployment.version if view.deployment.version != view.served else None
     status = 200 if run is None or run.problem is None else run.problem.status
@@ -194,42 +181,43 @@ async def _page(
         answer=text_of(run.content) if run else None,
         done=_DONE.get(request.query_params.get("done", "")),
         may_write=may_write(request),
-        twin=with_query(path + _TWIN, project=chrome["asked_project"], version=shown),
-        **chrome,
+        twin=with_query(path + _TWIN, project=frame["asked_project"], version=shown),
+        **frame,
     )
 
 
-async def _run(request: Asked, store: Store, project: str, form: Form) -> Response[bytes]:
+async def _run(request: ApiRequest, services: Services, project: str, form: Form) -> Response[bytes]:
     """Run the version that the form shows, and show the page again with the answer."""
-    gateway: Gateway = request.app.state.gateway
-    view = await deployment_view(store, project, str(request.path_params["deployment_id"]), form.version("version"))
+    view = await deployment_view(
+        services.store, project, str(request.path_params["deployment_id"]), form.version("version")
+    )
     try:
-        gateway.rates.enter(request.user.key)
-        answer = await gateway.complete(project, completion_of(view, form), request.user.key)
+        services.gateway.rates.enter(request.user.key)
+        answer = await services.gateway.complete(project, completion_of(view, form), request.user.key)
     except ProblemError as error:
-        return await _page(request, store, view, form, RunView(problem=error.problem))
+        return await _page(request, services, view, form, RunView(problem=error.problem))
     except StoreBusy as error:
         busy = problem("busy", 503, "Busy", f"{error} Try again: a completion that was made is not made again.")
-        return await _page(request, store, view, form, RunView(problem=busy.problem))
-    return await _page(request, store, view, form, await run_view(store, project, answer.inference_id))
+        return await _page(request, services, view, form, RunView(problem=busy.problem))
+    return await _page(request, services, view, form, await run_view(services.store, project, answer.inference_id))
 
 
 def completion_of(view: DeploymentView, form: Form) -> CompletionRequest:
     """Return the completion that a form asks for.
 
-    The version that is served is run as programs run it, by its id. Any other one is run by what it says, so that it
-    can be tried before it is activated; its record names the deployment and the version in its metadata.
+    The served version is run as programs run it, by the deployment's id. Any other version is run by its content, so
+    that it can be tried before it is activated; the metadata of its record names the deployment and the version.
     """
     version = view.deployment
     model = form.line("model") or None
     provider = form.line("provider") or (provider_of(model) if model else None) or None
-    served = version.version == view.served
+    is_served = version.version == view.served
     inference_id = form.line("inference_id")[: limits.ID_CHARS_MAX] or None
     return CompletionRequest(
-        deployment_id=version.deployment_id if served else None,
+        deployment_id=version.deployment_id if is_served else None,
         llm_inputs={name: form.text(f"var.{name}") for name in view.variables if f"var.{name}" in form.fields},
         llm_configuration=LLMConfiguration(model=model, provider=provider)
-        if served
+        if is_served
         else _configuration(version, model, provider),
         trace_name=version.name,
         tags=[TAG],
@@ -250,4 +238,4 @@ def _configuration(version: Deployment, model: str | None, provider: str | None)
     )
 
 
-handlers = [deployments_page, deployments_twin, deployment_page, change_deployment, stream_run, diff_page]
+handlers = [deployments_page, deployments_json, deployment_page, change_deployment, stream_run, diff_page]

@@ -1,7 +1,6 @@
-"""The filters of the list of traces: from the address's query to a `TraceQuery`, and back to chips and links.
+"""The filters of the list of traces: from the query of the URL to a `TraceQuery`, and back to chips and links.
 
-Every parameter is optional. A parameter that cannot be read is an error that says what it may be; an unknown one is
-left alone.
+Every parameter is optional. An invalid value is an error that says what it may be; unknown parameters are ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from everycall.semconv import ERROR, SUCCESS
 from everycall.server.pages.addresses import with_query
 from everycall.server.store.values import TraceQuery
 
-__all__ = ["FIELDS", "RANGES", "Chip", "FilterError", "Filters", "read_filters"]
+__all__ = ["FIELDS", "RANGES", "Chip", "FilterError", "Filters", "read_filters", "values_of"]
 
 _NANOS: Final = 1_000_000_000
 
@@ -45,7 +44,7 @@ RANGES: Final[dict[str, tuple[str, int]]] = {
 
 
 class FilterError(ValueError):
-    """A parameter of the address cannot be used; the message names it and says what it may be."""
+    """A query parameter is not valid; the message names it and says what it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,52 +58,57 @@ class Chip:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What was asked: `given` are the active filters as written in the address, `query` what the store is asked."""
+    """The filters of a list: `values` are the active ones as written in the URL, `query` is what the store gets."""
 
-    given: dict[str, str]
+    values: dict[str, str]
     query: TraceQuery
     project: str | None
 
     def chips(self) -> list[Chip]:
         """Return the active filters, each with the link that removes it."""
-        shown = []
-        for name, value in self.given.items():
-            rest = {key: other for key, other in self.given.items() if key != name}
-            label = RANGES[value][0] if name == "range" else value
-            shown.append(Chip(FIELDS[name], label, with_query("/traces", project=self.project, **rest)))
-        return shown
+        chips = []
+        for name, value in self.values.items():
+            others = {key: other for key, other in self.values.items() if key != name}
+            label = RANGES[value][0] if name == "range" and value in RANGES else value
+            chips.append(Chip(FIELDS[name], label, with_query("/traces", project=self.project, **others)))
+        return chips
 
     def href(self, path: str = "/traces", **more: object) -> str:
-        """Return an address with these filters and `more` (which replaces filters of the same name)."""
+        """Return a URL with these filters and `more`, which replaces filters of the same name."""
         limit = self.query.limit if self.query.limit != limits.PAGE_ROWS else None
-        return with_query(path, **{"project": self.project, **self.given, "limit": limit, **more})
+        return with_query(path, **{"project": self.project, **self.values, "limit": limit, **more})
+
+
+def values_of(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return the filters of a query that are not empty, unchecked."""
+    return {name: parameters[name].strip() for name in FIELDS if parameters.get(name, "").strip()}
 
 
 def read_filters(parameters: Mapping[str, str], project: str | None, now_nano: int) -> Filters:
-    """Read the query of `/traces`. Raises `FilterError`."""
-    given = {name: parameters[name].strip() for name in FIELDS if parameters.get(name, "").strip()}
-    status = given.get("status")
+    """Read the query of `/traces`. Raise `FilterError`."""
+    values = values_of(parameters)
+    status = values.get("status")
     if status not in (None, SUCCESS, ERROR):
         raise FilterError(f"status may be {SUCCESS!r} or {ERROR!r}, not {status[:80]!r}")
-    since = _moment("since", given.get("since"))
-    if span := given.get("range"):
+    since = _moment("since", values.get("since"))
+    if span := values.get("range"):
         if span not in RANGES:
             raise FilterError(f"range may be {', '.join(RANGES)}, not {span[:80]!r}; use since and until for another")
         start = now_nano - RANGES[span][1] * _NANOS
         since = start if since is None else max(since, start)
     query = TraceQuery(
-        trace_name=given.get("trace_name"),
+        trace_name=values.get("trace_name"),
         status=status,
-        end_user_identifier=given.get("end_user_identifier"),
-        session_id=given.get("session_id"),
-        tag=given.get("tag"),
+        end_user_identifier=values.get("end_user_identifier"),
+        session_id=values.get("session_id"),
+        tag=values.get("tag"),
         since=since,
-        until=_moment("until", given.get("until")),
-        search=given.get("search"),
+        until=_moment("until", values.get("until")),
+        search=values.get("search"),
         limit=_limit(parameters.get("limit", "")),
         cursor=parameters.get("cursor") or None,
     )
-    return Filters(given, query, project)
+    return Filters(values, query, project)
 
 
 def _limit(text: str) -> int:
@@ -116,7 +120,7 @@ def _limit(text: str) -> int:
 
 
 def _moment(name: str, text: str | None) -> int | None:
-    """Read ISO 8601 (UTC where it names no zone) or nanoseconds since the epoch."""
+    """Return nanoseconds since 1970 for ISO 8601 (UTC if it names no zone) or an integer. Raise `FilterError`."""
     if text is None:
         return None
     if re.fullmatch("[0-9]{12,19}", text):

@@ -1,6 +1,6 @@
-"""Numbers and times as the pages show them: tabular, with thousands separators and a sensible unit.
+"""Numbers and times as the pages show them: with thousands separators and a suitable unit.
 
-Registered as template filters by `rendering`. Unknown (`None`) is always `DASH`, never 0.
+`rendering` registers them as template filters. Unknown (`None`) is always `DASH`, never 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["DASH", "absolute_time", "ago", "byte_size", "count", "duration", "is
 DASH = "—"
 _NANOS = 1_000_000_000
 _ABSURD = 1e15
-"""From here on figures are shown as powers of ten: a wrong value must not push the page apart."""
+"""Larger figures are shown as powers of ten, so that a wrong value does not break the layout."""
 _YEAR_9999_NANOS = 253_402_300_799 * _NANOS
 
 
@@ -26,7 +26,7 @@ def count(value: float | None) -> str:
 
 
 def money(value: float | None) -> str:
-    """Return US dollars: cents from one dollar up, up to three significant digits below: no price reads as 0."""
+    """Return US dollars: cents from one dollar up, else three significant digits, so that no price reads as 0."""
     if value is None:
         return DASH
     if value == 0:
@@ -63,7 +63,7 @@ def duration(seconds: float | None) -> str:
 
 
 def tick_label(seconds: float) -> str:
-    """Return a mark of the time axis without needless digits: `0`, `250 ms`, `1.5 s`, `2 m`."""
+    """Return the label of a tick of the time axis, without unneeded digits: `0`, `250 ms`, `1.5 s`, `2 m`."""
     if seconds == 0:
         return "0"
     if seconds < 1:
@@ -83,7 +83,7 @@ def byte_size(value: float | None) -> str:
 
 
 def ago(unix_nano: int, now_nano: int) -> str:
-    """Return how long ago a moment was, as people say it: `now`, `42 s ago`, `5 min ago`, `3 h ago`, `12 d ago`."""
+    """Return how long ago a moment was: `now`, `42 s ago`, `5 min ago`, `3 h ago`, `12 d ago`."""
     if not unix_nano:
         return DASH
     seconds = (now_nano - unix_nano) / _NANOS

@@ -1,7 +1,7 @@
-"""Chat messages in the shapes that reach a record, recognised and made one shape. Pure; called by `content`.
+"""Chat messages in the shapes that records have, converted to one shape. Pure functions; called by `content`.
 
-Read here: OpenAI chat (`role`, `content` as text or parts, `tool_calls`), Anthropic (content blocks), LangChain
-(`type`, also inside its `kwargs` dump), OpenTelemetry GenAI (`role`, `parts`). Anything else is not a message.
+Recognised: OpenAI chat (`role`, `content` as text or parts, `tool_calls`), Anthropic (content blocks), LangChain
+(`type`, also inside its `kwargs` dump), OpenTelemetry GenAI (`role`, `parts`). Anything else is shown as JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MESSAGES_MAX: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a message: text, a call of a tool (`tool` is its name, `node` its arguments), or other JSON."""
+    """A part of a message: text, a tool call (`tool` is its name, `node` or `text` its arguments), or other JSON."""
 
     text: Text | None = None
     node: Node | None = None
@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `role` is one of user, assistant, system, developer, tool, function; `name` is who or which tool."""
+    """One message. `role` is user, assistant, system, developer, tool or function; `name` is of a person or tool."""
 
     role: str
     name: str | None
@@ -65,13 +65,13 @@ def as_chats(value: Any) -> tuple[tuple[Message, ...], ...] | None:
 
 
 def as_message(value: Any) -> Message | None:
-    """Return the value as a message, or None when it is something else."""
+    """Return the value as a message, or None if it is not one."""
     if not isinstance(value, Mapping):
         return None
     if isinstance(value.get("kwargs"), Mapping) and "lc" in value:
         value = {"type": _langchain_type(value), **value["kwargs"]}
-    named = value.get("role") if isinstance(value.get("role"), str) else value.get("type")
-    role = _ROLES.get(named) if isinstance(named, str) else None
+    role_name = value.get("role") if isinstance(value.get("role"), str) else value.get("type")
+    role = _ROLES.get(role_name) if isinstance(role_name, str) else None
     if role is None or not ({"content", "parts", "tool_calls", "function_call"} & value.keys()):
         return None
     parts = [*_parts(value.get("content")), *_parts(value.get("parts"))]
@@ -127,8 +127,8 @@ def _part(piece: Any) -> Part:
 
 def _result(piece: Mapping[str, Any]) -> Part:
     result = next((piece[key] for key in ("content", "response", "result") if key in piece), None)
-    of = next((piece[key] for key in ("tool_use_id", "id") if isinstance(piece.get(key), str)), None)
-    label = f"result of {of}" if of else "tool result"
+    call_id = next((piece[key] for key in ("tool_use_id", "id") if isinstance(piece.get(key), str)), None)
+    label = f"result of {call_id}" if call_id else "tool result"
     if isinstance(result, str):
         return Part(text=text_of(result), label=label)
     return Part(node=node_of(result), label=label)

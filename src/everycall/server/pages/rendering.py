@@ -1,7 +1,7 @@
-"""Templates and static files. Called by `routes`, and by whoever answers HTML elsewhere.
+"""Templates and static files. Used by everything that responds with HTML.
 
-Autoescape is always on and an undefined name is an error. No template holds a script, a style attribute or an address
-of another origin, so the content security policy that every answer carries allows this server's own files alone.
+Autoescape is always on and an undefined name is an error. No template has a script, a style attribute or a URL of
+another origin, so the content security policy of every response allows only this server's own files.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ STATIC_FILES: Final = {
 """The static files by name, with their media types. No other file is ever read."""
 
 RAIL_DEPTH_MAX: Final = 12
-"""Deeper rows of a tree are indented no further; the depth is still written in the row."""
+"""Deeper rows of a tree are not indented further; the depth is written in the row."""
 
 
 def html(template: str, *, status: int = 200, **context: Any) -> Response[bytes]:
-    """Return a template rendered as an answer. Text that is no Unicode (lone surrogates) is shown with marks."""
+    """Return a response with a rendered template. Lone surrogates, which UTF-8 cannot encode, become `?`."""
     body = render(template, **context).encode("utf-8", "replace")
     return Response(body, status_code=status, media_type=MediaType.HTML)
 
@@ -51,18 +51,18 @@ def problem_page(problem: Problem) -> Response[bytes]:
 
 
 def render(template: str, **context: Any) -> str:
-    """Render a template of `server/templates`. Raises `jinja2.UndefinedError` for a name that was not given."""
+    """Render a template of `server/templates`. Raise `jinja2.UndefinedError` for a name that is missing."""
     return _environment().get_template(template).render(now=time.time_ns(), **context)
 
 
 def asset_href(name: str) -> str:
-    """Return the address of a static file, with a hash of its content so that it can be kept for ever."""
+    """Return the URL of a static file, with a hash of its content so that browsers can keep it forever."""
     return f"/static/{name}?v={static_file(name)[1]}"
 
 
 @cache
 def static_file(name: str) -> tuple[bytes, str]:
-    """Return a static file's content and the hash of it. Raises `KeyError` for a name not in `STATIC_FILES`."""
+    """Return the content of a static file and its hash. Raise `KeyError` for a name not in `STATIC_FILES`."""
     if name not in STATIC_FILES:
         raise KeyError(name)
     content = (_SERVER_DIR / "static" / name).read_bytes()
@@ -78,7 +78,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for shown in (
+    for function in (
         formatting.absolute_time,
         formatting.byte_size,
         formatting.count,
@@ -87,7 +87,7 @@ def _environment() -> jinja2.Environment:
         formatting.money,
         formatting.tick_label,
     ):
-        environment.filters[shown.__name__] = shown
+        environment.filters[function.__name__] = function
     environment.filters["percent"] = lambda value: f"{value:.3f}%"
     environment.globals.update(
         ago=formatting.ago,

@@ -1,6 +1,6 @@
-"""The pages' addresses: `/traces`, `/traces/{trace_id}`, `/status`, each with a `.json` twin, and the static files.
+"""The pages of traces and of the server's status, each with a `.json` twin, and the static files.
 
-`handlers` is what `app.create_app` takes. Who asks is known from `request.user`; every read is bound to one project.
+`handlers` is what `app.create_app` takes. Every read is of one project, which the caller's key allows.
 """
 
 from __future__ import annotations
@@ -10,40 +10,44 @@ import time
 from typing import Any, Final
 
 from litestar import Request, Response, get
+from litestar.di import NamedDependency
 from litestar.response import Redirect
 
 from everycall import limits
 from everycall._pricing.records import unpriced_reason
+from everycall.record import Record
+from everycall.server.api.http import ApiRequest, project_for
 from everycall.server.pages.addresses import read_trace_path, trace_path, with_query
 from everycall.server.pages.content import sections_of, traceback_of
 from everycall.server.pages.filters import FIELDS, RANGES, FilterError, Filters, read_filters
-from everycall.server.pages.layout import Asked, chrome_of, data, reading
+from everycall.server.pages.layout import frame_of, json_twin
 from everycall.server.pages.rendering import STATIC_FILES, html, static_file
 from everycall.server.pages.tree import state_of
 from everycall.server.pages.views import TraceView, record_view, status_view, trace_view, traces_view
 from everycall.server.problems import bad_request, not_found
+from everycall.server.services import Services
 
 __all__ = ["handlers"]
 
 _FOLDED: Final = {"trace_name", "end_user_identifier", "session_id", "tag", "since", "until"}
 """The filters that are in the folded part of the form."""
-_FOR_EVER: Final = "public, max-age=31536000, immutable"
+_CACHE_FOREVER: Final = "public, max-age=31536000, immutable"
 
 
 @get("/", include_in_schema=False)
 async def home() -> Redirect:
-    """Send to the list of traces."""
+    """Redirect to the list of traces."""
     return Redirect("/traces")
 
 
 @get("/traces", include_in_schema=False)
-async def traces_page(request: Asked) -> Response[bytes]:
+async def traces_page(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
     """Show the newest traces that match the filters."""
-    store, project = reading(request)
+    project = project_for(request, "read")
     filters = _filters(request)
-    view = await traces_view(store, project, filters)
+    view = await traces_view(services.store, project, filters)
     first_page = filters.query.cursor is None
-    chrome = await chrome_of(request, store, project)
+    frame = await frame_of(request, services, project)
     return await asyncio.to_thread(
         html,
         "traces.html",
@@ -51,89 +55,87 @@ async def traces_page(request: Asked) -> Response[bytes]:
         filters=filters,
         fields=FIELDS,
         ranges=RANGES,
-        any_filter=bool(filters.given),
-        more_given=bool(_FOLDED & filters.given.keys()),
+        any_filter=bool(filters.values),
+        unfolded=bool(_FOLDED & filters.values.keys()),
         longest=max((trace.duration for trace in view.traces), default=0.0),
         first_page=first_page,
-        empty_project=not view.traces and not filters.given and first_page,
+        empty_project=not view.traces and not filters.values and first_page,
         endpoint=str(request.base_url).rstrip("/"),
         twin=filters.href("/traces.json", cursor=filters.query.cursor),
-        **chrome,
+        **frame,
     )
 
 
 @get("/traces.json", include_in_schema=False)
-async def traces_twin(request: Asked) -> Response[bytes]:
-    """Give the list of traces as data."""
-    store, project = reading(request)
-    return data(await traces_view(store, project, _filters(request)))
+async def traces_json(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Return the list of traces as JSON."""
+    project = project_for(request, "read")
+    return json_twin(await traces_view(services.store, project, _filters(request)))
 
 
 @get("/traces/{rest:path}", include_in_schema=False)
-async def trace_page(request: Asked) -> Response[bytes]:
-    """Show one trace, give it as data (`.json`), or give just the panel of one record (`part=record`)."""
-    store, project = reading(request)
-    trace_id, twin = read_trace_path(request.scope)
-    asked = request.query_params
-    selected = asked.get("record") or None
-    if asked.get("part") == "record" and selected and not twin:
-        record = await record_view(store, project, trace_id, selected)
+async def trace_page(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Show one trace, return it as JSON (`.json`), or return only the panel of one record (`part=record`)."""
+    project = project_for(request, "read")
+    trace_id, is_twin = read_trace_path(request.scope)
+    parameters = request.query_params
+    selected = parameters.get("record") or None
+    if parameters.get("part") == "record" and selected and not is_twin:
+        record = await record_view(services.store, project, trace_id, selected)
         if record is None:
             raise not_found("record")
-        base = _trace_base(request, trace_id, None)
-        return html("record.html", **_panel(record, base))
+        return html("record.html", **_panel(record, _base(request, trace_id, parameters.get("cursor") or None)))
     view = await trace_view(
-        store,
+        services.store,
         project,
         trace_id,
         selected=selected,
-        cursor=asked.get("cursor") or None,
-        first_row=_first_row(asked.get("from", "")),
+        cursor=parameters.get("cursor") or None,
+        first_row=_first_row(parameters.get("from", "")),
     )
     if view is None:
         raise not_found("trace")
     if selected and view.record is None:
         raise not_found("record")
-    if twin:
-        return data(view)
-    chrome = await chrome_of(request, store, project)
-    return await asyncio.to_thread(_trace_html, request, view, chrome)
+    if is_twin:
+        return json_twin(view)
+    frame = await frame_of(request, services, project)
+    return await asyncio.to_thread(_trace_html, request, view, frame)
 
 
 @get("/status", include_in_schema=False)
-async def status_page(request: Asked) -> Response[bytes]:
-    """Show the client processes' balance sheets, the server's bounds and its version."""
-    store, project = reading(request)
-    view = await status_view(store, project)
-    chrome = await chrome_of(request, store, project)
-    return html("status.html", view=view, twin=with_query("/status.json", project=chrome["asked_project"]), **chrome)
+async def status_page(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Show the balance sheets of the client processes, the server's bounds and its version."""
+    project = project_for(request, "read")
+    view = await status_view(services.store, project)
+    frame = await frame_of(request, services, project)
+    return html("status.html", view=view, twin=with_query("/status.json", project=frame["asked_project"]), **frame)
 
 
 @get("/status.json", include_in_schema=False)
-async def status_twin(request: Asked) -> Response[bytes]:
-    """Give the status as data."""
-    store, project = reading(request)
-    return data(await status_view(store, project))
+async def status_json(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+    """Return the status as JSON."""
+    return json_twin(await status_view(services.store, project_for(request, "read")))
 
 
 @get("/static/{file_path:path}", include_in_schema=False)
 async def static(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """Give a file of the pages; for ever when asked with its hash, as the pages do."""
+    """Return a file of the pages; browsers keep it forever when its URL has its hash, as in the pages."""
     name = str(request.path_params["file_path"]).removeprefix("/")
     if name not in STATIC_FILES:
         raise not_found("file")
     content, digest = static_file(name)
-    kept = _FOR_EVER if request.query_params.get("v") == digest else "no-cache"
-    headers = {"cache-control": kept, "etag": f'"{digest}"'}
+    cache_control = _CACHE_FOREVER if request.query_params.get("v") == digest else "no-cache"
+    headers = {"cache-control": cache_control, "etag": f'"{digest}"'}
     if request.headers.get("if-none-match") == f'"{digest}"':
         return Response(b"", status_code=304, media_type=STATIC_FILES[name], headers=headers)
     return Response(content, media_type=STATIC_FILES[name], headers=headers)
 
 
-handlers = [home, traces_page, traces_twin, trace_page, status_page, status_twin, static]
+handlers = [home, traces_page, traces_json, trace_page, status_page, status_json, static]
 
 
-def _filters(request: Asked) -> Filters:
+def _filters(request: ApiRequest) -> Filters:
     try:
         return read_filters(request.query_params, request.query_params.get("project") or None, time.time_ns())
     except FilterError as error:
@@ -144,43 +146,53 @@ def _first_row(text: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise bad_request("from is the number of the first row: 0 or more.")
+        raise bad_request("from must be the number of the first row: 0 or more.")
     return int(text)
 
 
-def _trace_base(request: Asked, trace_id: str, view: TraceView | None) -> dict[str, Any]:
-    """Return the parts of the addresses of a trace's page: its path, and the parameters kept from link to link."""
+def _base(request: ApiRequest, trace_id: str, cursor: str | None) -> dict[str, Any]:
+    """Return the path of a trace's page, and the parameters that its links keep."""
     return {
         "trace_id": trace_id,
         "path": trace_path(trace_id),
         "asked_project": request.query_params.get("project") or None,
-        "cursor": view.cursor if view else request.query_params.get("cursor") or None,
+        "cursor": cursor,
     }
 
 
-def _trace_html(request: Asked, view: TraceView, chrome: dict[str, Any]) -> Response[bytes]:
-    base = _trace_base(request, view.trace.trace_id, view)
+def _trace_html(request: ApiRequest, view: TraceView, frame: dict[str, Any]) -> Response[bytes]:
+    base = _base(request, view.trace.trace_id, view.cursor)
     panel = _panel(view.record, base) if view.record else {"record": None, "base": base}
-    following = view.first_row + limits.TREE_ROWS
-    kept = {"project": chrome["asked_project"], "cursor": view.cursor}
-    links = {
-        "newer_rows": with_query(base["path"], **kept, **{"from": str(max(0, view.first_row - limits.TREE_ROWS))})
-        if view.first_row
-        else None,
-        "more_rows": with_query(base["path"], **kept, **{"from": following}) if following < view.tree_rows else None,
-        "next_records": with_query(base["path"], **{**kept, "cursor": view.next_cursor}) if view.next_cursor else None,
-        "first_records": with_query(base["path"], project=chrome["asked_project"]) if view.cursor else None,
-    }
     twin = with_query(
         trace_path(view.trace.trace_id, twin=True),
-        **kept,
+        project=frame["asked_project"],
+        cursor=view.cursor,
         record=request.query_params.get("record"),
         **{"from": request.query_params.get("from")},
     )
-    return html("trace.html", view=view, links=links, twin=twin, **{**panel, **chrome})
+    return html("trace.html", view=view, links=_links(view, base), twin=twin, **{**panel, **frame})
 
 
-def _panel(record: Any, base: dict[str, Any]) -> dict[str, Any]:
+def _links(view: TraceView, base: dict[str, Any]) -> dict[str, str | None]:
+    """Return the links to the other rows of the tree and to the other parts of the trace; None where there are none."""
+    path, project = base["path"], base["asked_project"]
+
+    def rows_from(row: int) -> str:
+        return with_query(path, project=project, cursor=view.cursor, **{"from": row})
+
+    next_row = view.first_row + limits.TREE_ROWS
+    next_part = None
+    if view.next_cursor:
+        next_part = with_query(path, project=project, cursor=view.next_cursor)
+    return {
+        "rows_before": rows_from(max(0, view.first_row - limits.TREE_ROWS)) if view.first_row else None,
+        "rows_after": rows_from(next_row) if next_row < view.tree_rows else None,
+        "next_part": next_part,
+        "first_part": with_query(path, project=project) if view.cursor else None,
+    }
+
+
+def _panel(record: Record, base: dict[str, Any]) -> dict[str, Any]:
     return {
         "record": record,
         "sections": sections_of(record),

@@ -1,7 +1,7 @@
-"""A trace's records as the rows of a tree on a time axis. Pure; called by `views`.
+"""A trace's records as the rows of a tree on a time axis. Pure functions; called by `views`.
 
-Whatever the parents say, every record becomes exactly one row: one whose parent is not among the records, that names
-itself as its parent, or that is part of a circle, is shown as a root and marked.
+Every record becomes exactly one row, whatever the parents are: a record whose parent is not among the records, that
+names itself as its parent, or that is part of a cycle is shown as a root and marked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CLOCK_STEPS: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The common time axis: first start, length in seconds, and marks as `(seconds, percent of the length)`."""
+    """The time axis of a trace: first start, length in seconds, and ticks as `(seconds, percent of the length)`."""
 
     start_time_unix_nano: int
     seconds: float
@@ -38,11 +38,11 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record in its place. `placement` is root, child, orphan (parent not among the records) or circle.
+    """One record in the tree. `placement` is root, child, orphan (parent not among the records) or circle.
 
     `state` is success, error, cancelled or abandoned. `left`, `width` and `first_token` are percent of the axis, None
-    when the record's times are not known; `first_token` is measured from the bar's start. `unpriced` is why an
-    inference call has no cost; `counted_in` is the record of the same answer that counts in its place.
+    when the record's times are not known; `first_token` is measured from the bar's start. `unpriced` says why an
+    inference call has no cost; `counted_in` is the record of the same answer whose figures are in the sums instead.
     """
 
     inference_id: str
@@ -67,14 +67,14 @@ class Row:
 
 
 def state_of(record: Record) -> str:
-    """Return success, error, or for a call that was stopped, cancelled or abandoned."""
+    """Return success or error; for a call that was stopped, cancelled or abandoned."""
     if record.status == SUCCESS:
         return SUCCESS
     return record.error_type if record.error_type in (CANCELLED, ABANDONED) else ERROR
 
 
 def axis_of(records: Sequence[Record], marks: int = 5) -> Axis:
-    """Return the axis that holds all records whose times are known, with about `marks` round marks."""
+    """Return the axis for all records whose times are known, with about `marks` ticks at round numbers."""
     timed = [record for record in records if record.start_time_unix_nano]
     if not timed:
         return Axis(0, 0.0, ())
@@ -107,7 +107,7 @@ def rows_of(records: Sequence[Record], axis: Axis) -> list[Row]:
     placed: set[str] = set()
     for record, placement in roots:
         _place(record, placement, children, placed, rows, axis)
-    if len(placed) < len(ordered):  # what no root reaches is part of a circle, or hangs below one
+    if len(placed) < len(ordered):  # the rest is part of a cycle, or below one
         for record in _circle_entries(ordered, placed):
             if record.inference_id not in placed:
                 _place(record, CIRCLE, children, placed, rows, axis)
@@ -115,21 +115,21 @@ def rows_of(records: Sequence[Record], axis: Axis) -> list[Row]:
 
 
 def rails(rows: Sequence[Row], depth_max: int) -> list[tuple[tuple[int, ...], bool]]:
-    """Return the guide lines of each row: the levels at which an ancestor's line passes, and whether its own goes on.
+    """Return the guide lines of each row: the levels at which an ancestor's line passes, and whether its own continues.
 
     Levels are counted from 1 and end at `depth_max`, however deep the tree is.
     """
-    drawn: list[tuple[tuple[int, ...], bool]] = []
-    going_on: set[int] = set()
+    lines: list[tuple[tuple[int, ...], bool]] = []
+    open_levels: set[int] = set()
     for row in reversed(rows):
         depth = min(row.depth, depth_max)
-        own = depth in going_on
-        going_on = {level for level in going_on if level < depth}
-        drawn.append((tuple(sorted(going_on)), own))
+        continues = depth in open_levels
+        open_levels = {level for level in open_levels if level < depth}
+        lines.append((tuple(sorted(open_levels)), continues))
         if depth:
-            going_on.add(depth)
-    drawn.reverse()
-    return drawn
+            open_levels.add(depth)
+    lines.reverse()
+    return lines
 
 
 def _place(
@@ -199,14 +199,14 @@ def _row(record: Record, depth: int, placement: str, below: int, axis: Axis) -> 
 
 
 def _end(record: Record) -> int:
-    """Return the end, from the latency where no end after the start is known."""
+    """Return the end of a record, from its latency if it has no end after its start."""
     if record.end_time_unix_nano >= record.start_time_unix_nano:
         return record.end_time_unix_nano
     return record.start_time_unix_nano + int(min(record.latency or 0, _LATENCY_MAX_S) * _NANOS)
 
 
 def _round_step(rough: float) -> float:
-    """Return a step not less than `rough` that people count in: of a clock from a second on, below it of tens."""
+    """Return a round step of at least `rough` seconds: as on a clock from one second on, decimal below."""
     enough = rough * 0.999
     if rough > _CLOCK_STEPS[0]:
         return next((float(step) for step in _CLOCK_STEPS if step >= enough), math.ceil(enough / _DAY) * float(_DAY))

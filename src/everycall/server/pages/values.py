@@ -1,4 +1,4 @@
-"""JSON values and long texts in the bounded form in which a template draws them. Pure; called by `content`."""
+"""JSON values and long texts in the bounded form that a template draws. Pure functions; called by `content`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINES_MAX: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text, and its beginning when it is long enough to be folded."""
+    """A text, and its head when it is long enough to be folded."""
 
     whole: str
     head: str | None = None
@@ -39,7 +39,7 @@ class Node:
 
 
 def text_of(text: str) -> Text:
-    """Return a text, folded after `limits.VIEW_TEXT_CHARS` or some lines, at a line's or a word's end."""
+    """Return a text, folded after `limits.VIEW_TEXT_CHARS` or 16 lines, at the end of a line or word."""
     head = text[: limits.VIEW_TEXT_CHARS]
     lines = head.split("\n", _LINES_MAX)
     if len(lines) > _LINES_MAX:
@@ -54,7 +54,7 @@ def text_of(text: str) -> Text:
 
 
 def node_of(value: Any) -> Node:
-    """Return a JSON value for drawing: at most `limits.VIEW_VALUES_MAX` values, nested at most 16 deep."""
+    """Return a JSON value to draw: at most `limits.VIEW_VALUES_MAX` values, nested at most 16 levels deep."""
     return _node(None, value, 0, [limits.VIEW_VALUES_MAX])
 
 
@@ -83,8 +83,8 @@ def _container(key: str | None, value: Mapping[str, Any] | Sequence[Any], depth:
             break
         children.append(_node(name, item, depth + 1, budget))
     kind, word = ("object", "key") if isinstance(value, Mapping) else ("array", "item")
-    many = "" if len(value) == 1 else "s"
-    return Node(kind, key, Text(f"{len(value):,} {word}{many}"), tuple(children))
+    plural = "" if len(value) == 1 else "s"
+    return Node(kind, key, Text(f"{len(value):,} {word}{plural}"), tuple(children))
 
 
 def _items(value: Mapping[str, Any] | Sequence[Any]) -> Iterator[tuple[str | None, Any]]:

@@ -1,6 +1,6 @@
-"""What each page shows, as data: the JSON twin is this, the HTML draws this. Called by `routes`.
+"""What each page shows, as values: the JSON twin is their encoding, the HTML draws them. Called by `routes`.
 
-Every view is made from bounded reads of the store; nothing is counted by walking what a page does not show.
+Every view comes from bounded reads of the store; nothing is counted by reading rows that a page does not show.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over the traces of one page. A sum is None when no trace has the figure; `unpriced` and `uncounted` say how
-    many inference calls have none. `counted_elsewhere` are left out of all sums: another record counts their answer."""
+    """Sums over the traces of one page. A sum is None when no trace has the figure.
+
+    `unpriced` and `uncounted` count the inference calls without a cost and without tokens. `counted_elsewhere` counts
+    the calls that are in no sum, because another record counts the same answer.
+    """
 
     traces: int
     calls: int
@@ -51,7 +54,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class TracesView:
-    """The list of traces: what was asked, the sums of this page, its rows, and the cursor of the next one."""
+    """The list of traces: its filters, the sums of this page, its rows, and the cursor of the next page."""
 
     project: str
     filters: dict[str, str]
@@ -64,8 +67,8 @@ class TracesView:
 class TraceView:
     """One trace: its sums, a slice of the rows of its tree, and the selected record whole.
 
-    The tree is that of one page of the store (`cursor` to `next_cursor`, `tree_rows` records); the rows drawn are
-    `first_row` to `first_row + len(rows)` of it. `whole` says that the store's page is the entire trace.
+    The tree is made of one page of the store (`cursor` to `next_cursor`, `tree_rows` records). The rows drawn are
+    `first_row` to `first_row + len(rows)` of it. `whole` says that this page has the entire trace.
     """
 
     project: str
@@ -98,7 +101,7 @@ class ClientSheet:
 
 @dataclass(frozen=True, slots=True)
 class StatusView:
-    """The server and those that report to it. `clients` holds the most recently seen; `clients_known` counts all."""
+    """The server and its client processes. `clients` has the most recently seen; `clients_known` counts all."""
 
     project: str
     version: str
@@ -113,9 +116,9 @@ def server_version() -> str:
 
 
 async def traces_view(store: Store, project: str, filters: Filters) -> TracesView:
-    """Read one page of traces. Raises `StoreError` for a cursor that the store did not make."""
+    """Read one page of traces. Raise `StoreError` for a cursor that the store did not make."""
     page = await store.traces(project, filters.query)
-    return TracesView(project, filters.given, _totals(page.traces), page.traces, page.next_cursor)
+    return TracesView(project, filters.values, _totals(page.traces), page.traces, page.next_cursor)
 
 
 async def trace_view(
@@ -129,8 +132,9 @@ async def trace_view(
 ) -> TraceView | None:
     """Read one trace, or None when the project has no record of it.
 
-    `selected` is the inference_id of the record to show; without it, the first row's. Without `first_row`, the slice
-    of rows that holds the selected record is drawn. Raises `StoreError` for a cursor that the store did not make.
+    `selected` is the inference_id of the record to show; without it, the record of the first row is shown. Without
+    `first_row`, the slice of rows with the selected record is drawn. Raise `StoreError` for a cursor that the store
+    did not make.
     """
     trace = await store.trace_summary(project, trace_id)
     if trace is None:
@@ -138,9 +142,9 @@ async def trace_view(
     page = await store.trace(project, trace_id, cursor)
     axis = axis_of(page.records)
     rows = rows_of(page.records, axis)
-    place = next((index for index, row in enumerate(rows) if row.inference_id == selected), 0)
     if first_row is None:
-        first_row = place // limits.TREE_ROWS * limits.TREE_ROWS
+        selected_row = next((index for index, row in enumerate(rows) if row.inference_id == selected), 0)
+        first_row = selected_row // limits.TREE_ROWS * limits.TREE_ROWS
     shown = tuple(rows[first_row : first_row + limits.TREE_ROWS])
     if selected is None and shown:
         selected = shown[0].inference_id
@@ -197,21 +201,21 @@ def _totals(traces: Sequence[TraceSummary]) -> Totals:
 def _sheet(report: ClientReport) -> ClientSheet:
     balance = report.balance
     recorded, delivered, spooled = (_whole(balance.get(name)) for name in ("recorded", "delivered", "spooled"))
-    given = balance.get("dropped")
-    dropped: dict[str, int] = {}
-    readable = isinstance(given, Mapping)
-    if isinstance(given, Mapping):
-        for reason, number in given.items():
-            amount = _whole(number)
-            readable = readable and amount is not None
-            if amount:
-                dropped[str(reason)] = amount
+    dropped = _dropped(balance.get("dropped"))
     missing = None
-    if recorded is not None and delivered is not None and spooled is not None and readable:
+    if recorded is not None and delivered is not None and spooled is not None and dropped is not None:
         missing = recorded - delivered - spooled - sum(dropped.values())
-    return ClientSheet(
-        report.client, report.seen_unix_nano, recorded, delivered, spooled, dropped if readable else None, missing
-    )
+    return ClientSheet(report.client, report.seen_unix_nano, recorded, delivered, spooled, dropped, missing)
+
+
+def _dropped(value: Any) -> dict[str, int] | None:
+    """Return the numbers of dropped records by reason, without zeros; None if any of them is not readable."""
+    if not isinstance(value, Mapping):
+        return None
+    numbers = {str(reason): _whole(number) for reason, number in value.items()}
+    if None in numbers.values():
+        return None
+    return {reason: number for reason, number in numbers.items() if number}
 
 
 def _whole(value: Any) -> int | None:
