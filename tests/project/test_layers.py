@@ -19,7 +19,9 @@ ENCODING = frozenset({"msgspec"})
 COMMANDS = frozenset({"langchain_core", "everycall_langchain", "msgspec", "openai", "xllamacpp", "yaml"})
 THIRD_PARTY: dict[str, frozenset[str] | set[str]] = {
     **dict.fromkeys(("_version", "_terminal", "errors", "limits", "paths", "sampling", "semconv"), frozenset()),
-    **dict.fromkeys(("_capture", "_guard", "_ledger", "_patches", "_redaction", "_usage", "dialects"), ENCODING),
+    **dict.fromkeys(
+        ("_capture", "_guard", "_ledger", "_patches", "_redaction", "_retry", "_usage", "dialects"), ENCODING
+    ),
     **dict.fromkeys(("masks", "record", "settings"), ENCODING),
     **dict.fromkeys(("_client", "_delivery", "_instrumentation", "_runtime"), CORE),
     **dict.fromkeys(("__init__", "integration", "propagation", "testing", "usage"), CORE),

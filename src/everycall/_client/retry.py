@@ -5,7 +5,6 @@ Used by `client.Parea`, which sends; nothing here connects to anything or knows 
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
@@ -13,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from everycall import limits
+from everycall._retry import backoff_s, retry_after_s
 from everycall.errors import AuthenticationError, NotFoundError, Problem, RequestError, UnreachableError
 
 __all__ = ["Answer", "Tries", "decoded"]
@@ -79,10 +79,8 @@ class Tries:
 
     def _next(self, reason: str, answer: Answer | None, cause: Exception | None) -> None:
         self._made += 1
-        backoff_s = limits.BACKOFF_FIRST_S * 2 ** (self._made - 1) * (0.5 + secrets.randbelow(1000) / 1000)
-        retry_after = answer.headers.get("retry-after") if answer is not None else None
-        asked_s = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
-        self.wait_s = max(backoff_s, min(asked_s, limits.RETRY_AFTER_MAX_S))
+        requested_s = retry_after_s(answer.headers) if answer is not None else None
+        self.wait_s = max(backoff_s(self._made + 1), min(requested_s or 0.0, limits.RETRY_AFTER_MAX_S))
         if self._made < limits.COMPLETION_TRIES_MAX and time.monotonic() + self.wait_s < self._until:
             return
         if answer is not None and (problem := _problem(answer)).code in _LIMITED:

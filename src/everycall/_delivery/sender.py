@@ -23,6 +23,7 @@ from everycall._delivery.segment import Chunk, Segment, adoptable, read_lines
 from everycall._delivery.spool import REFUSED_DIR, Spool
 from everycall._delivery.transport import Committed, Refused, TooLarge, Transport, Unreachable
 from everycall._ledger import Balance
+from everycall._retry import backoff_s
 from everycall.errors import Loss
 from everycall.record import decode
 
@@ -157,7 +158,7 @@ class Sender:
                     failures += 1
                     self._tell(stuck.receipt)
                     self._turned()
-                    self._wait(_backoff(failures, stuck.receipt), until_hurry=True)
+                    self._wait(_wait_s(failures, stuck.receipt), until_hurry=True)
                     continue
                 except Exception as error:  # noqa: BLE001 - the sender's guard: it must go on
                     _guard.report("sender", error)
@@ -243,12 +244,11 @@ class Sender:
         )
 
 
-def _backoff(failures: int, receipt: Unreachable) -> float:
-    """Full jitter between half and all of a doubling wait; what the endpoint asked for is obeyed."""
-    if receipt.retry_after_s is not None:
-        return receipt.retry_after_s + random.random() * 0.1  # noqa: S311 - jitter
-    bound = min(limits.BACKOFF_FIRST_S * 2 ** min(failures - 1, 10), limits.BACKOFF_MAX_S)
-    return float(bound) * (0.5 + random.random() / 2)  # noqa: S311 - jitter
+def _wait_s(failures: int, receipt: Unreachable) -> float:
+    """Return how long to wait before the next attempt: what the endpoint asked for, else the back-off."""
+    if receipt.retry_after_s is None:
+        return backoff_s(failures)
+    return receipt.retry_after_s + random.random() * 0.1  # noqa: S311 - jitter
 
 
 def deliver(chunk: Chunk, transport: Transport, key: str | None, balance: Balance, directory: Path) -> Outcome:

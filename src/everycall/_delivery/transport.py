@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from everycall import limits
 from everycall._ledger import Balance
+from everycall._retry import retry_after_s
 from everycall.semconv import API_KEY_HEADER, BALANCE_HEADER, CLIENT_HEADER, NDJSON, RECORDS_PATH
 
 if TYPE_CHECKING:
@@ -102,13 +102,13 @@ class Transport:
             body = gzip.compress(body, 1, mtime=0)
             headers["content-encoding"] = "gzip"
         try:
-            status, answer, retry_after = self._exchange(body, headers, timeout_s)
+            status, answer, answer_headers = self._exchange(body, headers, timeout_s)
         except (OSError, HTTPException, ValueError) as error:
             self.close()
             return Unreachable(_reason(error))
-        return _receipt(status, answer, retry_after, len(lines))
+        return _receipt(status, answer, answer_headers, len(lines))
 
-    def _exchange(self, body: bytes, headers: dict[str, str], timeout_s: float) -> tuple[int, bytes, str | None]:
+    def _exchange(self, body: bytes, headers: dict[str, str], timeout_s: float) -> tuple[int, bytes, Mapping[str, str]]:
         from http.client import CannotSendRequest
 
         fresh = self._connection is None
@@ -129,7 +129,7 @@ class Transport:
         answer = response.read(limits.ANSWER_BYTES_MAX)
         if response.will_close or not response.isclosed():
             self.close()  # there is more to read, or no more to come: either way this connection is done
-        return response.status, answer, response.headers.get("retry-after")
+        return response.status, answer, {name.lower(): value for name, value in response.headers.items()}
 
     def _connect(self) -> http.client.HTTPConnection:
         import http.client
@@ -183,7 +183,7 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__
 
 
-def _receipt(status: int, answer: bytes, retry_after: str | None, count: int) -> Receipt:
+def _receipt(status: int, answer: bytes, headers: Mapping[str, str], count: int) -> Receipt:
     if 200 <= status < 300:
         refused, told = _refusals(answer, count)
         # more were refused than the answer had room to name: smaller batches will name them all
@@ -193,7 +193,9 @@ def _receipt(status: int, answer: bytes, retry_after: str | None, count: int) ->
     if status in (401, 403):
         return Unreachable(f"the endpoint answered {status}: the key is missing or not accepted", None, True)
     if status in (408, 425, 429) or status >= 500 or status < 400:
-        return Unreachable(f"the endpoint answered {status}", _retry_after(retry_after))
+        requested_s = retry_after_s(headers)
+        wait_s = min(requested_s, limits.RETRY_AFTER_MAX_S) if requested_s is not None else None
+        return Unreachable(f"the endpoint answered {status}", wait_s)
     return Refused(status, _detail(answer) or f"the endpoint answered {status}")
 
 
@@ -216,19 +218,3 @@ def _detail(answer: bytes) -> str | None:
         return str(json.loads(answer)["detail"])[:500]
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Read a Retry-After of either form (RFC 9110, 10.2.3), bounded by `limits.RETRY_AFTER_MAX_S`."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        import email.utils
-
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return None
-    return min(max(seconds, 0.0), limits.RETRY_AFTER_MAX_S)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from everycall import limits
+from everycall._retry import backoff_s
 from everycall.server.gateway.provider_response import ProviderError
 
 __all__ = ["Deadline", "FailedAttempt", "with_retries"]
@@ -73,7 +73,7 @@ async def with_retries(
             error.tries = tries
             wait_s = error.retry_after_s
             if wait_s is None:
-                wait_s = _backoff_s(tries)
+                wait_s = backoff_s(tries + 1)
             if not error.is_transient or tries > limits.PROVIDER_RETRIES or not may_retry():
                 raise
             if wait_s > wait_max_s or wait_s >= deadline.left_s:
@@ -91,9 +91,3 @@ async def _within(ask: Callable[[asyncio.Timeout], Awaitable[T]], deadline: Dead
             raise
         detail = f"no answer within the {deadline.seconds:g} s that a completion may take"
         raise ProviderError("DeadlineExceeded", None, detail, is_transient=True) from None
-
-
-def _backoff_s(tries: int) -> float:
-    """Return 0.25 to 0.5 s after the first try, twice that after the second, and so on."""
-    longest_s: float = min(limits.BACKOFF_MAX_S, 2 * limits.BACKOFF_FIRST_S * 2 ** (tries - 1))
-    return longest_s * (0.5 + secrets.randbelow(1_000) / 2_000)

@@ -5,11 +5,10 @@ alike and fail alike. Called by the two backends.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
+from everycall._retry import retry_after_s
 from everycall.server.gateway.provider_response import ProviderError, redact_secrets
 from everycall.server.provider_settings import ProviderSettings, on_loopback
 
@@ -45,12 +44,12 @@ def client_error(error: Exception, secrets: Iterable[str | None]) -> ProviderErr
     status = status if isinstance(status, int) else None
     if status is None:
         bases = {base.__name__ for base in type(error).__mro__}
-        is_transient, retry_after_s = not bases.isdisjoint(_NO_ANSWER), None
+        is_transient, wait_s = not bases.isdisjoint(_NO_ANSWER), None
     else:
         is_transient = status in _TRANSIENT or status >= 500
-        retry_after_s = _retry_after(getattr(getattr(error, "response", None), "headers", {}))
+        wait_s = _retry_after(getattr(getattr(error, "response", None), "headers", {}))
     message = redact_secrets(_told(error), secrets)
-    return ProviderError(type(error).__name__, status, message, is_transient=is_transient, retry_after_s=retry_after_s)
+    return ProviderError(type(error).__name__, status, message, is_transient=is_transient, retry_after_s=wait_s)
 
 
 def stream_error(error: Any, secrets: Iterable[str | None]) -> ProviderError:
@@ -76,14 +75,4 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that the provider asks to wait; infinity where it asks for no other try; None: not said."""
     if headers.get("x-should-retry") == "false":
         return math.inf
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) * unit_s
-        except ValueError:
-            continue
-        if seconds >= 0:
-            return seconds
-    try:
-        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
-    except ValueError:
-        return None
+    return retry_after_s(headers)
