@@ -15,8 +15,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from everycall import limits
-from everycall.integration import usage_fields
-from everycall_langchain import _render
+from everycall_langchain import _render, _usage
 
 __all__ = ["Request", "has_output", "request", "response_fields", "text_request"]
 
@@ -95,6 +94,13 @@ _IMMUTABLE: Final = frozenset({str, bool})
 _MODEL_KEYS: Final = ("model", "model_name", "model_id", "deployment_name", "azure_deployment")
 _RESPONSE_MODEL_KEYS: Final = ("model_name", "model", "model_id")
 _REQUEST_KEYS: Final = frozenset({*_PARAMETERS, *_MODEL_KEYS, "tools", "functions", "tool_choice", "function_call"})
+_RESPONSE_MEMBERS: Final = ("content", "tool_calls", "invalid_tool_calls", "additional_kwargs", "usage_metadata")
+"""Members of a message that hold what a model has said or used."""
+_PLAIN_MEMBERS: Final = frozenset({"role", "content", "name"})
+_RECORDED_METADATA: Final = frozenset(
+    {"token_usage", "usage", "headers", "body", "metadata", "incomplete_details", "ResponseMetadata", "metrics"}
+)
+"""Members of `response_metadata` that are recorded elsewhere, or are of the transport."""
 _REASON_KEYS: Final = ("finish_reason", "stop_reason", "done_reason")
 _RUN_ID: Final = re.compile(r"(?:lc_)?run-{1,2}([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
@@ -170,14 +176,15 @@ def has_output(result: LLMResult) -> bool:
     message = getattr(first, "message", None)
     if message is None:
         return bool(first.text)
-    return bool(message.content or message.__dict__.get("tool_calls") or message.__dict__.get("usage_metadata"))
+    stored = message.__dict__
+    return any(stored.get(name) for name in _RESPONSE_MEMBERS)
 
 
 def response_fields(result: LLMResult, run_id: Any) -> dict[str, Any]:
     """Return what a result says, for `Call.update`: fields of the record, and span attributes (id, finish reasons).
 
-    `content` is the text of the first choice. `output` is added if the text is not the whole answer: tool calls, blocks
-    other than text, or several choices (then a list of messages).
+    `content` is the text of the first choice. `output` is the message if the text is not the whole answer: with tool
+    calls, blocks other than text, reasoning, a refusal, citations; of several choices, the list of messages.
     """
     choices = [choice for batch in result.generations for choice in batch]
     if not choices:
@@ -185,19 +192,15 @@ def response_fields(result: LLMResult, run_id: Any) -> dict[str, Any]:
     first = _message_of(choices[0])
     metadata = first.get("response_metadata") or _EMPTY
     overall: Mapping[str, Any] = result.llm_output or _EMPTY
-    content = first.get("content")
-    fields: dict[str, Any] = {"content": _render.text(content)}
-    if len(choices) > 1:
-        fields["output"] = [_shown(choice) for choice in choices]
-    elif first.get("tool_calls") or first.get("invalid_tool_calls") or not isinstance(content, str):
-        fields["output"] = _shown(choices[0])
+    fields: dict[str, Any] = {"content": _render.text(first.get("content"))}
+    output = [_shown(choice) for choice in choices] if len(choices) > 1 else _output(choices[0], first, metadata)
+    if output is not None:
+        fields["output"] = output
     if metadata or overall:
         model = _first_text(metadata, _RESPONSE_MODEL_KEYS) or _first_text(overall, _RESPONSE_MODEL_KEYS)
         if model:
             fields["model"] = model
-    usage = _usage(first, metadata, overall, has_several_choices=len(choices) > 1)
-    if usage:
-        fields.update(usage_fields(usage))
+    fields.update(_usage.response_usage(first, metadata, overall, has_several_choices=len(choices) > 1))
     message_id = first.get("id")
     if _is_cache_hit(first, run_id):
         fields.update(cache=True, cache_hit=True, cost=0.0, cost_source="cache")
@@ -210,6 +213,20 @@ def response_fields(result: LLMResult, run_id: Any) -> dict[str, Any]:
     return fields
 
 
+def _output(choice: Any, message: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the message of a choice if it has more than a text; None otherwise."""
+    is_text = isinstance(message.get("content"), str)
+    if is_text and not (
+        message.get("tool_calls")
+        or message.get("invalid_tool_calls")
+        or message.get("additional_kwargs")
+        or _further_metadata(metadata)
+    ):
+        return None
+    shown = _shown(choice)
+    return None if is_text and shown.keys() <= _PLAIN_MEMBERS else shown
+
+
 def _message_of(choice: Any) -> Mapping[str, Any]:
     """Return the fields of a choice's message, read where pydantic stores them. A text model has only a text."""
     message = choice.__dict__.get("message")
@@ -218,7 +235,20 @@ def _message_of(choice: Any) -> Mapping[str, Any]:
 
 def _shown(choice: Any) -> dict[str, Any]:
     message = choice.__dict__.get("message")
-    return {"role": "assistant", **_message_of(choice)} if message is None else _render.message(message)
+    if message is None:
+        return {"role": "assistant", **_message_of(choice)}
+    shown = _render.message(message)
+    further = _further_metadata(message.__dict__.get("response_metadata") or _EMPTY)
+    return {**shown, "response_metadata": further} if further else shown
+
+
+def _further_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a provider says about its answer: citations, log probabilities, filters. Not single values."""
+    return {
+        name: value
+        for name, value in metadata.items()
+        if value and type(value) in (dict, list) and name not in _RECORDED_METADATA
+    }
 
 
 def _finish_reason(choice: Any) -> str | None:
@@ -227,22 +257,6 @@ def _finish_reason(choice: Any) -> str | None:
         if reason is not None:
             return reason
     return None
-
-
-def _usage(
-    first: Mapping[str, Any], metadata: Mapping[str, Any], overall: Mapping[str, Any], *, has_several_choices: bool
-) -> Mapping[str, Any] | None:
-    """Return the report of tokens that holds for the response: the message's own, unless several choices share one."""
-    own = first.get("usage_metadata")
-    if own is None and not metadata and not overall:
-        return None
-    shared: Mapping[str, Any] | None = overall.get("token_usage") or overall.get("usage")
-    if has_several_choices and shared:
-        return shared
-    if isinstance(own, Mapping) and "input_tokens" in own:
-        return own
-    report: Mapping[str, Any] | None = metadata.get("token_usage") or metadata.get("usage") or shared
-    return report
 
 
 def _is_cache_hit(message: Mapping[str, Any], run_id: Any) -> bool:

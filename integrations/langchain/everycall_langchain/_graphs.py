@@ -7,16 +7,30 @@ from __future__ import annotations
 
 import sys
 from typing import Any, Final
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from everycall_langchain import _render
 
-__all__ = ["LANGGRAPH", "as_graph_handler", "is_control_flow", "is_resumption", "questions", "waits_for_an_answer"]
+__all__ = [
+    "LANGGRAPH",
+    "as_graph_handler",
+    "class_without_graphs",
+    "is_control_flow",
+    "is_resumption",
+    "questions",
+    "waits_for_an_answer",
+]
 
 LANGGRAPH: Final = "langgraph.callbacks"
 """A module in `sys.modules` without which no graph runs that could notify a handler."""
+_HANDLER_MODULE: Final = "everycall_langchain.handler"
 _CONTROL_FLOW: Final = frozenset({"GraphBubbleUp", "GraphInterrupt", "NodeInterrupt", "ParentCommand"})
-_GRAPH_CLASS: Final = "_everycall_graph_class"
-"""The attribute of a handler's class that holds its subclass for graphs. In the class itself, it is freed with it."""
+_graph_classes: WeakKeyDictionary[type, ReferenceType[type]] = WeakKeyDictionary()
+"""The subclasses for graphs that are in use, by the handler's class. Both are freed with the last such handler."""
+_kept: list[type] = []
+"""The subclass of the package's own handler, which is not made anew for each handler."""
+_HANDLER_CLASS: Final = "_everycall_handler_class"
+"""The attribute of such a subclass that holds the handler's class."""
 
 
 def as_graph_handler(handler: Any) -> None:
@@ -28,12 +42,26 @@ def as_graph_handler(handler: Any) -> None:
     if base is None or isinstance(handler, base):
         return
     kind = type(handler)
-    graph_class = kind.__dict__.get(_GRAPH_CLASS)
+    reference = _graph_classes.get(kind)
+    graph_class = reference() if reference is not None else None
     if graph_class is None:
-        members = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+        members = {
+            "__module__": kind.__module__,
+            "__qualname__": kind.__qualname__,
+            "__doc__": kind.__doc__,
+            _HANDLER_CLASS: kind,
+        }
         graph_class = type(kind.__name__, (kind, base), members)
-        setattr(kind, _GRAPH_CLASS, graph_class)
+        _graph_classes[kind] = ref(graph_class)
+        if kind.__module__ == _HANDLER_MODULE:
+            _kept.append(graph_class)
     handler.__class__ = graph_class
+
+
+def class_without_graphs(kind: type) -> type:
+    """Return the class that a handler had before `as_graph_handler`."""
+    base: type = kind.__dict__.get(_HANDLER_CLASS, kind)
+    return base
 
 
 def is_control_flow(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from opentelemetry.trace import get_current_span
 
 from everycall.integration import INHERIT, Call, Inherit, current, current_context, start_below, start_call
@@ -29,6 +29,7 @@ __all__ = [
     "begin",
     "end",
     "end_chain",
+    "end_tool",
     "fail",
     "is_passed_on",
     "keep_inputs",
@@ -191,10 +192,28 @@ def end_chain(run: Run, outputs: Any, inputs: Any) -> None:
 
 
 def end(run_id: Any, output: Any) -> None:
-    """End the run of a tool or a retriever with its output."""
+    """End the run of a retriever with its output."""
     run = RUNS.close(key(run_id))
     if run is not None:
         run.call.returned(output, _render.plain)
+
+
+def end_tool(run_id: Any, output: Any) -> None:
+    """End the run of a tool with its output: as an error if a message in it says that the tool failed.
+
+    Such a message has `status="error"`. It is what a tool returns, or what LangChain makes of an exception that the
+    tool's `handle_tool_error` handles.
+    """
+    run = RUNS.close(key(run_id))
+    if run is None:
+        return
+    content = output.__dict__.get("content") if isinstance(output, BaseMessage) else output
+    error = _render.tool_failure(output)
+    if error is None:
+        run.call.returned(content, _render.plain)
+    else:
+        run.call.keep("output", content, _render.plain)
+        run.call.fail(error)
 
 
 def fail(run_id: Any, error: BaseException, fields: Callable[[Run], Mapping[str, Any]] | None = None) -> None:

@@ -12,12 +12,13 @@ from weakref import WeakKeyDictionary
 
 from langchain_core.agents import AgentAction, AgentFinish
 from langchain_core.documents import Document
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.prompt_values import ChatPromptValue, StringPromptValue
+from langchain_core.runnables import Runnable
 
 from everycall import limits
 
-__all__ = ["document", "message", "plain", "short_message", "text"]
+__all__ = ["document", "message", "plain", "short_message", "text", "tool_failure"]
 
 _ROLES: Final = {
     "human": "user",
@@ -30,14 +31,19 @@ _ROLES: Final = {
 }
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _TEXT_BLOCKS: Final = frozenset({"text", "output_text"})
+_REPEATED_EXTRAS: Final = frozenset({"tool_calls", "parsed"})
+"""Members of `additional_kwargs` that repeat what a message has elsewhere."""
+_NAMES_OF_RUNNABLES: Final = ("name", "model", "model_name", "model_id", "deployment_name", "azure_deployment")
 _LEVELS: Final = 4
 """How deep messages are searched for: a LangGraph update is `{node: {"messages": [message]}}`."""
 
 
 def message(value: BaseMessage) -> dict[str, Any]:
-    """Return a chat message as `{"role", "content"}`, with `name`, `tool_call_id` and `tool_calls` if it has them.
+    """Return a chat message as `{"role", "content"}` with whatever else it has, in OpenAI's shape.
 
-    Tool calls have OpenAI's shape, with an object as arguments; those that LangChain could not parse have the text.
+    That is `name`, `tool_call_id`, `tool_calls` with an object as arguments (those that LangChain could not parse have
+    the text and an `error`), the `status` of a tool that failed, and the members of `additional_kwargs`, such as
+    `reasoning_content` and `refusal`.
     """
     stored = value.__dict__
     kind = stored.get("type") or value.type
@@ -46,16 +52,25 @@ def message(value: BaseMessage) -> dict[str, Any]:
         shown["name"] = stored["name"]
     if stored.get("tool_call_id"):
         shown["tool_call_id"] = stored["tool_call_id"]
+    if stored.get("status") == "error":
+        shown["status"] = "error"
     calls, invalid_calls = stored.get("tool_calls"), stored.get("invalid_tool_calls")
     if calls or invalid_calls:
-        shown["tool_calls"] = [
-            {
-                "id": call.get("id"),
-                "type": "function",
-                "function": {"name": call.get("name"), "arguments": call.get("args")},
-            }
-            for call in (*(calls or ()), *(invalid_calls or ()))
-        ]
+        shown["tool_calls"] = [_tool_call(call) for call in (*(calls or ()), *(invalid_calls or ()))]
+    extras = stored.get("additional_kwargs")
+    if extras:
+        for name, extra in extras.items():
+            is_repeated = name in _REPEATED_EXTRAS or (name == "function_call" and calls)
+            if extra and not is_repeated and name not in shown:
+                shown[name] = extra
+    return shown
+
+
+def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": call.get("name"), "arguments": call.get("args")}
+    shown: dict[str, Any] = {"id": call.get("id"), "type": "function", "function": function}
+    if call.get("error"):
+        shown["error"] = call["error"]
     return shown
 
 
@@ -69,6 +84,9 @@ def short_message(value: Any) -> dict[str, Any] | None:
     if type(content) is not str or len(content) > limits.CAPTURE_TEXT_MAX:
         return None
     if stored.get("name") or stored.get("tool_calls") or stored.get("invalid_tool_calls") or "tool_call_id" in stored:
+        return None
+    extras = stored.get("additional_kwargs")
+    if extras and any(extras.values()):
         return None
     kind = stored.get("type") or value.type
     return {"role": _ROLES.get(kind) or stored.get("role") or kind, "content": content}
@@ -86,6 +104,18 @@ def text(content: Any) -> str:
         if isinstance(block, str)
         or (isinstance(block, Mapping) and block.get("type") in _TEXT_BLOCKS and isinstance(block.get("text"), str))
     )
+
+
+def tool_failure(output: Any) -> str | None:
+    """Return the text of a message that says a tool failed: its output, or one in its `Command`. None if it did not."""
+    messages: Any = [output]
+    if type(output).__name__ == "Command":
+        update = getattr(output, "update", None)
+        messages = update.get("messages") if isinstance(update, dict) else None
+    for item in messages if isinstance(messages, list) else ():
+        if isinstance(item, ToolMessage) and item.__dict__.get("status") == "error":
+            return text(item.__dict__.get("content")) or "the tool failed"
+    return None
 
 
 def document(value: Document) -> dict[str, Any]:
@@ -112,18 +142,45 @@ def plain(value: Any, levels: int = _LEVELS) -> Any:
     render = _renderers.get(kind, _UNKNOWN)
     if render is _UNKNOWN:
         render = _renderers[kind] = _renderer_of(kind)
-    return render(value) if render is not None else value
+    if render is None:
+        return value
+    return _fields(value, levels) if render is _FIELDS else render(value)
 
 
-def _renderer_of(kind: type) -> Callable[[Any], Any] | None:
-    if kind.__name__ == "Send" and kind.__module__ == "langgraph.types":
-        return _send
-    return next((render for base, render in _RENDERED if issubclass(kind, base)), None)
+def _renderer_of(kind: type) -> Any:
+    if kind.__module__ == "langgraph.types" and kind.__name__ in _OF_LANGGRAPH:
+        return _OF_LANGGRAPH[kind.__name__]
+    render = next((render for base, render in _RENDERED if issubclass(kind, base)), None)
+    if render is None and (hasattr(kind, "__pydantic_fields__") or hasattr(kind, "__dataclass_fields__")):
+        return _FIELDS
+    return render
+
+
+def _fields(value: Any, levels: int) -> Any:
+    """Render the state of a graph that is a pydantic model or a dataclass, read where it stores its fields."""
+    stored = getattr(value, "__dict__", None)
+    return {name: plain(item, levels - 1) for name, item in stored.items()} if stored and levels else value
 
 
 def _send(value: Any) -> dict[str, Any]:
     """Render LangGraph's `Send`: a node and its input."""
     return {"node": value.node, "arg": plain(value.arg)}
+
+
+def _command(value: Any) -> dict[str, Any]:
+    """Render LangGraph's `Command`: an update of the state, and where the graph goes or what it resumes with."""
+    members = {name: getattr(value, name, None) for name in ("graph", "update", "resume", "goto")}
+    return {name: plain(member) for name, member in members.items() if member is not None and member != ()}
+
+
+def _runnable(value: Runnable[Any, Any]) -> dict[str, Any]:
+    """Render a model, a tool or a chain inside of a value by its class and names: its other fields may hold keys."""
+    shown = {"type": type(value).__name__}
+    for name in _NAMES_OF_RUNNABLES:
+        text = value.__dict__.get(name)
+        if text and isinstance(text, str):
+            shown[name] = text
+    return shown
 
 
 def _action(value: AgentAction) -> dict[str, Any]:
@@ -149,7 +206,10 @@ _RENDERED: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
     (Document, document),
     (AgentAction, _action),
     (AgentFinish, _finish),
+    (Runnable, _runnable),
 )
+_OF_LANGGRAPH: Final = {"Send": _send, "Command": _command}
+_FIELDS: Final[Any] = object()
 _UNKNOWN: Final[Any] = object()
-_renderers: WeakKeyDictionary[type, Callable[[Any], Any] | None] = WeakKeyDictionary()
+_renderers: WeakKeyDictionary[type, Any] = WeakKeyDictionary()
 """The renderer of each type. `isinstance` with pydantic's classes takes longer than the rendering."""

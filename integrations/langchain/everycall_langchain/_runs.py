@@ -10,6 +10,7 @@ import atexit
 import itertools
 import os
 import threading
+from collections.abc import Mapping
 from time import perf_counter_ns
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from everycall.integration import INHERIT, Call, Inherit, current
 __all__ = ["RUNS", "Run", "Runs", "key"]
 
 _CHECK_INTERVAL_NS: Final = 60_000_000_000
+_PIECES: Final = ("text", "reasoning", "args", "data")
+"""The members of a content block that come in pieces."""
 _OVERDUE_BATCH: Final = 100
 """How many of the oldest runs are looked at in one check."""
 
@@ -28,12 +31,15 @@ _OVERDUE_BATCH: Final = 100
 class Run:
     """One run in progress. A hidden run has no call of its own, but its parent's.
 
-    `children` are the keys of the runs in progress below it, `texts` the texts that were streamed so far.
+    `children` are the keys of the runs in progress below it. Of a stream, `texts` are the texts so far, `blocks` the
+    content blocks by index if LangChain reports them, and `pieces` what has come of their members.
     """
 
     is_hidden = False
     is_model = False
     texts: list[str] | None = None
+    blocks: dict[Any, dict[str, Any]] | None = None
+    pieces: dict[tuple[Any, str], list[str]] | None = None
 
     def __init__(self, call: Call, parent: Run | None) -> None:
         self.call = call
@@ -61,10 +67,37 @@ class Run:
             return None
         return "".join(self.texts) or None
 
+    def begin_block(self, index: Any, block: Mapping[str, Any]) -> None:
+        """Keep the start of a content block: its type, and the id and the name of a tool's call."""
+        if self.blocks is None or self.pieces is None:
+            self.blocks, self.pieces = {}, {}
+        if len(self.blocks) < limits.STREAM_CHUNKS_MAX:
+            self.blocks[index] = dict(block)
+
+    def add_to_block(self, index: Any, delta: Mapping[str, Any]) -> None:
+        """Add the next piece of a content block: of a text, of reasoning, or of a tool's arguments."""
+        self.add_text(str(delta.get("text") or ""))
+        if self.pieces is None or self.texts is None or len(self.texts) >= limits.STREAM_CHUNKS_MAX:
+            return
+        for name in _PIECES:
+            if isinstance(piece := delta.get(name), str):
+                self.pieces.setdefault((index, name), []).append(piece)
+
+    def partial_fields(self) -> dict[str, Any]:
+        """Return what a model has said so far, for `Call.update`: the text, and blocks if there is more than text."""
+        fields: dict[str, Any] = {"content": self.text()}
+        if self.blocks and self.pieces and any(block.get("type") != "text" for block in self.blocks.values()):
+            blocks = {index: dict(block) for index, block in self.blocks.items()}
+            for (index, name), pieces in self.pieces.items():
+                if index in blocks:
+                    blocks[index][name] = "".join(pieces)
+            fields["output"] = {"role": "assistant", "content": list(blocks.values())}
+        return fields
+
     def abandon(self) -> None:
         """End the call as abandoned, with what a model has said so far."""
         if not self.is_hidden:
-            self.call.update(content=self.text())
+            self.call.update(**self.partial_fields())
             self.call.abandon()
 
     def parent_of_next(self, context: Context) -> Call | Inherit:

@@ -27,6 +27,8 @@ _STEP_KINDS: Final = frozenset({"prompt", "parser"})
 _EMPTY: Final[Mapping[str, Any]] = {}
 _FREQUENT: Final = ("on_chain_start", "on_chain_end", "on_chat_model_start", "on_llm_end", "on_llm_new_token",
                     "on_tool_start", "on_tool_end")  # fmt: skip
+_OWN_MEMBERS: Final = frozenset({*_FREQUENT, "_keywords", "_options", "_is_graph_handler"})
+"""The members of a handler that are made anew when it is copied."""
 
 
 class CallbackHandler(BaseCallbackHandler):
@@ -70,7 +72,7 @@ class CallbackHandler(BaseCallbackHandler):
         log_omit_outputs: bool = False,
     ) -> None:
         super().__init__()
-        self._options = Options(
+        self._begin_listening(
             {
                 "trace_id": trace_id,
                 "trace_name": trace_name,
@@ -85,9 +87,18 @@ class CallbackHandler(BaseCallbackHandler):
                 "log_omit_outputs": log_omit_outputs,
             }
         )
+
+    def _begin_listening(self, keywords: Mapping[str, Any]) -> None:
+        self._keywords = keywords
+        self._options = Options(keywords)
         for name in _FREQUENT:  # bound once, because LangChain reads the method at each event
             self.__dict__[name] = getattr(self, name)
         register()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a handler be copied, and sent to the workers of Ray, Dask or joblib: with its options, not its runs."""
+        members = {name: value for name, value in self.__dict__.items() if name not in _OWN_MEMBERS}
+        return _restore, (_graphs.class_without_graphs(type(self)), self._keywords, members)
 
     def _become_graph_handler(self) -> None:
         if _graphs.LANGGRAPH in sys.modules:
@@ -163,8 +174,12 @@ class CallbackHandler(BaseCallbackHandler):
     @hook
     def on_stream_event(self, event: Any, *, run_id: Any, **_details: Any) -> None:
         run = RUNS.by_key.get(key(run_id))
-        if run is not None and event["event"] == "content-block-delta":
-            run.add_text(str(event["delta"].get("text") or ""))
+        if run is None:
+            return
+        if event["event"] == "content-block-start":
+            run.begin_block(event.get("index"), event["content"])
+        elif event["event"] == "content-block-delta":
+            run.add_to_block(event.get("index"), event["delta"])
 
     @guarded_hook
     def on_llm_end(self, response: LLMResult, *, run_id: Any, **_details: Any) -> Done:
@@ -182,9 +197,11 @@ class CallbackHandler(BaseCallbackHandler):
     @hook
     def on_llm_error(self, error: BaseException, *, run_id: Any, **details: Any) -> None:
         def partial_response(run: Run) -> Mapping[str, Any]:
-            result, fields = details.get("response"), {}
+            result, fields = details.get("response"), run.partial_fields()
             if isinstance(result, LLMResult) and _completion.has_output(result):
-                fields = _completion.response_fields(result, run_id)
+                # Only the first choices are the model's: LangChain adds one with the details of the error.
+                response = LLMResult(generations=result.generations[:1], llm_output=result.llm_output)
+                fields = {**fields, **_completion.response_fields(response, run_id)}
             return {**fields, "content": run.text() or fields.get("content")}  # the result may lack the last chunk
 
         _lifecycle.fail(run_id, error, partial_response)
@@ -271,7 +288,7 @@ class CallbackHandler(BaseCallbackHandler):
 
     @hook
     def on_tool_end(self, output: Any, *, run_id: Any, **_details: Any) -> None:
-        _lifecycle.end(run_id, output.__dict__.get("content") if isinstance(output, BaseMessage) else output)
+        _lifecycle.end_tool(run_id, output)
 
     @hook
     def on_tool_error(self, error: BaseException, *, run_id: Any, **_details: Any) -> None:
@@ -334,6 +351,15 @@ class CallbackHandler(BaseCallbackHandler):
         _lifecycle.add_event(
             getattr(event, "run_id", None), "resume", {"checkpoint_id": getattr(event, "checkpoint_id", None)}
         )
+
+
+def _restore(kind: type[CallbackHandler], keywords: Mapping[str, Any], members: Mapping[str, Any]) -> CallbackHandler:
+    """Make a handler of this class with these options, and with the members that a subclass has set."""
+    handler = kind.__new__(kind)
+    BaseCallbackHandler.__init__(handler)
+    handler._begin_listening(keywords)
+    handler.__dict__.update(members)
+    return handler
 
 
 @hook

@@ -5,11 +5,13 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
+from pydantic import BaseModel
 
 import everycall
 import everycall_langchain
@@ -345,3 +347,67 @@ async def test_a_providers_client_in_a_node(ask: Any, tree: Any, config: Any, cl
     assert tree.path(model) == ["LangGraph", "node", "chat gpt-4o"]
     assert (model.scope, model.input_tokens) == ("everycall_openai", 22)
     assert len(provider.requests) == 1
+
+
+def test_a_nodes_command_is_recorded_like_its_messages(tree: Any, value: Callable[[Any], Any]) -> None:
+    """What it updates, where the graph goes next, and a tool's failure that it reports."""
+
+    def decide(state: dict[str, Any]) -> Command[Any]:
+        return Command(update={"messages": [AIMessage("to the shelf")]}, goto="shelf")
+
+    graph = StateGraph(dict)
+    graph.add_node("decide", decide, destinations=("shelf",))
+    graph.add_node("shelf", lambda state: state)
+    graph.add_edge(START, "decide")
+    graph.add_edge("shelf", END)
+    graph.compile().invoke({"messages": []}, {"callbacks": [CallbackHandler()]})
+    assert value(tree.one("decide").output) == {
+        "update": {"messages": [{"role": "assistant", "content": "to the shelf"}]},
+        "goto": "shelf",
+    }
+
+
+def test_a_tools_command_says_whether_the_tool_failed(tree: Any, value: Callable[[Any], Any]) -> None:
+    @tool
+    def run(command: str) -> Any:
+        """Run a command."""
+        return Command(update={"messages": [ToolMessage("[exit code 3]", tool_call_id="c", status="error")]})
+
+    run.invoke({"command": "false"}, {"callbacks": [CallbackHandler()]})
+    record = tree.one("run")
+    assert (record.status, record.error) == ("error", "[exit code 3]")
+    assert value(record.output)["update"]["messages"][0]["status"] == "error"
+
+
+class Loaded(BaseModel):
+    """A state that holds a model, and a plain value beside it."""
+
+    llm: Any
+    note: str = ""
+
+
+@dataclass
+class LoadedData:
+    llm: Any
+    note: str = ""
+
+
+@pytest.mark.parametrize("schema", [dict, Loaded, LoadedData], ids=["dict", "pydantic", "dataclass"])
+def test_a_model_in_the_state_is_recorded_by_its_class_and_name(
+    schema: Any, tree: Any, value: Callable[[Any], Any]
+) -> None:
+    """Its other fields hold keys and headers, under whatever names their owner gave them."""
+    openai = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
+    model = openai.ChatOpenAI(
+        model="gpt-4o", api_key="KEY-77", base_url="http://127.0.0.1:9/v1", default_headers={"x-tok": "HEADER-78"}
+    )
+    graph = StateGraph(schema)
+    graph.add_node("node", lambda state: {"note": "seen"})
+    graph.add_edge(START, "node")
+    graph.add_edge("node", END)
+    graph.compile().invoke({"llm": model, "note": "new"}, {"callbacks": [CallbackHandler()]})
+    inputs = value(tree.one("node").inputs)
+    assert inputs == {"llm": {"type": "ChatOpenAI", "model_name": "gpt-4o"}, "note": "new"}
+    text = repr([(record, value(record.inputs), value(record.output)) for record in tree.records])
+    assert "KEY-77" not in text
+    assert "HEADER-78" not in text
