@@ -1,8 +1,8 @@
-"""The balance sheet: what was recorded, delivered, spooled and dropped. Layer 1; the spool and the sender write it.
+"""The balance sheet: how many records were recorded, delivered, spooled and dropped. The spool and the sender keep it.
 
-recorded = delivered + spooled + dropped, at any moment. `recorded` counts lines when they are appended (or could not
-be), `delivered` counts receipts, `dropped` counts losses by their names, and `spooled` is counted from the files: so
-the equation can fail, and a test that watches it means something.
+recorded = delivered + spooled + dropped, at any moment. `recorded` and `spooled` are counted from the spool's files,
+`delivered` from the endpoint's receipts, `dropped` from losses. The equation can fail, so a test that checks it means
+something.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ __all__ = ["Balance", "Flushed", "Ledger"]
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """`everycall.stats()`: counts of this process's records. recorded = delivered + spooled + sum(dropped)."""
+    """What `everycall.stats()` returns: counts of this process's records.
+
+    recorded = delivered + spooled + sum(dropped).
+    """
 
     recorded: int
     delivered: int
     spooled: int
     dropped: dict[str, int] = field(default_factory=dict)
     adopted: int = 0
-    """Records of dead processes that this one delivered; not part of the equation."""
+    """Records of ended processes that this one delivered; not part of the equation."""
 
     @property
     def lost(self) -> int:
-        """All that will never arrive."""
+        """The number of records that will never arrive."""
         return sum(self.dropped.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """`everycall.flush()`: what was true when it returned. `spooled == 0` means that all was delivered or dropped."""
+    """What `everycall.flush()` returns: the counts at its end. `spooled == 0` means that nothing is left to deliver."""
 
     delivered: int
     spooled: int
@@ -42,7 +45,10 @@ class Flushed:
 
 
 class Ledger:
-    """Counters under one lock, re-entrant: a signal handler or a finalizer may record a call at any point."""
+    """The counters behind the balance sheet.
+
+    The lock is re-entrant because a signal handler or a finalizer may record a call at any point.
+    """
 
     __slots__ = ("adopted", "delivered", "dropped", "lock", "unspooled")
 
@@ -50,11 +56,11 @@ class Ledger:
         self.lock = threading.RLock()
         self.delivered = 0
         self.adopted = 0
-        self.unspooled = 0  # records that never became a line: part of `recorded` that no file shows
+        self.unspooled = 0  # records that were lost before they reached a file; part of `recorded`
         self.dropped: dict[str, int] = {}
 
     def drop(self, loss: Loss, count: int = 1, *, was_spooled: bool = True) -> None:
-        """Count a loss. `was_spooled=False` for a record that never reached the spool: it counts as recorded here."""
+        """Count lost records. Pass `was_spooled=False` for records that never reached the spool."""
         if count <= 0:
             return
         with self.lock:

@@ -313,7 +313,7 @@ def test_a_living_process_keeps_its_spool(serving: Serving) -> None:
         done = everycall("ship", "--endpoint", serving.address)
         owner.stdin.close()
     assert done.returncode == 0
-    assert "1 spool file of living processes left to them" in done.stdout
+    assert "Skipped 1 spool file of running processes" in done.stdout
     again = everycall("ship", "--endpoint", serving.address)
     assert re.search(r"│\s+1 │\s+1 │\s+0 │\s+0 │", again.stdout)
 

@@ -1,6 +1,6 @@
-"""`everycall ship`: delivers the records that ended processes left in their spools; says what became of each folder.
+"""`everycall ship`: delivers the records that ended processes left in their spools, and reports on each folder.
 
-A spool of a living process is locked by it and left alone. What cannot be delivered stays where it is.
+Running processes hold a lock on their spool files; those are skipped. What cannot be delivered stays where it is.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from everycall._delivery.segment import SUFFIX, adoptable
-from everycall._delivery.sender import Stuck as Stuck
-from everycall._delivery.sender import ship_segment
+from everycall._delivery.sender import Stuck, ship_segment
 from everycall._delivery.spool import REFUSED_DIR, target_of
 from everycall._delivery.transport import Transport
 from everycall._ledger import Balance
@@ -23,7 +22,7 @@ from everycall._version import SDK
 from everycall.errors import ConfigurationError, Loss
 from everycall.settings import Settings
 
-__all__ = ["Shipped", "ship"]
+__all__ = ["FolderReport", "ship"]
 
 COLUMNS = (
     Column("folder", gives_way=True),
@@ -36,8 +35,8 @@ COLUMNS = (
 
 
 @dataclass(slots=True)
-class Shipped:
-    """What became of one folder's records. `damaged` lines had a wrong checksum; `in_use`: files of the living."""
+class FolderReport:
+    """What happened to the records of one folder. `damaged` lines had a wrong checksum."""
 
     directory: Path
     endpoint: str | None
@@ -45,45 +44,45 @@ class Shipped:
     shipped: int = 0
     refused: int = 0
     damaged: int = 0
-    in_use: int = 0
-    trouble: str | None = None
+    files_in_use: int = 0
+    problem: str | None = None
 
     @property
     def left(self) -> int:
-        """Records that are still in the folder."""
+        """The records that are still in the folder."""
         return self.records - self.shipped - self.refused - self.damaged
 
 
 def ship(*, spool_dir: Path | None = None, endpoint: str | None = None, api_key: str | None = None) -> int:
-    """Deliver what is there; returns 0 when nothing is left and nothing was refused, else 1.
+    """Deliver what ended processes left. Return 0 if nothing is left, damaged or refused, else 1.
 
-    Raises `ConfigurationError` for a directory that is not there, or an endpoint that is no address.
+    Raise `ConfigurationError` if the directory does not exist or the endpoint is not a URL.
     """
     screen = Terminal()
     root = Settings.build(spool_dir=spool_dir).spool_root()
     if spool_dir is not None and not root.is_dir():
-        raise ConfigurationError(f"there is no directory {root}; --spool-dir names one that has spools")
-    found = [_ship_folder(directory, endpoint, api_key) for directory in _folders(root)]
-    told = [one for one in found if one.records or one.trouble]
-    if told:
+        raise ConfigurationError(f"there is no directory {root}; --spool-dir takes a directory that contains spools")
+    reports = [_ship_folder(directory, endpoint, api_key) for directory in _folders(root)]
+    rows = [report for report in reports if report.records or report.problem]
+    if rows:
         cells = [
-            [one.directory.name, one.endpoint, *map(_count, (one.records, one.shipped, one.refused, one.left))]
-            for one in told
+            [row.directory.name, row.endpoint, *map(_count, (row.records, row.shipped, row.refused, row.left))]
+            for row in rows
         ]
         screen.table(COLUMNS, cells)
     else:
         screen.line(f"Nothing to ship in {root}.")
-    for one in told:
-        for note in _notes(one):
+    for row in rows:
+        for note in _notes(row):
             screen.line(f"  {note}")
-    living = sum(one.in_use for one in found)
-    if living:
-        screen.line(f"  {living} spool file{'s' if living > 1 else ''} of living processes left to them.")
-    return 1 if any(one.left or one.refused or one.damaged or one.trouble for one in found) else 0
+    in_use = sum(report.files_in_use for report in reports)
+    if in_use:
+        screen.line(f"  Skipped {in_use} spool file{'s' if in_use > 1 else ''} of running processes.")
+    return 1 if any(report.left or report.refused or report.damaged or report.problem for report in reports) else 0
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """The spool folders below a directory; the directory itself when it is one."""
+    """Yield the spool folders in a directory, and the directory itself if it is one."""
     try:
         if target_of(root) is not None or any(root.glob(f"*{SUFFIX}")):
             yield root
@@ -93,55 +92,54 @@ def _folders(root: Path) -> Iterator[Path]:
             raise ConfigurationError(f"cannot read {root}: {error.strerror}") from error
 
 
-def _ship_folder(directory: Path, endpoint: str | None, api_key: str | None) -> Shipped:
+def _ship_folder(directory: Path, endpoint: str | None, api_key: str | None) -> FolderReport:
     target = target_of(directory)
-    result = Shipped(directory, endpoint or (target[0] if target else None))
+    report = FolderReport(directory, endpoint or (target[0] if target else None))
     files = len(list(directory.glob(f"*{SUFFIX}")))
-    if result.endpoint is None:
+    if report.endpoint is None:
         if files:
-            result.trouble = "it does not say where its records were bound for: give --endpoint"
-        return result
-    settings = _settings(result.endpoint, api_key)
+            report.problem = "the folder does not name its endpoint; pass --endpoint"
+        return report
+    settings = _settings(report.endpoint, api_key)
     client = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns() // 1_000_000}"
     transport = Transport(settings.endpoint, compress=not settings.on_loopback, client=client, user_agent=SDK)
-    taken = 0
+    adopted = 0
     try:
         for segment in adoptable(directory):
-            taken += 1
-            if result.trouble is not None:
-                result.records += segment.pending()
+            adopted += 1
+            pending = segment.pending()
+            report.records += pending
+            if report.problem is not None:  # the endpoint could not be reached: only count
                 segment.release()
                 continue
-            pending = segment.pending()
-            result.records += pending
             try:
-                delivered, lost = ship_segment(segment, transport, settings.key(), Balance(0, 0, 0), directory)
+                delivered, losses = ship_segment(segment, transport, settings.key(), Balance(0, 0, 0), directory)
             except Stuck as stuck:
-                result.trouble = str(stuck)
+                report.problem = str(stuck)
                 continue
-            result.shipped += delivered
-            result.refused += lost.get(Loss.REFUSED, 0)
-            result.damaged += lost.get(Loss.SPOOL_CORRUPT, 0)
+            report.shipped += delivered
+            report.refused += losses.get(Loss.REFUSED, 0)
+            report.damaged += losses.get(Loss.SPOOL_CORRUPT, 0)
     finally:
         transport.close()
-    result.in_use = files - taken
-    return result
+    report.files_in_use = files - adopted
+    return report
 
 
 def _settings(endpoint: str, api_key: str | None) -> Settings:
-    """The key of the environment goes to the endpoint of the environment alone, never to another one."""
+    """Return settings whose key may be sent: EVERYCALL_API_KEY goes to EVERYCALL_ENDPOINT and to no other address."""
     environment = Settings.build()
-    own = environment.api_key if endpoint.rstrip("/") == environment.endpoint else None
-    return Settings(endpoint=endpoint.rstrip("/"), api_key=api_key or own)
+    environment_key = environment.api_key if endpoint.rstrip("/") == environment.endpoint else None
+    return Settings(endpoint=endpoint.rstrip("/"), api_key=api_key or environment_key)
 
 
-def _notes(one: Shipped) -> Iterator[str]:
-    if one.trouble:
-        yield f"{one.left or 'Its'} records are kept in {one.directory}: {one.trouble}"
-    if one.refused:
-        yield f"{one.refused} refused, with the reasons, in {one.directory / REFUSED_DIR}"
-    if one.damaged:
-        yield f"{one.damaged} damaged lines in {one.directory}: their checksum did not match"
+def _notes(report: FolderReport) -> Iterator[str]:
+    if report.problem:
+        yield f"{report.left or 'Its'} records stay in {report.directory}: {report.problem}"
+    if report.refused:
+        yield f"{report.refused} refused; they are in {report.directory / REFUSED_DIR}, with the reasons"
+    if report.damaged:
+        yield f"{report.damaged} damaged lines in {report.directory}: their checksums did not match"
 
 
 def _count(value: int) -> str:
