@@ -18,7 +18,7 @@ BETA = "project-of-beta"
 PAREA = "/api/parea/v1"
 TIMES = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:\+00:00|Z)?")
 MADE = re.compile(
-    r"p-[\w-]{21}\b|ek_[\w-]{43}|[0-9a-f]{64}|[0-9a-f]{32}-[0-9a-f]{16}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"p-[\w-]{21}(?![\w-])|ek_[\w-]{43}|[0-9a-f]{64}|[0-9a-f]{32}-[0-9a-f]{16}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 )
 COUNTED = re.compile(
     r'"(id|created_unix_nano|seen_unix_nano|cursor|next_cursor|latency|version|total|total_pages)":("[^"]*"|[\d.]+)'
