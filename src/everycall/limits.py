@@ -246,6 +246,7 @@ SESSION_AGE_S = _time("SESSION_AGE_S", 30 * 86_400.0, "a browser stays logged in
 WRONG_KEYS_MAX = _limit("WRONG_KEYS_MAX", 20, "tries", "per address and minute before 429")
 QUERY_TIMEOUT_S = _time("QUERY_TIMEOUT_S", 5.0, "one read of the store; then it is interrupted and answers 503")
 CLIENTS_MAX = _limit("CLIENTS_MAX", 10_000, "processes", "whose balance sheets are kept; the least recent go first")
+PROBE_INTERVAL_S = _time("PROBE_INTERVAL_S", 5.0, "between two tries of a store that cannot write, when nobody writes")
 STORE_READERS = _limit("STORE_READERS", 4, "connections", "that read the store at once; a slow read leaves three free")
 PAGE_BYTES_MAX = _limit("PAGE_BYTES_MAX", 64 * MIB, "bytes", "of records in one page of a read; a cursor goes on")
 TREE_DEPTH_MAX = _limit("TREE_DEPTH_MAX", 60, "levels", "of logs nested in one answer; Parea's clients recurse")

@@ -38,7 +38,6 @@ CODES = {
     429: "too_many_requests",
     503: "busy",
 }
-RETRY_AFTER_BUSY_S = 1
 
 
 class ProblemError(Exception):
@@ -128,7 +127,7 @@ def _log(request: Request[Any, Any, Any], error: Exception) -> None:
 
 
 def _from_busy_store(error: StoreBusy) -> ProblemError:
-    return problem("busy", 503, "Busy", str(error), headers={"retry-after": str(RETRY_AFTER_BUSY_S)})
+    return problem("busy", 503, "Busy", str(error), headers={"retry-after": str(error.retry_after_s)})
 
 
 def _from_validation(error: msgspec.ValidationError) -> ProblemError:

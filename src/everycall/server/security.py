@@ -37,7 +37,7 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-DATA_PREFIXES = ("/api/", "/v1/", "/static/", "/openapi.json", "/healthz")
+DATA_PREFIXES = ("/api/", "/v1/", "/static/", "/openapi.json", "/healthz", "/metrics")
 HEADERS: dict[str, str] = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",

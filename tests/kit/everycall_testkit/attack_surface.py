@@ -189,6 +189,7 @@ ASKS = [
         "GET", "/api/deployments/{deployment_id}", path="/api/deployments/<deployment>", query={"project": "<project>"}
     ),
     Ask("GET", "/healthz"),
+    Ask("GET", "/metrics"),
     Ask("GET", "/api/keys", "admin"),
     Ask("POST", "/api/keys", "admin", body={"name": "n", "project": "<project>"}),
     Ask("DELETE", "/api/keys/{key_id}", "admin", path="/api/keys/<key>"),

@@ -32,12 +32,6 @@ Unpriced = Annotated[
 ]
 
 
-class Health(msgspec.Struct):
-    """The server is up."""
-
-    status: str
-
-
 class NewKey(msgspec.Struct, forbid_unknown_fields=True):
     """The key to create. `role` is read, write or admin."""
 
@@ -85,12 +79,6 @@ class KeysResponse(msgspec.Struct):
 
 _key_decoder = msgspec.json.Decoder(NewKey)
 _limits_decoder = msgspec.json.Decoder(NewLimits)
-
-
-@get("/healthz", operation_class=operation(response=Health))
-async def healthz() -> Health:
-    """Say that the server is up. Needs no key and says nothing else."""
-    return Health("ok")
 
 
 @get("/api/keys", operation_class=operation(response=KeysResponse))
@@ -219,4 +207,4 @@ def _response(key: ApiKey, budgets: Budgets) -> KeyResponse:
     )
 
 
-handlers = [healthz, list_keys, make_key, limit_key, revoke_key]
+handlers = [list_keys, make_key, limit_key, revoke_key]

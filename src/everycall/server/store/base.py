@@ -37,6 +37,7 @@ from everycall.server.store.values import (
     DeploymentVersion,
     Expense,
     Experiment,
+    Fault,
     Feedback,
     LogPage,
     LogQuery,
@@ -66,6 +67,11 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish the writes in progress and close the store."""
+        ...
+
+    @property
+    def fault(self) -> Fault | None:
+        """What keeps the store from storing records now, or None. Reads may still work."""
         ...
 
     async def commit(

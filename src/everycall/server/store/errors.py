@@ -12,8 +12,13 @@ class StoreError(Exception):
 class StoreBusy(StoreError):
     """The store cannot do this now, but may a moment later: the API answers 503 with Retry-After.
 
-    The write queue is full, the disk is full, or a read took too long. Nothing was changed.
+    The write queue is full, the disk is full, or a read took too long. Nothing was changed. `retry_after_s` is the time
+    in seconds after which a client should try again.
     """
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class VersionConflict(StoreError):

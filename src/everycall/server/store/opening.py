@@ -1,10 +1,11 @@
-"""Opening the database file: the lock that makes one process its owner, the checks, the migrations, the connections.
+"""Opening the database file: the lock that allows one process to use it, the checks, the migrations, the connections.
 
-Called by `sqlite.SqliteStore`. A file that is not ours, is damaged or is newer than this code is left as it was found.
+Called by `sqlite.SqliteStore`. A file that belongs to another program, is damaged, or is newer is not changed.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -16,42 +17,23 @@ from pathlib import Path
 from everycall import limits
 from everycall.server.store.errors import StoreError
 
-__all__ = ["FileLock", "about_file", "open_reader", "open_writer"]
+__all__ = ["FileLock", "open_reader", "open_writer"]
 
 APPLICATION_ID = 0x65636C6C
-"""SQLite's `PRAGMA application_id` of our files ("ecll"): tells them from any other database."""
+"""SQLite's `PRAGMA application_id` of our files ("ecll"), which tells them apart from other databases."""
 PAGE_BYTES = 8192
-"""Of one database page: three records of 2.5 KB fit, where the default 4096 wastes a third of each."""
+"""Size of a database page: it fits three records of 2.5 KB. A page of 4096 fits one and wastes a third."""
 LOCK_WAIT_S = 5.0
-"""SQLite's own wait for a lock. Only a foreign program (a backup, a shell) can hold one; our own readers never do."""
+"""How long SQLite waits for a lock. Only another program (a backup, a shell) can hold one; our readers do not."""
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_UNUSABLE = frozenset(
-    {
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_PROTOCOL,
-        *_DAMAGED,
-    }
-)
-
-
-def about_file(error: sqlite3.Error) -> bool:
-    """Return whether an error is about the file as a whole (disk, permissions, damage), not about what was written."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and (code & 0xFF) in _UNUSABLE
+_IN_USE = frozenset({errno.EWOULDBLOCK, errno.EACCES})
 
 
 class FileLock:
-    """An exclusive lock beside the database (`<name>.lock`, flock), held from `take` to `release`.
+    """An exclusive lock on a file beside the database (`<name>.lock`), held from `take` to `release`.
 
-    The kernel lets go when the owning process dies, however it dies, so that a lock never outlives its owner.
+    The kernel releases it when the process dies, however it dies.
     """
 
     def __init__(self, database: Path) -> None:
@@ -60,32 +42,39 @@ class FileLock:
         self._descriptor: int | None = None
 
     def take(self) -> None:
-        """Become the owner. Raises `StoreError` that names the process which is."""
+        """Take the lock. Raise `StoreError` if another process has it (with its pid), or locks are not supported."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
+            if error.errno in _IN_USE:
+                raise StoreError(
+                    f"{self._database} is in use by the process with pid {owner}. "
+                    "Stop that one, or give this one another data directory."
+                ) from None
+            name = errno.errorcode.get(error.errno or 0, str(error.errno))
             raise StoreError(
-                f"{self._database} is in use by the process with pid {owner}. "
-                "Stop that one, or give this one another data directory."
-            ) from None
+                f"{self._path} cannot be locked: {error.strerror} ({name}). "
+                "The file system may not support locks, as some network file systems do not. "
+                "Put the data directory on a local disk."
+            ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let go. The file stays: removing it would let two processes lock two files of the same name."""
+        """Release the lock. The file stays: without it, two processes could lock two files of the same name."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """Open, check and migrate the database; returns the one connection that writes.
+    """Open, check and migrate the database file, created if needed; return the connection that writes.
 
-    Raises `StoreError` when it is damaged, no database, another program's, or newer than this code.
+    Raise `StoreError` if the file is damaged, not a database, another program's, or newer than this code.
     """
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -111,7 +100,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Open a connection that cannot write."""
+    """Open a read-only connection."""
     with _explained(path):
         connection = sqlite3.connect(
             path.absolute().as_uri() + "?mode=ro",
@@ -133,8 +122,8 @@ def _explained(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGED:
             raise StoreError(
-                f"{path} is not a database or is damaged ({error}); it was left as it is. "
-                "Restore it from a backup, or move it away to start with an empty one."
+                f"{path} is not a database or is damaged ({error}). It was not changed. "
+                "Restore it from a backup, or move it away to start with an empty database."
             ) from error
         raise StoreError(
             f"{path} cannot be opened: {error}. Check the directory's permissions and the disk."
@@ -144,12 +133,13 @@ def _explained(path: Path) -> Iterator[None]:
 def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if tables and connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise StoreError(f"{path} is another program's database; it was left as it is. Name another file.")
+        raise StoreError(f"{path} is another program's database. It was not changed. Use another data directory.")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     newest = len(_migrations())
     if version > newest:
         raise StoreError(
-            f"{path} was written by a newer everycall (schema {version}, this one knows {newest}). Upgrade everycall."
+            f"{path} was written by a newer everycall (schema {version}; this version knows {newest}). "
+            "Upgrade everycall."
         )
 
 

@@ -11,11 +11,13 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from everycall import limits
 from everycall.server.store.bulk import SEPARATOR
 from everycall.server.store.errors import StoreBusy, StoreError
+from everycall.server.store.faults import RETRY_AFTER_S, Faults, about_file, fault_of
 
 __all__ = ["Read", "Readers"]
 
@@ -49,8 +51,8 @@ class Read:
             if self._connection is not None:
                 self._connection.interrupt()
 
-    def run(self, connection: sqlite3.Connection, work: Callable[[Read], T]) -> T:
-        """Call `work` in one snapshot of the database and return its result."""
+    def run(self, connection: sqlite3.Connection, work: Callable[[Read], T], faults: Faults) -> T:
+        """Call `work` in one snapshot of the database and return its result. Report damage of the file to `faults`."""
         with self._lock:
             if self._stopped:
                 raise _too_slow()
@@ -58,9 +60,14 @@ class Read:
         try:
             connection.execute("BEGIN")
             return work(self)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 raise _too_slow() from None
+            if about_file(error):
+                fault = fault_of(error)
+                if fault.reason == "database_damaged":
+                    faults.report(fault)
+                raise StoreBusy(f"The database cannot be read. {fault.detail}", RETRY_AFTER_S) from error
             raise StoreBusy(f"The database cannot be read now: {error}. Try again later.") from error
         except (UnicodeEncodeError, OverflowError) as error:
             raise StoreError(f"No record can have a value that was asked for: {error}.") from error
@@ -68,13 +75,15 @@ class Read:
             with self._lock:
                 self._connection = None
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                with suppress(sqlite3.DatabaseError):
+                    connection.execute("ROLLBACK")
 
 
 class Readers:
     """Runs up to `limits.STORE_READERS` reads at a time. Others wait, and the wait counts towards their time limit."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, connect: Callable[[], sqlite3.Connection], faults: Faults | None = None) -> None:
+        self._faults = faults or Faults()
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         for _ in range(limits.STORE_READERS):
             self._idle.put(connect())
@@ -102,7 +111,7 @@ class Readers:
     def _work(self, read: Read, work: Callable[[Read], T]) -> T:
         connection = self._idle.get()
         try:
-            return read.run(connection, work)
+            return read.run(connection, work, self._faults)
         finally:
             self._idle.put(connection)
 

@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from everycall.server.store import deployments as deployed
 from everycall.server.store import logs as log_list
 from everycall.server.store.cursors import Cursors
 from everycall.server.store.errors import StoreBusy, StoreError
+from everycall.server.store.faults import DatabaseFile, Faults
 from everycall.server.store.ingest import Ingest
 from everycall.server.store.opening import FileLock, open_reader, open_writer
 from everycall.server.store.queries import Queries, add_functions
@@ -37,6 +39,7 @@ from everycall.server.store.values import (
     DeploymentVersion,
     Expense,
     Experiment,
+    Fault,
     Feedback,
     LogPage,
     LogQuery,
@@ -66,6 +69,8 @@ class SqliteStore:
         self._path = path
         self._prices = prices
         self._lock = FileLock(path)
+        self._faults = Faults()
+        self._file: DatabaseFile | None = None
         self._writer: Writer | None = None
         self._readers: Readers | None = None
         self._queries: Queries | None = None
@@ -85,6 +90,11 @@ class SqliteStore:
         self._writer = self._readers = None
         if writer is not None and readers is not None:
             await asyncio.to_thread(self._close, writer, readers)
+
+    @property
+    def fault(self) -> Fault | None:
+        """What keeps the store from storing records now, or None."""
+        return self._faults.present
 
     async def commit(
         self,
@@ -347,25 +357,24 @@ class SqliteStore:
         return await self._read(lambda read: evaluation.dataset(read, project, key))
 
     def _open(self) -> None:
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock.take()
-        except OSError as error:
-            raise StoreError(f"{self._path.parent} cannot be used: {error}. Name another data directory.") from error
-        try:
+        with ExitStack() as undo:
+            try:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._lock.take()
+                undo.callback(self._lock.release)
+                file = DatabaseFile(self._path)  # before SQLite opens it
+                undo.callback(file.close)
+            except OSError as error:
+                raise StoreError(f"{self._path.parent} cannot be used: {error}. Use another data directory.") from error
             connection = open_writer(self._path)
-        except BaseException:
-            self._lock.release()
-            raise
-        try:
+            undo.callback(connection.close)
+            file.check()  # remembers the write-ahead log, which exists now
             secret = connection.execute("SELECT value FROM meta WHERE name = 'cursor_secret'").fetchone()[0]
-            writer = Writer(connection, self._prices)
-            self._readers = Readers(self._connect)
-        except BaseException:
-            connection.close()
-            self._lock.release()
-            raise
+            writer = Writer(connection, self._prices, file, self._faults)
+            self._readers = Readers(self._connect, self._faults)
+            undo.pop_all()
         self._queries = Queries(Cursors(secret))
+        self._file = file
         self._writer = writer
         writer.start()
 
@@ -380,6 +389,8 @@ class SqliteStore:
             readers.close()
             writer.close()
         finally:
+            if self._file is not None:
+                self._file.close()
             self._lock.release()
 
     async def _write(self, job: Batch | Change) -> Any:

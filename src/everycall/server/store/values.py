@@ -27,6 +27,7 @@ __all__ = [
     "DeploymentVersion",
     "Expense",
     "Experiment",
+    "Fault",
     "Feedback",
     "KeyLimits",
     "LogPage",
@@ -56,6 +57,15 @@ class Commit:
 
     committed: int
     refused: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What keeps a store from storing records: a short `reason` such as "disk_full", and a `detail` in sentences."""
+
+    reason: str
+    detail: str
+    since_unix_nano: int
 
 
 @dataclass(frozen=True, slots=True)

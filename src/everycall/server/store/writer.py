@@ -1,9 +1,10 @@
-"""The writer: the one thread that changes the database, and its queue. What waits together is committed together.
+"""The writer: the only thread that changes the database, and its queue. Jobs that wait together share a transaction.
 
-Called by `sqlite.SqliteStore`. A job's future is resolved after `COMMIT` (with `synchronous=FULL`) has returned.
-Records are checked before they are written (`rows.prepare`), so that a bad one is refused without touching its
-neighbours. Should SQLite object all the same, the joined batches are tried again one by one, and a batch that fails
-alone record by record, each in a savepoint.
+Called by `sqlite.SqliteStore`. A job's future is resolved after `COMMIT` (with `synchronous=FULL`) has returned and the
+database file was found to be still in its place.
+Records are checked before they are written (`rows.prepare`), so a bad one is refused without affecting others. If
+SQLite still refuses something, the jobs are tried again one by one, and a batch that fails alone is tried record by
+record, each in a savepoint.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from everycall import limits
@@ -22,8 +24,8 @@ from everycall._pricing.price_book import PriceBook
 from everycall.record import Record
 from everycall.server.store.catalog import put_client
 from everycall.server.store.errors import StoreBusy, StoreError
+from everycall.server.store.faults import DatabaseFile, Faults, FaultyFile, about_file, fault_of, unwritable_reason
 from everycall.server.store.ingest import Ingest
-from everycall.server.store.opening import about_file
 from everycall.server.store.rows import Row, Unstorable, prepare
 from everycall.server.store.spending import spend
 from everycall.server.store.values import ClientReport, Commit, Expense, Refusal
@@ -33,7 +35,7 @@ __all__ = ["Batch", "Change", "Writer"]
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Records of one request. `rows` and `places` (their indices) are set by the writer."""
+    """The records of one request. The writer sets `rows`, and `places`: their indices in `records`."""
 
     project: str
     records: Sequence[Record]
@@ -47,13 +49,13 @@ class Batch:
 
     def refuse(self, place: int, reason: str) -> None:
         """Note that a record will not be stored."""
-        key = getattr(self.records[place], "inference_id", None)
-        self.refused.append(Refusal(place, key if isinstance(key, str) else None, reason))
+        inference_id = getattr(self.records[place], "inference_id", None)
+        self.refused.append(Refusal(place, inference_id if isinstance(inference_id, str) else None, reason))
 
 
 @dataclass(slots=True, eq=False)
 class Change:
-    """Any other write: a function of the connection, whose result is the answer. It may raise `StoreError`."""
+    """Any other write: a function that changes the database. Its result is the job's; it may raise `StoreError`."""
 
     apply: Callable[[Ingest, sqlite3.Connection], Any]
     done: Future[Any] = field(default_factory=Future)
@@ -63,37 +65,53 @@ Job = Batch | Change
 
 
 class Writer:
-    """Owns the writing connection from `start` to `close`."""
+    """Owns the writing connection from `start` to `close`.
 
-    def __init__(self, connection: sqlite3.Connection, prices: PriceBook | None = None) -> None:
+    `file` is the database's file on the disk, checked before and after each commit; `faults` is told what keeps the
+    writer from writing. While there is a fault and nothing to write, the writer tries every `limits.PROBE_INTERVAL_S`
+    whether it is over.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        prices: PriceBook | None = None,
+        file: DatabaseFile | None = None,
+        faults: Faults | None = None,
+    ) -> None:
         self._connection = connection
         self._prices = prices
+        self._file = file
+        self._faults = faults or Faults()
+        path = connection.execute("PRAGMA database_list").fetchone()[2]
+        self._path = Path(path) if path else None
         self._ingest = Ingest(connection, prices)
-        self._waiting: deque[Job] = deque()
+        self._queue: deque[Job] = deque()
         self._wake = threading.Condition()
         self._closing = False
-        self._company = False
+        self._is_shared = False
+        self._probed_at = 0.0
         self._thread = threading.Thread(target=self._run, name="everycall-write", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the thread."""
         self._thread.start()
 
     def put(self, job: Job) -> Future[Any]:
-        """Queue a job. Raises `StoreBusy` when `limits.WRITE_QUEUE_MAX` wait already, or the store is closing."""
+        """Queue a job. Raise `StoreBusy` if `limits.WRITE_QUEUE_MAX` jobs are waiting, or the store is closing."""
         with self._wake:
             if self._closing:
                 raise StoreBusy("The server is stopping. Nothing was stored; send this again after its restart.")
-            if len(self._waiting) >= limits.WRITE_QUEUE_MAX:
+            if len(self._queue) >= limits.WRITE_QUEUE_MAX:
                 raise StoreBusy(
-                    f"{len(self._waiting)} batches wait to be written. Nothing was stored; try again in a moment."
+                    f"{len(self._queue)} batches wait to be written. Nothing was stored; try again in a moment."
                 )
-            self._waiting.append(job)
+            self._queue.append(job)
             self._wake.notify()
         return job.done
 
     def close(self) -> None:
-        """Write what waits, move the log into the database and close the connection."""
+        """Write what is queued, move the write-ahead log into the database and close the connection."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -101,19 +119,43 @@ class Writer:
         try:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error:
-            pass  # the log stays and is read at the next start
+            pass  # the log stays, and is read at the next start
         finally:
             self._connection.close()
 
     def _run(self) -> None:
-        while jobs := self._gather():
-            self._company = len(jobs) > 1
-            self._commit([job for job in jobs if job.done.set_running_or_notify_cancel()])
+        while True:
+            jobs = self._gather()
+            if jobs:
+                self._is_shared = len(jobs) > 1
+                self._commit([job for job in jobs if job.done.set_running_or_notify_cancel()])
+            elif self._closing:
+                return
+            else:
+                self._probe()
+
+    def _probe(self) -> None:
+        """Find out whether a fault is over: try to write something."""
+        self._commit([Change(_touch)])
+
+    def _clear_fault(self) -> None:
+        """Clear the fault after a commit; after a full disk, once there is space for more than a small record."""
+        fault = self._faults.present
+        if fault is None:
+            return
+        if fault.reason == "disk_full" and self._path is not None:
+            now = time.monotonic()
+            if now - self._probed_at < limits.PROBE_INTERVAL_S:
+                return
+            self._probed_at = now
+            if unwritable_reason(self._path) is not None:
+                return
+        self._faults.clear()
 
     def _gather(self) -> list[Job]:
-        """Return the jobs of the next transaction; none when the store is closed and all is written.
+        """Return the jobs of the next transaction; none when the store is closed, or a fault is to be probed.
 
-        Only where jobs came together last time does the first one wait, `limits.COMMIT_DELAY_S`, for the others: a
+        If the last transaction had several jobs, wait `limits.COMMIT_DELAY_S` for others to join the first one. A
         single sender never waits.
         """
         jobs: list[Job] = []
@@ -121,12 +163,12 @@ class Writer:
         deadline: float | None = None
         with self._wake:
             while True:
-                while self._waiting and count < limits.COMMIT_RECORDS_MAX:
-                    job = self._waiting.popleft()
+                while self._queue and count < limits.COMMIT_RECORDS_MAX:
+                    job = self._queue.popleft()
                     jobs.append(job)
                     count += len(job.records) if isinstance(job, Batch) else 1
                 if jobs:
-                    if count >= limits.COMMIT_RECORDS_MAX or self._closing or not self._company:
+                    if count >= limits.COMMIT_RECORDS_MAX or self._closing or not self._is_shared:
                         return jobs
                     now = time.monotonic()
                     deadline = deadline or now + limits.COMMIT_DELAY_S
@@ -135,33 +177,43 @@ class Writer:
                     self._wake.wait(deadline - now)
                 elif self._closing:
                     return []
-                else:
+                elif self._faults.present is None:
                     self._wake.wait()
+                elif not self._wake.wait(limits.PROBE_INTERVAL_S):
+                    return []
 
     def _commit(self, jobs: list[Job]) -> None:
-        """Do the jobs in one transaction and answer them."""
+        """Do the jobs in one transaction and resolve their futures."""
         for job in jobs:
             if isinstance(job, Batch) and not job.prepared:
                 _prepare(job, self._prices)
-        answers: list[tuple[Job, Any]] = []
+        results: list[tuple[Job, Any]] = []
         try:
+            self._check_file()
             self._connection.execute("BEGIN IMMEDIATE")
-            answers = self._work(jobs)
+            results = self._work(jobs)
             self._connection.execute("COMMIT")
+            self._check_file()
         except Exception as error:  # noqa: BLE001 - the one guard of this thread: a defect must not stop all writing
             self._undo()
             self._recover(jobs, error)
             return
-        for job, answer in answers:
-            if isinstance(answer, StoreError):
-                job.done.set_exception(answer)
+        self._clear_fault()
+        for job, result in results:
+            if isinstance(result, StoreError):
+                job.done.set_exception(result)
             else:
-                job.done.set_result(answer)
+                job.done.set_result(result)
+
+    def _check_file(self) -> None:
+        """Raise `FaultyFile` if the database was deleted, replaced or cut: what is committed there would be lost."""
+        if self._file is not None:
+            self._file.check()
 
     def _recover(self, jobs: list[Job], error: Exception) -> None:
-        """Do again apart what failed together, or answer with the failure."""
-        if isinstance(error, sqlite3.Error) and about_file(error):
-            _fail(jobs, _unwritable(error))
+        """Try again one by one the jobs that failed together, or fail them."""
+        if about_file(error):
+            _fail(jobs, self._faults.report(fault_of(error, self._path)))
         elif len(jobs) > 1:
             for job in jobs:
                 self._commit([job])
@@ -173,7 +225,7 @@ class Writer:
             _fail(jobs, error)
 
     def _work(self, jobs: list[Job]) -> list[tuple[Job, Any]]:
-        answers: list[tuple[Job, Any]] = []
+        results: list[tuple[Job, Any]] = []
         batches = [job for job in jobs if isinstance(job, Batch)]
         for project in dict.fromkeys(batch.project for batch in batches):
             rows = [row for batch in batches if batch.project == project for row in batch.rows]
@@ -181,9 +233,9 @@ class Writer:
                 self._ingest.write(project, rows)
         for batch in batches:
             self._report(batch)
-            answers.append((batch, _answer(batch)))
-        answers.extend((job, self._change(job)) for job in jobs if isinstance(job, Change))
-        return answers
+            results.append((batch, _commit_of(batch)))
+        results.extend((job, self._change(job)) for job in jobs if isinstance(job, Change))
+        return results
 
     def _report(self, batch: Batch) -> None:
         if batch.client is not None:
@@ -204,7 +256,7 @@ class Writer:
                 self._connection.execute("RELEASE change")
 
     def _commit_singly(self, batch: Batch) -> None:
-        """Write a batch that SQLite refused as a whole, without the records that it refuses."""
+        """Write a batch that SQLite refused, without the records that it refuses."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for place, row in zip(batch.places, batch.rows, strict=True):
@@ -216,15 +268,17 @@ class Writer:
                         raise
                     self._connection.execute("ROLLBACK TO record")
                     self._ingest.forget()
-                    batch.refuse(place, f"the database refuses it: {error}")
+                    batch.refuse(place, f"the database refused the record: {error}")
                 self._connection.execute("RELEASE record")
             self._report(batch)
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+            self._check_file()
+        except (sqlite3.Error, FaultyFile) as error:
             self._undo()
-            _fail([batch], _unwritable(error))
+            _fail([batch], self._faults.report(fault_of(error, self._path)))
             return
-        batch.done.set_result(_answer(batch))
+        self._clear_fault()
+        batch.done.set_result(_commit_of(batch))
 
     def _undo(self) -> None:
         try:
@@ -232,7 +286,7 @@ class Writer:
                 self._connection.execute("ROLLBACK")
             self._ingest.forget()
         except sqlite3.Error:
-            pass  # the file cannot be read now; what is in memory only ever numbers new rows, and a clash is an error
+            pass  # the file cannot be read now; numbers that are out of date lead to an error, not to a wrong row
 
 
 def _prepare(batch: Batch, prices: PriceBook | None) -> None:
@@ -245,14 +299,13 @@ def _prepare(batch: Batch, prices: PriceBook | None) -> None:
             batch.refuse(place, str(error))
 
 
-def _answer(batch: Batch) -> Commit:
+def _commit_of(batch: Batch) -> Commit:
     refused = sorted(batch.refused, key=lambda refusal: refusal.index)
     return Commit(len(batch.records) - len(refused), tuple(refused))
 
 
-def _unwritable(error: sqlite3.Error) -> StoreBusy:
-    """A full disk is no reason for clients to give up their records: they keep them and come again."""
-    return StoreBusy(f"The database cannot be written: {error}. Nothing was stored; check the disk, then try again.")
+def _touch(_: Ingest, connection: sqlite3.Connection) -> None:
+    connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('probe', ?)", (time.time_ns(),))
 
 
 def _fail(jobs: list[Job], error: Exception) -> None:

@@ -1,0 +1,143 @@
+"""What keeps a store from storing: told apart, said in words, logged once."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from everycall.server.store.errors import StoreError
+from everycall.server.store.faults import TEXTS, DatabaseFile, Faults, FaultyFile, about_file, fault_of
+from everycall.server.store.opening import open_writer
+from everycall.server.store.sqlite import SqliteStore
+
+
+def error(code: int) -> sqlite3.OperationalError:
+    found = sqlite3.OperationalError("as SQLite says it")
+    found.sqlite_errorcode = code
+    return found
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (sqlite3.SQLITE_FULL, "disk_full"),
+        (sqlite3.SQLITE_CORRUPT, "database_damaged"),
+        (sqlite3.SQLITE_CORRUPT_INDEX, "database_damaged"),
+        (sqlite3.SQLITE_NOTADB, "database_damaged"),
+        (sqlite3.SQLITE_BUSY, "database_locked"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, "database_locked"),
+        (sqlite3.SQLITE_IOERR_LOCK, "locks_unsupported"),
+        (sqlite3.SQLITE_IOERR_WRITE, "io_error"),
+        (sqlite3.SQLITE_READONLY, "read_only"),
+        (sqlite3.SQLITE_READONLY_DBMOVED, "database_missing"),
+    ],
+)
+def test_errors_are_told_apart(code: int, reason: str) -> None:
+    assert about_file(error(code))
+    fault = fault_of(error(code))
+    assert (fault.reason, fault.detail) == (reason, TEXTS[reason])
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG])
+def test_an_error_of_one_record_is_no_fault(code: int) -> None:
+    assert not about_file(error(code))
+    assert not about_file(ValueError())
+
+
+def test_texts_are_sentences() -> None:
+    for text in TEXTS.values():
+        assert text[0].isupper()
+        assert text.endswith(".")
+        assert "`" not in text
+
+
+def test_a_fault_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    faults = Faults(clock=lambda: now)
+    for _ in range(100):
+        busy = faults.report(fault_of(error(sqlite3.SQLITE_FULL)))
+    assert "Nothing was stored. Clients keep their records" in str(busy)
+    assert faults.present is not None
+    assert len(caplog.messages) == 1
+    faults.clear()
+    faults.clear()
+    assert faults.present is None
+    assert len(caplog.messages) == 2
+    for _ in range(100):  # it comes and goes: nothing more within the minute
+        faults.report(fault_of(error(sqlite3.SQLITE_FULL)))
+        faults.clear()
+    assert len(caplog.messages) == 2
+    now = 61.0
+    faults.report(fault_of(error(sqlite3.SQLITE_FULL)))
+    assert len(caplog.messages) == 3
+
+
+def test_damage_stays_until_the_restart() -> None:
+    """A write that works says nothing of the other pages of the file."""
+    faults = Faults()
+    faults.report(fault_of(error(sqlite3.SQLITE_CORRUPT)))
+    faults.clear()
+    faults.report(fault_of(error(sqlite3.SQLITE_FULL)))
+    assert faults.present is not None
+    assert faults.present.reason == "database_damaged"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+async def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """It is told as what it is, not as another process that has the database."""
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StoreError, match=rf"cannot be locked: .*{errno.errorcode[number]}.*local disk") as raised:
+        await SqliteStore(tmp_path / "everycall.db").open()
+    assert "pid" not in str(raised.value)
+
+
+def test_a_check_of_the_file_closes_no_descriptor_of_it(tmp_path: Path) -> None:
+    """Closing one would drop the locks that SQLite holds (POSIX), and another program could write."""
+    path = tmp_path / "everycall.db"
+    file = DatabaseFile(path)
+    connection = open_writer(path)
+    connection.execute("BEGIN IMMEDIATE")
+    for _ in range(3):
+        file.check()
+    other = sqlite3.connect(path, timeout=0)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("BEGIN IMMEDIATE")
+    other.close()
+    connection.execute("ROLLBACK")
+    connection.close()
+    file.close()
+
+
+def test_a_growing_and_a_shrinking_database_are_whole(tmp_path: Path) -> None:
+    """A backup's VACUUM makes the file smaller, and is no damage."""
+    path = tmp_path / "everycall.db"
+    file = DatabaseFile(path)
+    connection = open_writer(path)
+    file.check()
+    for number in range(50):
+        connection.execute("INSERT INTO bodies VALUES (?, ?)", (number, os.urandom(100_000)))
+        file.check()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    file.check()
+    size = path.stat().st_size
+    connection.execute("DELETE FROM bodies")
+    other = sqlite3.connect(path)
+    other.execute("VACUUM")
+    other.close()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert path.stat().st_size < size // 2
+    file.check()
+    os.truncate(path, 20_000)
+    with pytest.raises(FaultyFile, match="database_damaged"):
+        file.check()
+    connection.close()
+    file.close()
