@@ -107,7 +107,7 @@ async def trace_page(request: ApiRequest, services: NamedDependency[Services]) -
 async def status_page(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
     """Show the balance sheets of the client processes, the server's bounds and its version."""
     project = project_for(request, "read")
-    view = await status_view(services.store, project)
+    view = await status_view(services, project)
     frame = await frame_of(request, services, project)
     return html("status.html", view=view, twin=with_query("/status.json", project=frame["asked_project"]), **frame)
 
@@ -115,7 +115,7 @@ async def status_page(request: ApiRequest, services: NamedDependency[Services]) 
 @get("/status.json", include_in_schema=False)
 async def status_json(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
     """Return the status as JSON."""
-    return json_twin(await status_view(services.store, project_for(request, "read")))
+    return json_twin(await status_view(services, project_for(request, "read")))
 
 
 @get("/static/{file_path:path}", include_in_schema=False)

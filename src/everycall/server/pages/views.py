@@ -13,8 +13,10 @@ from typing import Any
 
 from everycall import limits
 from everycall.record import Record
+from everycall.server.health import Health, health_of
 from everycall.server.pages.filters import Filters
 from everycall.server.pages.tree import Axis, Row, axis_of, rows_of
+from everycall.server.services import Services
 from everycall.server.store.base import Store
 from everycall.server.store.values import ClientReport, TraceSummary
 
@@ -101,13 +103,14 @@ class ClientSheet:
 
 @dataclass(frozen=True, slots=True)
 class StatusView:
-    """The server and its client processes. `clients` has the most recently seen; `clients_known` counts all."""
+    """The server's health, and the client processes: the most recent in `clients`; `clients_known` counts all."""
 
     project: str
     version: str
     clients: tuple[ClientSheet, ...]
     clients_known: int
     limits: tuple[limits.Limit, ...]
+    health: Health
 
 
 def server_version() -> str:
@@ -171,11 +174,12 @@ async def record_view(store: Store, project: str, trace_id: str, inference_id: s
     return record if record is not None and record.trace_id == trace_id else None
 
 
-async def status_view(store: Store, project: str) -> StatusView:
-    """Read the balance sheets of the project's client processes."""
-    reports = await store.clients(project)
+async def status_view(services: Services, project: str) -> StatusView:
+    """Read the server's health and the balance sheets of the project's client processes."""
+    reports = await services.store.clients(project)
     sheets = tuple(_sheet(report) for report in reports[: limits.PAGE_ROWS_MAX])
-    return StatusView(project, server_version(), sheets, len(reports), tuple(limits.LIMITS.values()))
+    bounds = tuple(limits.LIMITS.values())
+    return StatusView(project, server_version(), sheets, len(reports), bounds, health_of(services))
 
 
 def _totals(traces: Sequence[TraceSummary]) -> Totals:

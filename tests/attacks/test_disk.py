@@ -1,0 +1,187 @@
+"""A disk that fills up, and a database that is deleted or damaged while the server runs: nothing acknowledged is lost,
+records are refused for later, and the operator is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+
+UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+
+def line(name: str, size: int) -> bytes:
+    content = os.urandom(size // 2).hex()
+    return json.dumps({"inference_id": name, "trace_id": "t", "kind": "llm", "content": content}).encode()
+
+
+def health(victim: Any) -> dict[str, Any]:
+    answer = httpx.get(f"{victim.address}/healthz", timeout=30)
+    assert answer.status_code == 200
+    return dict(answer.json())
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait at most 30 s for a condition."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def server(start_victim: Callable[..., Any]) -> Any:
+    """A server of the test's own that looks for an end of a fault ten times a second."""
+    return start_victim(limits={"PROBE_INTERVAL_S": 0.1})
+
+
+@pytest.fixture(params=["a small disk", "a limit of file size"])
+def small_disk(server: Any, request: pytest.FixtureRequest) -> Iterator[Callable[[], object]]:
+    """Make the server's disk 16 MB small; the function that is given frees it again."""
+    if request.param == "a small disk":
+        server.end(signal.SIGTERM)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(server.data)]
+        if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+            pytest.skip("only root can mount a small disk")
+        server.start()
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=300m", str(server.data)], check=True)
+        server.end(signal.SIGTERM)
+        subprocess.run(["umount", str(server.data)], check=True)
+    else:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (5_000_000, resource.RLIM_INFINITY))
+        yield lambda: resource.prlimit(server.pid, resource.RLIMIT_FSIZE, UNLIMITED) and None
+
+
+def test_a_full_disk(server: Any, small_disk: Callable[[], object]) -> None:
+    stored = []
+    with server.client() as client:
+        for size in (200_000, 20_000, 2_000):
+            for number in range(400):
+                name = f"{size}-{number}"
+                answer = client.post("/v1/records", content=line(name, size))
+                if answer.status_code != 200:
+                    break
+                stored.append(name)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "The disk is full" in answer.json()["detail"]
+        assert len(stored) > 10
+
+        assert health(server)["reason"] == "disk_full"
+        status = client.get("/status.json").json()["health"]
+        assert (status["status"], status["reason"]) == ("degraded", "disk_full")
+        assert "The disk is full" in client.get("/status", headers={"accept": "text/html"}).text
+        metrics = client.get("/metrics").text
+        assert "everycall_degraded 1\n" in metrics
+        assert 'everycall_degraded_reason{reason="disk_full"} 1\n' in metrics
+        assert client.get("/api/records").status_code == 200  # reads go on
+        assert client.get("/traces", headers={"accept": "text/html"}).status_code == 200
+        for _ in range(50):
+            client.post("/v1/records", content=line("later", 100_000))
+        assert server.log().count("The disk is full") == 1
+
+        small_disk()
+        wait_until(lambda: health(server) == {"status": "ok"})  # by itself, without a request that writes
+        assert client.post("/v1/records", content=line("later", 100_000)).json()["committed"] == 1
+        missing = [name for name in [*stored, "later"] if client.get(f"/api/records/{name}").status_code != 200]
+        assert missing == []
+        assert "everycall_degraded 0\n" in client.get("/metrics").text
+    assert server.log().count("\n") == 2
+    assert "Records are stored again" in server.log()
+    assert server.rows("PRAGMA integrity_check") == [("ok",)]
+
+
+LOSSES = {
+    "deleted": lambda data: [(data / f"everycall.db{end}").unlink(missing_ok=True) for end in ("", "-wal", "-shm")],
+    "its log deleted": lambda data: (data / "everycall.db-wal").unlink(),
+    "its directory moved away": lambda data: data.rename(data.with_name("moved")),
+    "replaced": lambda data: (
+        (data / "copy").write_bytes((data / "everycall.db").read_bytes()),
+        (data / "copy").rename(data / "everycall.db"),
+    ),
+    "emptied": lambda data: os.truncate(data / "everycall.db", 0),
+    "cut": lambda data: os.truncate(data / "everycall.db", 100),
+    "overwritten": lambda data: overwrite(data / "everycall.db"),
+}
+
+
+def overwrite(path: Any) -> None:
+    with path.open("r+b") as file:
+        file.write(b"somebody's notes\n" * 1_000)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_database_that_goes_while_the_server_runs(server: Any, loss: str) -> None:
+    """No record is acknowledged that would not be there after a restart."""
+    with server.client() as client:
+        for number in range(20):
+            assert client.post("/v1/records", content=line(f"before-{number}", 2_000)).status_code == 200
+        # the log is moved into the file, as it is once in a while
+        for number in range(3):
+            batch = b"\n".join(line(f"bulk-{number}-{one}", 100_000) for one in range(50))
+            assert client.post("/v1/records", content=batch).json()["committed"] == 50
+        LOSSES[loss](server.data)
+        statuses = [client.post("/v1/records", content=line(f"r{number}", 2_000)).status_code for number in range(500)]
+        assert set(statuses) == {503}
+        told = health(server)
+        assert told["status"] == "degraded"
+        assert told["reason"] in ("database_missing", "database_damaged")
+        change = client.post("/api/deployments", json={"name": "n", "model": "m", "messages": [{"content": "hi"}]})
+        assert change.status_code == 503
+    assert server.log().count("Records cannot be stored") == 1
+    assert "Traceback" not in server.log()
+
+
+def test_a_database_that_comes_back(server: Any) -> None:
+    """Moved away by mistake and moved back: the records go on, and none is lost."""
+    moved = server.data.with_name("moved")
+    with server.client() as client:
+        assert client.post("/v1/records", content=line("before", 2_000)).status_code == 200
+        server.data.rename(moved)
+        assert client.post("/v1/records", content=line("meanwhile", 2_000)).status_code == 503
+        moved.rename(server.data)
+        wait_until(lambda: health(server) == {"status": "ok"})
+        assert client.post("/v1/records", content=line("after", 2_000)).status_code == 200
+    server.end(signal.SIGKILL)
+    server.start()
+    with server.client() as client:
+        ids = {record["inference_id"] for record in client.get("/api/records").json()["records"]}
+    assert {"before", "after"} <= ids
+
+
+def test_a_damaged_page_is_noticed_by_a_read(start_victim: Callable[..., Any]) -> None:
+    """What a read finds damaged is told in words, and no further record is acknowledged into the file."""
+    server = start_victim()
+    with server.client() as client:
+        for number in range(3):
+            batch = b"\n".join(line(f"bulk-{number}-{one}", 100_000) for one in range(50))
+            assert client.post("/v1/records", content=batch).json()["committed"] == 50
+    server.end(signal.SIGTERM)
+    path = server.data / "everycall.db"
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(200 * 8192)
+        file.write(os.urandom(size - 200 * 8192))
+    server.start()
+    with server.client() as client:
+        statuses = set()
+        for number in range(3):
+            for one in range(50):
+                with suppress(httpx.TransportError):
+                    statuses.add(client.get(f"/api/records/bulk-{number}-{one}").status_code)
+        assert 503 in statuses
+        assert statuses <= {200, 503}
+        assert health(server)["reason"] == "database_damaged"
+        answer = client.post("/v1/records", content=line("r", 100))
+        assert answer.status_code == 503
+        assert "restore the file from a backup" in answer.json()["detail"]
+    assert "Traceback" not in server.log()
