@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
 from everycall import limits
 from everycall._pricing.cost import Unpriced
+from everycall._pricing.model_names import candidates, host_of, is_free, unlisted_region
 from everycall._pricing.providers import list_id, normalized
 from everycall._pricing.rates import INPUT, OUTPUT, REQUESTS, Rate, Rates, Tiered
 from everycall.semconv import (
@@ -32,7 +34,7 @@ from everycall.semconv import (
     USAGE_WEB_SEARCHES,
 )
 
-__all__ = ["ListedModel", "listed"]
+__all__ = ["FreeModel", "ListedModel", "listed", "unnamed_models"]
 
 _RATE_NAMES: Final = {
     "input_mtok": INPUT,
@@ -71,7 +73,7 @@ class ListedModel:
 
     def __init__(self, provider: Any, model: Any, version: str) -> None:
         self.version = version
-        self._model = model
+        self.model = model
         # The list may lend a provider another one's prices. Their tiers are not this provider's.
         is_own = any(own is model for own in provider.models)
         self._variants = tuple(model.price_variants or ()) if is_own else ()
@@ -83,16 +85,27 @@ class ListedModel:
             return self._undated
         moment = datetime.fromtimestamp(unix_nano / 1e9, UTC) if unix_nano else datetime.now(UTC)
         if not tier:
-            return _rates(self._model.get_prices(moment))
+            return _rates(self.model.get_prices(moment))
         for context in ({"service_tier": tier}, {"processing": tier}, {"speed": tier}):
             for variant in self._variants:
                 if variant.when == context and (variant.constraint is None or variant.constraint.active(moment)):
-                    return _rates(self._model.get_prices(moment, context))
+                    return _rates(self.model.get_prices(moment, context))
         return None
 
 
+class FreeModel:
+    """A model that costs nothing by its name, at any time and in any service tier. Its host's searches may cost."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+
+    def at(self, unix_nano: int, tier: str) -> Rates:  # noqa: ARG002 - as of `ListedModel`
+        """Return rates of 0."""
+        return {INPUT: 0.0, OUTPUT: 0.0}
+
+
 @lru_cache(maxsize=limits.PRICED_MODELS_MAX)
-def listed(model: str, provider: str | None) -> ListedModel | Unpriced:
+def listed(model: str, provider: str | None) -> ListedModel | FreeModel | Unpriced:
     """Return a model of the price list, by its name and provider as a record has them. Looked up once and kept.
 
     Without a provider, only a name that one vendor alone serves is looked up: the same open weights cost something else
@@ -103,21 +116,58 @@ def listed(model: str, provider: str | None) -> ListedModel | Unpriced:
         from genai_prices.data_snapshot import get_snapshot
     except ImportError:
         return Unpriced("no price list is installed")
-    snapshot = get_snapshot()
-    provider = normalized(provider)
-    name = model.removeprefix("models/").rpartition("/")[2] if model.startswith(("arn:", "models/")) else model
+    snapshot, version = get_snapshot(), genai_prices.__version__
+    provider, name = normalized(provider), model
     if provider == "litellm" and "/" in name:
         provider, _, name = name.partition("/")
     if provider is None:
+        name = next(candidates(name, ""))
         provider = next((vendor for pattern, vendor in _VENDORS if pattern.match(name.lower())), None)
         if provider is None or _HOST_MARKS.search(name):
             return Unpriced("provider not told")
-    provider_id = list_id(provider)
+    name, provider_id = host_of(name, list_id(provider))
     host = next((one for one in snapshot.providers if one.id == provider_id), None)
     if host is None:
         return Unpriced("unknown provider")
-    entry = host.find_model(name, all_providers=snapshot.providers)
-    return Unpriced("unknown model") if entry is None else ListedModel(host, entry, genai_prices.__version__)
+    region = unlisted_region(name, provider_id)
+    if region is not None:
+        return Unpriced(f"no price of region {region}")
+    for candidate in candidates(name, provider_id):
+        if is_free(candidate, provider_id):
+            return FreeModel(version)
+        entry = host.find_model(candidate, all_providers=snapshot.providers)
+        if entry is not None:
+            return ListedModel(host, entry, version)
+    return Unpriced("unknown model")
+
+
+def unnamed_models() -> list[str]:
+    """Return the models of the list, as `provider: model`, that `listed` finds by none of the names in the list.
+
+    These are the model's id, and the texts that the list compares names with. `scripts/prices` prints them.
+    """
+    from genai_prices.data_snapshot import get_snapshot
+
+    def finds(provider: Any, model: Any, name: str) -> bool:
+        result = listed(name, provider.id)
+        return isinstance(result, FreeModel) or (isinstance(result, ListedModel) and result.model is model)
+
+    return [
+        f"{provider.id}: {model.id}"
+        for provider in get_snapshot().providers
+        for model in provider.models
+        if not any(finds(provider, model, name) for name in (model.id, *_names_in(model.match)))
+    ]
+
+
+def _names_in(clause: Any) -> Iterator[str]:
+    """Yield the texts that a clause of the list compares names with."""
+    for value in vars(clause).values():
+        if isinstance(value, str):
+            yield value
+        else:
+            for inner in value if isinstance(value, list) else ():
+                yield from _names_in(inner)
 
 
 def _rates(prices: Any) -> Rates:

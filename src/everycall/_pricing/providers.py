@@ -20,12 +20,17 @@ _LIST_IDS: Final = {
     "bedrock": "aws",
     "amazon_bedrock": "aws",
     "amazon-bedrock": "aws",
+    "bedrock_converse": "aws",
     "gcp.gemini": "google",
     "gcp.vertex_ai": "google",
     "gcp.gen_ai": "google",
     "gemini": "google",
     "google_genai": "google",
     "google_vertexai": "google",
+    "google_anthropic_vertex": "google",
+    "google-vertex": "google",
+    "google-gla": "google",
+    "vertex": "google",
     "vertex_ai": "google",
     "vertexai": "google",
     "x_ai": "x-ai",
@@ -38,6 +43,9 @@ _LIST_IDS: Final = {
     "together-ai": "together",
     "fireworks_ai": "fireworks",
     "fireworks-ai": "fireworks",
+    "z.ai": "zai",
+    "z_ai": "zai",
+    "voyage": "voyageai",
 }
 """Names in OpenTelemetry, LangChain and Parea, each with the price list's id where that differs."""
 _APIS: Final = frozenset({"chat", "responses", "completion", "messages", "embedding", "generative-ai"})
