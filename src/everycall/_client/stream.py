@@ -12,6 +12,7 @@ from types import TracebackType
 import msgspec
 
 from everycall._client.models import CompletionResponse
+from everycall._event_stream import Event, EventReader
 from everycall.errors import Problem, RequestError, UnreachableError
 
 __all__ = ["AsyncCompletionStream", "CompletionStream", "Events"]
@@ -28,30 +29,19 @@ _response_decoder = msgspec.json.Decoder(CompletionResponse)
 
 
 class Events:
-    """Reads the endpoint's server-sent events from bytes, however they are split. `response` is set by the last one."""
+    """Reads the endpoint's events from bytes, however they are split. `response` is set by the last one."""
 
     def __init__(self) -> None:
         self.response: CompletionResponse | None = None
-        self._rest = b""
-        self._kind = ""
-        self._data: list[bytes] = []
+        self._reader = EventReader()
         self._texts: list[str] = []
 
     def feed(self, data: bytes) -> Iterator[str]:
         """Yield the texts of the events that these bytes complete. Raise `UnreachableError` for other content."""
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
-            line = line.rstrip(b"\r")
-            if line.startswith(b"data:"):
-                self._data.append(line[5:].lstrip(b" "))
-            elif line.startswith(b"event:"):
-                self._kind = line[6:].strip().decode("ascii", "replace")
-            elif not line:
-                text = self._event()
-                if text:
-                    self._texts.append(text)
-                    yield text
+        for event in self._reader.feed(data):
+            if text := self._read(event):
+                self._texts.append(text)
+                yield text
 
     def end(self) -> None:
         """Complete `response` after the last byte. Raise `RequestError` if the provider failed during the stream."""
@@ -65,16 +55,12 @@ class Events:
                 Problem("provider_failed", 502, "The provider failed", detail, {"inference_id": response.inference_id})
             )
 
-    def _event(self) -> str:
-        data, kind = b"\n".join(self._data), self._kind
-        self._data, self._kind = [], ""
-        if not data:
-            return ""
+    def _read(self, event: Event) -> str:
         try:
-            if kind == END:
-                self.response = _response_decoder.decode(data)
+            if event.kind == END:
+                self.response = _response_decoder.decode(event.data)
                 return ""
-            return _chunk_decoder.decode(data).chunk
+            return _chunk_decoder.decode(event.data).chunk
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UnreachableError(f"unexpected stream event: {error}") from error
 
