@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ def read(*chunks: bytes) -> list[Event]:
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_any_split_of_the_bytes_gives_the_same_events(places: list[int]) -> None:
     bounds = [0, *sorted(places), len(STREAM)]
-    assert read(*(STREAM[start:end] for start, end in zip(bounds, bounds[1:], strict=False))) == EVENTS
+    assert read(*(STREAM[start:end] for start, end in itertools.pairwise(bounds))) == EVENTS
 
 
 def test_byte_by_byte() -> None:
