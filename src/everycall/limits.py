@@ -194,6 +194,15 @@ COMMIT_RECORDS_MAX = _limit("COMMIT_RECORDS_MAX", 5_000, "records", "in one tran
 WRITE_QUEUE_MAX = _limit("WRITE_QUEUE_MAX", 64, "batches", "waiting for the writer; then 503, and clients keep theirs")
 PROVIDER_TIMEOUT_S = _time("PROVIDER_TIMEOUT_S", 180.0, "for a provider's answer, as Parea's own client waits")
 PROVIDER_RETRIES = _limit("PROVIDER_RETRIES", 2, "retries", "of a provider call that failed in a passing way")
+PROVIDER_CONNECTIONS_MAX = _limit(
+    "PROVIDER_CONNECTIONS_MAX", 1_000, "connections", "to one provider at once; further requests wait for one"
+)
+PROVIDER_BODY_BYTES_MAX = _limit(
+    "PROVIDER_BODY_BYTES_MAX", 64 * MIB, "bytes", "of a provider's whole response, once unpacked; media are base64"
+)
+REFUSALS_LEARNED_MAX = _limit(
+    "REFUSALS_LEARNED_MAX", 1_024, "refusals", "of parameters by models that a provider's client remembers"
+)
 FALLBACKS_MAX = _limit("FALLBACKS_MAX", 8, "fallbacks", "of one model; each may take its own tries")
 FALLBACK_WAIT_MAX_S = _time(
     "FALLBACK_WAIT_MAX_S", 5.0, "the longest Retry-After that is waited for while there is a fallback to ask instead"

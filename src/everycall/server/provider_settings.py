@@ -1,6 +1,6 @@
-"""Which providers the server may call, with their addresses and keys. Read once at start, by `server/options.py`.
+"""Which providers the server may call, with their addresses and keys. Read once when the server starts.
 
-Addresses come from here alone, never from a request: a request cannot make the server connect anywhere.
+Addresses come from here only, never from a request: a request cannot make the server connect anywhere.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ __all__ = ["Fallback", "ProviderKind", "ProviderSettings", "on_loopback", "provi
 
 ProviderKind = Literal["openai", "azure", "anthropic", "openai_compatible"]
 
-_KEYS = frozenset({"kind", "base_url", "api_key", "api_key_env", "api_version", "timeout_s", "fallbacks"})
+_KEYS = frozenset({"kind", "base_url", "api_key", "api_key_env", "api_version", "timeout_s", "fallbacks", "models"})
 _TEXT_KEYS = ("base_url", "api_key", "api_key_env", "api_version")
 ANY_MODEL = "*"
-"""In a table of fallbacks: the models that it does not name."""
+"""In a table of fallbacks: every model without an entry of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """What is asked where a provider does not answer. Provider None: the one that the model's name tells; model None:
-    the same model.
-    """
+    """What is asked if a provider fails. Provider None: the one that the model's name implies. Model None: the same."""
 
     provider: str | None
     model: str | None
@@ -37,11 +35,12 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
-    """One provider: `name` is what requests and records call it, `kind` how it is spoken to.
+    """One provider: `name` is what requests and records call it, `kind` is which API it has.
 
     `base_url` None is the provider's own address. For `azure` it is the resource's endpoint
-    (`https://NAME.openai.azure.com`) and `api_version` is needed. `api_key` is never shown. `timeout_s` is for one try.
-    `fallbacks` says by model (`ANY_MODEL` for the others) what is asked where this provider does not answer, in order.
+    (`https://NAME.openai.azure.com`), and `api_version` is required. `api_key` is never shown. `timeout_s` is for one
+    try. `fallbacks` are by model (`ANY_MODEL` for the others), in order. `models` says which model a name stands for,
+    where names are free, as those of Azure's deployments are.
     """
 
     name: str
@@ -51,14 +50,15 @@ class ProviderSettings:
     api_version: str | None = None
     timeout_s: float = limits.PROVIDER_TIMEOUT_S
     fallbacks: Mapping[str, tuple[Fallback, ...]] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
 
     def fallbacks_of(self, model: str) -> tuple[Fallback, ...]:
-        """Return what is asked in the place of a model of this provider, in order."""
+        """Return what is asked in place of a model of this provider, in order."""
         return self.fallbacks.get(model, self.fallbacks.get(ANY_MODEL, ()))
 
 
 def provider_settings(environment: Mapping[str, str], toml_path: Path) -> dict[str, ProviderSettings]:
-    """Return the providers by name: those of the environment, then those of the file, which win.
+    """Return the providers by name: those of the environment, and those of the file, which override them.
 
     Environment: `OPENAI_API_KEY`, `OPENAI_BASE_URL`; `AZURE_OPENAI_API_KEY`, `AZURE_OPENAI_ENDPOINT`,
     `OPENAI_API_VERSION`; `ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL`. File: one table a provider, such as
@@ -68,56 +68,45 @@ def provider_settings(environment: Mapping[str, str], toml_path: Path) -> dict[s
         base_url = "http://127.0.0.1:8080/v1"
         api_key_env = "LOCAL_KEY"        # or api_key = "..."
         fallbacks = ["openai/gpt-4o-mini"]      # or by model: [local.fallbacks] with llama = ["openai/gpt-4o-mini"]
+        models = {my-name = "gpt-4o"}           # which model a name stands for
 
     A fallback is "provider/model", or "provider" for the same model there.
 
-    Raises `ConfigurationError` naming the file, the table and what it may hold.
+    Raise `ConfigurationError` naming the file, the table and the values it may have.
     """
-    found = {settings.name: settings for settings in _from_environment(environment)}
+    providers = {settings.name: settings for settings in _from_environment(environment)}
     for name, table in _tables(toml_path).items():
-        found[name.lower()] = _from_table(name, table, environment, toml_path)
-    for settings in found.values():
-        for fallback in (one for several in settings.fallbacks.values() for one in several):
-            if fallback.provider not in found:
+        providers[name.lower()] = _from_table(name, table, environment, toml_path)
+    for settings in providers.values():
+        for fallback in (fallback for fallbacks in settings.fallbacks.values() for fallback in fallbacks):
+            if fallback.provider not in providers:
                 raise ConfigurationError(
-                    f"{toml_path}, provider [{settings.name}]: the fallback {fallback.provider!r} is no provider that "
-                    f"is configured; there are {', '.join(sorted(found))}"
+                    f"{toml_path}, provider [{settings.name}]: the fallback {fallback.provider!r} is not a configured "
+                    f"provider; configured are {', '.join(sorted(providers))}"
                 )
-    return found
+    return providers
 
 
 def on_loopback(url: str | None) -> bool:
-    """Return whether an address is on this machine: such a connection never goes through a proxy."""
+    """Return whether an address is on this machine, and so never reached through a proxy."""
     host = urlsplit(url or "").hostname or ""
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _from_environment(environment: Mapping[str, str]) -> list[ProviderSettings]:
-    def given(name: str) -> str | None:
+    def value(name: str) -> str | None:
         return environment.get(name) or None
 
-    found: list[ProviderSettings] = []
-    if given("OPENAI_API_KEY") or given("OPENAI_BASE_URL"):
-        found.append(
-            ProviderSettings("openai", "openai", base_url=given("OPENAI_BASE_URL"), api_key=given("OPENAI_API_KEY"))
-        )
-    if given("AZURE_OPENAI_ENDPOINT"):
-        found.append(
-            ProviderSettings(
-                "azure",
-                "azure",
-                base_url=given("AZURE_OPENAI_ENDPOINT"),
-                api_key=given("AZURE_OPENAI_API_KEY"),
-                api_version=given("OPENAI_API_VERSION"),
-            )
-        )
-    if given("ANTHROPIC_API_KEY") or given("ANTHROPIC_BASE_URL"):
-        found.append(
-            ProviderSettings(
-                "anthropic", "anthropic", base_url=given("ANTHROPIC_BASE_URL"), api_key=given("ANTHROPIC_API_KEY")
-            )
-        )
-    return found
+    providers: list[ProviderSettings] = []
+    if value("OPENAI_API_KEY") or value("OPENAI_BASE_URL"):
+        providers.append(ProviderSettings("openai", "openai", value("OPENAI_BASE_URL"), value("OPENAI_API_KEY")))
+    if value("AZURE_OPENAI_ENDPOINT"):
+        endpoint, key, version = map(value, ("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_KEY", "OPENAI_API_VERSION"))
+        providers.append(ProviderSettings("azure", "azure", endpoint, key, version))
+    if value("ANTHROPIC_API_KEY") or value("ANTHROPIC_BASE_URL"):
+        key = value("ANTHROPIC_API_KEY")
+        providers.append(ProviderSettings("anthropic", "anthropic", value("ANTHROPIC_BASE_URL"), key))
+    return providers
 
 
 def _tables(path: Path) -> dict[str, Any]:
@@ -158,23 +147,29 @@ def _from_table(name: str, table: Any, environment: Mapping[str, str], path: Pat
         api_key = environment.get(variable) or api_key
         if not api_key:
             raise wrong(f"the environment variable {variable} named by api_key_env is not set")
+    models = table.get("models", {})
+    if not isinstance(models, dict) or not all(isinstance(model, str) and model for model in models.values()):
+        raise wrong('models must be a table of names such as {my-deployment = "gpt-4o"}')
+    api_version = table.get("api_version")
+    if kind == "azure":
+        api_version = api_version or environment.get("OPENAI_API_VERSION")
     try:
         fallbacks = _fallbacks(table.get("fallbacks", {}))
     except (TypeError, ValueError) as error:
         raise wrong(str(error)) from None
     return ProviderSettings(
-        name.lower(), kind, base_url, api_key, table.get("api_version"), timeout_s=float(timeout_s), fallbacks=fallbacks
+        name.lower(), kind, base_url, api_key, api_version, float(timeout_s), fallbacks=fallbacks, models=models
     )
 
 
-def _fallbacks(given: Any) -> dict[str, tuple[Fallback, ...]]:
-    """Return a list (for any model) or a table of lists by model. Raises `TypeError` or `ValueError` for others."""
-    found: dict[str, tuple[Fallback, ...]] = {}
-    for model, names in (given if isinstance(given, dict) else {ANY_MODEL: given}).items():
+def _fallbacks(table: Any) -> dict[str, tuple[Fallback, ...]]:
+    """Return fallbacks by model, from a list (for any model) or a table of lists. Raise `TypeError` or `ValueError`."""
+    fallbacks: dict[str, tuple[Fallback, ...]] = {}
+    for model, names in (table if isinstance(table, dict) else {ANY_MODEL: table}).items():
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-            raise TypeError('fallbacks must be a list such as ["azure/gpt-4o", "local"], or a table of those by model')
+            raise TypeError('fallbacks must be a list such as ["azure/gpt-4o", "local"], or a table of lists by model')
         if len(names) > limits.FALLBACKS_MAX:
-            raise ValueError(f"at most {limits.FALLBACKS_MAX} fallbacks may stand in one list")
-        split = [name.partition("/") for name in names]
-        found[model] = tuple(Fallback(provider.lower(), its_model or None) for provider, _, its_model in split)
-    return found
+            raise ValueError(f"one list may have at most {limits.FALLBACKS_MAX} fallbacks")
+        parts = [name.partition("/") for name in names]
+        fallbacks[model] = tuple(Fallback(provider.lower(), its_model or None) for provider, _, its_model in parts)
+    return fallbacks

@@ -239,7 +239,7 @@ async def test_anthropic(bench: Any, provider: Any) -> None:
         "model": "claude-haiku-4-5",
         "system": "be brief",
         "messages": [{"role": "user", "content": "hi"}],
-        "max_tokens": 4096,
+        "max_tokens": 64_000,
         "tools": [{"name": "weather", "description": "of a city", "input_schema": FUNCTION["parameters"]}],
         "tool_choice": {"type": "tool", "name": "weather"},
     }

@@ -49,7 +49,7 @@ class CacheUse:
 def cache_key(project: str, settings: ProviderSettings, request: ProviderRequest) -> str:
     """Return the key of a request, 64 hex digits."""
     parts = [
-        "everycall/1",
+        "everycall/2",
         project,
         settings.name,
         settings.kind,

@@ -37,7 +37,7 @@ class Executor:
 
         Raise `ProblemError` if the key may not ask, or if the request cannot be sent to its provider.
         """
-        await self._providers.connect(prepared.first.settings)
+        await self._providers.client(prepared.first.settings)
         run.start_clock(prepared.timeout_s)
         async with self._budgets.account(run.key) as account:
             outcome = await self._in_order(prepared, run, account)

@@ -20,11 +20,11 @@ from everycall.server.gateway.budgets import Account, price_of
 from everycall.server.gateway.cache import CacheUse, ResponseCache, cache_key
 from everycall.server.gateway.idempotency import CompletionRun
 from everycall.server.gateway.provider_response import ProviderError, ProviderResponse, TokenCounts, stream_texts
+from everycall.server.gateway.provider_stream import ProviderStream
 from everycall.server.gateway.providers import Providers
 from everycall.server.gateway.recording import Outcome
 from everycall.server.gateway.retry import with_retries
 from everycall.server.gateway.routing import Candidate
-from everycall.server.gateway.sse import ProviderStream
 from everycall.server.gateway.streaming import Abandoned, Broadcast, Follower
 from everycall.server.problems import ProblemError
 from everycall.server.provider_settings import ProviderSettings
@@ -94,7 +94,7 @@ class _Call(Broadcast[ProviderResponse]):
 
     def so_far(self) -> ProviderResponse | None:
         """Return what has arrived, or None if no provider was asked."""
-        return self.result or self.response or (self.stream.so_far() if self.stream is not None else None)
+        return self.result or self.response or (self.stream.response() if self.stream is not None else None)
 
     def is_paid_by(self, follower: Follower[ProviderResponse]) -> bool:
         """Return whether this follower pays, also if it goes away now."""
@@ -203,7 +203,7 @@ class ProviderCalls:
             response = call.so_far()
             if response is not None:
                 response = _priced(response, turn.candidate.settings)
-                if use.write:
+                if use.write and response.is_complete:
                     await self._cache.keep(project, key, response)
             call.end(response)
         except asyncio.CancelledError:
@@ -213,19 +213,19 @@ class ProviderCalls:
             call.end(None, error)
 
     async def _whole(self, turn: Turn) -> ProviderResponse:
-        settings, request = turn.candidate.settings, turn.candidate.request
+        client = await self._providers.client(turn.candidate.settings)
         return await with_retries(
-            lambda _: self._providers.ask(settings, request, turn.caller_key),
+            lambda _: client.ask(turn.candidate.request, turn.caller_key),
             turn.run.deadline,
             wait_max_s=turn.wait_max_s,
         )
 
     async def _stream(self, turn: Turn, call: _Call) -> None:
         """Pass on a provider's texts, then the tool calls as the text that a whole response has."""
-        settings, request = turn.candidate.settings, turn.candidate.request
+        client = await self._providers.client(turn.candidate.settings)
 
         async def once(until_first_text: asyncio.Timeout) -> None:
-            stream = call.stream = await self._providers.stream(settings, request, turn.caller_key)
+            stream = call.stream = client.stream(turn.candidate.request, turn.caller_key)
             async with aclosing(stream.texts()) as texts:
                 async for text in texts:
                     if not call.texts:
@@ -244,7 +244,7 @@ class ProviderCalls:
             detail = f"no end within {limits.STREAM_TIME_MAX_S:g} s"
             raise ProviderError("TimeoutError", None, detail, is_transient=True) from None
         response = call.so_far()
-        if response is not None and response.output:
+        if response is not None and response.has_tool_calls:
             call.add(response.content)
 
 

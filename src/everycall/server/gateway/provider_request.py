@@ -13,6 +13,9 @@ from everycall.server.problems import problem
 
 __all__ = ["ProviderRequest", "as_functions", "as_messages"]
 
+_MESSAGE_EXTRAS = (
+    "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio", "reasoning_content", "cache_control"
+)  # fmt: skip
 _ROLES = {
     "system": "system",
     "developer": "developer",
@@ -67,7 +70,7 @@ def as_messages(messages: Sequence[Message], field: str) -> list[dict[str, Any]]
                 field=f"{field}[{index}].role",
             )
         value: dict[str, Any] = {"role": role, "content": message.content}
-        for name in ("name", "tool_calls", "tool_call_id"):
+        for name in _MESSAGE_EXTRAS:
             if (extra := getattr(message, name)) is not None:
                 value[name] = extra
         plain.append(value)

@@ -1,7 +1,7 @@
-"""What comes back from a provider, in one shape for all of them: an answer or a failure. Made by the two backends.
+"""What a provider gives back, in one form for all of them: a response or an error. Made by `formats`.
 
-TokenCounts are counted in one way: `input_tokens` includes cached and cache-write tokens, `output_tokens` includes
-reasoning; what a provider does not say is None.
+`input_tokens` includes cached and cache-write tokens, `output_tokens` includes reasoning. What a provider does not say
+is None.
 """
 
 from __future__ import annotations
@@ -9,37 +9,38 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import msgspec
 
 from everycall import limits
 from everycall.record import error_without_content
 from everycall.semconv import SERVICE_TIER
-from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.usage import usage_fields
 
-if TYPE_CHECKING:
-    from everycall.server.gateway.sse import ProviderStream
-
 __all__ = [
-    "Backend",
     "ProviderError",
     "ProviderResponse",
     "TokenCounts",
-    "decode_body",
-    "format_tool_calls",
-    "redact_secrets",
+    "build_response",
     "stream_texts",
     "token_counts",
 ]
 
 _SECRETS = re.compile(r"\b(?:sk|pk|key|gsk|xai)-[A-Za-z0-9_*\-.]{6,}|\bBearer\s+\S+", re.IGNORECASE)
 _MESSAGE_CHARS_MAX = 4_000  # of a provider's error text: some answer with a whole web page
+_SHORT_KEY_CHARS = 8
+_INCOMPLETE = frozenset(
+    {
+        "length", "max_tokens", "model_context_window_exceeded", "content_filter", "refusal", "safety", "pause_turn",
+        "error", "insufficient_system_resource",
+    }
+)  # fmt: skip
+"""Finish reasons of a response that another try, or a higher limit, would make a better one."""
 
 
 class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of one answer; `parts` has the keys of `semconv.USAGE_*`, only those above zero.
+    """Counts of one response. `parts` has the keys of `semconv.USAGE_*`, only those above zero.
 
     `tier` is the service tier that the provider billed, None for its standard one. `charge` is what it says it charged,
     in US dollars.
@@ -54,27 +55,36 @@ class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProviderResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer. `model` is the one that answered; `output` has tool calls; cost is set when it was first paid.
+    """One response, also as the response cache stores it.
 
-    This is also the form in which an answer is kept in the response cache.
+    `content` is its text, or its tool calls as text. `output` has what the text does not say: reasoning, annotations,
+    tool calls, each with a `type`, and the text among them; None for text alone. `cost` is what it cost when a provider
+    made it.
     """
 
     content: str
     model: str
     tokens: TokenCounts
     output: list[dict[str, Any]] | None = None
+    has_tool_calls: bool = False
     finish_reasons: list[str] = []
     response_id: str | None = None
     cost: float | None = None
     cost_source: str | None = None
     price_version: str | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether this is all that the provider would say: neither empty nor cut nor filtered."""
+        return bool(self.content) and _INCOMPLETE.isdisjoint(self.finish_reasons)
+
 
 class ProviderError(Exception):
     """A provider did not give a usable answer. `text` may repeat the prompt; `summary` does not. Neither has a secret.
 
-    `is_transient` says that another try or another provider may succeed: no connection, a time-out, 408, 409, 425, 429
-    or 5xx. `retry_after_s` is how long the provider asks to wait, or None. `tries` counts the requests sent.
+    `is_transient` says that another try or another provider may succeed: no connection, a time-out, 408, 409, 424, 425,
+    429 or 5xx. `retry_after_s` is how long the provider asks to wait, or None. `code` and `param` are what OpenAI's
+    errors have of these names. `tries` counts the requests sent.
     """
 
     def __init__(
@@ -87,77 +97,90 @@ class ProviderError(Exception):
         retry_after_s: float | None = None,
     ) -> None:
         self.error_type = error_type
-        self.summary = error_without_content(error_type, status=status)
-        self.text = f"{self.summary}: {message}"[: limits.ERROR_CHARS_MAX] if message else self.summary
+        self.status = status
+        self.message = message
         self.is_transient = is_transient
         self.retry_after_s = retry_after_s
+        self.code: str | None = None
+        self.param: str | None = None
         self.tries = 1
         super().__init__(self.summary)
 
+    @property
+    def summary(self) -> str:
+        """The type and the status."""
+        return error_without_content(self.error_type, status=self.status)
 
-class Backend(Protocol):
-    """One provider's API, through its official client."""
+    @property
+    def text(self) -> str:
+        """The summary and the provider's message."""
+        return f"{self.summary}: {self.message}"[: limits.ERROR_CHARS_MAX] if self.message else self.summary
 
-    async def ask(self, asked: ProviderRequest, caller_key: str | None) -> ProviderResponse:
-        """Ask once, without a retry.
-
-        Raises `ProviderError`, and `ProblemError` 422 for what this provider cannot be asked.
-        """
-        ...
-
-    def stream(self, asked: ProviderRequest, caller_key: str | None) -> ProviderStream:
-        """Return the answer as it will come; nothing is asked before its texts are read.
-
-        Raises `ProblemError` 422 for what this provider cannot be asked.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Close the connections."""
-        ...
+    def redact(self, secrets: Iterable[str | None]) -> None:
+        """Remove the keys in use, and whatever looks like a key, from the message, and cut it to a bound."""
+        message = self.message
+        for secret in secrets:
+            if not secret:
+                continue
+            pattern = re.escape(secret)
+            if len(secret) < _SHORT_KEY_CHARS:  # within words, so few letters are no key
+                pattern = rf"(?<![\w-]){pattern}(?![\w-])"
+            message = re.sub(pattern, "[key]", message)
+        self.message = _SECRETS.sub("[key]", message)[:_MESSAGE_CHARS_MAX]
 
 
-def token_counts(usage: Any, service_tier: Any = None, *, response: Any = None) -> TokenCounts:
-    """Return the counts of a provider's report of usage, of any provider; see `everycall.usage`."""
-    report = usage
-    if isinstance(service_tier, str) and (usage is None or isinstance(usage, dict)):
-        report = {"service_tier": service_tier, **(usage or {})}
-    told = usage_fields(report, response=response)
-    return TokenCounts(
-        input=told.get("input_tokens"),
-        output=told.get("output_tokens"),
-        total=told.get("total_tokens"),
-        parts={name: number for name, number in told.get("usage", {}).items() if number},
-        tier=told.get(SERVICE_TIER),
-        charge=told.get("cost"),
+def build_response(
+    *,
+    text: str,
+    parts: list[dict[str, Any]],
+    tool_calls: list[dict[str, Any]],
+    model: str,
+    tokens: TokenCounts,
+    finish_reason: Any,
+    response_id: Any,
+) -> ProviderResponse:
+    """Return a response from its text, the parts before it and its tool calls, which win over the text as `content`."""
+    output = list(parts)
+    if text and (parts or tool_calls):
+        output.append({"type": "text", "text": text})
+    output += tool_calls
+    return ProviderResponse(
+        content=_format_tool_calls(tool_calls) if tool_calls else text,
+        output=output or None,
+        has_tool_calls=bool(tool_calls),
+        model=model,
+        tokens=tokens,
+        finish_reasons=[finish_reason] if isinstance(finish_reason, str) else [],
+        response_id=response_id if isinstance(response_id, str) else None,
     )
 
 
-def decode_body(data: bytes, provider: str) -> dict[str, Any]:
-    """Return a provider's JSON object. Raises `ProviderError` when it is not one."""
-    try:
-        body = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        body = None
-    if not isinstance(body, dict):
-        raise ProviderError("InvalidAnswer", None, f"the answer of {provider} is not a JSON object")
-    return body
+def token_counts(usage: Any, service_tier: Any = None, *, response: Any = None) -> TokenCounts:
+    """Return the counts of a provider's report of usage, of any provider; see `everycall.usage`.
+
+    `response` is the body that the report is part of.
+    """
+    if isinstance(service_tier, str):
+        usage = {"service_tier": service_tier, **(usage if isinstance(usage, dict) else {})}
+    fields = usage_fields(usage, response=response)
+    return TokenCounts(
+        input=fields.get("input_tokens"),
+        output=fields.get("output_tokens"),
+        total=fields.get("total_tokens"),
+        parts={name: number for name, number in fields.get("usage", {}).items() if number},
+        tier=fields.get(SERVICE_TIER),
+        charge=fields.get("cost"),
+    )
 
 
-def format_tool_calls(calls: list[dict[str, Any]]) -> str:
+def stream_texts(response: ProviderResponse) -> list[str]:
+    """Return the texts of a whole response as a stream gives them: its text, then its tool calls."""
+    texts: list[str] = []
+    if response.has_tool_calls:
+        texts = [part["text"] for part in response.output or () if part.get("type") == "text"]
+    return [text for text in (*texts, response.content) if text]
+
+
+def _format_tool_calls(calls: list[dict[str, Any]]) -> str:
     """Return tool calls as the text that Parea's callers get: an indented JSON list, arguments as objects."""
     return json.dumps(calls, indent=4, ensure_ascii=False)
-
-
-def stream_texts(answer: ProviderResponse) -> list[str]:
-    """Return the texts of a whole answer as a stream gives them: its text, then its tool calls."""
-    before = [part["text"] for part in answer.output or () if part.get("type") == "text"]
-    return [text for text in (*before, answer.content) if text]
-
-
-def redact_secrets(message: str, secrets: Iterable[str | None]) -> str:
-    """Return an error text without the keys in use and without anything that looks like one, cut to a bound."""
-    for secret in secrets:
-        if secret:
-            message = message.replace(secret, "[key]")
-    return _SECRETS.sub("[key]", message)[:_MESSAGE_CHARS_MAX]

@@ -20,22 +20,35 @@ __all__ = ["CompletionRequest", "CompletionResponse", "LLMConfiguration", "Messa
 
 Id = Annotated[str, Meta(max_length=limits.ID_CHARS_MAX)]
 Label = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
-Share = Annotated[float, Meta(ge=0, le=1)]
 Tokens = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One message. `content` is text or a list of OpenAI content parts; the last three fields belong to tool use."""
+class Message(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One message. `content` is text or a list of parts in OpenAI's form; parts in Anthropic's form are taken, too.
+
+    `tool_calls`, `tool_call_id` and the older `function_call` belong to tool use; `refusal`, `audio` and
+    `reasoning_content` are what an assistant's message may have beside its content. `cache_control` is Anthropic's.
+    """
 
     role: str = "user"
     content: str | list[dict[str, Any]] | None = ""
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
+    function_call: dict[str, Any] | None = None
+    refusal: str | None = None
+    audio: dict[str, Any] | None = None
+    reasoning_content: str | None = None
+    cache_control: dict[str, Any] | None = None
 
 
-class ModelParams(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Parea's names of the generation parameters. None is not sent to the provider."""
+class ModelParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The parameters of a model: those of Parea under its names, and more under OpenAI's. None is not sent.
+
+    `temperature` is another name of `temp`, and `max_tokens` and `max_completion_tokens` are of `max_length`. What a
+    provider does not have is refused when the request goes there.
+    """
 
     temp: float | None = None
     top_p: float | None = None
@@ -44,14 +57,38 @@ class ModelParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     max_length: Tokens | None = None
     response_format: dict[str, Any] | None = None
     safe_prompt: bool | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    top_k: int | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    service_tier: str | None = None
+    logit_bias: dict[str, float] | None = None
+    parallel_tool_calls: bool | None = None
+    temperature: float | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+
+    def __post_init__(self) -> None:
+        """Move aliases to Parea's names. Raise `ValueError` if two names of one parameter have different values."""
+        for alias, name in _ALIASES:
+            value = getattr(self, alias)
+            if value is None:
+                continue
+            if getattr(self, name) not in (None, value):
+                raise ValueError(f"{alias} and {name} are two names of one parameter; give one of them")
+            setattr(self, name, value)
+            setattr(self, alias, None)
 
     def given(self) -> dict[str, Any]:
         """Return the parameters that are not None, by name."""
         return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
 
 
+_ALIASES = (("temperature", "temp"), ("max_tokens", "max_length"), ("max_completion_tokens", "max_length"))
+
 PAREA_DEFAULTS = ModelParams(temp=1.0, top_p=1.0, frequency_penalty=0.0, presence_penalty=0.0)
-"""What Parea's client sends in every request, whatever its user gave; see `asking.py`."""
+"""What Parea's client sends in every request, whatever its user gave; see `preparation.py`."""
 
 
 class LLMConfiguration(msgspec.Struct, kw_only=True, omit_defaults=True):

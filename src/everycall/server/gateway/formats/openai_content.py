@@ -1,0 +1,68 @@
+"""The content of a message as OpenAI takes it: text, or parts of the kinds that the message's role may have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from everycall.server.gateway.formats.base import refused
+from everycall.server.gateway.formats.media import data_url, media_type_of
+
+__all__ = ["content_parts"]
+
+_KINDS = {
+    "system": ("text",),
+    "developer": ("text",),
+    "tool": ("text",),
+    "assistant": ("text", "refusal"),
+    "user": ("text", "image_url", "input_audio", "file"),
+}
+
+
+def content_parts(content: Any, role: str, place: str) -> Any:
+    """Return a message's content. Raise `ProblemError` 422 that names a part which OpenAI would refuse."""
+    if not isinstance(content, list):
+        return content if content is not None else ""
+    parts = [_part(part, role, f"{place}.content[{index}]") for index, part in enumerate(content)]
+    return parts or ""
+
+
+def _part(part: Mapping[str, Any], role: str, place: str) -> dict[str, Any]:
+    if part.get("cache_control"):
+        detail = f"{place}.cache_control cannot be sent to OpenAI, which caches by itself: leave it out."
+        raise refused(f"{place}.cache_control", "OpenAI takes no cache_control", detail)
+    part = _translated(part, place)
+    kind = part.get("type")
+    if kind not in _KINDS.get(role, ()):
+        allowed = ", ".join(_KINDS.get(role, ()))
+        detail = f"{place} has the type {str(kind)[:64]!r}; in a message of role {role} it may be {allowed}."
+        raise refused(f"{place}.type", "OpenAI does not take this part", detail)
+    return part
+
+
+def _translated(part: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return a part in OpenAI's form; images and documents may come in Anthropic's."""
+    plain = {name: value for name, value in part.items() if name != "cache_control"}
+    image = plain.get("image_url")
+    if plain.get("type") == "image_url" and image is not None:
+        image = dict(image) if isinstance(image, Mapping) else {"url": str(image)}
+        image["url"] = _with_known_type(str(image.get("url", "")))
+        return {**plain, "image_url": image}
+    source = plain.get("source")
+    if plain.get("type") in ("image", "document") and isinstance(source, Mapping):
+        if source.get("type") == "url" and plain["type"] == "image":
+            return {"type": "image_url", "image_url": {"url": source.get("url")}}
+        if source.get("type") == "base64":
+            url = f"data:{source.get('media_type')};base64,{source.get('data')}"
+            if plain["type"] == "image":
+                return {"type": "image_url", "image_url": {"url": _with_known_type(url)}}
+            return {"type": "file", "file": {"filename": plain.get("title") or "document.pdf", "file_data": url}}
+        detail = f"{place}.source cannot be sent to OpenAI: use base64, or the address of an image."
+        raise refused(f"{place}.source", "OpenAI does not take this source", detail)
+    return plain
+
+
+def _with_known_type(url: str) -> str:
+    """Return a data URL with the media type's usual name and without its parameters; another URL as it is."""
+    parsed = data_url(url)
+    return url if parsed is None else f"data:{media_type_of(parsed[0])};base64,{parsed[1]}"
