@@ -270,11 +270,17 @@ def test_unknown_and_deprecated_fields_are_ignored(complete: Any) -> None:
 
 
 def test_the_openapi_document_has_the_fields(api: httpx.Client) -> None:
-    described = api.get("/openapi.json").json()["paths"][PATH]["post"]
-    asked = described["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    document = api.get("/openapi.json").json()
+
+    def schema_of(content: Any) -> Any:
+        schema = content["content"]["application/json"]["schema"]
+        return document["components"]["schemas"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+
+    described = document["paths"][PATH]["post"]
+    asked = schema_of(described["requestBody"])["properties"]
     assert {"trace_id", "llm_configuration", "log_omit", "taget"} <= set(asked)
-    assert asked["trace_id"]["type"] == ["string", "null"]
-    answered = described["responses"]["200"]["content"]["application/json"]["schema"]
+    assert [one["type"] for one in asked["trace_id"]["anyOf"]] == ["string", "null"]
+    answered = schema_of(described["responses"]["200"])
     assert answered["required"] == KEYS
 
 
