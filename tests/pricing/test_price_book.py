@@ -237,6 +237,7 @@ def test_every_model_of_the_price_list_has_a_name_that_finds_it() -> None:
         (" gpt-4o ", "openai", ("gpt-4o", "openai")),
         ("vertex_ai/gemini-2.5-flash", "vertex_ai", ("gemini-2.5-flash", "google")),
         ("bedrock/us.amazon.nova-lite-v1:0", "bedrock", ("us.amazon.nova-lite-v1:0", "aws")),
+        ("openai.gpt-oss-120b", "aws.bedrock", ("openai.gpt-oss-120b-1:0", "aws")),
         ("openrouter/openai/gpt-4o", "openrouter", ("openai/gpt-4o", "openrouter")),
         ("openai/gpt-oss-120b", "groq", ("groq/openai/gpt-oss-120b", "groq")),
         ("gpt-oss-120b", "fireworks", ("accounts/fireworks/models/gpt-oss-120b", "fireworks_ai")),

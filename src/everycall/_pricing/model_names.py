@@ -18,6 +18,7 @@ _REGION: Final = re.compile(r"([a-z]{2}(?:-[a-z]+)+-\d)/")
 _LISTED_REGIONS: Final = frozenset({"us-east-1", "us-east-2", "us-west-2"})
 """The regions whose prices the list has for Bedrock."""
 _FIREWORKS: Final = ("accounts/fireworks/models/", "accounts/fireworks/routers/")
+_BEDROCK_VERSIONS: Final = ("-1:0", "-v1:0")
 _FREE_SUFFIX: Final = ":free"
 _FREE_ROUTER: Final = "openrouter/free"
 
@@ -43,6 +44,9 @@ def candidates(name: str, provider_id: str) -> Iterator[str]:
     if provider_id == "fireworks":
         for path in _FIREWORKS:
             yield f"{path}{name}"
+    if provider_id == "aws":
+        for version in _BEDROCK_VERSIONS:  # which Bedrock's API on OpenAI's protocol leaves out
+            yield f"{name}{version}"
 
 
 def is_free(name: str, provider_id: str) -> bool:
