@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import langchain_core.messages.tool
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -14,6 +15,7 @@ from langchain_core.tools import StructuredTool, ToolException, tool
 
 from everycall_langchain import CallbackHandler
 
+RETURNS_MESSAGES = hasattr(langchain_core.messages.tool, "ToolOutputMixin")
 HANDLER = {"callbacks": [CallbackHandler()]}
 CALL = {"name": "look_up", "args": {"city": "Bern"}, "id": "call_1", "type": "tool_call"}
 RAW_CALL = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": '{"city": "Bern"}'}}
@@ -130,7 +132,7 @@ def test_streamed_and_whole_answers_are_recorded_alike(tree: Any, value: Callabl
 @pytest.mark.parametrize("fails", [False, True], ids=["closed", "failed"])
 def test_a_stream_left_early_keeps_reasoning_and_arguments(fails: bool, tree: Any, value: Callable[[Any], Any]) -> None:
     stream = Thinking(fails=fails).stream("weather?", HANDLER)
-    for _ in range(3):
+    for _ in range(3 if fails else 4):  # older versions of LangChain leave out the last chunk of a closed stream
         next(stream)
     if fails:
         with pytest.raises(ConnectionError):
@@ -194,8 +196,8 @@ handled = StructuredTool.from_function(raises, name="handled", handle_tool_error
 async def test_a_tools_message_says_whether_it_failed(
     used: Any, error: str | None, output: str, tree: Any, value: Callable[[Any], Any]
 ) -> None:
-    if not hasattr(ToolMessage("", tool_call_id="x"), "status"):
-        pytest.skip("this langchain-core has no status of a tool's message")
+    if used is not handled and not RETURNS_MESSAGES:
+        pytest.skip("this langchain-core makes a text of a message that a tool returns")
     call = {"type": "tool_call", "id": "call_3", "name": used.name, "args": {"x": 1}}
     used.invoke(call, HANDLER)
     await used.ainvoke(call, HANDLER)
@@ -205,11 +207,11 @@ async def test_a_tools_message_says_whether_it_failed(
 
 
 def test_a_tools_failure_is_left_out_with_its_output(tree: Any, value: Callable[[Any], Any]) -> None:
-    call = {"type": "tool_call", "id": "call_3", "name": "says_so", "args": {"x": 1}}
-    says_so.invoke(call, {"callbacks": [CallbackHandler(log_omit_outputs=True)]})
-    record = tree.one("says_so")
+    call = {"type": "tool_call", "id": "call_3", "name": "handled", "args": {"x": 1}}
+    handled.invoke(call, {"callbacks": [CallbackHandler(log_omit_outputs=True)]})
+    record = tree.one("handled")
     assert record.status == "error"
-    assert "exit code" not in repr(record)
+    assert "disk is full" not in repr(record)
 
 
 def test_a_failure_in_the_history_says_so(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
