@@ -215,6 +215,9 @@ PROMPT_TOKEN_CHARS = _limit(
 )
 PART_TOKENS = _limit("PART_TOKENS", 1_500, "tokens", "estimated for an image or another part that is no text")
 SPENDING_DAYS_MAX = _limit("SPENDING_DAYS_MAX", 400, "days", "for which the amounts that a key spent are kept")
+MISSING_VARIABLES_MAX = _limit(
+    "MISSING_VARIABLES_MAX", 100, "names", "of variables without a value that a completion's record lists"
+)
 PROMPT_CHARS_MAX = _limit(
     "PROMPT_CHARS_MAX",
     8 * MIB,

@@ -18,9 +18,9 @@ from everycall.server.problems import ProblemError
         ("{{x}}{{x}}", {"x": 1}, "11"),
         ("{{missing}} {{x}}", {"x": "a"}, "{{missing}} a"),
         ("{x} {{ x }} {{x-y}}", {"x": "a"}, "{x} {{ x }} {{x-y}}"),
-        ("{{x}}", {"x": None}, "None"),
-        ("{{x}}", {"x": {"a": 1}}, "{'a': 1}"),
-        ("{{x}}", {"x": True}, "True"),
+        ("{{x}}", {"x": None}, "null"),
+        ("{{x}}", {"x": {"a": 1, "ü": ["O'Neil", None]}}, '{"a": 1, "ü": ["O\'Neil", null]}'),
+        ("{{x}} {{y}}", {"x": True, "y": 1.5}, "true 1.5"),
         ("{{x}}", {"x": "{{y}}", "y": "never"}, "{{y}}"),
         ("{{{x}}}", {"x": "a"}, "{a}"),
         ("{{größe}}", {"größe": "12"}, "12"),
@@ -31,6 +31,14 @@ from everycall.server.problems import ProblemError
 )
 def test_fill(template: str, variables: dict[str, Any], filled: str) -> None:
     assert fill(template, variables) == filled
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(None, "None"), ({"a": 1}, "{'a': 1}"), (True, "True"), ("it's", "it's"), (1, "1")]
+)
+def test_values_may_be_written_as_pareas_service_wrote_them(value: Any, written: str) -> None:
+    assert fill("{{x}}", {"x": value}, python=True) == written
+    assert fill_messages([{"content": "{{x}}"}], {"x": value}, python=True) == [{"content": written}]
 
 
 def test_a_template_has_a_bound() -> None:

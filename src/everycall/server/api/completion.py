@@ -9,16 +9,37 @@ from litestar import Response, delete, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
-from everycall.server.api.http import ApiRequest, json_response, project_for, read_json
+from everycall.server.api.http import ApiRequest, decode_json, encode_json, json_response, project_for
 from everycall.server.api.openapi import operation, query_parameter
 from everycall.server.api.parea.projects import project_of_body
 from everycall.server.auth import require
-from everycall.server.gateway.request import CompletionRequest, CompletionResponse
+from everycall.server.gateway.request import CompletionRequest, CompletionResponse, without_unknown_fields
+from everycall.server.problems import ProblemError
+from everycall.server.request_bodies import Bodies
+from everycall.server.security import header
 from everycall.server.services import Services
 
-__all__ = ["handlers", "request_decoder"]
+__all__ = ["handlers", "read_completion"]
 
-request_decoder = msgspec.json.Decoder(CompletionRequest)
+_decoder = msgspec.json.Decoder(CompletionRequest)
+_PAREA_HEADER = b"x-sdk-language"
+"""What Parea's own clients send with every request."""
+
+
+async def read_completion(request: ApiRequest, bodies: Bodies) -> CompletionRequest:
+    """Return the decoded body of a completion, bounded as by `Bodies.body`.
+
+    Raise `ProblemError` as `decode_json` does. An unknown field of a message or of the model's parameters is refused by
+    name, because it would shape the answer; from Parea's own clients it is ignored.
+    """
+    async with bodies.body(request.scope, request.receive) as data:
+        try:
+            return decode_json(data, _decoder, repeat_names=True)
+        except ProblemError as error:
+            if error.problem.status != 422 or header(request.scope, _PAREA_HEADER) is None:
+                raise
+        data = encode_json(without_unknown_fields(msgspec.json.decode(data)))
+        return decode_json(data, _decoder, repeat_names=True)
 
 
 class ClearedCache(msgspec.Struct):
@@ -50,7 +71,7 @@ async def post_completion(request: ApiRequest, services: NamedDependency[Service
     """
     require(request.user, "write")
     services.gateway.rates.enter(request.user.key)
-    body = await read_json(request, services.bodies, request_decoder)
+    body = await read_completion(request, services.bodies)
     project = await project_of_body(request.user, services.projects, body.project_name, body.project_uuid)
     return json_response(await services.gateway.complete(project, body, request.user.key))
 

@@ -17,8 +17,8 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Meta
 
 from everycall.semconv import ERROR, STREAM_HEADER
-from everycall.server.api.completion import request_decoder
-from everycall.server.api.http import ApiRequest, read_json
+from everycall.server.api.completion import read_completion
+from everycall.server.api.http import ApiRequest
 from everycall.server.api.openapi import operation
 from everycall.server.api.parea.projects import project_of_body
 from everycall.server.auth import require
@@ -74,7 +74,7 @@ async def post_stream(request: ApiRequest, services: NamedDependency[Services]) 
     """
     require(request.user, "write")
     services.gateway.rates.enter(request.user.key)
-    body = await read_json(request, services.bodies, request_decoder)
+    body = await read_completion(request, services.bodies)
     project = await project_of_body(request.user, services.projects, body.project_name, body.project_uuid)
     follower = services.gateway.stream(project, body, request.user.key)
     return await events_of(follower, request.receive, with_end=header(request.scope, STREAM_HEADER.encode()) == "end")

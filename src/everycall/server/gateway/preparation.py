@@ -15,7 +15,7 @@ from everycall import limits
 from everycall.server.gateway.provider_request import ProviderRequest, as_functions, as_messages
 from everycall.server.gateway.request import PAREA_DEFAULTS, CompletionRequest, LLMConfiguration, ModelParams
 from everycall.server.gateway.routing import Candidate, Routes, UnusableFallback
-from everycall.server.gateway.templates import fill_messages
+from everycall.server.gateway.templates import fill_messages, uses_python_values, variables_of
 from everycall.server.problems import ProblemError, problem
 from everycall.server.provider_settings import Fallback
 from everycall.server.store.base import Store
@@ -84,7 +84,11 @@ def merge(request: CompletionRequest, deployment: Deployment | None) -> Provider
             "Neither a deployment nor a model with messages",
             "Give deployment_id, or llm_configuration with model and at least one message.",
         )
-    messages = fill_messages(templates, request.variables())
+    variables = request.variables()
+    messages = fill_messages(templates, variables, python=uses_python_values(deployment))
+    missing: list[str] = []
+    if variables or deployment is not None:  # else what looks like a variable is text
+        missing = [name for name in variables_of(templates) if name not in variables]
     if configuration.history:
         messages = [*as_messages(configuration.history, "llm_configuration.history"), *messages]
     functions: Sequence[Any] = deployment.functions if deployment else ()
@@ -98,6 +102,7 @@ def merge(request: CompletionRequest, deployment: Deployment | None) -> Provider
         functions=functions,
         function_call=configuration.function_call or (deployment.function_call if deployment else None),
         version=deployment.version if deployment else None,
+        missing_variables=missing[: limits.MISSING_VARIABLES_MAX],
     )
 
 

@@ -33,7 +33,8 @@ class ProviderRequest:
     """Everything that shapes a provider's answer.
 
     `provider` is a configured name, or None to choose by the model. `params` has Parea's names, and only parameters
-    that were set. `version` is that of the deployment; it does not shape the answer.
+    that were set. `version` is that of the deployment, and `missing_variables` are those of its template that had no
+    value; neither shapes the answer.
     """
 
     provider: str | None
@@ -43,6 +44,7 @@ class ProviderRequest:
     functions: Sequence[Mapping[str, Any]]
     function_call: str | Mapping[str, Any] | None
     version: int | None = None
+    missing_variables: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the request as the `llm_configuration` of a record."""

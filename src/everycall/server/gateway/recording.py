@@ -60,6 +60,8 @@ __all__ = [
 
 SCOPE = "everycall.gateway"
 """The `scope` of the gateway's records."""
+MISSING_VARIABLES = "everycall.missing_variables"
+"""The attribute with the names in a template that had no value, and so were sent as they are."""
 DIGEST = "everycall.request"
 """The attribute with the digest of a request that brought its own `inference_id`."""
 ATTEMPTS = "everycall.attempts"
@@ -189,6 +191,7 @@ def _attributes(request: CompletionRequest, outcome: Outcome, *, omits: bool) ->
         SERVICE_TIER: response.tokens.tier if response else None,
         _EXPERIMENT: request.experiment_uuid or None,
         DEPLOYMENT_VERSION: outcome.request.version,
+        MISSING_VARIABLES: list(outcome.request.missing_variables),
         ATTEMPTS: [attempt.as_json() for attempt in outcome.failed_attempts],
         DIGEST: request.digest() if request.inference_id and not omits else None,
     }

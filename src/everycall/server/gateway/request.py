@@ -16,7 +16,14 @@ from msgspec import Meta
 
 from everycall import limits
 
-__all__ = ["CompletionRequest", "CompletionResponse", "LLMConfiguration", "Message", "ModelParams"]
+__all__ = [
+    "CompletionRequest",
+    "CompletionResponse",
+    "LLMConfiguration",
+    "Message",
+    "ModelParams",
+    "without_unknown_fields",
+]
 
 Id = Annotated[str, Meta(max_length=limits.ID_CHARS_MAX)]
 Label = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
@@ -169,3 +176,24 @@ class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     start_timestamp: str
     end_timestamp: str
+
+
+def without_unknown_fields(body: Any) -> Any:
+    """Return a decoded `CompletionRequest` without the fields that `Message` and `ModelParams` do not have.
+
+    Parea's clients may have fields of a later version, which their own service would ignore.
+    """
+    configuration = body.get("llm_configuration") if isinstance(body, dict) else None
+    if not isinstance(configuration, dict):
+        return body
+    known: dict[str, Any] = {}
+    if isinstance(params := configuration.get("model_params"), dict):
+        known["model_params"] = _known(params, ModelParams)
+    for name in ("messages", "history"):
+        if isinstance(messages := configuration.get(name), list):
+            known[name] = [_known(item, Message) if isinstance(item, dict) else item for item in messages]
+    return {**body, "llm_configuration": {**configuration, **known}}
+
+
+def _known(fields: dict[str, Any], struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name in struct.__struct_fields__}

@@ -1,28 +1,40 @@
-"""Prompt templates: `{{name}}` in a message's text becomes the value of that name. Called by `gateway/asking.py`.
+"""Prompt templates: `{{name}}` in a message's text becomes the value of that name. Called by `preparation.py`.
 
 A template is data. Nothing in it or in a value is ever evaluated, and a value is not itself a template.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from everycall import limits
 from everycall.server.problems import problem
+from everycall.server.store.values import Deployment
 
-__all__ = ["fill", "fill_messages", "pieces", "variables_of"]
+__all__ = ["fill", "fill_messages", "pieces", "uses_python_values", "variables_of"]
 
 _VARIABLE = re.compile(r"\{\{(\w+)\}\}")
+VALUES = "template_values"
+"""The key of a deployment's metadata whose value "python" asks for values as Parea's service wrote them."""
 
 
-def fill(template: str, variables: Mapping[str, Any], room: int = limits.PROMPT_CHARS_MAX) -> str:
-    r"""Return the template with each `{{name}}` (letters, digits, `_`) replaced by `str()` of its value.
+def uses_python_values(deployment: Deployment | None) -> bool:
+    """Return whether a deployment wants values in Python's notation, for prompts that Parea's clients have used."""
+    return deployment is not None and deployment.metadata.get(VALUES) == "python"
 
-    A name without a value stays as it is, single braces are untouched, and other values are ignored (Parea's rules).
-    Raises `ProblemError` 422 when the template has more than `limits.TEMPLATE_CHARS_MAX` characters and there is
-    something to fill, or when the text would become longer than `room`.
+
+def fill(
+    template: str, variables: Mapping[str, Any], chars_max: int = limits.PROMPT_CHARS_MAX, *, python: bool = False
+) -> str:
+    r"""Return the template with each `{{name}}` (letters, digits, `_`) replaced by its value.
+
+    A string is put in as it is, any other value as JSON, or with `python` as `str()` writes it. A name without a value
+    stays as it is, single braces are untouched, and other values are ignored (Parea's rules). Raise `ProblemError` 422
+    if the template has more than `limits.TEMPLATE_CHARS_MAX` characters and there are variables, or if the text would
+    become longer than `chars_max`.
     """
     if not variables or "{{" not in template:
         return template
@@ -35,77 +47,85 @@ def fill(template: str, variables: Mapping[str, Any], room: int = limits.PROMPT_
             "Move long text out of the template into llm_inputs.",
         )
     values: dict[str, str] = {}
-    pieces: list[str] = []
-    length = at = 0
-    for found in _VARIABLE.finditer(template):
-        name = found[1]
+    filled: list[str] = []
+    length = position = 0
+    for match in _VARIABLE.finditer(template):
+        name = match[1]
         if name not in variables:
             continue
         if name not in values:
-            values[name] = str(variables[name])
-        before = template[at : found.start()]
-        pieces += (before, values[name])
-        at = found.end()
+            values[name] = _written(variables[name], python=python)
+        before = template[position : match.start()]
+        filled += (before, values[name])
+        position = match.end()
         length += len(before) + len(values[name])
-        if length > room:
+        if length > chars_max:
             raise _prompt_too_long()
-    pieces.append(template[at:])
-    if length + len(pieces[-1]) > room:
+    filled.append(template[position:])
+    if length + len(filled[-1]) > chars_max:
         raise _prompt_too_long()
-    return "".join(pieces)
+    return "".join(filled)
 
 
-def fill_messages(messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+def fill_messages(
+    messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], *, python: bool = False
+) -> list[dict[str, Any]]:
     """Return the messages with their texts filled: a string content, or the text parts of a list of parts.
 
-    Raises `ProblemError` 422 when they are together longer than `limits.PROMPT_CHARS_MAX`.
+    Raise `ProblemError` 422 if they are together longer than `limits.PROMPT_CHARS_MAX`.
     """
-    room = limits.PROMPT_CHARS_MAX
+    chars_left = limits.PROMPT_CHARS_MAX
     filled: list[dict[str, Any]] = []
     for message in messages:
         content = message.get("content")
         if isinstance(content, str):
-            content = fill(content, variables, room)
-            room -= len(content)
+            content = fill(content, variables, chars_left, python=python)
+            chars_left -= len(content)
         elif isinstance(content, list):
             parts: list[Any] = []
             for part in content:
                 if isinstance(part, dict) and isinstance(part.get("text"), str):
-                    text = fill(part["text"], variables, room)
-                    room -= len(text)
+                    text = fill(part["text"], variables, chars_left, python=python)
+                    chars_left -= len(text)
                     parts.append({**part, "text": text})
                 else:
                     parts.append(part)
             content = parts
         filled.append({**message, "content": content})
-        if room < 0:
+        if chars_left < 0:
             raise _prompt_too_long()
     return filled
 
 
 def pieces(template: str) -> Iterator[tuple[str, bool]]:
-    """Yield a template's parts in their order, each with whether it is a variable (`{{name}}`, braces included)."""
-    at = 0
-    for found in _VARIABLE.finditer(template):
-        if found.start() > at:
-            yield template[at : found.start()], False
-        yield found[0], True
-        at = found.end()
-    if at < len(template):
-        yield template[at:], False
+    """Yield the pieces of a template in order, each with whether it is a variable (`{{name}}`, braces included)."""
+    position = 0
+    for match in _VARIABLE.finditer(template):
+        if match.start() > position:
+            yield template[position : match.start()], False
+        yield match[0], True
+        position = match.end()
+    if position < len(template):
+        yield template[position:], False
 
 
 def variables_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names that `fill_messages` looks for, each once, in the order in which they come."""
-    found: dict[str, None] = {}
+    """Return the names of the variables that `fill_messages` fills, each once, in order of appearance."""
+    names: dict[str, None] = {}
     for message in messages:
         content = message.get("content")
         parts = content if isinstance(content, list) else [{"text": content}]
         for part in parts:
             text = part.get("text") if isinstance(part, dict) else None
             if isinstance(text, str):
-                found.update(dict.fromkeys(match[1] for match in _VARIABLE.finditer(text)))
-    return list(found)
+                names.update(dict.fromkeys(match[1] for match in _VARIABLE.finditer(text)))
+    return list(names)
+
+
+def _written(value: Any, *, python: bool) -> str:
+    if isinstance(value, str) or python:
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _prompt_too_long() -> Exception:

@@ -15,7 +15,7 @@ from everycall.server.api.openapi import operation
 from everycall.server.api.parea.projects import find_project
 from everycall.server.auth import require
 from everycall.server.gateway.preparation import missing_deployment
-from everycall.server.gateway.templates import fill_messages
+from everycall.server.gateway.templates import fill_messages, uses_python_values
 from everycall.server.security import header
 from everycall.server.services import Services
 from everycall.server.store.values import Deployment
@@ -102,7 +102,9 @@ def _response(deployment: Deployment, inputs: dict[str, Any] | None) -> PromptRe
         name=deployment.name,
         functions=[encode_json(function).decode() for function in deployment.functions],
         function_call=call if isinstance(call, str) or call is None else encode_json(call).decode(),
-        prompt=Prompt(raw_messages, fill_messages(raw_messages, inputs or {}), inputs),
+        prompt=Prompt(
+            raw_messages, fill_messages(raw_messages, inputs or {}, python=uses_python_values(deployment)), inputs
+        ),
         model=deployment.model,
         provider=deployment.provider or None,
         model_params=dict(deployment.model_params),
