@@ -23,6 +23,7 @@ from everycall._instrumentation.content import (
     to_plain,
     to_plain_messages,
 )
+from everycall._instrumentation.deltas import MergedObject
 from everycall._instrumentation.generators import keep_context
 from everycall._instrumentation.providers import provider_at
 from everycall._instrumentation.request import Labels, ModelRequest, Options, SharedLabels, framework_call
@@ -52,6 +53,7 @@ __all__ = [
     "ClientWrapper",
     "Inherit",
     "Labels",
+    "MergedObject",
     "ModelRequest",
     "Options",
     "Patches",

@@ -129,7 +129,7 @@ class StainlessRequest(ModelRequest):
             self.record_stream(response, StreamRecorder(self, accumulator))
             return None
         if "http_response" not in getattr(response, "__dict__", ()):
-            return self.endpoint.read_response(response)
+            return self.endpoint.read_response(response if self._unparsed is None else self._unparsed)
         http_response = response.http_response
         if self.owns_call:
             self.call.set_attribute("http.response.status_code", http_response.status_code)

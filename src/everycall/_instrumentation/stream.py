@@ -42,6 +42,10 @@ class TextBuffer:
             self._pieces.append(piece)
             self._chars_left -= len(piece)
 
+    def is_only(self, text: str) -> bool:
+        """Whether this text came as one piece, and nothing else came."""
+        return len(self._pieces) == 1 and self._pieces[0] == text
+
     def __str__(self) -> str:
         return "".join(self._pieces)
 
