@@ -1,7 +1,7 @@
-"""What a stream has brought so far, put together as the answer it amounts to. Called for each chunk as it is read.
+"""Chunks and events of a stream, put together to the response they amount to. Used for each chunk as it is read.
 
-A gathering is given every chunk once and can be asked for fields at any time: at the end, or when the stream is left in
-the middle. With outputs omitted it keeps no text at all.
+The result has the shape of a response that is not streamed, and `_responses` reads both. An accumulator can be asked
+for fields at any time: at the end, or when the stream is left early. Without output it keeps no text at all.
 """
 
 from __future__ import annotations
@@ -9,116 +9,66 @@ from __future__ import annotations
 from typing import Any, Final
 
 from everycall import limits
-from everycall.integration import StreamAccumulator, TextBuffer, get_member, members
+from everycall.integration import MergedObject, StreamAccumulator, TextBuffer, members
 from everycall_openai import _responses
 
 __all__ = ["Chat", "Completion", "Response", "is_usage_chunk"]
 
-_TEXTS: Final = frozenset({"content", "refusal", "reasoning_content", "reasoning"})
-_SPEAKS: Final = _TEXTS | {"tool_calls", "function_call", "audio"}
-"""Members of a delta that the model made; beside them there is its role."""
-_AUDIO_CHARS: Final = "audio_base64_chars"
+_NOT_OUTPUT: Final = frozenset({"role", "channel", "id", "type", "index"})
+"""Members of a delta that the model did not make."""
+_ENVELOPE: Final = frozenset({"choices", "object", "created", "obfuscation", "p"})
+"""Members of a chunk that are read elsewhere, or not kept."""
+_MERGED_ELSEWHERE: Final = frozenset({"index", "delta", "message", "text", "finish_reason"})
 
 
-class _Chunked(StreamAccumulator):
-    """What chunks of chat and legacy completions, and events of responses, have in common."""
+class _ChunkAccumulator(StreamAccumulator):
+    """What chunks of chats and legacy completions, and events of responses, have in common."""
 
-    __slots__ = ("told",)
+    __slots__ = ("envelope",)
 
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
-        self.told: dict[str, Any] = {}
+        self.envelope: dict[str, Any] = {}
+        """The members of the response but for its choices or items: the last value that each has had."""
 
-    def _note(self, stored: dict[str, Any]) -> None:
-        """Take what each chunk repeats from the first that has it, and the last report of tokens."""
-        if "model" not in self.told:
-            for name in ("id", "model", "service_tier", "system_fingerprint"):
-                value = stored.get(name)
-                if value:
-                    self.told[name] = value
-        usage = stored.get("usage")
-        if usage is not None:
-            self.told["usage"] = usage
+    def _add_envelope(self, values: dict[str, Any]) -> None:
+        envelope = self.envelope
+        for name, value in values.items():
+            if value is not None and name not in _ENVELOPE and (value != "" or name not in envelope):
+                envelope[name] = value
 
 
 class _Choice:
-    """One choice of a chat that is streamed."""
+    """One choice of a stream: its message or text, why it ended, and what else it has."""
 
-    __slots__ = ("audio", "calls", "finish_reason", "role", "texts")
+    __slots__ = ("finish_reason", "message", "others", "text", "whole_message")
 
     def __init__(self) -> None:
-        self.role = "assistant"
         self.finish_reason: str | None = None
-        self.texts: dict[str, TextBuffer] = {}
-        self.calls: dict[Any, dict[str, Any]] = {}
-        self.audio: dict[str, Any] | None = None
+        self.message = MergedObject()
+        self.text = TextBuffer()
+        self.whole_message: Any = None
+        self.others = MergedObject(joins_texts=False)
 
-    def hear(self, delta: dict[str, Any]) -> None:
-        """Take what a delta has."""
-        for name, value in delta.items():
-            if not value:
-                continue
-            if name in _TEXTS:
-                held = self.texts.get(name)
-                if held is None:
-                    held = self.texts[name] = TextBuffer()
-                held.add(value)
-            elif name == "tool_calls":
-                for call in value:
-                    self._hear_call(get_member(call, "index"), call)
-            elif name == "function_call":
-                self._hear_call(name, {"function": value})
-            elif name == "audio":
-                self._hear_audio(value)
+    def add_others(self, values: dict[str, Any]) -> None:
+        """Add what a chunk's choice has beside its message and text."""
+        self.finish_reason = values.get("finish_reason") or self.finish_reason
+        for name, value in values.items():
+            if value is not None and name not in _MERGED_ELSEWHERE:
+                self.others.merge({name: value})
 
-    def _hear_call(self, index: Any, call: Any) -> None:
-        if index is None:  # some hosts do not number them: a new id is a new call
-            index = len(self.calls) - (get_member(call, "id") is None and bool(self.calls))
-        held = self.calls.setdefault(index, {"id": None, "type": "function", "name": None, "arguments": TextBuffer()})
-        for name in ("id", "type"):
-            held[name] = get_member(call, name) or held[name]
-        what = get_member(call, "function") or get_member(call, "custom")
-        held["name"] = get_member(what, "name") or held["name"]
-        held["arguments"].add(get_member(what, "arguments") or get_member(what, "input"))
-
-    def _hear_audio(self, audio: Any) -> None:
-        if self.audio is None:
-            self.audio = {"id": None, "transcript": TextBuffer(), _AUDIO_CHARS: 0}
-        self.audio["id"] = get_member(audio, "id") or self.audio["id"]
-        self.audio["transcript"].add(get_member(audio, "transcript"))
-        self.audio[_AUDIO_CHARS] += len(get_member(audio, "data") or "")
-
-    def message(self) -> dict[str, Any]:
-        """Return what has come as a message, as an answer that is not streamed would have it."""
-        said: dict[str, Any] = {"role": self.role, **{name: str(text) for name, text in self.texts.items()}}
-        calls = [
-            {
-                "id": call["id"],
-                "type": call["type"],
-                **_called(call["type"], call["name"], str(call["arguments"])),
-            }
-            for index, call in self.calls.items()
-            if index != "function_call"
-        ]
-        if calls:
-            said["tool_calls"] = calls
-        if "function_call" in self.calls:
-            held = self.calls["function_call"]
-            said["function_call"] = {"name": held["name"], "arguments": str(held["arguments"])}
-        if self.audio is not None:
-            size = self.audio[_AUDIO_CHARS] * 3 // 4
-            transcript = str(self.audio["transcript"])
-            said["audio"] = {"id": self.audio["id"], "transcript": transcript, "data": f"<audio, about {size} bytes>"}
-        return said
+    def value(self) -> dict[str, Any]:
+        """Return the choice as a response that is not streamed has it."""
+        message = self.message.value() or self.whole_message
+        return {
+            **self.others.value(),
+            "message": message,
+            "text": str(self.text),
+            "finish_reason": self.finish_reason,
+        }
 
 
-def _called(kind: str, name: str | None, given: str) -> dict[str, Any]:
-    return {"custom": {"name": name, "input": given}} if kind == "custom" else {
-        "function": {"name": name, "arguments": given}
-    }  # fmt: skip
-
-
-class Chat(_Chunked):
+class Chat(_ChunkAccumulator):
     """The chunks of a chat completion."""
 
     __slots__ = ("choices",)
@@ -128,110 +78,170 @@ class Chat(_Chunked):
         self.choices: dict[int, _Choice] = {}
 
     def add(self, chunk: Any) -> None:
-        stored = members(chunk)
-        self._note(stored)
-        if "x_groq" in stored and (usage := get_member(stored["x_groq"], "usage")) is not None:
-            self.told["usage"] = usage
-        for choice in stored.get("choices") or ():
-            told = members(choice)
-            index = told.get("index") or 0
-            held = self.choices.get(index)
-            if held is None:
-                held = self.choices[index] = _Choice()
-            delta = members(told.get("delta"))
+        values = members(chunk)
+        self._add_envelope(values)
+        for entry in values.get("choices") or ():
+            choice_values = members(entry)
+            choice = self._choice(choice_values.get("index") or 0)
+            delta = members(choice_values.get("delta"))
             if not self.has_output:
-                self.has_output = any(delta.get(name) for name in _SPEAKS)
+                self.has_output = _has_output(delta)
             if self.captures_output:
-                held.hear(delta)
-            reason = told.get("finish_reason")
-            if reason is not None:
-                held.finish_reason = reason
+                choice.message.merge(delta)
+                choice.whole_message = choice_values.get("message") or choice.whole_message
+            choice.add_others(choice_values)
+            if choice_values.get("finish_reason") is not None:
                 self.is_complete = all(other.finish_reason is not None for other in self.choices.values())
 
     def fields(self) -> dict[str, Any]:
-        choices = [self.choices[index] for index in sorted(self.choices)]
-        said = [{"message": choice.message(), "finish_reason": choice.finish_reason} for choice in choices]
-        return _responses.chat({**self.told, "choices": said})
+        choices = [self.choices[index].value() for index in sorted(self.choices)]
+        return _responses.chat({**self.envelope, "choices": choices})
+
+    def _choice(self, index: int) -> _Choice:
+        choice = self.choices.get(index)
+        if choice is None:
+            choice = self.choices[index] = _Choice()
+        return choice
 
 
-class Completion(_Chunked):
+def _has_output(delta: dict[str, Any]) -> bool:
+    return any(
+        value is not None and name not in _NOT_OUTPUT and _responses.has_content(value) for name, value in delta.items()
+    )
+
+
+class Completion(Chat):
     """The chunks of a legacy completion."""
 
-    __slots__ = ("reasons", "texts")
-
-    def __init__(self, captures_output: bool) -> None:
-        super().__init__(captures_output)
-        self.texts: dict[int, TextBuffer] = {}
-        self.reasons: dict[int, Any] = {}
+    __slots__ = ()
 
     def add(self, chunk: Any) -> None:
-        stored = members(chunk)
-        self._note(stored)
-        for choice in stored.get("choices") or ():
-            told = members(choice)
-            index, said = told.get("index") or 0, told.get("text")
-            self.reasons[index] = told.get("finish_reason") or self.reasons.get(index)
-            held = self.texts.setdefault(index, TextBuffer())
-            if said:
+        values = members(chunk)
+        self._add_envelope(values)
+        for entry in values.get("choices") or ():
+            choice_values = members(entry)
+            choice = self._choice(choice_values.get("index") or 0)
+            if text := choice_values.get("text"):
                 self.has_output = True
                 if self.captures_output:
-                    held.add(said)
-        self.is_complete = bool(self.reasons) and all(reason is not None for reason in self.reasons.values())
+                    choice.text.add(text)
+            choice.add_others(choice_values)
+        self.is_complete = bool(self.choices) and all(
+            choice.finish_reason is not None for choice in self.choices.values()
+        )
 
     def fields(self) -> dict[str, Any]:
-        said = [
-            {"text": str(self.texts[index]), "finish_reason": self.reasons.get(index)} for index in sorted(self.texts)
-        ]
-        return _responses.completion({**self.told, "choices": said})
+        choices = [self.choices[index].value() for index in sorted(self.choices)]
+        return _responses.completion({**self.envelope, "choices": choices})
 
 
-class Response(_Chunked):
+class Response(_ChunkAccumulator):
     """The events of a response. The last one has the whole response; until then its items are put together here."""
 
-    __slots__ = ("failure", "items", "refusal", "text", "whole")
+    __slots__ = ("error", "items", "response")
 
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
-        self.text = TextBuffer()
-        self.refusal = TextBuffer()
-        self.items: list[Any] = []
-        self.whole: Any = None
-        self.failure: str | None = None
+        self.items: dict[Any, Any] = {}
+        """Items by their index: complete ones as they came, others as a `MergedObject`."""
+        self.response: Any = None
+        self.error: Any = None
 
     def add(self, chunk: Any) -> None:
-        kind = get_member(chunk, "type")
+        values = members(chunk)
+        kind = values.get("type")
         if not isinstance(kind, str):
             return
-        if kind.endswith(".delta"):
+        if kind == "error":
+            self.error = values.get("error") or {name: values.get(name) for name in ("code", "message", "param")}
+        elif values.get("response") is not None:
+            response = members(values["response"])
+            if kind in _FINAL_EVENTS:
+                self.response, self.is_complete = response, True
+            self._add_envelope({name: value for name, value in response.items() if self._is_known(name)})
+        elif kind.endswith(".delta"):
             self.has_output = True
-            if self.captures_output and kind in ("response.output_text.delta", "response.refusal.delta"):
-                (self.text if kind == "response.output_text.delta" else self.refusal).add(get_member(chunk, "delta"))
-        elif kind == "response.output_item.done":
-            if self.captures_output and len(self.items) < limits.STREAM_CHUNKS_MAX:
-                self.items.append(get_member(chunk, "item"))
-        elif kind == "error":
-            self.failure = _responses.failure(chunk)
+            if self.captures_output:
+                self._add_delta(kind.removeprefix("response.").removesuffix(".delta"), values)
+        elif self.captures_output:
+            self._add_part(kind, values)
+
+    def _is_known(self, name: str) -> bool:
+        """Whether a member of the response has its final value in an event that has the whole response."""
+        return name != "output" and (self.is_complete or name != "status")
+
+    def _item(self, values: dict[str, Any]) -> MergedObject | None:
+        """Return the item of an event as far as it has come; None if it is complete, or if there are too many."""
+        index = values.get("output_index") or 0
+        if index not in self.items:
+            if len(self.items) >= limits.STREAM_CHUNKS_MAX:
+                return None
+            self.items[index] = MergedObject()
+        item = self.items[index]
+        return item if isinstance(item, MergedObject) else None
+
+    def _add_delta(self, kind: str, values: dict[str, Any]) -> None:
+        """Add a piece of a text. `kind` is such as `output_text`, and names the member that the text belongs to."""
+        item, piece = self._item(values), values.get("delta")
+        if item is None or not isinstance(piece, str):
+            return
+        if "content_index" in values:
+            name = "refusal" if kind == "refusal" else "text"
+            item.merge({"content": [{"index": values["content_index"], "type": kind, name: piece}]})
+        elif "summary_index" in values:
+            item.merge({"summary": [{"index": values["summary_index"], "type": "summary_text", "text": piece}]})
         else:
-            held = get_member(chunk, "response")
-            if held is not None:
-                self._note(members(held))
-                if kind in ("response.completed", "response.incomplete", "response.failed"):
-                    self.whole, self.is_complete = held, True
+            item.merge({_MEMBERS.get(kind.rpartition("_")[2], kind): piece})
+
+    def _add_part(self, kind: str, values: dict[str, Any]) -> None:
+        """Add an item or a part of one: with its start it has an id and a type, with its end all of it."""
+        if kind == "response.output_item.done":
+            if self._item(values) is not None:
+                self.items[values.get("output_index") or 0] = values.get("item")
+        elif kind == "response.output_item.added":
+            item = self._item(values)
+            if item is not None:
+                item.merge(_without_parts(members(values.get("item"))))
+        elif kind == "response.output_text.annotation.added":
+            item = self._item(values)
+            if item is not None:
+                part = {"index": values.get("content_index"), "annotations": [values.get("annotation")]}
+                item.merge({"content": [part]})
 
     def fields(self) -> dict[str, Any]:
-        if self.whole is not None:
-            return _responses.response(self.whole)
-        fields = _responses.response({**self.told, "output": self.items})
-        if self.text and "content" not in fields:
-            fields["content"] = str(self.text)
-        if self.refusal and not fields.get("output"):
-            fields["output"] = [{"type": "message", "content": [{"type": "refusal", "refusal": str(self.refusal)}]}]
-        if self.failure is not None:
-            fields["failure"] = self.failure
-        return fields
+        items = [self._plain_item(self.items[index]) for index in sorted(self.items)]
+        response = {**self.envelope, "output": items}
+        if self.response is not None and self.response.get("output"):
+            response = self.response  # some hosts send the last event without the items
+        if self.error is not None:
+            response = {**response, "error": self.error}
+        return _responses.response(response)
+
+    def _plain_item(self, item: Any) -> Any:
+        if not isinstance(item, MergedObject):
+            return item
+        values = item.value()
+        for name in ("content", "summary"):
+            if isinstance(values.get(name), list):
+                values[name] = [_without_index(part) for part in values[name]]
+        return values
+
+
+_FINAL_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+_MEMBERS: Final = {"arguments": "arguments", "input": "input", "code": "code", "transcript": "transcript"}
+"""The member of an item that a delta belongs to, by the last word of the event's name."""
+
+
+def _without_parts(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an item without its parts and empty texts, which come in deltas."""
+    return {name: value for name, value in item.items() if value != "" and name not in ("content", "summary")}
+
+
+def _without_index(part: Any) -> Any:
+    return {name: value for name, value in part.items() if name != "index"} if isinstance(part, dict) else part
 
 
 def is_usage_chunk(chunk: Any) -> bool:
-    """Tell whether a chunk is there for its report of tokens only; the Responses API has none such."""
-    stored = members(chunk)
-    return not stored.get("choices") and stored.get("usage") is not None
+    """Whether a chunk of a chat only has the usage; streams of the Responses API have no such chunk."""
+    values = members(chunk)
+    return not values.get("choices") and values.get("usage") is not None

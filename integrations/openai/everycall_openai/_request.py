@@ -8,9 +8,11 @@ from typing import Any, ClassVar, Final
 
 import openai
 
-from everycall.integration import Call, StainlessRequest, get_member, start_request
+from everycall.integration import Call, StainlessRequest, StreamRecorder, get_member, start_request
+from everycall_openai import _responses
 from everycall_openai._accumulators import is_usage_chunk
 from everycall_openai._endpoints import Endpoint, endpoint_of
+from everycall_openai._error_chunks import ErrorChunkDecoder
 from everycall_openai._options import OpenAIOptions
 from everycall_openai._providers import provider_of, reports_stream_usage
 
@@ -93,8 +95,18 @@ class OpenAIRequest(StainlessRequest):
         return super().partial_response(error)
 
     def error_attributes(self, error: BaseException) -> dict[str, Any]:
-        """Return the status and the request's id."""
-        return {**super().error_attributes(error), "openai.request_id": get_member(error, "request_id")}
+        """Return the status, the request's id, and what the error says beside its text, such as its code."""
+        return {
+            **_responses.error_attributes(get_member(error, "body")),
+            **super().error_attributes(error),
+            "openai.request_id": get_member(error, "request_id"),
+        }
+
+    def record_stream(self, stream: Any, recorder: StreamRecorder) -> None:
+        """Record a stream, and the chunk with an error that the library raises without returning it."""
+        super().record_stream(stream, recorder)
+        if hasattr(stream, "_decoder"):
+            stream._decoder = ErrorChunkDecoder(stream._decoder, recorder)
 
 
 def start(

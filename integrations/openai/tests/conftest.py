@@ -140,13 +140,13 @@ class OpenAIAdapter(StainlessAdapter):
         429,
         openai.RateLimitError,
         "openai.RateLimitError",
-        {"http.response.status_code": 429, "openai.request_id": "req_7"},
+        {"http.response.status_code": 429, "openai.request_id": "req_7", "openai.error.type": "error"},
         {"x-request-id": "req_7"},
     )
     bad_request = Failure(400, openai.BadRequestError, "openai.BadRequestError")
     server_error = Failure(500, openai.InternalServerError, "openai.InternalServerError")
     timeout = Timeout(openai.APITimeoutError, r"^Request timed out\.$", "openai.APITimeoutError")
-    stream_error = Failure(200, openai.APIError, "openai.APIError")
+    stream_error = Failure(200, openai.APIError, "openai.APIError", {"openai.error.type": "overloaded_error"})
     opening_pieces = 1
 
     framework_tokens = (22, 189, CHAT_USAGE)

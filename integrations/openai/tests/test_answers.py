@@ -92,7 +92,7 @@ async def test_an_answer_cut_at_its_bound(
 
 
 async def test_a_spoken_answer(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """Its transcript is kept, its sound by reference; in a stream only by its size."""
+    """The transcript is kept; the sound by reference, in a stream too, whose pieces are cut anywhere."""
     sound = bytes(range(256)) * 3
     spoken = {"id": "audio_1", "data": base64.b64encode(sound).decode(), "transcript": "hello", "expires_at": 1}
     provider.default.content, provider.default.message = None, {"audio": spoken}
@@ -103,8 +103,8 @@ async def test_a_spoken_answer(clients: Clients, provider: FakeProvider, records
     shown = f"<audio, 768 bytes, sha256 {hashlib.sha256(sound).hexdigest()}>"
     whole, streamed = (decode(record.output)["audio"] for record in records)
     assert decode(records[0].llm_configuration)["model_params"] == spoken_by
-    assert whole == {"id": "audio_1", "transcript": "hello", "data": shown}
-    assert streamed == {"id": "audio_1", "transcript": "hello", "data": "<audio, about 768 bytes>"}
+    assert whole == {"id": "audio_1", "transcript": "hello", "data": shown, "expires_at": 1}
+    assert streamed == whole
 
 
 async def test_media_are_shown_by_reference(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
@@ -286,7 +286,8 @@ async def test_a_refusal_that_is_broken_off(clients: Clients, provider: FakeProv
         pass
     await clients.wait(stream.close())
     reply.go.set()
-    shown = [{"type": "message", "content": [{"type": "refusal", "refusal": "I will not"}]}]
+    begun = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed"}
+    shown = [{**begun, "content": [{"type": "refusal", "refusal": "I will not"}]}]
     assert (decode(records[0].output), records[0].error_type) == (shown, "abandoned")
 
 

@@ -246,7 +246,7 @@ class StreamOutcomes(_Contract):
         self, stream_way: Way, adapter: ClientAdapter, clients: Clients, provider: FakeProvider, records: list[Record]
     ) -> None:
         reply = self.reply(adapter, provider, pause_after=1)
-        opened, stream = await open_to_text(clients, stream_way, clients.wrapped(timeout=0.2))
+        opened, stream = await open_to_text(clients, stream_way, clients.wrapped(timeout=0.5))
         with pytest.raises(Exception, match=r"imed out|Timeout|^$") as raised:
             await clients.all(stream)
         reply.go.set()

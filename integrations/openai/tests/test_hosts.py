@@ -1,0 +1,163 @@
+"""What hosts of OpenAI's protocol add to it, each by one example of its shape, whole and streamed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from everycall.record import Record
+from everycall_testkit.client_bench import Clients, content_of, decode
+from everycall_testkit.provider import FakeProvider
+
+REQUEST: dict[str, Any] = {"model": "m-1", "messages": [{"role": "user", "content": "hi"}]}
+ABOUT = {"id": "c-1", "object": "chat.completion", "created": 1, "model": "m-1"}
+USAGE = {"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 16}
+
+both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+
+
+def send(provider: FakeProvider, *chunks: dict[str, Any]) -> None:
+    """Let the provider answer the next request with these chunks."""
+    events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+    body = "".join([*events, "data: [DONE]\n\n"]).encode()
+    provider.reply(body=body, headers={"content-type": "text/event-stream"})
+
+
+def chunk(delta: dict[str, Any], finish_reason: str | None = None, **others: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return {**ABOUT, "object": "chat.completion.chunk", "choices": [choice], **others}
+
+
+async def ask(clients: Clients, stream: bool = False) -> Any:
+    response = await clients.wait(clients.wrapped().chat.completions.create(**REQUEST, stream=stream))
+    return await clients.all(response) if stream else response
+
+
+async def test_parallel_calls_with_one_index(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """Gemini sends each whole, with index 0 and an id of its own."""
+
+    def call(number: int, name: str, arguments: str) -> dict[str, Any]:
+        function = {"name": name, "arguments": arguments}
+        return {"tool_calls": [{"index": 0, "id": f"call_{number}", "type": "function", "function": function}]}
+
+    send(
+        provider,
+        chunk({"role": "assistant", **call(1, "get_weather", '{"city": "Oslo"}')}),
+        chunk(call(2, "get_time", '{"tz": "UTC"}'), "tool_calls"),
+    )
+    await ask(clients, stream=True)
+    assert decode(records[0].output)["tool_calls"] == [
+        {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}},
+        {"id": "call_2", "type": "function", "function": {"name": "get_time", "arguments": {"tz": "UTC"}}},
+    ]
+
+
+@both_ways
+async def test_content_in_parts(stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """Mistral's content is a list once the model thinks; `content` has the text."""
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "2 and 2"}]}
+    text = {"type": "text", "text": "it is 4"}
+    if stream:
+        first = {"type": "thinking", "thinking": [{"type": "text", "text": "2 and"}]}
+        second = {"type": "thinking", "thinking": [{"type": "text", "text": " 2"}]}
+        send(provider, chunk({"content": [first]}), chunk({"content": [second]}), chunk({"content": "it is"}),
+             chunk({"content": " 4"}, "stop"))  # fmt: skip
+    else:
+        message = {"role": "assistant", "content": [thinking, text]}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        provider.reply(body=json.dumps({**ABOUT, "choices": [choice]}).encode())
+    await ask(clients, stream)
+    assert records[0].content == "it is 4"
+    assert decode(records[0].output) == {"role": "assistant", "content": [thinking, text]}
+
+
+@both_ways
+async def test_what_a_response_has_beside_its_message(
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    """Filter categories, moderation, seeds and times are attributes, empty ones and padding are not."""
+    filters = {"hate": {"filtered": False, "severity": "safe"}}
+    others = {"moderation": {"input": {"flagged": False}}, "provider": "WandB", "x_empty": {"a": ""}, "p": "abcdef"}
+    usage = {**USAGE, "queue_time": 0.25}
+    beside = {"content_filter_results": filters, "native_finish_reason": "completed", "seed": 12}
+    if stream:
+        choice = {"index": 0, "delta": {"content": "ok"}, "finish_reason": None, "content_filter_results": filters}
+        last = {"index": 0, "delta": {}, "finish_reason": "stop", **beside}
+        send(provider, {**ABOUT, "choices": [choice]}, {**ABOUT, "choices": [last]},
+             {**ABOUT, "choices": [], "usage": usage, **others})  # fmt: skip
+    else:
+        choice = {"index": 0, "message": {"content": "ok"}, "finish_reason": "stop", **beside}
+        provider.reply(body=json.dumps({**ABOUT, "choices": [choice], "usage": usage, **others}).encode())
+    await ask(clients, stream)
+    assert (records[0].content, decode(records[0].output)) == ("ok", None)
+    assert decode(records[0].attributes) == {
+        "gen_ai.response.id": "c-1",
+        "gen_ai.response.finish_reasons": ["stop"],
+        "openai.response.content_filter_results": filters,
+        "openai.response.native_finish_reason": "completed",
+        "openai.response.seed": 12,
+        "openai.response.moderation": {"input": {"flagged": False}},
+        "openai.response.provider": "WandB",
+        "openai.usage.queue_time": 0.25,
+    }
+
+
+async def test_a_service_tier_that_comes_late(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    send(provider, chunk({"content": "ok"}, service_tier="auto"), chunk({}, "stop", service_tier="priority"))
+    await ask(clients, stream=True)
+    assert decode(records[0].attributes)["openai.response.service_tier"] == "priority"
+
+
+# Errors
+
+
+async def test_an_error_says_its_code(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """Its members are attributes: Groq's `failed_generation` is what the model had said."""
+    error = {
+        "message": "Failed to call a function",
+        "type": "invalid_request_error",
+        "code": "tool_use_failed",
+        "failed_generation": "<function=look_up>",
+    }
+    provider.reply(status=400, body=json.dumps({"error": error}).encode())
+    with pytest.raises(openai.BadRequestError):
+        await ask(clients)
+    assert content_of(records[0])["attributes"] == {
+        "http.response.status_code": 400,
+        "openai.error.type": "invalid_request_error",
+        "openai.error.code": "tool_use_failed",
+        "openai.error.failed_generation": "<function=look_up>",
+    }
+
+
+@pytest.mark.parametrize("where", ["response", "choice"])
+async def test_an_error_with_status_200(
+    where: str, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    """OpenRouter's. The library raises nothing; the record is an error, with the tokens there are."""
+    error = {"message": "Provider returned error", "code": 502, "metadata": {"provider_name": "Google"}}
+    choice = {"index": 0, "message": {"content": "half"}, "finish_reason": "error", "error": error}
+    response = {**ABOUT, "error": error} if where == "response" else {**ABOUT, "choices": [choice], "usage": USAGE}
+    provider.reply(body=json.dumps(response).encode())
+    await ask(clients)
+    (record,) = records
+    assert (record.status, record.error) == ("error", "502: Provider returned error")
+    assert (record.content, record.input_tokens) == ((None, None) if where == "response" else ("half", 7))
+    attributes = decode(record.attributes)
+    assert attributes["openai.error.code"] == 502
+    assert attributes["openai.error.metadata"] == {"provider_name": "Google"}
+
+
+async def test_tokens_in_a_chunk_with_an_error(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """The library raises the error and drops the chunk; its tokens were billed."""
+    failed = chunk({"content": ""}, "error", error={"message": "Token limit reached", "code": 400}, usage=USAGE)
+    send(provider, chunk({"content": "half"}), failed)
+    with pytest.raises(openai.APIError, match="Token limit reached"):
+        await ask(clients, stream=True)
+    (record,) = records
+    assert (record.status, record.content) == ("error", "half")
+    assert (record.input_tokens, record.output_tokens) == (7, 9)
+    assert decode(record.attributes)["openai.error.code"] == 400
