@@ -140,7 +140,10 @@ def _add_serve(commands: _Commands) -> None:
         action="append",
         default=[],
         metavar="ADDRESS",
-        help="a proxy's address or network, believed when it says that a browser came over TLS; may be repeated",
+        help="address or network of a proxy to believe (X-Forwarded-Proto, X-Forwarded-Prefix); may be repeated",
+    )
+    parser.add_argument(
+        "--root-path", default="", metavar="PATH", help="path below which a proxy serves it, such as /calls"
     )
     parser.set_defaults(run=_serve)
 
@@ -275,6 +278,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         prices=arguments.prices,
         hosts=tuple(arguments.allow_host),
         trusted_proxies=tuple(arguments.trusted_proxy),
+        root_path=arguments.root_path.rstrip("/"),
     )
 
 

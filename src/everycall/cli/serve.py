@@ -26,6 +26,7 @@ def serve(
     prices: Path | None = None,
     hosts: tuple[str, ...] = (),
     trusted_proxies: tuple[str, ...] = (),
+    root_path: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM; returns 0. Raises `ConfigurationError` for what cannot be served so."""
@@ -40,6 +41,7 @@ def serve(
         providers=providers,
         hosts=hosts,
         trusted_proxies=trusted_proxies,
+        root_path=root_path,
         prices=prices,
     )
     screen = Terminal()

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from everycall.semconv import API_KEY_HEADER, DEFAULT_PROJECT
+from everycall.server.base_path import base_path
 from everycall.server.keys import ROLES, Identity, Keyring, Role
 from everycall.server.options import ServerOptions
 from everycall.server.problems import problem
@@ -164,7 +165,7 @@ async def _to_login(scope: Scope, send: Send) -> None:
     path = scope.get("raw_path") or quote(scope["path"]).encode()  # as it was asked for: ids may hold ? and #
     query = scope.get("query_string", b"")
     asked = path.decode("latin-1") + (f"?{query.decode('latin-1')}" if query else "")
-    page = onward(scope, local_path(asked))
+    page = onward(scope, base_path() + local_path(asked))
     headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(page or b"")).encode())]
     if page is None:
         headers.append((b"location", f"/login?next={quote(asked, safe='')}".encode()))

@@ -11,6 +11,7 @@ from litestar.di import NamedDependency
 from litestar.enums import MediaType
 
 from everycall import limits
+from everycall.server.base_path import base_path
 from everycall.server.options import ServerOptions
 from everycall.server.pages.rendering import html as render
 from everycall.server.problems import ProblemError, problem
@@ -34,7 +35,7 @@ async def login_page(request: Request[Any, Any, Any], services: NamedDependency[
         return _form(path)
     if access.sessions.use(token):
         cookie = _cookie(request, services.options, access.sessions.issue(access.keyring.local_digest))
-        page = onward(request.scope, path)
+        page = onward(request.scope, base_path() + path)
         return _go(path, cookie) if page is None else Response(page, media_type=MediaType.HTML, cookies=[cookie])
     return _form(path, "This address was used before, or is too old. Log in with a key.", 401)
 
@@ -93,7 +94,7 @@ def _cookie(
         httponly=True,
         samesite="strict",
         secure=over_tls(request.scope, options.trusted_proxies),
-        path="/",
+        path=base_path() or "/",
     )
 
 

@@ -22,11 +22,13 @@ from everycall._pricing import price_book as _price
 from everycall.errors import ConfigurationError
 from everycall.server.app import create_app
 from everycall.server.auth import Access
+from everycall.server.base_path import BelowPath
 from everycall.server.connections import Connections, Listener, raise_descriptor_limit
 from everycall.server.gateway import Gateway
 from everycall.server.http_protocol import Connection
 from everycall.server.keys import local_key
 from everycall.server.options import ServerOptions, price_book
+from everycall.server.security import TrustedProxies
 from everycall.server.services import Services
 from everycall.server.store.base import Store
 from everycall.server.store.errors import StoreError
@@ -213,7 +215,7 @@ async def _serve(
         store: Store = SqliteStore(options.data_dir / DATABASE, prices)
         app = create_app(replace(options, local_key=key), store, Gateway(store, options.providers))
         config = uvicorn.Config(
-            app,
+            BelowPath(app, options.root_path, TrustedProxies(options.trusted_proxies)),
             http=Connection,  # not used by uvicorn itself: the listeners create connections
             ws="none",
             lifespan="off",  # entered below, so that its errors arrive here as they are
@@ -242,4 +244,5 @@ def _address(options: ServerOptions, listening: socket.socket) -> str:
     host = options.host.strip("[]")
     if host in ("0.0.0.0", "::", ""):  # noqa: S104 - what it is bound to is not where one goes
         host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}{options.root_path}"

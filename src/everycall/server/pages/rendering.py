@@ -17,6 +17,7 @@ from litestar import MediaType, Response
 
 from everycall import semconv
 from everycall.errors import Problem
+from everycall.server.base_path import with_base_path
 from everycall.server.gateway.templates import pieces
 from everycall.server.pages import formatting
 from everycall.server.pages.addresses import deployment_path, trace_path, with_query
@@ -41,7 +42,7 @@ RAIL_DEPTH_MAX: Final = 12
 
 def html(template: str, *, status: int = 200, **context: Any) -> Response[bytes]:
     """Return a response with a rendered template. Lone surrogates, which UTF-8 cannot encode, become `?`."""
-    body = render(template, **context).encode("utf-8", "replace")
+    body = with_base_path(render(template, **context)).encode("utf-8", "replace")
     return Response(body, status_code=status, media_type=MediaType.HTML)
 
 

@@ -17,6 +17,7 @@ from everycall import limits
 from everycall._pricing.records import unpriced_reason
 from everycall.record import Record
 from everycall.server.api.http import ApiRequest, project_for
+from everycall.server.base_path import public_url
 from everycall.server.pages.addresses import read_trace_path, trace_path, with_query
 from everycall.server.pages.content import sections_of, traceback_of
 from everycall.server.pages.filters import FIELDS, RANGES, FilterError, Filters, read_filters
@@ -60,7 +61,7 @@ async def traces_page(request: ApiRequest, services: NamedDependency[Services]) 
         longest=max((trace.duration for trace in view.traces), default=0.0),
         first_page=first_page,
         empty_project=not view.traces and not filters.values and first_page,
-        endpoint=str(request.base_url).rstrip("/"),
+        endpoint=public_url(request.scope, services.options.trusted_proxies),
         twin=filters.href("/traces.json", cursor=filters.query.cursor),
         **frame,
     )
