@@ -1,8 +1,9 @@
-"""A LangGraph graph that asks a model, waits for a person, and goes on: two runs, one trace, and no error."""
+"""A LangGraph graph that asks a model, waits for a person, and continues: two runs, one trace, and no error."""
 
 import os
 from typing import TypedDict
 
+from langchain_core.runnables import RunnableConfig
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
@@ -21,12 +22,12 @@ class Letter(TypedDict, total=False):
 model = ChatOpenAI(model=os.environ.get("MODEL", "gpt-4o-mini"))
 
 
-def write(letter: Letter) -> Letter:
-    return {"draft": str(model.invoke(f"Write one line about {letter['topic']}.").content)}
+def write(state: Letter) -> Letter:
+    return {"draft": str(model.invoke(f"Write one line about {state['topic']}.").content)}
 
 
-def approve(letter: Letter) -> Letter:
-    return {"verdict": interrupt(letter["draft"])}
+def approve(state: Letter) -> Letter:
+    return {"verdict": interrupt(state["draft"])}
 
 
 graph = StateGraph(Letter)
@@ -37,7 +38,10 @@ graph.add_edge("write", "approve")
 graph.add_edge("approve", END)
 letters = graph.compile(checkpointer=InMemorySaver())
 
-config = {"callbacks": [CallbackHandler(trace_name="letters")], "configurable": {"thread_id": "letter-7"}}
-letters.invoke({"topic": "spools"}, config)  # stops, and waits for the verdict
+config: RunnableConfig = {
+    "callbacks": [CallbackHandler(trace_name="letters")],
+    "configurable": {"thread_id": "letter-7"},
+}
+letters.invoke({"topic": "spools"}, config)  # stops at the interrupt, and waits for the verdict
 print(letters.invoke(Command(resume="send it"), config)["verdict"])
 print(everycall.flush())

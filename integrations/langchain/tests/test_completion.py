@@ -15,14 +15,14 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
 from tenacity import RetryCallState, Retrying
 
 from everycall_langchain import CallbackHandler
 from everycall_langchain._completion import response_fields
 
-HANDLER = {"callbacks": [CallbackHandler()]}
+HANDLER: RunnableConfig = {"callbacks": [CallbackHandler()]}
 CALL = {"name": "look_up", "args": {"city": "Bern"}, "id": "call_1", "type": "tool_call"}
 
 
@@ -68,7 +68,7 @@ def test_request_and_answer(tree: Any, chat: Any, value: Callable[[Any], Any]) -
 
 
 def test_tool_calls_and_blocks_are_the_output(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
-    blocks = [
+    blocks: list[str | dict[Any, Any]] = [
         {"type": "reasoning", "reasoning": "hm"},
         {"type": "text", "text": "Let me "},
         {"type": "text", "text": "see."},

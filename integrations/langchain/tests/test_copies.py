@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from langchain_core.runnables import RunnableLambda
 
 from everycall_langchain import CallbackHandler
 
-COPIES = {
+Anything: Any = dict
+COPIES: dict[str, Callable[[Any], Any]] = {
     "pickle": lambda handler: pickle.loads(pickle.dumps(handler)),
     "cloudpickle": lambda handler: pickle.loads(cloudpickle.dumps(handler)),
     "copy": copy.copy,
@@ -62,7 +64,7 @@ def test_a_handler_that_graphs_know_can_be_copied(way: str, tree: Any) -> None:
     pytest.importorskip("langgraph", reason="langgraph is not installed")
     from langgraph.graph import END, START, StateGraph
 
-    graph = StateGraph(dict)
+    graph: Any = StateGraph(Anything)
     graph.add_node("node", lambda state: state)
     graph.add_edge(START, "node")
     graph.add_edge("node", END)
@@ -87,7 +89,7 @@ print([(record.name, record.trace_name) for record in records])
 
 def test_a_chain_with_a_handler_runs_and_is_recorded_in_a_worker(tmp_path: Path) -> None:
     """As Ray, Dask and joblib send them: by cloudpickle, to a process that has imported nothing."""
-    chain = RunnableLambda(lambda x: x * 2, name="double").with_config(
+    chain: Any = RunnableLambda(lambda x: x * 2, name="double").with_config(
         callbacks=[CallbackHandler(trace_name="far away")]
     )
     worker = subprocess.run(
@@ -101,7 +103,7 @@ def test_a_class_of_handlers_is_freed_with_its_last_handler(tree: Any) -> None:
     pytest.importorskip("langgraph", reason="langgraph is not installed")
     from langgraph.graph import END, START, StateGraph
 
-    graph = StateGraph(dict)
+    graph: Any = StateGraph(Anything)
     graph.add_node("node", lambda state: state)
     graph.add_edge(START, "node")
     graph.add_edge("node", END)

@@ -11,7 +11,7 @@ import pytest
 from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, LLMResult
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
 from opentelemetry import trace as otel_trace
 
@@ -19,7 +19,7 @@ import everycall
 from everycall.integration import current_context
 from everycall_langchain import CallbackHandler
 
-HANDLER = {"callbacks": [CallbackHandler()]}
+HANDLER: RunnableConfig = {"callbacks": [CallbackHandler()]}
 
 
 class Inner:
@@ -174,8 +174,8 @@ class BusyStreaming(Busy):
 
     def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **_: Any) -> Any:
         self.inner()
-        yield ChatGenerationChunk(message=AIMessageChunk("do"))
-        yield ChatGenerationChunk(message=AIMessageChunk("ne"))
+        yield ChatGenerationChunk(message=AIMessageChunk(content="do"))
+        yield ChatGenerationChunk(message=AIMessageChunk(content="ne"))
 
     async def _astream(self, messages: Any, stop: Any = None, run_manager: Any = None, **_: Any) -> Any:
         await asyncio.sleep(0)

@@ -57,14 +57,14 @@ class Threads(CallbackHandler):
         self.seen: set[int] = set()
 
     @hook
-    def on_chain_start(self, *args: Any, **about: Any) -> None:
+    def on_chain_start(self, *args: Any, **details: Any) -> Any:
         self.seen.add(threading.get_ident())
-        super().on_chain_start(*args, **about)
+        super().on_chain_start(*args, **details)
 
     @hook
-    def on_llm_end(self, *args: Any, **about: Any) -> None:
+    def on_llm_end(self, *args: Any, **details: Any) -> Any:
         self.seen.add(threading.get_ident())
-        super().on_llm_end(*args, **about)
+        super().on_llm_end(*args, **details)
 
 
 async def test_callbacks_of_asynchronous_runs_stay_in_the_loops_thread(chat: Any, tree: Any) -> None:

@@ -29,6 +29,9 @@ from langgraph.types import Command, Send, interrupt
 pytestmark = pytest.mark.filterwarnings("default")  # LangGraph's own deprecations
 
 
+Anything: Any = dict
+
+
 class State(TypedDict):
     notes: Annotated[list[str], operator.add]
 
@@ -203,14 +206,14 @@ async def test_commands_are_no_errors(ask: Any, tree: Any, value: Any, config: A
 
 
 async def test_fan_out_by_send(ask: Any, tree: Any, value: Any, config: Any) -> None:
-    def work(number: int) -> dict[str, Any]:
+    def work(number: Any) -> dict[str, Any]:
         with everycall.span(f"inner {number}"):
             return {"notes": [str(number)]}
 
     def spread(state: State) -> list[Send]:
         return [Send("work", number) for number in range(5)]
 
-    graph = StateGraph(State)
+    graph: Any = StateGraph(State)
     graph.add_node("work", work)
     graph.add_conditional_edges(START, spread, ["work"])
     await ask(graph.compile(), {"notes": []}, config("t-1"))
@@ -355,7 +358,7 @@ def test_a_nodes_command_is_recorded_like_its_messages(tree: Any, value: Callabl
     def decide(state: dict[str, Any]) -> Command[Any]:
         return Command(update={"messages": [AIMessage("to the shelf")]}, goto="shelf")
 
-    graph = StateGraph(dict)
+    graph: Any = StateGraph(Anything)
     graph.add_node("decide", decide, destinations=("shelf",))
     graph.add_node("shelf", lambda state: state)
     graph.add_edge(START, "decide")

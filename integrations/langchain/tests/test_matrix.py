@@ -18,7 +18,7 @@ from everycall_langchain import CallbackHandler
 IDS_AND_TIMES = ("inference_id", "trace_id", "latency", "time_to_first_token", "start_time_unix_nano",
                  "end_time_unix_nano")  # fmt: skip
 JSON_FIELDS = ("llm_inputs", "llm_configuration", "inputs", "output", "target", "metadata", "attributes")
-HANDLER = {
+HANDLER: Any = {
     "tags": ["t"],
     "metadata": {"team": "a"},
     "trace_name": "talk",
@@ -26,7 +26,7 @@ HANDLER = {
     "end_user_identifier": "u",
 }
 CONFIG = {"run_name": "root", "tags": ["beta"], "metadata": {"page": 3}}
-USAGE = {
+USAGE: Any = {
     "input_tokens": 20,
     "output_tokens": 6,
     "total_tokens": 26,
@@ -34,7 +34,7 @@ USAGE = {
     "output_token_details": {"reasoning": 0},
 }
 ABOUT = {"model_name": "claude-test-1-20260101", "id": "msg_7", "stop_reason": "end_turn"}
-_JOINED: Any = AIMessageChunk("") + AIMessageChunk("", usage_metadata=USAGE)
+_JOINED: Any = AIMessageChunk(content="") + AIMessageChunk(content="", usage_metadata=USAGE)
 MERGES_DETAILS = "input_token_details" in _JOINED.usage_metadata
 """Whether this langchain-core keeps the parts of usage when it joins the pieces of a stream; the first ones did not."""
 ASKED = {"question": "Why do storks fly south?"}

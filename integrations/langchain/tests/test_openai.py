@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 
 import everycall
 from everycall_langchain import CallbackHandler
@@ -17,7 +17,7 @@ openai = pytest.importorskip("openai")
 langchain_openai = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
 everycall_openai = pytest.importorskip("everycall_openai")
 
-HANDLER = {"callbacks": [CallbackHandler()]}
+HANDLER: RunnableConfig = {"callbacks": [CallbackHandler()]}
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnableParallel
 from langchain_core.tools import tool
 
 import everycall
@@ -22,7 +22,7 @@ from everycall import limits
 from everycall_langchain import CallbackHandler
 from everycall_langchain._runs import RUNS
 
-HANDLER = {"callbacks": [CallbackHandler()]}
+HANDLER: RunnableConfig = {"callbacks": [CallbackHandler()]}
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +144,7 @@ def test_hidden_runs_leave_their_children_to_their_parent(tree: Any) -> None:
         with everycall.span("inside"):
             return x
 
-    hidden = RunnableLambda(lambda x: RunnableLambda(inner).invoke(x), name="hidden").with_config(
+    hidden: Any = RunnableLambda(lambda x: RunnableLambda(inner).invoke(x), name="hidden").with_config(
         tags=["langsmith:hidden"]
     )
     # A hidden run's tag is inherited by what it invokes itself; what is marked is not recorded, what it opens is.

@@ -11,12 +11,13 @@ from langchain_core.callbacks import BaseCallbackHandler, CallbackManagerForLLMR
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import StructuredTool, ToolException, tool
 
 from everycall_langchain import CallbackHandler
 
 RETURNS_MESSAGES = hasattr(langchain_core.messages.tool, "ToolOutputMixin")
-HANDLER = {"callbacks": [CallbackHandler()]}
+HANDLER: RunnableConfig = {"callbacks": [CallbackHandler()]}
 CALL = {"name": "look_up", "args": {"city": "Bern"}, "id": "call_1", "type": "tool_call"}
 RAW_CALL = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": '{"city": "Bern"}'}}
 BROKEN = {"name": "look_up", "args": '{"city": ', "id": "call_2", "error": "not JSON", "type": "invalid_tool_call"}
@@ -131,7 +132,7 @@ def test_streamed_and_whole_answers_are_recorded_alike(tree: Any, value: Callabl
 
 @pytest.mark.parametrize("fails", [False, True], ids=["closed", "failed"])
 def test_a_stream_left_early_keeps_reasoning_and_arguments(fails: bool, tree: Any, value: Callable[[Any], Any]) -> None:
-    stream = Thinking(fails=fails).stream("weather?", HANDLER)
+    stream: Any = Thinking(fails=fails).stream("weather?", HANDLER)
     for _ in range(3 if fails else 4):  # older versions of LangChain leave out the last chunk of a closed stream
         next(stream)
     if fails:

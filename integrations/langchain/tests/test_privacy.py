@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -206,10 +206,10 @@ PLACES: list[tuple[Callable[..., None], set[str]]] = [
 
 
 @pytest.fixture(params=["handler", "config", "context", "decorator"])
-def flagged(request: pytest.FixtureRequest) -> Callable[..., Iterator[Any]]:
+def flagged(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Return a runner of a place under flags, given in each of the ways a user can give them."""
 
-    def run(place: Callable[..., None], chat: Any, **flags: bool) -> None:
+    def run(place: Callable[..., None], chat: Any, **flags: Any) -> None:
         if request.param == "handler":
             place(chat, {"callbacks": [CallbackHandler(**flags)]})
         elif request.param == "config":

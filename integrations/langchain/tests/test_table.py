@@ -20,7 +20,7 @@ from langchain_core.language_models import FakeListChatModel, FakeListLLM
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import StructuredTool, ToolException, tool
 from opentelemetry import context as otel_context
 
@@ -29,7 +29,7 @@ import everycall_langchain
 from everycall_langchain import CallbackHandler
 from everycall_langchain._runs import RUNS
 
-HANDLER = {"callbacks": [CallbackHandler()]}
+HANDLER: RunnableConfig = {"callbacks": [CallbackHandler()]}
 
 
 def _opens(spans: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
