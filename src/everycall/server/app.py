@@ -14,7 +14,6 @@ from litestar.middleware import DefineMiddleware
 from litestar.types import Scope
 
 from everycall import limits, paths
-from everycall.errors import Problem
 from everycall.server import login, pages
 from everycall.server.api import (
     completion,
@@ -43,7 +42,7 @@ from everycall.server.connections import Connections
 from everycall.server.gateway import Gateway
 from everycall.server.keys import local_key
 from everycall.server.options import ServerOptions
-from everycall.server.pages.rendering import html
+from everycall.server.pages.layout import problem_page
 from everycall.server.problems import ProblemError, exception_handlers
 from everycall.server.projects import Projects
 from everycall.server.request_bodies import Bodies
@@ -122,7 +121,7 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
         event_emitter_backend=_NoEvents,
         middleware=[DefineMiddleware(Guard, access=access)],
         before_send=[secure],
-        exception_handlers=exception_handlers(_problem_page, _of_protocol),
+        exception_handlers=exception_handlers(problem_page, _of_protocol),
         openapi_config=openapi.configuration(),
         request_max_body_size=limits.BODY_BYTES_MAX,
         logging_config=None,
@@ -134,7 +133,3 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
 def _of_protocol(scope: Scope, error: ProblemError) -> Response[Any] | None:
     """Return an error in the shape of the protocol that a request speaks; None for the usual one."""
     return otlp.status_response(scope, error) if otlp.is_otlp(scope["path"]) else None
-
-
-def _problem_page(problem: Problem) -> Response[Any]:
-    return html("problem.html", status=problem.status, problem=problem)

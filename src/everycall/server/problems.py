@@ -83,7 +83,7 @@ def not_found(what: str) -> ProblemError:
 
 
 def exception_handlers(
-    page: Callable[[Problem], Response[Any]],
+    page: Callable[[Request[Any, Any, Any], Problem], Response[Any]],
     answer_as: Callable[[Scope, ProblemError], Response[Any] | None] | None = None,
 ) -> ExceptionHandlersMap:
     """Return the handlers that turn every exception of a route into a problem response.
@@ -100,7 +100,7 @@ def exception_handlers(
             if answer_as is not None and (other := answer_as(request.scope, failure)) is not None:
                 return other
             if wants_page(request.scope):
-                response = page(failure.problem)
+                response = page(request, failure.problem)
                 response.headers.update(failure.headers)
                 return response
             body = msgspec.json.encode(failure.problem.as_json())

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from everycall import limits
 from everycall.record import Cut, Record, to_raw
-from everycall.server.pages.content import Section, sections_of, traceback_of
+from everycall.server.pages.content import Section, error_text_of, sections_of, traceback_of
 from everycall.server.pages.messages import Message, as_chats, as_message
 from everycall.server.pages.rendering import render
 from everycall.server.pages.values import Node, Text, node_of, text_of
@@ -185,3 +185,21 @@ def test_short_text_is_not_folded() -> None:
 
 def test_one_endless_word_is_folded_too() -> None:
     assert text_of("x" * 10_000).head == "x" * limits.VIEW_TEXT_CHARS
+
+
+@pytest.mark.parametrize(
+    ("error_type", "error", "shown"),
+    [
+        ("ValueError", "ValueError: no", "no"),
+        ("openai.APIError", "APIError: no: none", "no: none"),
+        ("openai.APIError", "openai.APIError: no", "no"),
+        ("ValueError", "ValueError", None),
+        ("ValueError", "ValueError at app.py:7", "ValueError at app.py:7"),
+        ("ValueError", "KeyError: no", "KeyError: no"),
+        (None, "ValueError: no", "ValueError: no"),
+        ("ValueError", None, None),
+    ],
+)
+def test_the_type_of_an_error_is_not_repeated(error_type: str | None, error: str | None, shown: str | None) -> None:
+    record = Record(inference_id="a", trace_id="t", status="error", error=error, error_type=error_type)
+    assert error_text_of(record) == shown

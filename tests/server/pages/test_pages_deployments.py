@@ -168,7 +168,7 @@ def test_differences_are_shown(browser: httpx.Client, deployed: str) -> None:
     twin = browser.get(f"{deployed}/diff.json?from=1&to=2").json()
     assert [one["field"] for one in twin["changes"]] == ["model"]
     assert [line["sign"] for line in twin["lines"] if line["text"].startswith("model:")] == ["-", "+"]
-    assert "They say the same" in browser.get(f"{deployed}/diff?from=2&to=2").text
+    assert "No differences" in browser.get(f"{deployed}/diff?from=2&to=2").text
     assert browser.get(f"{deployed}/diff?from=9").status_code == 404
 
 
@@ -182,7 +182,7 @@ def test_running_shows_the_answer_its_figures_and_its_record(
     values = {"var.company": "ACME {{tone}}", "var.tone": "brief\r\nand kind", "var.question": "why?"}
     answer = press(browser, page, "run", **values)
     assert answer.status_code == 200
-    for text in ("hello", "22", "189", "gpt-4o", "Its record"):
+    for text in ("hello", "22", "189", "gpt-4o", "View record"):
         assert text in answer.text, text
     assert provider.requests[0].messages == [
         {"role": "system", "content": "You work for ACME {{tone}}.\nBe brief\nand kind."},

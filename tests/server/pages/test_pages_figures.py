@@ -169,3 +169,18 @@ def test_a_range_counts_back_from_now() -> None:
 def test_a_filter_that_cannot_be_read_says_what_it_may_be(name: str, value: str) -> None:
     with pytest.raises(FilterError, match=rf"^{name} may be .*{value}"):
         read_filters({name: value}, None, NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("plain", [("plain", False)]),
+        ("a `b` c", [("a ", False), ("b", True), (" c", False)]),
+        ("`a``b`", [("a", True), ("b", True)]),
+        ("one ` alone", [("one ` alone", False)]),
+        ("`a` and `", [("a", True), (" and `", False)]),
+        ("", []),
+    ],
+)
+def test_code_in_messages_is_found(text: str, pieces: list[tuple[str, bool]]) -> None:
+    assert formatting.code_spans(text) == pieces

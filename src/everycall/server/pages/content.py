@@ -16,7 +16,7 @@ from everycall.record import Record, to_json
 from everycall.server.pages.messages import Message, as_chats, as_message
 from everycall.server.pages.values import Node, Text, node_of, text_of
 
-__all__ = ["Block", "Section", "sections_of", "traceback_of"]
+__all__ = ["Block", "Section", "error_text_of", "sections_of", "traceback_of"]
 
 _FLAGS: Final = {"inputs": "log_omit_inputs", "outputs": "log_omit_outputs"}
 _EXCEPTION_KEYS: Final = ("exception.type", "exception.message", "exception.stacktrace")
@@ -59,6 +59,19 @@ def sections_of(record: Record) -> tuple[Section, ...]:
         ),
     )
     return tuple(section for section in sections if section.blocks or section.notes)
+
+
+def error_text_of(record: Record) -> str | None:
+    """Return the message of an error without the type in front of it, which the page shows as the heading."""
+    text, error_type = record.error, record.error_type
+    if not text or not error_type:
+        return text
+    for name in (error_type, error_type.rpartition(".")[2]):
+        if text == name:
+            return None
+        if text.startswith(f"{name}:"):
+            return text.removeprefix(f"{name}:").strip() or None
+    return text
 
 
 def traceback_of(record: Record) -> Text | None:

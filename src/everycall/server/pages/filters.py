@@ -16,7 +16,7 @@ from everycall.semconv import ERROR, SUCCESS
 from everycall.server.pages.addresses import with_query
 from everycall.server.store.values import TraceQuery
 
-__all__ = ["FIELDS", "RANGES", "Chip", "FilterError", "Filters", "read_filters", "values_of"]
+__all__ = ["FIELDS", "RANGES", "Chip", "FilterError", "Filters", "read_filters", "unread_filters"]
 
 _NANOS: Final = 1_000_000_000
 
@@ -79,14 +79,14 @@ class Filters:
         return with_query(path, **{"project": self.project, **self.values, "limit": limit, **more})
 
 
-def values_of(parameters: Mapping[str, str]) -> dict[str, str]:
-    """Return the filters of a query that are not empty, unchecked."""
-    return {name: parameters[name].strip() for name in FIELDS if parameters.get(name, "").strip()}
+def unread_filters(parameters: Mapping[str, str], project: str | None) -> Filters:
+    """Return the filters as they are written in the URL, some of which are not valid, with a query for nothing."""
+    return Filters(_values(parameters), TraceQuery(), project)
 
 
 def read_filters(parameters: Mapping[str, str], project: str | None, now_nano: int) -> Filters:
     """Read the query of `/traces`. Raise `FilterError`."""
-    values = values_of(parameters)
+    values = _values(parameters)
     status = values.get("status")
     if status not in (None, SUCCESS, ERROR):
         raise FilterError(f"status may be {SUCCESS!r} or {ERROR!r}, not {status[:80]!r}")
@@ -109,6 +109,10 @@ def read_filters(parameters: Mapping[str, str], project: str | None, now_nano: i
         cursor=parameters.get("cursor") or None,
     )
     return Filters(values, query, project)
+
+
+def _values(parameters: Mapping[str, str]) -> dict[str, str]:
+    return {name: parameters[name].strip() for name in FIELDS if parameters.get(name, "").strip()}
 
 
 def _limit(text: str) -> int:

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-__all__ = ["DASH", "absolute_time", "ago", "byte_size", "count", "duration", "iso_time", "money", "tick_label"]
+__all__ = [
+    "DASH",
+    "absolute_time",
+    "ago",
+    "byte_size",
+    "code_spans",
+    "count",
+    "duration",
+    "iso_time",
+    "money",
+    "tick_label",
+]
 
 DASH = "—"
 _NANOS = 1_000_000_000
@@ -95,6 +106,17 @@ def ago(unix_nano: int, now_nano: int) -> str:
         if seconds < until:
             return f"{seconds // size:.0f} {unit} ago"
     return f"{seconds // 86_400:,.0f} d ago"
+
+
+def code_spans(text: str) -> list[tuple[str, bool]]:
+    """Return the pieces of a message, each with whether it stood between backticks, which are left out.
+
+    A backtick without a partner stays where it is.
+    """
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:
+        pieces[-2:] = ["`".join(pieces[-2:])]
+    return [(piece, index % 2 == 1) for index, piece in enumerate(pieces) if piece]
 
 
 def iso_time(unix_nano: int) -> str:

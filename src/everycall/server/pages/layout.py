@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
-from litestar import MediaType, Response
+from litestar import MediaType, Request, Response
 
+from everycall.errors import Problem
+from everycall.semconv import DEFAULT_PROJECT
 from everycall.server.api.http import ApiRequest
+from everycall.server.auth import Identity
 from everycall.server.keys import ROLES
+from everycall.server.pages.rendering import html
 from everycall.server.pages.views import server_version
+from everycall.server.problems import ProblemError
 from everycall.server.services import Services
 
-__all__ = ["frame_of", "json_twin", "may_write"]
+__all__ = ["frame_of", "json_twin", "may_write", "problem_page"]
 
 
 async def frame_of(request: ApiRequest, services: Services, project: str) -> dict[str, Any]:
@@ -20,13 +26,47 @@ async def frame_of(request: ApiRequest, services: Services, project: str) -> dic
     projects = [project]
     if request.user.project is None:
         projects = sorted({*await services.store.projects(), project})
+    return _frame(services, projects, project, request.query_params.get("project") or None)
+
+
+def _frame(services: Services, projects: list[str], project: str, asked_project: str | None) -> dict[str, Any]:
     return {
         "projects": projects,
         "project": project,
-        "asked_project": request.query_params.get("project") or None,
+        "asked_project": asked_project,
         "version": server_version(),
         "logs_out": not services.access.no_auth,
     }
+
+
+def problem_page(request: Request[Any, Any, Any], problem: Problem) -> Response[bytes]:
+    """Return an error as a page, with the navigation if the browser is logged in. It has the words of the problem."""
+    services: Services = request.app.state.services
+    identity = _identity(request, services, problem)
+    if identity is None:
+        return html("problem_alone.html", status=problem.status, problem=problem)
+    # A project that the caller's key does not belong to is left out of the links: they would all be refused.
+    asked_project = None if identity.project is not None else request.query_params.get("project") or None
+    project = identity.project or asked_project or DEFAULT_PROJECT
+    return html(
+        "problem.html",
+        status=problem.status,
+        problem=problem,
+        path_section=request.scope["path"].split("/")[1],
+        **_frame(services, [project], project, asked_project),
+    )
+
+
+def _identity(request: Request[Any, Any, Any], services: Services, problem: Problem) -> Identity | None:
+    """Return who sent a request; None where that is not known or was not checked.
+
+    For a URL without a route, the guard in front of the routes did not run, so it is checked here.
+    """
+    identity: Identity | None = request.scope.get("user")
+    if identity is None and problem.status == 404:
+        with contextlib.suppress(ProblemError):
+            identity = services.access.identify(request.scope)
+    return identity
 
 
 def json_twin(view: Any) -> Response[bytes]:

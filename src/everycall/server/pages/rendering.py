@@ -16,7 +16,6 @@ import jinja2
 from litestar import MediaType, Response
 
 from everycall import semconv
-from everycall.errors import Problem
 from everycall.server.base_path import with_base_path
 from everycall.server.gateway.templates import pieces
 from everycall.server.pages import formatting
@@ -24,7 +23,7 @@ from everycall.server.pages.addresses import deployment_path, trace_path, with_q
 from everycall.server.pages.tree import rails
 from everycall.server.pages.values import node_of
 
-__all__ = ["STATIC_FILES", "asset_href", "html", "problem_page", "render", "static_file"]
+__all__ = ["STATIC_FILES", "asset_href", "html", "render", "static_file"]
 
 _SERVER_DIR: Final = Path(__file__).resolve().parent.parent
 STATIC_FILES: Final = {
@@ -44,11 +43,6 @@ def html(template: str, *, status: int = 200, **context: Any) -> Response[bytes]
     """Return a response with a rendered template. Lone surrogates, which UTF-8 cannot encode, become `?`."""
     body = with_base_path(render(template, **context)).encode("utf-8", "replace")
     return Response(body, status_code=status, media_type=MediaType.HTML)
-
-
-def problem_page(problem: Problem) -> Response[bytes]:
-    """Return an error as a page for people; the same words as its problem+json."""
-    return html("problem.html", status=problem.status, problem=problem)
 
 
 def render(template: str, **context: Any) -> str:
@@ -82,6 +76,7 @@ def _environment() -> jinja2.Environment:
     for function in (
         formatting.absolute_time,
         formatting.byte_size,
+        formatting.code_spans,
         formatting.count,
         formatting.duration,
         formatting.iso_time,

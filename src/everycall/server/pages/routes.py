@@ -19,12 +19,12 @@ from everycall.record import Record
 from everycall.server.api.http import ApiRequest, project_for
 from everycall.server.base_path import public_url
 from everycall.server.pages.addresses import read_trace_path, trace_path, with_query
-from everycall.server.pages.content import sections_of, traceback_of
-from everycall.server.pages.filters import FIELDS, RANGES, FilterError, Filters, read_filters
+from everycall.server.pages.content import error_text_of, sections_of, traceback_of
+from everycall.server.pages.filters import FIELDS, RANGES, FilterError, Filters, read_filters, unread_filters
 from everycall.server.pages.layout import frame_of, json_twin
 from everycall.server.pages.rendering import STATIC_FILES, html, static_file
 from everycall.server.pages.tree import state_of
-from everycall.server.pages.views import TraceView, record_view, status_view, trace_view, traces_view
+from everycall.server.pages.views import TracesView, TraceView, record_view, status_view, trace_view, traces_view
 from everycall.server.problems import bad_request, not_found
 from everycall.server.services import Services
 
@@ -45,13 +45,21 @@ async def home() -> Redirect:
 async def traces_page(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
     """Show the newest traces that match the filters."""
     project = project_for(request, "read")
-    filters = _filters(request)
-    view = await traces_view(services.store, project, filters)
+    error = None
+    try:
+        filters = read_filters(request.query_params, request.query_params.get("project") or None, time.time_ns())
+        view = await traces_view(services.store, project, filters)
+    except FilterError as invalid:
+        error = f"{invalid}."
+        filters = unread_filters(request.query_params, request.query_params.get("project") or None)
+        view = TracesView.empty(project, filters)
     first_page = filters.query.cursor is None
     frame = await frame_of(request, services, project)
     return await asyncio.to_thread(
         html,
         "traces.html",
+        status=200 if error is None else 400,
+        error=error,
         view=view,
         filters=filters,
         fields=FIELDS,
@@ -60,7 +68,7 @@ async def traces_page(request: ApiRequest, services: NamedDependency[Services]) 
         unfolded=bool(_FOLDED & filters.values.keys()),
         longest=max((trace.duration for trace in view.traces), default=0.0),
         first_page=first_page,
-        empty_project=not view.traces and not filters.values and first_page,
+        empty_project=not view.traces and not filters.values and first_page and error is None,
         endpoint=public_url(request.scope, services.options.trusted_proxies),
         twin=filters.href("/traces.json", cursor=filters.query.cursor),
         **frame,
@@ -197,6 +205,7 @@ def _panel(record: Record, base: dict[str, Any]) -> dict[str, Any]:
     return {
         "record": record,
         "sections": sections_of(record),
+        "error_text": error_text_of(record),
         "traceback": traceback_of(record),
         "state": state_of(record),
         "unpriced": unpriced_reason(record),

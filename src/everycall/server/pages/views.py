@@ -64,6 +64,11 @@ class TracesView:
     traces: tuple[TraceSummary, ...]
     next_cursor: str | None
 
+    @classmethod
+    def empty(cls, project: str, filters: Filters) -> TracesView:
+        """Return a list without traces, for filters that are not valid."""
+        return cls(project, filters.values, _totals(()), (), None)
+
 
 @dataclass(frozen=True, slots=True)
 class TraceView:

@@ -1,4 +1,4 @@
-// What the pages do quicker with a script; all of it works without one. No library, no request but to this server.
+// What is more convenient with a script; every page works without one. No library, and no request to another server.
 "use strict";
 
 (() => {
@@ -29,7 +29,7 @@
     setTimeout(() => button.classList.remove("done"), 1200);
   });
 
-  // --- forms: empty fields stay out of the address; a choice applies at once ---
+  // --- forms: empty fields are left out of the URL; a choice applies immediately ---
   for (const form of document.querySelectorAll("form[data-tidy]")) {
     form.addEventListener("submit", () => {
       for (const field of form.elements) if (field.name && field.value.trim() === "") field.disabled = true;
@@ -42,10 +42,23 @@
     select.addEventListener("change", () => select.form.requestSubmit());
   }
 
-  // --- exact times in the reader's own zone, beside UTC ---
+  // --- exact times also in the reader's time zone ---
   for (const time of document.querySelectorAll("time[title]")) {
     const moment = new Date(time.dateTime);
     if (!Number.isNaN(moment.getTime())) time.title += "\n" + moment.toLocaleString() + " here";
+  }
+
+  // --- tables: name the columns that are out of view ---
+  for (const hint of document.querySelectorAll("[data-columns-of]")) {
+    const wrap = document.getElementById(hint.dataset.columnsOf);
+    const update = () => {
+      const edge = wrap.getBoundingClientRect().right;
+      const hidden = [...wrap.querySelectorAll("thead th")].filter((head) => head.getBoundingClientRect().right > edge + 2);
+      hint.hidden = hidden.length === 0;
+      hint.textContent = `Scroll right for more columns: ${hidden.map((head) => head.textContent.trim()).join(", ")}`;
+    };
+    wrap.addEventListener("scroll", update, { passive: true });
+    new ResizeObserver(update).observe(wrap);
   }
 
   // --- one trace: move in the tree, load only the panel ---
