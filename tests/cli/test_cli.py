@@ -157,6 +157,43 @@ def test_serve_says_where_the_page_is_and_logs_a_browser_in(serving: Serving, tm
         assert browser.get(f"{serving.address}/").url.path != "/login"
 
 
+def test_serve_says_what_it_does_before_its_slow_imports(tmp_path: Path) -> None:
+    """The version, the address, the data, the project, and each provider with whether it has a key."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "providers.toml").write_text(
+        '[local]\nkind = "openai_compatible"\nbase_url = "http://127.0.0.1:9/v1"\n'
+        '[azure]\nkind = "azure"\nbase_url = "https://x.openai.azure.com"\napi_version = "2024-06-01"\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-X", "importtime", "-m", "everycall", "serve", "--port", "0", "--root-path", "/calls",
+         "--data", str(tmp_path / "data")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OPENAI_API_KEY": "not-a-real-key", "ANTHROPIC_API_KEY": ""},
+    )  # fmt: skip
+    said: list[str] = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("Ctrl-C"):
+            break
+    process.terminate()
+    process.communicate(timeout=20)
+    imported = next(place for place, line in enumerate(said) if line.endswith("| litestar\n") or "litestar." in line)
+    introduction = "".join(line for line in said[:imported] if not line.startswith("import time:"))
+    assert introduction.startswith(f"everycall {version('everycall')}\n  address    127.0.0.1:any free port/calls\n")
+    assert f"  data       {tmp_path / 'data'}\n" in introduction
+    assert "  project    default" in introduction
+    providers = introduction.partition("  providers")[2]
+    assert "openai: has a key" in providers
+    assert "local: no key, as local servers need none" in providers
+    assert "azure: NO KEY" in providers
+    assert "AZURE_OPENAI_API_KEY" in providers
+    assert "not-a-real-key" not in "".join(said)
+    assert re.search(r"everycall serves http://127\.0\.0\.1:\d+/calls\n", "".join(said))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_well(serving: Serving, number: signal.Signals) -> None:
     """Ctrl-C and a supervisor's TERM end it with exit code 0."""

@@ -24,9 +24,9 @@ import pytest
 from everycall._pricing.price_book import PriceBook
 from everycall.cli import build_parser
 from everycall.demo.stand_in import StandInModel
-from everycall.server.options import ServerOptions
+from everycall.server.options import DATABASE, ServerOptions
 from everycall.server.provider_settings import ProviderSettings, provider_settings
-from everycall.server.runner import DATABASE, Server
+from everycall.server.runner import Server
 from everycall.server.store.sqlite import SqliteStore
 from everycall.server.store.values import Deployment
 

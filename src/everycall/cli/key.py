@@ -14,7 +14,7 @@ from everycall.cli.errors import CommandFailed
 from everycall.semconv import API_KEY_HEADER
 from everycall.server.gateway.budgets import Budgets, shown
 from everycall.server.keys import LOCAL_ID, Keyring
-from everycall.server.runner import DATABASE
+from everycall.server.options import DATABASE
 from everycall.server.store.errors import StoreError
 from everycall.server.store.sqlite import SqliteStore
 from everycall.server.store.values import ApiKey, KeyLimits

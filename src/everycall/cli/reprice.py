@@ -21,10 +21,9 @@ from everycall.cli.endpoint import ask
 from everycall.cli.errors import CommandFailed
 from everycall.errors import ConfigurationError
 from everycall.server.api.query import parse_time
-from everycall.server.options import ServerOptions, price_book
+from everycall.server.options import DATABASE, ServerOptions, price_book
 from everycall.server.problems import ProblemError
 from everycall.server.repricing import ModelChange, RepricePage, joined, reprice_page
-from everycall.server.runner import DATABASE
 from everycall.server.store.errors import StoreError
 from everycall.server.store.sqlite import SqliteStore
 from everycall.server.store.values import RecordQuery

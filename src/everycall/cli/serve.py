@@ -1,4 +1,4 @@
-"""`everycall serve`: reads what a server needs from the arguments and the environment, and says where it is."""
+"""`everycall serve`: reads the options of a server from the arguments and the environment, and runs it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from pathlib import Path
 
 from everycall import paths
 from everycall._terminal import Terminal
-from everycall.server.options import ServerOptions
-from everycall.server.provider_settings import provider_settings
-from everycall.server.runner import run
+from everycall._version import __version__
+from everycall.errors import ConfigurationError
+from everycall.semconv import DEFAULT_PROJECT
+from everycall.server.options import DATABASE, ServerOptions
+from everycall.server.provider_settings import ProviderSettings, provider_settings
+from everycall.server.store.errors import StoreError
+from everycall.server.store.opening import FileLock
 
 __all__ = ["PROVIDERS_FILE", "serve"]
 
 PROVIDERS_FILE = "providers.toml"
+KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "azure": "AZURE_OPENAI_API_KEY"}
 
 
 def serve(
@@ -29,7 +34,7 @@ def serve(
     root_path: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> int:
-    """Serve until SIGINT or SIGTERM; returns 0. Raises `ConfigurationError` for what cannot be served so."""
+    """Serve until SIGINT or SIGTERM; return 0. Raise `ConfigurationError` if the options or the data cannot be used."""
     directory = (data_dir or paths.data_dir()).expanduser().absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     providers = provider_settings(os.environ if environment is None else environment, directory / PROVIDERS_FILE)
@@ -41,23 +46,24 @@ def serve(
         providers=providers,
         hosts=hosts,
         trusted_proxies=trusted_proxies,
-        root_path=root_path,
         prices=prices,
+        root_path=root_path,
     )
+    _check_free(directory)
     screen = Terminal()
+    _introduce(screen, options)
+    from everycall.server.runner import run  # takes most of a second to import: after the introduction
 
     def started(address: str, login_address: str) -> None:
-        screen.line(f"{screen.style('everycall', 'bold')} serves {address}")
         screen.line()
+        screen.line(f"{screen.style('everycall', 'bold')} serves {address}")
         if no_auth:
-            screen.line(f"  page       {screen.style(address, 'cyan')}  (asks for no key: --no-auth)")
+            screen.line(f"  page       {screen.style(address, 'cyan')}  (no key needed: --no-auth)")
         else:
             screen.line(f"  page       {screen.style(login_address, 'cyan')}")
-            screen.line("             logs a browser in, once")
+            screen.line("             This address logs a browser in, once.")
             screen.line(f"  local key  {paths.local_key_path()}")
-            screen.line("             programs of this user on this machine find it by themselves")
-        screen.line(f"  records    {directory}")
-        screen.line(f"  providers  {', '.join(sorted(providers)) or _no_provider(directory)}")
+            screen.line("             Programs of this user on this machine find it by themselves.")
         screen.line()
         screen.line("Ctrl-C ends it.")
 
@@ -65,5 +71,36 @@ def serve(
     return 0
 
 
-def _no_provider(directory: Path) -> str:
-    return f"none: set OPENAI_API_KEY or ANTHROPIC_API_KEY, or write {directory / PROVIDERS_FILE}, and start again"
+def _check_free(directory: Path) -> None:
+    """Raise `ConfigurationError` if another server uses the data directory, before anything is said or imported."""
+    lock = FileLock(directory / DATABASE)
+    try:
+        lock.take()
+    except (OSError, StoreError) as error:
+        raise ConfigurationError(f"cannot use the data directory {directory}: {error}") from error
+    lock.release()
+
+
+def _introduce(screen: Terminal, options: ServerOptions) -> None:
+    """Say what the server is going to do, before the slow part of the start."""
+    host = f"[{options.host}]" if ":" in options.host.strip("[]") else options.host
+    port = options.port or "any free port"
+    screen.line(f"{screen.style('everycall', 'bold')} {__version__}")
+    screen.line(f"  address    {host}:{port}{options.root_path}")
+    screen.line(f"  data       {options.data_dir}")
+    screen.line(f"  project    {DEFAULT_PROJECT}, for programs and keys that name no other")
+    if not options.providers:
+        screen.line("  providers  none: set OPENAI_API_KEY or ANTHROPIC_API_KEY,")
+        screen.line(f"             or write {options.data_dir / PROVIDERS_FILE}, and start again")
+    for number, name in enumerate(sorted(options.providers)):
+        screen.line(f"  {'' if number else 'providers':<9}  {name}: {_key_state(options.providers[name])}")
+
+
+def _key_state(settings: ProviderSettings) -> str:
+    if settings.api_key:
+        return "has a key"
+    if settings.kind == "openai_compatible" or (settings.kind == "openai" and settings.base_url):
+        return "no key, as local servers need none"
+    variable = KEY_VARIABLES.get(settings.name)
+    remedy = f"set {variable}" if variable else f"set api_key in {PROVIDERS_FILE}"
+    return f"NO KEY: requests have to bring their own, or {remedy}"

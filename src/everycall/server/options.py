@@ -13,8 +13,10 @@ from everycall.errors import ConfigurationError
 from everycall.semconv import DEFAULT_PORT
 from everycall.server.provider_settings import ProviderSettings
 
-__all__ = ["PRICES_FILE", "ServerOptions", "is_base_path", "is_loopback", "price_book"]
+__all__ = ["DATABASE", "PRICES_FILE", "ServerOptions", "is_base_path", "is_loopback", "price_book"]
 
+DATABASE = "everycall.db"
+"""The name of the database file in the data directory."""
 PRICES_FILE = "prices.toml"
 
 _BASE_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")

@@ -27,7 +27,7 @@ from everycall.server.connections import Connections, Listener, raise_descriptor
 from everycall.server.gateway import Gateway
 from everycall.server.http_protocol import Connection
 from everycall.server.keys import local_key
-from everycall.server.options import ServerOptions, price_book
+from everycall.server.options import DATABASE, ServerOptions, price_book
 from everycall.server.security import TrustedProxies
 from everycall.server.services import Services
 from everycall.server.store.base import Store
@@ -35,8 +35,6 @@ from everycall.server.store.errors import StoreError
 from everycall.server.store.sqlite import SqliteStore
 
 __all__ = ["Server", "run"]
-
-DATABASE = "everycall.db"
 
 
 class _Uvicorn(uvicorn.Server):

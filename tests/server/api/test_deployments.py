@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from everycall import limits
-from everycall.server.options import ServerOptions
-from everycall.server.runner import DATABASE, Server
+from everycall.server.options import DATABASE, ServerOptions
+from everycall.server.runner import Server
 
 BODY: dict[str, Any] = {
     "name": "hello",

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from everycall import limits
-from everycall.server.options import ServerOptions
-from everycall.server.runner import DATABASE, Server
+from everycall.server.options import DATABASE, ServerOptions
+from everycall.server.runner import Server
 from everycall.server.store.sqlite import SqliteStore
 
 T0 = 1_780_000_000_000_000_000  # 2026-05-28
