@@ -90,7 +90,10 @@ def byte_size(value: float | None) -> str:
         return DASH
     if value < 1024:
         return f"{value:,.0f} bytes"
-    return f"{value / 1024:,.1f} KB" if value < 1024 * 1024 else f"{value / 1024 / 1024:,.1f} MB"
+    for size, unit in ((1024, "KB"), (1024**2, "MB"), (1024**3, "GB")):
+        if value < size * 1024:
+            return f"{value / size:,.1f} {unit}"
+    return f"{value / 1024**4:,.1f} TB"
 
 
 def ago(unix_nano: int, now_nano: int) -> str:

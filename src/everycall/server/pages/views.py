@@ -18,7 +18,7 @@ from everycall.server.pages.filters import Filters
 from everycall.server.pages.tree import Axis, Row, axis_of, rows_of
 from everycall.server.services import Services
 from everycall.server.store.base import Store
-from everycall.server.store.values import ClientReport, TraceSummary
+from everycall.server.store.values import ClientReport, StoreState, TraceSummary
 
 __all__ = [
     "ClientSheet",
@@ -108,7 +108,7 @@ class ClientSheet:
 
 @dataclass(frozen=True, slots=True)
 class StatusView:
-    """The server's health, and the client processes: the most recent in `clients`; `clients_known` counts all."""
+    """The server's health and store, and the client processes: the latest in `clients`; `clients_known` counts all."""
 
     project: str
     version: str
@@ -116,6 +116,7 @@ class StatusView:
     clients_known: int
     limits: tuple[limits.Limit, ...]
     health: Health
+    store: StoreState
 
 
 def server_version() -> str:
@@ -180,11 +181,12 @@ async def record_view(store: Store, project: str, trace_id: str, inference_id: s
 
 
 async def status_view(services: Services, project: str) -> StatusView:
-    """Read the server's health and the balance sheets of the project's client processes."""
+    """Read the state of the server and the balance sheets of the project's client processes."""
     reports = await services.store.clients(project)
     sheets = tuple(_sheet(report) for report in reports[: limits.PAGE_ROWS_MAX])
     bounds = tuple(limits.LIMITS.values())
-    return StatusView(project, server_version(), sheets, len(reports), bounds, health_of(services))
+    state = await services.store.state()
+    return StatusView(project, server_version(), sheets, len(reports), bounds, health_of(services), state)
 
 
 def _totals(traces: Sequence[TraceSummary]) -> Totals:

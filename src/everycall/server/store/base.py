@@ -44,6 +44,7 @@ from everycall.server.store.values import (
     RecordPage,
     RecordQuery,
     Spent,
+    StoreState,
     TracePage,
     TraceQuery,
     TraceSummary,
@@ -128,6 +129,10 @@ class Store(Protocol):
 
     async def logs(self, project: str, query: LogQuery) -> LogPage:
         """Return a page of records by its offset. Raise `StoreError` for an unknown operator."""
+        ...
+
+    async def state(self) -> StoreState:
+        """Return how busy and how large the store is. It is cheap: no table is read."""
         ...
 
     async def clients(self, project: str) -> Sequence[ClientReport]:

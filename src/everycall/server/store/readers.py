@@ -9,6 +9,8 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,10 +20,13 @@ from everycall import limits
 from everycall.server.store.bulk import SEPARATOR
 from everycall.server.store.errors import StoreBusy, StoreError
 from everycall.server.store.faults import RETRY_AFTER_S, Faults, about_file, fault_of
+from everycall.server.store.values import SlowRead
 
-__all__ = ["Read", "Readers"]
+__all__ = ["Read", "Readers", "SlowReads"]
 
 T = TypeVar("T")
+STATEMENT_CHARS_MAX = 200
+"""Of a slow statement, shown to operators."""
 
 
 class Read:
@@ -31,11 +36,19 @@ class Read:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._stopped = False
+        self.statement = ""
+        """The last statement it ran, without its values."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was interrupted, or will not start."""
+        return self._stopped
 
     def one(self, statement: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
         """Return the first row of a statement, or None. Raise `StoreBusy` if the read was stopped."""
         if self._stopped or self._connection is None:
             raise _too_slow()
+        self.statement = statement
         row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
         return row
 
@@ -79,11 +92,34 @@ class Read:
                     connection.execute("ROLLBACK")
 
 
+class SlowReads:
+    """The reads that took longer than `limits.SLOW_READ_S`: how many, and the latest ones. For one event loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.stopped = 0
+        self._latest: deque[SlowRead] = deque(maxlen=limits.SLOW_READS_MAX)
+
+    def add(self, read: Read, seconds: float) -> None:
+        """Take note of a read that ended, if it was slow."""
+        if seconds < limits.SLOW_READ_S:
+            return
+        self.count += 1
+        self.stopped += read.is_stopped
+        statement = " ".join(read.statement.split())[:STATEMENT_CHARS_MAX]
+        self._latest.append(SlowRead(time.time_ns(), seconds, statement, read.is_stopped))
+
+    def latest(self) -> tuple[SlowRead, ...]:
+        """Return the latest slow reads, the most recent first."""
+        return tuple(reversed(self._latest))
+
+
 class Readers:
     """Runs up to `limits.STORE_READERS` reads at a time. Others wait, and the wait counts towards their time limit."""
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], faults: Faults | None = None) -> None:
         self._faults = faults or Faults()
+        self.slow_reads = SlowReads()
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         for _ in range(limits.STORE_READERS):
             self._idle.put(connect())
@@ -93,6 +129,7 @@ class Readers:
         """Call `work` in a reader thread and return its result. Raise `StoreBusy` after `limits.QUERY_TIMEOUT_S`."""
         loop = asyncio.get_running_loop()
         read = Read()
+        started = loop.time()
         timer = loop.call_later(limits.QUERY_TIMEOUT_S, read.stop)
         try:
             return await loop.run_in_executor(self._threads, self._work, read, work)
@@ -101,6 +138,7 @@ class Readers:
             raise
         finally:
             timer.cancel()
+            self.slow_reads.add(read, loop.time() - started)
 
     def close(self) -> None:
         """Finish the reads in progress and close the connections."""

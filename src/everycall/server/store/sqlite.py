@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,7 @@ from everycall.server.store.values import (
     RecordPage,
     RecordQuery,
     Spent,
+    StoreState,
     TracePage,
     TraceQuery,
     TraceSummary,
@@ -156,6 +158,24 @@ class SqliteStore:
     async def logs(self, project: str, query: LogQuery) -> LogPage:
         """Return a page of records by its offset, newest first."""
         return await self._read(lambda read: log_list.logs(read, project, query))
+
+    async def state(self) -> StoreState:
+        """Return the length of the write queue, sizes on the disk, and slow reads."""
+        writer, readers = self._writer, self._readers
+        if writer is None or readers is None:
+            raise StoreBusy("The server is starting or stopping. Try again in a moment.")
+        database, wal, free = await asyncio.to_thread(self._sizes)
+        slow_reads = readers.slow_reads
+        return StoreState(
+            queued=writer.queued,
+            queue_limit=limits.WRITE_QUEUE_MAX,
+            database_bytes=database,
+            wal_bytes=wal,
+            disk_free_bytes=free,
+            slow_reads=slow_reads.count,
+            stopped_reads=slow_reads.stopped,
+            latest_slow_reads=slow_reads.latest(),
+        )
 
     async def clients(self, project: str) -> Sequence[ClientReport]:
         """Return the latest report of each client process, the most recent first."""
@@ -355,6 +375,20 @@ class SqliteStore:
     async def dataset(self, project: str, key: int | str) -> Dataset | None:
         """Return the dataset with this id or name, with its cases."""
         return await self._read(lambda read: evaluation.dataset(read, project, key))
+
+    def _sizes(self) -> tuple[int | None, int | None, int | None]:
+        """Return the bytes of the database, of its write-ahead log, and free on its disk; None for what is unknown."""
+        sizes: list[int | None] = []
+        for path in (self._path, self._path.with_name(f"{self._path.name}-wal")):
+            try:
+                sizes.append(path.stat().st_size)
+            except OSError:
+                sizes.append(None)
+        try:
+            free = shutil.disk_usage(self._path.parent).free
+        except OSError:
+            free = None
+        return sizes[0], sizes[1], free
 
     def _open(self) -> None:
         with ExitStack() as undo:

@@ -110,6 +110,11 @@ class Writer:
             self._wake.notify()
         return job.done
 
+    @property
+    def queued(self) -> int:
+        """The number of jobs that wait."""
+        return len(self._queue)
+
     def close(self) -> None:
         """Write what is queued, move the write-ahead log into the database and close the connection."""
         with self._wake:

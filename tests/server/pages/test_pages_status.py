@@ -1,0 +1,49 @@
+"""The status page: what the server is doing, and the balance of each client process."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from everycall import limits
+
+HTML = {"accept": "text/html"}
+
+
+def test_the_state_of_the_store_is_shown(client: httpx.Client) -> None:
+    client.post("/v1/records", content=b'{"inference_id":"a","trace_id":"t"}').raise_for_status()
+    status = client.get("/status.json").json()
+    store = status["store"]
+    assert status["health"] == {"status": "ok"}
+    assert store["queued"] == 0
+    assert store["queue_limit"] == limits.WRITE_QUEUE_MAX
+    assert min(store["database_bytes"], store["wal_bytes"], store["disk_free_bytes"]) > 1_000
+    assert (store["slow_reads"], store["stopped_reads"], store["latest_slow_reads"]) == (0, 0, [])
+    page = client.get("/status", headers=HTML).text
+    for text in ("Writes waiting", "Database", "Write-ahead log", "Disk space left", "Slow queries", "works"):
+        assert text in page
+    assert "latest slow queries" not in page
+
+
+def test_a_slow_query_is_listed_without_its_values(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SLOW_READ_S", 0.0)
+    client.get("/api/records", params={"search": "a-secret-text"}).raise_for_status()
+    monkeypatch.undo()
+    store = client.get("/status.json").json()["store"]
+    assert store["slow_reads"] >= 1
+    slow = next(read for read in store["latest_slow_reads"] if "records" in read["statement"])
+    assert slow["stopped"] is False
+    assert slow["seconds"] >= 0
+    page = client.get("/status", headers=HTML).text
+    assert "The latest slow queries since the server started" in page
+    assert "a-secret-text" not in page
+
+
+def test_a_stopped_query_is_counted(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "QUERY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(limits, "SLOW_READ_S", 0.0)
+    assert client.get("/api/records").status_code == 503
+    monkeypatch.undo()
+    store = client.get("/status.json").json()["store"]
+    assert store["stopped_reads"] >= 1
+    assert any(read["stopped"] for read in store["latest_slow_reads"])
