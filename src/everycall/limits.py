@@ -96,6 +96,7 @@ BACKOFF_FIRST_S = _time("BACKOFF_FIRST_S", 0.25, "first wait after an unreachabl
 BACKOFF_MAX_S = _time("BACKOFF_MAX_S", 5.0, "longest wait between tries; an outage ends unnoticed within it")
 RETRY_AFTER_MAX_S = _time("RETRY_AFTER_MAX_S", 300.0, "the longest Retry-After that is obeyed")
 CONNECT_TIMEOUT_S = _time("CONNECT_TIMEOUT_S", 2.0, "to open a connection to the endpoint")
+REPORT_TIMEOUT_S = _time("REPORT_TIMEOUT_S", 1.0, "to report the balance after the last batch, also at exit")
 ANSWER_TIMEOUT_S = _time("ANSWER_TIMEOUT_S", 10.0, "to wait for a batch's receipt")
 EXIT_TIMEOUT_S = _time("EXIT_TIMEOUT_S", 2.0, "the process's exit is held up by at most this")
 ADOPT_INTERVAL_S = _time("ADOPT_INTERVAL_S", 10.0, "between looks for spools of dead processes")

@@ -83,6 +83,7 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
         self._synced_at = self._adopted_at = 0.0
+        self._unreported = False  # whether a batch was delivered since the endpoint was sent the balance
         self.idle = True
         self.alive = False
         self.last_failure: str | None = None
@@ -166,7 +167,8 @@ class Sender:
                     continue
                 self._turned()
                 if not busy:
-                    self._rest()
+                    self._rest(transport)
+            self._report(transport)
         finally:
             self.alive = False
             transport.close()
@@ -185,15 +187,22 @@ class Sender:
             self._sync()
             raise
         self._spool.acknowledge(segment, chunk, delivered, dropped)
+        self._unreported = True
         self.last_failure = None
         return True
 
-    def _rest(self) -> None:
-        """Sleep until there is work; then wait a little for company."""
+    def _report(self, transport: Transport) -> None:
+        """Send the balance without records: the one sent with the last batch counts that batch as spooled."""
+        if self._unreported and self.last_failure is None:
+            self._unreported = False
+            transport.send((), self._key(), self._spool.balance(), limits.REPORT_TIMEOUT_S)
+
+    def _rest(self, transport: Transport) -> None:
+        """Sleep until there is work; then wait a little for company. Report the balance when there is none."""
         self._wake.clear()
         self.idle = True
-        if not self._spool.has_pending():
-            self._wake.wait(limits.IDLE_POLL_S)
+        if not self._spool.has_pending() and not self._wake.wait(limits.IDLE_POLL_S):
+            self._report(transport)
         self.idle = False
         self._hurry.wait(limits.BATCH_DELAY_S)
 

@@ -1,13 +1,41 @@
-"""The status page: what the server is doing, and the balance of each client process."""
+"""The status page: what the server is doing, and the balance of each client process, to its end."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from everycall import limits
 
+PROGRAM = """
+import everycall
+@everycall.trace
+def step(number):
+    return number
+for number in range(50):
+    step(number)
+"""
 HTML = {"accept": "text/html"}
+
+
+def test_a_process_that_ended_has_nothing_spooled(server: Any, client: httpx.Client, tmp_path: Path) -> None:
+    """Its last report comes after its last batch, and so counts that as delivered."""
+    environment = {**os.environ, "EVERYCALL_ENDPOINT": server.address, "EVERYCALL_API_KEY": server.key}
+    subprocess.run([sys.executable, "-c", PROGRAM], env=environment, cwd=tmp_path, check=True, timeout=60)
+    (sheet,) = client.get("/status.json").json()["clients"]
+    assert {name: sheet[name] for name in ("recorded", "delivered", "spooled", "dropped", "missing")} == {
+        "recorded": 50,
+        "delivered": 50,
+        "spooled": 0,
+        "dropped": {},
+        "missing": 0,
+    }
 
 
 def test_the_state_of_the_store_is_shown(client: httpx.Client) -> None:
