@@ -218,7 +218,7 @@ def test_the_count_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     counter = WrongKeys(lambda: 0.0)
     for number in range(50):
         counter.count(f"10.0.0.{number}")
-    assert len(counter._seen) == 3
+    assert len(counter._counts) == 3
 
 
 # --- two projects ---

@@ -11,7 +11,7 @@ from everycall._terminal import Terminal
 from everycall._version import __version__
 from everycall.errors import ConfigurationError
 from everycall.semconv import DEFAULT_PROJECT
-from everycall.server.options import DATABASE, ServerOptions
+from everycall.server.options import DATABASE, ServerOptions, price_book
 from everycall.server.provider_settings import ProviderSettings, provider_settings
 from everycall.server.store.errors import StoreError
 from everycall.server.store.opening import FileLock
@@ -49,6 +49,7 @@ def serve(
         prices=prices,
         root_path=root_path,
     )
+    price_book(options)  # a wrong file of prices is told before anything else
     _check_free(directory)
     screen = Terminal()
     _introduce(screen, options)

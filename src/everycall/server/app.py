@@ -1,4 +1,4 @@
-"""The server's app on one screen: what is served, what stands before it, what it holds while it runs."""
+"""The server's ASGI app: its routes, the middleware before them, and the services they use."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ __all__ = ["create_app"]
 
 
 class _NoEvents(BaseEventEmitterBackend):
-    """No events: Litestar's own emitter runs in a task group, which would hide the store's errors in a group."""
+    """Replaces Litestar's event emitter, which runs in a task group: errors of the store would arrive in a group."""
 
     def emit(self, event_id: str, *args: Any, **kwargs: Any) -> None:
         """Do nothing."""
 
     async def __aexit__(self, *error: object) -> None:
-        """Leave errors as they are."""
+        """Let errors pass unchanged."""
 
 
 def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litestar:
-    """Return the ASGI app. Its lifespan opens and closes the store and closes the gateway.
+    """Return the ASGI app. Its lifespan opens the store, and closes the gateway and the store.
 
-    Raises `ConfigurationError` when the local key cannot be kept. The app has no logging, tracing or debugging of its
-    own, whatever the environment says.
+    Raise `ConfigurationError` if the local key cannot be stored. Litestar's own logging and debugging are off, whatever
+    the environment says.
     """
     access = Access(options, store, options.local_key or local_key(paths.local_key_path()))
 

@@ -1,7 +1,7 @@
-"""Who asks, and what they may do. `Guard` stands before every route and sets `request.user`; routes call `project_of`
-and `require`.
+"""Authentication and roles. `Guard` runs before every route and sets `request.user`; routes call `project_of` and
+`require`.
 
-Nothing but `OPEN_ROUTES` answers without credentials. These are a key in `x-api-key`, in `Authorization: Bearer` or as
+Only `OPEN_ROUTES` answer without credentials. Credentials are a key in `x-api-key`, in `Authorization: Bearer` or as
 the secret of a `Basic` pair, or the session cookie of a browser that logged in.
 """
 
@@ -35,36 +35,36 @@ from everycall.server.store.base import Store
 __all__ = ["OPEN_ROUTES", "Access", "Guard", "Identity", "project_of", "require"]
 
 OPEN_ROUTES = frozenset({"/healthz", "/login", "/static/{file_path}"})
-"""The only path templates that answer without credentials; a test holds this list against the router."""
+"""The path templates that answer without credentials. A test compares this list with the router."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-NOBODY_ASKED = Identity(project=None, role="admin", name="anonymous")
-"""Everybody, when the server runs with `--no-auth` on loopback."""
+ANONYMOUS = Identity(project=None, role="admin", name="anonymous")
+"""The identity of every caller if the server runs with `--no-auth` (on loopback)."""
 
 
-def project_of(identity: Identity, asked: str | None = None) -> str:
-    """Return the project to work in.
+def project_of(identity: Identity, requested: str | None = None) -> str:
+    """Return the project of a request.
 
-    A project's key works in its project alone: naming another one raises 403, whether that exists or not. An identity
-    for all projects works in the one it names, else in `default`.
+    The key of a project works in that project only: another one raises 403, whether it exists or not. An identity for
+    all projects works in the requested one, or in `default`.
     """
     if identity.project is None:
-        if asked and len(asked) > 256:
+        if requested and len(requested) > 256:
             raise problem("bad_request", 400, "Bad request", "A project's name has at most 256 characters.")
-        return asked or DEFAULT_PROJECT
-    if asked and asked != identity.project:
-        raise problem("forbidden", 403, "Forbidden", "This key belongs to another project; leave the project out.")
+        return requested or DEFAULT_PROJECT
+    if requested and requested != identity.project:
+        raise problem("forbidden", 403, "Forbidden", "This key belongs to another project. Leave the project out.")
     return identity.project
 
 
 def require(identity: Identity, role: Role) -> None:
-    """Raise 403 unless the identity has the role. `admin` includes `write`, which includes `read`."""
+    """Raise 403 if the identity does not have the role. `admin` includes `write`, which includes `read`."""
     if ROLES.index(identity.role) < ROLES.index(role):
-        detail = f"This needs a key with the role {role}; yours has {identity.role}."
+        detail = f"This needs a key with the role {role}. Yours has the role {identity.role}."
         raise problem("forbidden", 403, "Forbidden", detail)
 
 
 class Access:
-    """What decides about requests: the keys, the sessions, the allowed hosts, the count of wrong keys."""
+    """Identifies callers: by keys and sessions. Knows the allowed hosts, and counts wrong keys."""
 
     def __init__(self, options: ServerOptions, store: Store, local_secret: str) -> None:
         self.no_auth = options.no_auth
@@ -74,21 +74,27 @@ class Access:
         self.wrong_keys = WrongKeys()
 
     def identify(self, scope: Scope) -> Identity | None:
-        """Return who sends a request; None for nobody. Raises 401 or 429 for a wrong key, 403 for a foreign origin."""
-        secret = _presented(scope)
+        """Return the identity of a request, or None without credentials.
+
+        Raise 401 or 429 for a wrong key, and 403 for a session cookie that another site's page sent.
+        """
+        secret = _secret(scope)
         if secret is not None and not self.no_auth:
             return self.check(scope, secret)[0]
-        identity = replace(NOBODY_ASKED, key=self.keyring.local) if self.no_auth else self._session(scope)
+        identity = replace(ANONYMOUS, key=self.keyring.local) if self.no_auth else self._session(scope)
         if identity is not None and scope.get("method") not in SAFE_METHODS and not is_same_origin(scope):
-            detail = "A page of another site sent this request. Use the server's own pages, or a key in x-api-key."
+            detail = "The page of another site sent this request. Use the server's own pages, or a key in x-api-key."
             raise problem("cross_origin", 403, "Forbidden", detail)
         return identity
 
     def check(self, scope: Scope, secret: str) -> tuple[Identity, str]:
-        """Return who a secret is and its digest. Raises 401, or 429 once its address sent too many wrong ones."""
-        found = self.keyring.identify(secret)
-        if found is not None:
-            return found
+        """Return the identity and the digest of a secret.
+
+        Raise 401 if it is wrong, or 429 if too many wrong ones came from its address.
+        """
+        known = self.keyring.identify(secret)
+        if known is not None:
+            return known
         client = scope.get("client")
         wait = self.wrong_keys.count(client[0] if client else "")
         if wait:
@@ -103,30 +109,30 @@ class Access:
                 morsel = SimpleCookie(value).get(COOKIE)
             except CookieError:
                 continue
-            found = self.sessions.read(morsel.value) if morsel is not None else None
-            if found is not None:
-                return self.keyring.by_digest(found)
+            key_digest = self.sessions.read(morsel.value) if morsel is not None else None
+            if key_digest is not None:
+                return self.keyring.by_digest(key_digest)
         return None
 
 
 class Guard:
-    """The ASGI middleware around every route: Host, credentials, origin; all before a byte of the body is read."""
+    """ASGI middleware around every route. It checks the Host, credentials and origin before any of the body is read."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through to its route, or raise `ProblemError`, or send a browser to the login."""
+        """Pass a request on to its route, raise `ProblemError`, or redirect a browser to the login."""
         hosts = headers_of(scope, b"host")
         if len(hosts) != 1:
             raise problem("bad_request", 400, "Bad request", "Send exactly one Host header.")
         if headers_of(scope, b"transfer-encoding") and headers_of(scope, b"content-length"):
-            # A proxy in front may believe the other one: what follows the body would be a request nobody sent.
+            # a proxy may believe the other one, and take the rest of the body for a request (request smuggling)
             detail = "Send content-length or transfer-encoding, not both."
             raise problem("bad_request", 400, "Bad request", detail, headers={"connection": "close"})
         if not self._access.hosts.allow(hosts[0]):
-            detail = "This server does not answer to that name. Start it with the name among its hosts to allow it."
+            detail = "This server does not answer to that host name. To allow it, start the server with --allow-host."
             raise problem("wrong_host", 421, "Misdirected request", detail)
         identity = None
         if scope["path_template"] not in OPEN_ROUTES:
@@ -142,7 +148,7 @@ class Guard:
         await self._app(scope, receive, send)
 
 
-def _presented(scope: Scope) -> str | None:
+def _secret(scope: Scope) -> str | None:
     key = header(scope, API_KEY_HEADER.encode())
     if key is not None:
         return key.strip()
@@ -162,12 +168,12 @@ def _secret_of_pair(token: str) -> str | None:
 
 
 async def _to_login(scope: Scope, send: Send) -> None:
-    path = scope.get("raw_path") or quote(scope["path"]).encode()  # as it was asked for: ids may hold ? and #
+    path = scope.get("raw_path") or quote(scope["path"]).encode()  # still escaped: ids may contain ? and #
     query = scope.get("query_string", b"")
-    asked = path.decode("latin-1") + (f"?{query.decode('latin-1')}" if query else "")
-    page = onward(scope, base_path() + local_path(asked))
+    target = path.decode("latin-1") + (f"?{query.decode('latin-1')}" if query else "")
+    page = onward(scope, base_path() + local_path(target))
     headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(page or b"")).encode())]
     if page is None:
-        headers.append((b"location", f"/login?next={quote(asked, safe='')}".encode()))
+        headers.append((b"location", f"/login?next={quote(target, safe='')}".encode()))
     await send({"type": "http.response.start", "status": 303 if page is None else 200, "headers": headers})
     await send({"type": "http.response.body", "body": page or b"", "more_body": False})

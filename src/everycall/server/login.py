@@ -1,4 +1,4 @@
-"""The login of browsers: `GET /login` with a printed token or as a form, `POST /login` with a key, `POST /logout`."""
+"""Browser login: `GET /login` with a printed token or as a form, `POST /login` with a key, and `POST /logout`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["handlers"]
 
 @get("/login", include_in_schema=False)
 async def login_page(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Any]:
-    """Log in with the one-time `token`, or show the form. `next` is the local path to go to."""
+    """Log in with the one-time `token`, or show the form. `next` is the local path to go to afterwards."""
     access = services.access
     path = local_path(request.query_params.get("next"))
     token = request.query_params.get("token")
@@ -37,7 +37,7 @@ async def login_page(request: Request[Any, Any, Any], services: NamedDependency[
         cookie = _cookie(request, services.options, access.sessions.issue(access.keyring.local_digest))
         page = onward(request.scope, base_path() + path)
         return _go(path, cookie) if page is None else Response(page, media_type=MediaType.HTML, cookies=[cookie])
-    return _form(path, "This address was used before, or is too old. Log in with a key.", 401)
+    return _form(path, "This login address was used before, or has expired. Log in with a key.", 401)
 
 
 @post("/login", include_in_schema=False, status_code=303)
@@ -51,15 +51,15 @@ async def login(request: Request[Any, Any, Any], services: NamedDependency[Servi
     try:
         _, digest = access.check(request.scope, form.get("key", "").strip())
     except ProblemError as error:
-        answer = _form(path, error.problem.detail, error.problem.status)
-        answer.headers.update({name: value for name, value in error.headers.items() if name == "retry-after"})
-        return answer
+        response = _form(path, error.problem.detail, error.problem.status)
+        response.headers.update({name: value for name, value in error.headers.items() if name == "retry-after"})
+        return response
     return _go(path, _cookie(request, services.options, access.sessions.issue(digest)))
 
 
 @post("/logout", include_in_schema=False, status_code=303)
 async def logout(request: Request[Any, Any, Any], services: NamedDependency[Services]) -> Response[Any]:
-    """End the browser's session: its cookie goes, and a copy of it is refused from now on."""
+    """End the browser's session: delete its cookie, and refuse copies of it from now on."""
     ended = services.access.sessions.end(request.cookies.get(COOKIE, ""))
     if ended is not None:
         await services.store.end_session(*ended)

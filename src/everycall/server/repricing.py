@@ -1,7 +1,7 @@
-"""Finding the cost of stored records again, a page at a time: what would change, and the change. Layer: server.
+"""Pricing stored records again, a page at a time: a report of the changes, and the changes themselves.
 
-Called by `api/repricing.py` in a running server, and by `everycall reprice` on the store of one that does not run. The
-store does the writing, so that there is one writer whoever asks. A page twice changes nothing the second time.
+Called by `api/repricing.py` in a running server, and by `everycall reprice` on the store of a stopped one. The store
+writes the changes. Repricing a page again changes nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ _KINDS = tuple(sorted(PRICED_KINDS))
 
 @dataclass(frozen=True, slots=True)
 class ModelChange:
-    """What becomes of the records of one model at one provider. Sums are US dollars, None when no record has a cost.
+    """The changes to the records of one model of one provider. Sums are US dollars, None if no record has a cost.
 
-    `records` were looked at, `changed` have another cost than before, or have it or lack it for another reason; `kept`
-    have a cost that was given and stays. Records that are counted in another one of the same answer
-    (`Record.counted_in`) are in none of these figures.
+    Of `records`, `changed` have another cost or another reason for it (or for having none), and `kept` have a cost that
+    the client sent, which stays. Records that are counted in another record (`Record.counted_in`) are not included.
     """
 
     model: str | None
@@ -45,7 +44,7 @@ class ModelChange:
     unpriced: int = 0
 
     def plus(self, other: ModelChange) -> ModelChange:
-        """Return both together."""
+        """Return the sum of both."""
         counts = ("records", "changed", "kept", "newly_priced", "now_unpriced", "unpriced")
         return replace(
             self,
@@ -57,7 +56,7 @@ class ModelChange:
 
 @dataclass(frozen=True, slots=True)
 class RepricePage:
-    """A page's changes by model, how many records were written, and where to go on; None: that was all."""
+    """The changes of a page by model, the number of records written, and the next page's cursor (None: no more)."""
 
     models: tuple[ModelChange, ...]
     written: int
@@ -67,10 +66,10 @@ class RepricePage:
 async def reprice_page(
     store: Store, prices: PriceBook, project: str, query: RecordQuery, *, write: bool = False
 ) -> RepricePage:
-    """Look at the next `limits.PAGE_ROWS_MAX` records of a query, and with `write` store what changes.
+    """Price the next `limits.PAGE_ROWS_MAX` records of a query again; with `write`, store the changes.
 
-    `query` has `since`, `until`, `model` and the `cursor` of the page before. Raises `StoreError` for a cursor that
-    was not made here.
+    `query` has `since`, `until`, `model`, and the `cursor` of the previous page. Raise `StoreError` for an invalid
+    cursor.
     """
     kind, _, cursor = (query.cursor or f"{_KINDS[0]}:").partition(":")
     if kind not in _KINDS:
@@ -92,12 +91,12 @@ async def reprice_page(
 
 
 def joined(changes: Iterable[ModelChange]) -> tuple[ModelChange, ...]:
-    """Return the changes with one entry for each model at each provider, by name."""
-    found: dict[tuple[str | None, str | None], ModelChange] = {}
+    """Return the changes with one entry for each model and provider, sorted by name."""
+    totals: dict[tuple[str | None, str | None], ModelChange] = {}
     for change in changes:
         key = change.model, change.provider
-        found[key] = found[key].plus(change) if key in found else change
-    return tuple(found[key] for key in sorted(found, key=lambda key: (key[0] or "", key[1] or "")))
+        totals[key] = totals[key].plus(change) if key in totals else change
+    return tuple(totals[key] for key in sorted(totals, key=lambda key: (key[0] or "", key[1] or "")))
 
 
 def _change(prices: PriceBook, old: Record, new: Record) -> ModelChange:
@@ -116,5 +115,5 @@ def _change(prices: PriceBook, old: Record, new: Record) -> ModelChange:
 
 
 def _sum(one: float | None, other: float | None) -> float | None:
-    known: list[Any] = [value for value in (one, other) if value is not None]
-    return math.fsum(known) if known else None
+    values: list[Any] = [value for value in (one, other) if value is not None]
+    return math.fsum(values) if values else None

@@ -1,4 +1,4 @@
-"""Running the server: in a thread of this process (`Server`, for tests and `demo`), or as the process (`run`)."""
+"""Running the server: in a thread (`Server`, for tests and `everycall demo`), or as the whole process (`run`)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["Server", "run"]
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn without its own signal handling, which would end the process before the store is closed."""
+    """uvicorn with our listeners and without its signal handling, which would end the process too early."""
 
     def __init__(
         self,
@@ -76,15 +76,15 @@ class _Uvicorn(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave all signals alone."""
+        """Install no signal handlers."""
         yield
 
 
 class Server:
     """A server in a thread of its own, with its own event loop. Also a context manager.
 
-    `start` returns once requests are accepted; `stop` returns once requests under way were answered (at most
-    `limits.SHUTDOWN_TIMEOUT_S`), and the store is closed.
+    `start` returns when requests are accepted. `stop` returns when the requests in progress are finished (after at most
+    `limits.SHUTDOWN_TIMEOUT_S`) and the store is closed.
     """
 
     def __init__(self, options: ServerOptions) -> None:
@@ -97,7 +97,7 @@ class Server:
         self._error: BaseException | None = None
 
     def start(self) -> Self:
-        """Start serving. Raises `ConfigurationError` for a port in use or a data directory of another server."""
+        """Start serving. Raise `ConfigurationError` if another server uses the port or the data directory."""
         if self._thread is not None:
             raise ConfigurationError("this server was started already")
         listening = listen(self.options)
@@ -113,13 +113,13 @@ class Server:
         return self
 
     def login_url(self, path: str = "/") -> str:
-        """Return an address that logs a browser in once and then shows `path`."""
+        """Return a URL that logs a browser in, once, and then shows `path`."""
         if self._access is None:
             raise ConfigurationError("the server is not running")
         return f"{self.address}/login?token={self._access.sessions.token()}&next={quote(path, safe='')}"
 
     def stop(self) -> None:
-        """Stop serving and close the store; commits under way are finished. May be called again."""
+        """Finish the commits in progress, stop serving and close the store. May be called again."""
         if self._uvicorn is not None:
             self._uvicorn.should_exit = True
         if self._thread is not None:
@@ -140,29 +140,29 @@ class Server:
 
         try:
             asyncio.run(_serve(self.options, self.key, listening, started))
-        except BaseException as error:  # noqa: BLE001 - the thread's one guard: `start` raises it to its caller
+        except BaseException as error:  # noqa: BLE001 - the thread's only guard; `start` raises the error
             self._error = error
         finally:
             ready.set()
 
 
 def run(options: ServerOptions, started: Callable[[str, str], None] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; then finish what is under way and return, within 5 s.
+    """Serve until SIGINT or SIGTERM, then finish the requests in progress and return, within 5 s.
 
-    `started` is called with the address, and with the one that logs a browser in, once requests are accepted. Raises
-    `ConfigurationError` for a port in use or a data directory of another server. Must run in the main thread.
+    `started` is called when requests are accepted, with the server's URL and one that logs a browser in. Raise
+    `ConfigurationError` if another server uses the port or the data directory. Must run in the main thread.
     """
     key = options.local_key or local_key(paths.local_key_path())
     listening = listen(options)
     raise_descriptor_limit()
-    # the process is the server's own: the store's threads must not wait 5 ms for each turn beside a busy event loop
+    # this process does nothing else: the store's threads should not wait 5 ms for the lock of a busy event loop
     sys.setswitchinterval(0.0005)
 
     def ready(server: _Uvicorn, access: Access, address: str) -> None:
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
-            server.force_exit = server.should_exit  # asked twice: do not wait for requests under way
+            server.force_exit = server.should_exit  # the second signal: do not wait for requests in progress
             server.should_exit = True
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -175,14 +175,14 @@ def run(options: ServerOptions, started: Callable[[str, str], None] | None = Non
 
 
 def listen(options: ServerOptions) -> socket.socket:
-    """Return a listening socket. Raises `ConfigurationError` saying what to do when the address cannot be used."""
+    """Return a listening socket. Raise `ConfigurationError` if the address cannot be used."""
     where = f"{options.host}:{options.port}"
     try:
         family, _, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
-        # with its protocol named, asyncio sets TCP_NODELAY on each connection: answers do not wait for delayed ACKs
+        # asyncio sets TCP_NODELAY only if the protocol is named; without it, responses wait for delayed ACKs
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on {where}: {error.strerror}; choose another --host") from error
+        raise ConfigurationError(f"cannot listen on {where}: {error.strerror}; use another --host") from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
@@ -191,12 +191,10 @@ def listen(options: ServerOptions) -> socket.socket:
         listening.close()
         if error.errno == errno.EADDRINUSE:
             raise ConfigurationError(
-                f"{where} is in use, perhaps by another everycall server: choose another port with --port "
-                "(0 takes any free one)"
+                f"{where} is in use, perhaps by another everycall server: use another port with --port "
+                "(0 for any free one)"
             ) from error
-        raise ConfigurationError(
-            f"cannot listen on {where}: {error.strerror}; choose another --host or --port"
-        ) from error
+        raise ConfigurationError(f"cannot listen on {where}: {error.strerror}; use another --host or --port") from error
     listening.setblocking(False)
     return listening
 
@@ -216,7 +214,7 @@ async def _serve(
             BelowPath(app, options.root_path, TrustedProxies(options.trusted_proxies)),
             http=Connection,  # not used by uvicorn itself: the listeners create connections
             ws="none",
-            lifespan="off",  # entered below, so that its errors arrive here as they are
+            lifespan="off",  # entered below, so its errors arrive here unchanged
             log_config=None,
             access_log=False,
             server_header=False,
@@ -240,7 +238,7 @@ async def _serve(
 def _address(options: ServerOptions, listening: socket.socket) -> str:
     port = listening.getsockname()[1]
     host = options.host.strip("[]")
-    if host in ("0.0.0.0", "::", ""):  # noqa: S104 - what it is bound to is not where one goes
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104 - clients cannot connect to the wildcard address
         host = "127.0.0.1"
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}{options.root_path}"

@@ -1,6 +1,6 @@
-"""What every answer carries and every request is checked for: headers, Host, origin, counts of wrong keys.
+"""Security headers of responses, and checks of requests: Host, origin, trusted proxies, wrong keys.
 
-Pure functions and small counters without any I/O; `auth.Guard` and `create_app` put them in place.
+Pure functions and small counters without I/O. `auth.Guard`, the login and `create_app` use them.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ HEADERS: dict[str, str] = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-"""On every answer, 404 and 500 included. A handler's own value of one of them stays (static files may be cached)."""
+"""On every response, including errors. A handler may set its own value, as static files do for caching."""
 
 _RAW_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 async def secure(message: Message, _: Scope) -> None:
-    """Add `HEADERS` to the start of an answer. Litestar calls it before each message that is sent."""
+    """Add `HEADERS` to a response. Litestar calls it before each message that is sent."""
     if message["type"] == "http.response.start":
         present = {bytes(name).lower() for name, _ in message["headers"]}
         message["headers"] = [*message["headers"], *(pair for pair in _RAW_HEADERS if pair[0] not in present)]
@@ -63,15 +63,15 @@ def headers_of(scope: Scope, name: bytes) -> list[str]:
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """Return a request header, or None; the first when it was sent several times."""
+    """Return the value of a request header, the first if it was sent several times; None if it was not sent."""
     return next(iter(headers_of(scope, name)), None)
 
 
 def _host_name(value: str) -> str | None:
-    """Return the name in a Host header, without port and brackets, in lower case; None when it is not one."""
+    """Return the name in a Host header, in lower case, without port and brackets; None if the header is invalid."""
     try:
         parts = urlsplit(f"//{value}")
-        _ = parts.port  # raises for a port that is no number
+        _ = parts.port  # raises if the port is not a number
     except ValueError:
         return None
     if parts.path or parts.query or parts.fragment or parts.username is not None or not parts.hostname:
@@ -80,10 +80,10 @@ def _host_name(value: str) -> str | None:
 
 
 class AllowedHosts:
-    """The names under which this server answers, so that a foreign name pointed at it (DNS rebinding) gets nothing.
+    """The host names under which this server answers. Others are refused, against DNS rebinding.
 
-    Always: the name it was bound to, `localhost`, loopback addresses and the options' `hosts`. When it is bound to an
-    address others can reach, also any IP address and this machine's name: rebinding needs a name of the attacker's.
+    Allowed are the name it is bound to, `localhost`, loopback addresses and the options' `hosts`. If other machines can
+    reach it, any IP address and this machine's name are allowed too: rebinding needs a name that the attacker controls.
     """
 
     def __init__(self, options: ServerOptions) -> None:
@@ -94,7 +94,7 @@ class AllowedHosts:
         self._names = {name.strip("[]").rstrip(".").lower() for name in names}
 
     def allow(self, value: str) -> bool:
-        """Return whether a Host header names this server."""
+        """Return whether a Host header has an allowed name."""
         name = _host_name(value)
         if name is None:
             return False
@@ -108,7 +108,7 @@ class AllowedHosts:
 
 
 def wants_page(scope: Scope) -> bool:
-    """Return whether an answer is for a person: of a page or a form in a browser, not of data."""
+    """Return whether the response should be a page for a person, not data for a program."""
     path = scope["path"]
     if scope.get("method") not in ("GET", "POST") or path.startswith(DATA_PREFIXES) or path.endswith(".json"):
         return False
@@ -116,11 +116,10 @@ def wants_page(scope: Scope) -> bool:
 
 
 def is_same_origin(scope: Scope) -> bool:
-    """Return whether a request that changes something was not made by another site's page.
+    """Return whether a request was sent by this server's own pages or by a program, not by another site's page.
 
-    Browsers say where a request comes from in `Sec-Fetch-Site` (to loopback and over TLS) and in `Origin` (with every
-    POST; as `null` where the page's referrer policy is `no-referrer`, which ours is not); a program sends neither and
-    has no cookie that could be misused.
+    Browsers send `Sec-Fetch-Site` to loopback and over TLS, and `Origin` with every POST (as `null` if the page's
+    referrer policy is `no-referrer`, which ours is not). A program sends neither, and has no cookie to misuse.
     """
     site = header(scope, b"sec-fetch-site")
     if site is not None:
@@ -134,17 +133,17 @@ def is_same_origin(scope: Scope) -> bool:
     return urlsplit(origin).netloc.lower() == host.lower()
 
 
-def local_path(asked: str | None) -> str:
-    """Return where to go after the login: the path asked for when it is one of this server's, else `/`.
+def local_path(target: str | None) -> str:
+    """Return where to go after the login: the target if it is a path of this server, else `/`.
 
-    Browsers read `//host`, `/\\host` and what hides behind tabs and newlines as another site; those become `/`.
+    Browsers go to another site for `//host` and `/\\host`, even with tabs or newlines in between.
     """
-    if not asked or not asked.startswith("/") or asked[1:2] in ("/", "\\"):
+    if not target or not target.startswith("/") or target[1:2] in ("/", "\\"):
         return "/"
-    if not asked.isprintable() or "\\" in asked or len(asked) > 2048:
+    if not target.isprintable() or "\\" in target or len(target) > 2048:
         return "/"
-    parts = urlsplit(asked)
-    return "/" if parts.scheme or parts.netloc or parts.path == "/logout" else asked
+    parts = urlsplit(target)
+    return "/" if parts.scheme or parts.netloc or parts.path == "/logout" else target
 
 
 class TrustedProxies:
@@ -163,10 +162,10 @@ class TrustedProxies:
 
 
 def over_tls(scope: Scope, trusted_proxies: Sequence[str]) -> bool:
-    """Return whether the browser's connection is encrypted: to this server, or to a proxy that is trusted to say so.
+    """Return whether the browser's connection is encrypted, to this server or to a trusted proxy.
 
-    A proxy says it in `X-Forwarded-Proto` (the last value is that of the nearest one). From any other address the
-    header is a stranger's word and counts for nothing. `trusted_proxies` are addresses or networks (`10.0.0.0/8`).
+    A proxy says so in `X-Forwarded-Proto`, whose last value comes from the nearest proxy. From any other address the
+    header is ignored. `trusted_proxies` are addresses or networks (`10.0.0.0/8`).
     """
     if scope["scheme"] == "https":
         return True
@@ -178,10 +177,10 @@ def over_tls(scope: Scope, trusted_proxies: Sequence[str]) -> bool:
 
 
 def onward(scope: Scope, path: str) -> bytes | None:
-    """Return a page that goes on to `path`, for a browser that came by a link of another site; None for any other.
+    """Return a page that forwards to `path`, if the browser followed a link of another site; else None.
 
-    Browsers leave a `SameSite=Strict` cookie out of such a visit and of what it is redirected to, but not of where a
-    page of this server leads. So a link to a trace in a chat or a ticket works for who is logged in.
+    Browsers do not send a `SameSite=Strict` cookie with such a request, nor with the redirects that follow. They send
+    it when a page of this server forwards them. So links to traces in chats and tickets work for logged-in users.
     """
     if header(scope, b"sec-fetch-site") not in ("cross-site", "same-site"):
         return None
@@ -193,23 +192,25 @@ def onward(scope: Scope, path: str) -> bytes | None:
 
 
 class WrongKeys:
-    """Counts wrong keys per address and minute. `limits.WRONG_KEYS_MAX` of them, and the address is told to wait.
+    """Counts wrong keys per address and minute; after `limits.WRONG_KEYS_MAX`, the address has to wait.
 
-    A right key is always let in: addresses are shared (a proxy, one machine), and 256 random bits need no lock-out.
+    A correct key is always accepted: addresses are shared (by a proxy, or on one machine), and 256 random bits cannot
+    be guessed.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def count(self, address: str) -> int:
-        """Count one more wrong key; return the seconds to wait, 0 while within the bound."""
+        """Count a wrong key; return the seconds to wait, 0 within the limit."""
         now = self._clock()
-        since, seen = self._seen.get(address, (now, 0))
+        since, count = self._counts.get(address, (now, 0))
         if now - since >= 60:
-            since, seen = now, 0
-        self._seen[address] = (since, seen + 1)
-        self._seen.move_to_end(address)
-        while len(self._seen) > limits.WRONG_KEY_ADDRESSES_MAX:
-            self._seen.popitem(last=False)
-        return max(1, int(60 - (now - since))) if seen + 1 > limits.WRONG_KEYS_MAX else 0
+            since, count = now, 0
+        count += 1
+        self._counts[address] = (since, count)
+        self._counts.move_to_end(address)
+        while len(self._counts) > limits.WRONG_KEY_ADDRESSES_MAX:
+            self._counts.popitem(last=False)
+        return max(1, int(60 - (now - since))) if count > limits.WRONG_KEYS_MAX else 0
