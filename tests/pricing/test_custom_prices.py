@@ -29,8 +29,8 @@ def book(tmp_path: Path) -> Callable[[str], PriceBook]:
 
 
 def cost(book: PriceBook, model: str, provider: str | None = None, *, when: int = 0, tier: str | None = None) -> object:
-    found = book.price(Consumption(model, provider, 1_000_000, 0, {}, when or at("2026-06-01"), tier))
-    return found.cost if isinstance(found, Price) else found.reason
+    result = book.price(Consumption(model, provider, 1_000_000, 0, {}, when or at("2026-06-01"), tier))
+    return result.cost if isinstance(result, Price) else result.reason
 
 
 RANKED = """
@@ -108,9 +108,9 @@ def test_rates_by_the_length_of_the_input(book: Callable[[str], PriceBook]) -> N
     )
 
     def of(tokens: int) -> float:
-        found = own.price(Consumption("m", None, tokens, 1, {}, 1))
-        assert isinstance(found, Price)
-        return round(found.cost * 1_000_000, 6)
+        result = own.price(Consumption("m", None, tokens, 1, {}, 1))
+        assert isinstance(result, Price)
+        return round(result.cost * 1_000_000, 6)
 
     assert [of(100), of(101), of(1000), of(1001)] == [110, 212, 2010, 4044]
 
@@ -146,7 +146,7 @@ def test_a_file_is_read_again_when_asked_and_kept_when_it_became_wrong(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[[price]", "is not valid TOML"),
         ("[price]\nmodel = 'm'", "write [[price]] with two brackets"),
@@ -174,12 +174,12 @@ def test_a_file_is_read_again_when_asked_and_kept_when_it_became_wrong(
     ],
 )
 def test_a_file_that_cannot_be_used_says_where_and_why(
-    book: Callable[[str], PriceBook], tmp_path: Path, text: str, said: str
+    book: Callable[[str], PriceBook], tmp_path: Path, text: str, message: str
 ) -> None:
-    with pytest.raises(ConfigurationError) as told:
+    with pytest.raises(ConfigurationError) as raised:
         book(text)
-    assert str(told.value).startswith(str(tmp_path / "prices.toml"))
-    assert said in str(told.value)
+    assert str(raised.value).startswith(str(tmp_path / "prices.toml"))
+    assert message in str(raised.value)
 
 
 def test_no_file_is_no_own_prices_unless_one_was_named(tmp_path: Path) -> None:

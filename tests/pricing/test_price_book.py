@@ -26,15 +26,15 @@ price_record = BOOK.price_record
 
 
 def record(**fields: Any) -> Record:
-    given = {"kind": "llm", "model": "gpt-4o", "provider": "openai", "input_tokens": 1000, "output_tokens": 100}
-    return Record(inference_id="i", trace_id="t", start_time_unix_nano=AT, **{**given, **fields})
+    defaults = {"kind": "llm", "model": "gpt-4o", "provider": "openai", "input_tokens": 1000, "output_tokens": 100}
+    return Record(inference_id="i", trace_id="t", start_time_unix_nano=AT, **{**defaults, **fields})
 
 
 def test_a_known_model_has_a_price_with_its_source_and_version() -> None:
     import genai_prices
 
-    found = price("gpt-4o", "openai", 1_000_000, 1_000_000, {}, AT)
-    assert found == Price(12.5, "genai-prices", genai_prices.__version__)
+    result = price("gpt-4o", "openai", 1_000_000, 1_000_000, {}, AT)
+    assert result == Price(12.5, "genai-prices", genai_prices.__version__)
 
 
 def test_cached_tokens_are_part_of_the_input_and_cost_less() -> None:
@@ -83,9 +83,9 @@ def test_an_unknown_model_or_provider_has_no_price(model: str, provider: str | N
     ],
 )
 def test_a_name_that_one_vendor_alone_serves_tells_the_provider(model: str, vendor: str) -> None:
-    found = price(model, None, 1000, 0, {}, AT)
-    assert found is not None
-    assert found == price(model, vendor, 1000, 0, {}, AT)
+    result = price(model, None, 1000, 0, {}, AT)
+    assert result is not None
+    assert result == price(model, vendor, 1000, 0, {}, AT)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_a_name_that_one_vendor_alone_serves_tells_the_provider(model: str, vend
     ],
 )
 def test_what_the_parts_of_the_tokens_do(usage: dict[str, int], reason: str | None) -> None:
-    found = BOOK.price(Consumption("gpt-4o", "openai", 10, 0, usage, AT))
-    assert (found.reason if isinstance(found, Unpriced) else None) == reason
+    result = BOOK.price(Consumption("gpt-4o", "openai", 10, 0, usage, AT))
+    assert (result.reason if isinstance(result, Unpriced) else None) == reason
 
 
 def test_longer_in_the_cache_needs_a_rate_of_its_own() -> None:
@@ -124,9 +124,9 @@ def test_how_much_sound_was_cached_must_be_told_where_it_matters() -> None:
         return BOOK.price(Consumption("gemini-2.5-flash", "google", 1000, 0, usage, AT))
 
     assert cost({"cached": 500, "input_audio": 200}) == Unpriced("not told how much of input_audio was cached")
-    told = cost({"cached": 500, "input_audio": 200, "cached_audio": 100})
-    assert isinstance(told, Price)
-    assert told.cost == pytest.approx((400 * 0.3 + 100 * 1.0 + 400 * 0.03 + 100 * 0.1) / 1e6)
+    overlapping = cost({"cached": 500, "input_audio": 200, "cached_audio": 100})
+    assert isinstance(overlapping, Price)
+    assert overlapping.cost == pytest.approx((400 * 0.3 + 100 * 1.0 + 400 * 0.03 + 100 * 0.1) / 1e6)
     assert cost({"cached": 500, "input_audio": 200, "cached_audio": 600}) == Unpriced("the parts exceed the whole")
 
 
@@ -134,10 +134,10 @@ def test_how_much_sound_was_cached_must_be_told_where_it_matters() -> None:
 def test_a_service_tier_has_its_price_or_none(tier: str) -> None:
     """The list has these tiers of gpt-5 from autumn 2026 on; before, and elsewhere, nobody knows."""
     standard = BOOK.price(Consumption("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026))
-    found = BOOK.price(Consumption("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026, tier))
-    assert isinstance(found, Price)
+    result = BOOK.price(Consumption("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026, tier))
+    assert isinstance(result, Price)
     assert isinstance(standard, Price)
-    assert found.cost == standard.cost * {"batch": 0.5, "flex": 0.5, "priority": 2.0}[tier]
+    assert result.cost == standard.cost * {"batch": 0.5, "flex": 0.5, "priority": 2.0}[tier]
     for used in (
         Consumption("gpt-5", "openai", 1000, 1000, {}, AT, tier),
         Consumption("deepseek-chat", "deepseek", 1000, 1000, {}, AUTUMN_2026, tier),
@@ -186,15 +186,15 @@ def test_no_instant_makes_it_raise(at: int) -> None:
 )
 def test_names_of_the_semantic_conventions_are_understood(name: str, same_as: str) -> None:
     models = {"azure": "gpt-4o", "x-ai": "grok-3", "mistral": "mistral-large-latest", "google": "gemini-2.0-flash"}
-    found = price(models[same_as], name, 1000, 1000, {}, AT)
-    assert found is not None
-    assert found == price(models[same_as], same_as, 1000, 1000, {}, AT)
+    result = price(models[same_as], name, 1000, 1000, {}, AT)
+    assert result is not None
+    assert result == price(models[same_as], same_as, 1000, 1000, {}, AT)
 
 
 def test_the_provider_that_parea_leaks_counts_as_none() -> None:
-    found = price("gpt-4o", "BaseProvider('gpt-4o')", 1000, 1000, {}, AT)
-    assert found is not None
-    assert found == price("gpt-4o", None, 1000, 1000, {}, AT)
+    result = price("gpt-4o", "BaseProvider('gpt-4o')", 1000, 1000, {}, AT)
+    assert result is not None
+    assert result == price("gpt-4o", None, 1000, 1000, {}, AT)
 
 
 def test_every_model_costs_what_the_price_list_calculates() -> None:
@@ -207,14 +207,14 @@ def test_every_model_costs_what_the_price_list_calculates() -> None:
     compared = 0
     for provider in get_snapshot().providers:
         for model in provider.models:
-            given, made = rng.choice([90, 250_000]), rng.randrange(1, 5000)
+            input_tokens, output_tokens = rng.choice([90, 250_000]), rng.randrange(1, 5000)
             parts = {"cached": rng.choice([0, 30]), "cache_write": rng.choice([0, 20]), "reasoning": rng.choice([0, 1])}
-            ours = price(model.id, provider.id, given, made, parts, AT)
+            ours = price(model.id, provider.id, input_tokens, output_tokens, parts, AT)
             if ours is None:
                 continue
             usage = Usage(
-                input_tokens=given,
-                output_tokens=made,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
                 cache_read_tokens=parts["cached"],
                 cache_write_tokens=parts["cache_write"],
                 output_reasoning_tokens=parts["reasoning"],
@@ -275,9 +275,9 @@ def test_a_record_is_priced_once() -> None:
     ids=str,
 )
 def test_a_record_that_need_not_be_priced_is_left_alone(fields: dict[str, Any]) -> None:
-    given = record(**fields)
-    assert price_record(given) is given
-    assert unpriced_reason(given) is None
+    original = record(**fields)
+    assert price_record(original) is original
+    assert unpriced_reason(original) is None
 
 
 def test_a_cost_without_a_source_is_the_clients() -> None:
@@ -296,18 +296,18 @@ def test_a_cost_without_a_source_is_the_clients() -> None:
     ids=str,
 )
 def test_a_record_without_a_price_says_why(fields: dict[str, Any], reason: str) -> None:
-    found = price_record(record(**fields))
-    assert (found.cost, found.cost_source, found.price_version) == (None, f"unpriced: {reason}", None)
-    assert unpriced_reason(found) == reason
-    assert price_record(found) == found
+    result = price_record(record(**fields))
+    assert (result.cost, result.cost_source, result.price_version) == (None, f"unpriced: {reason}", None)
+    assert unpriced_reason(result) == reason
+    assert price_record(result) == result
 
 
 def test_no_reason_is_too_long_for_its_field() -> None:
     usage = {"unpriced." + "x" * 300: 1}
     for fields in ({"usage": usage}, {"attributes": to_raw({"service_tier": "y" * 300})}):
-        found = price_record(record(**fields))
-        assert found.cost is None
-        assert len(found.cost_source or "") <= 64
+        result = price_record(record(**fields))
+        assert result.cost is None
+        assert len(result.cost_source or "") <= 64
 
 
 def test_an_embedding_needs_no_output_tokens() -> None:
@@ -320,8 +320,8 @@ def test_an_embedding_needs_no_output_tokens() -> None:
 def test_a_cache_hit_costs_nothing_and_says_what_it_saved() -> None:
     """Cost 0 on a cache hit stays 0; the price of its tokens is `saved_cost`, and None when it is not known."""
     paid = price_record(record())
-    for given in ({"cost": 0.0, "cost_source": "cache"}, {}):
-        hit = price_record(record(cache_hit=True, **given))
+    for original in ({"cost": 0.0, "cost_source": "cache"}, {}):
+        hit = price_record(record(cache_hit=True, **original))
         assert (hit.cost, hit.cost_source, hit.saved_cost) == (0.0, "cache", paid.cost)
         assert price_record(hit) is hit
     unknown = price_record(record(cost=0.0, cache_hit=True, model="no-such-model"))
@@ -365,8 +365,8 @@ def test_repricing_leaves_what_was_given() -> None:
         {"cost": 0.0, "cost_source": "cache", "cache_hit": True, "saved_cost": 1.0},
         {"kind": "agent", "cost": 1.0},
     ):
-        given = record(**fields)
-        assert BOOK.reprice(given) is given
+        original = record(**fields)
+        assert BOOK.reprice(original) is original
 
 
 def test_a_traced_program_never_reads_the_price_list(tmp_path: Path) -> None:

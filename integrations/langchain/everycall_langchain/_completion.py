@@ -200,7 +200,8 @@ def response_fields(result: LLMResult, run_id: Any) -> dict[str, Any]:
         model = _first_text(metadata, _RESPONSE_MODEL_KEYS) or _first_text(overall, _RESPONSE_MODEL_KEYS)
         if model:
             fields["model"] = model
-    fields.update(_usage.response_usage(first, metadata, overall, has_several_choices=len(choices) > 1))
+    if metadata or overall or first.get("usage_metadata") is not None:
+        fields.update(_usage.response_usage(first, metadata, overall, has_several_choices=len(choices) > 1))
     message_id = first.get("id")
     if _is_cache_hit(first, run_id):
         fields.update(cache=True, cache_hit=True, cost=0.0, cost_source="cache")

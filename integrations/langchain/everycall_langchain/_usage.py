@@ -28,8 +28,6 @@ def response_usage(
     billed apart. Calls of the provider's tools that no report counts are counted in the content.
     """
     own = message.get("usage_metadata")
-    if own is None and not metadata and not overall:
-        return {}
     shared = overall.get("token_usage") or overall.get("usage")
     of_provider = metadata.get("token_usage") or metadata.get("usage") or shared
     if has_several_choices and shared:

@@ -58,9 +58,9 @@ class Tree:
         self.records = records
 
     def one(self, name: str) -> Record:
-        found = [record for record in self.records if record.name == name]
-        assert len(found) == 1, f"{len(found)} records named {name!r} among {[r.name for r in self.records]}"
-        return found[0]
+        matches = [record for record in self.records if record.name == name]
+        assert len(matches) == 1, f"{len(matches)} records named {name!r} among {[r.name for r in self.records]}"
+        return matches[0]
 
     def named(self, name: str) -> list[Record]:
         return [record for record in self.records if record.name == name]
@@ -69,8 +69,8 @@ class Tree:
         return [record for record in self.records if record.kind == kind]
 
     def parent_of(self, record: Record) -> Record | None:
-        found = [other for other in self.records if other.inference_id == record.parent_id]
-        return found[0] if found else None
+        matches = [other for other in self.records if other.inference_id == record.parent_id]
+        return matches[0] if matches else None
 
     def path(self, record: Record) -> list[str]:
         names = [record.name]
@@ -132,42 +132,42 @@ def is_below() -> Callable[[ReadableSpan, Record], bool]:
     return tell
 
 
-async def _invoke(chain: Any, given: Any, config: Any) -> None:
-    chain.invoke(given, config)
+async def _invoke(chain: Any, inputs: Any, config: Any) -> None:
+    chain.invoke(inputs, config)
 
 
-async def _batch(chain: Any, given: Any, config: Any) -> None:
-    chain.batch([given], config)
+async def _batch(chain: Any, inputs: Any, config: Any) -> None:
+    chain.batch([inputs], config)
 
 
-async def _stream(chain: Any, given: Any, config: Any) -> None:
-    list(chain.stream(given, config))
+async def _stream(chain: Any, inputs: Any, config: Any) -> None:
+    list(chain.stream(inputs, config))
 
 
-async def _ainvoke(chain: Any, given: Any, config: Any) -> None:
-    await chain.ainvoke(given, config)
+async def _ainvoke(chain: Any, inputs: Any, config: Any) -> None:
+    await chain.ainvoke(inputs, config)
 
 
-async def _abatch(chain: Any, given: Any, config: Any) -> None:
-    await chain.abatch([given], config)
+async def _abatch(chain: Any, inputs: Any, config: Any) -> None:
+    await chain.abatch([inputs], config)
 
 
-async def _astream(chain: Any, given: Any, config: Any) -> None:
-    assert [piece async for piece in chain.astream(given, config)]
+async def _astream(chain: Any, inputs: Any, config: Any) -> None:
+    assert [piece async for piece in chain.astream(inputs, config)]
 
 
-async def _events(chain: Any, given: Any, config: Any, version: str) -> None:
+async def _events(chain: Any, inputs: Any, config: Any, version: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first version is deprecated, and works
-        assert [event async for event in chain.astream_events(given, config, version=version)]
+        assert [event async for event in chain.astream_events(inputs, config, version=version)]
 
 
-async def _events_v1(chain: Any, given: Any, config: Any) -> None:
-    await _events(chain, given, config, "v1")
+async def _events_v1(chain: Any, inputs: Any, config: Any) -> None:
+    await _events(chain, inputs, config, "v1")
 
 
-async def _events_v2(chain: Any, given: Any, config: Any) -> None:
-    await _events(chain, given, config, "v2")
+async def _events_v2(chain: Any, inputs: Any, config: Any) -> None:
+    await _events(chain, inputs, config, "v2")
 
 
 WAYS: dict[str, Callable[[Any, Any, Any], Awaitable[None]]] = {
@@ -263,12 +263,12 @@ class ScriptedChat(BaseChatModel):
             if number == self.fails_after:
                 raise self.fails
             last = number == len(words) - 1
-            told = number == 0 if self.usage_first else last
+            has_usage = number == 0 if self.usage_first else last
             yield ChatGenerationChunk(
                 message=AIMessageChunk(
                     content=word if last else word + " ",
                     tool_calls=answer.tool_calls if last else [],
-                    usage_metadata=answer.usage_metadata if told else None,
+                    usage_metadata=answer.usage_metadata if has_usage else None,
                     response_metadata=answer.response_metadata if last else {},
                 )
             )
@@ -302,8 +302,8 @@ def chat() -> Callable[..., ScriptedChat]:
     """Return a maker of chat models: `chat("text", ...)` or `chat(AIMessage(...), ...)`."""
 
     def make(*answers: str | AIMessage, **settings: Any) -> ScriptedChat:
-        made = [AIMessage(content=answer) if isinstance(answer, str) else answer for answer in answers or ("fine",)]
-        return ScriptedChat(answers=made, calls=[], **settings)
+        messages = [AIMessage(content=answer) if isinstance(answer, str) else answer for answer in answers or ("fine",)]
+        return ScriptedChat(answers=messages, calls=[], **settings)
 
     return make
 

@@ -27,7 +27,7 @@ CALL = {"name": "look_up", "args": {"city": "Bern"}, "id": "call_1", "type": "to
 
 
 def test_request_and_answer(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
-    said = AIMessage(
+    message = AIMessage(
         content="It is sunny.",
         response_metadata={"model_name": "claude-test-1-20260101", "id": "msg_7", "stop_reason": "end_turn"},
     )
@@ -37,7 +37,7 @@ def test_request_and_answer(tree: Any, chat: Any, value: Callable[[Any], Any]) -
         AIMessage("", tool_calls=[CALL]),
         ToolMessage("sunny", tool_call_id="call_1", name="look_up"),
     ]
-    chat(said).invoke(history, HANDLER, stop=["STOP"], tools=[{"type": "function", "function": {"name": "look_up"}}])
+    chat(message).invoke(history, HANDLER, stop=["STOP"], tools=[{"type": "function", "function": {"name": "look_up"}}])
     record = tree.one("ScriptedChat")
     assert record.kind == "llm"
     assert value(record.llm_configuration) == {
@@ -167,8 +167,8 @@ def test_a_message_given_again_is_no_cache_hit(tree: Any) -> None:
     ids=["openai", "anthropic", "cache writes by lifetime", "measured zero", "not numbers"],
 )
 def test_reports_of_tokens(usage: dict[str, Any], expected: dict[str, Any]) -> None:
-    said = AIMessage("x", response_metadata={"token_usage": usage})
-    fields = response_fields(LLMResult(generations=[[ChatGeneration(message=said)]]), "run")
+    message = AIMessage("x", response_metadata={"token_usage": usage})
+    fields = response_fields(LLMResult(generations=[[ChatGeneration(message=message)]]), "run")
     assert {
         key: fields[key] for key in ("input_tokens", "output_tokens", "total_tokens", "usage") if key in fields
     } == expected
@@ -281,11 +281,11 @@ def test_events(tree: Any, value: Callable[[Any], Any]) -> None:
 
 
 def test_retries(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
-    seen: list[int] = []
+    attempts_made: list[int] = []
 
     def body(x: str) -> str:
-        seen.append(1)
-        if len(seen) < 2:
+        attempts_made.append(1)
+        if len(attempts_made) < 2:
             raise OSError("again")
         return x
 

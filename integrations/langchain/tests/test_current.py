@@ -247,12 +247,12 @@ async def test_beside_a_model(tree: Any, spans: Any, is_below: Any) -> None:
         assert may_end.wait(10)
 
     async def step(x: Any) -> Any:
-        asked = asyncio.create_task(Busy(inner=wait).ainvoke("hi"))
+        model_task = asyncio.create_task(Busy(inner=wait).ainvoke("hi"))
         while not started.is_set():
             await asyncio.sleep(0.001)
         with everycall.span("beside"), spans.tracer.start_as_current_span("span beside"):
             may_end.set()
-        await asked
+        await model_task
         return x
 
     await RunnableLambda(step).ainvoke("hi", HANDLER)
@@ -316,14 +316,14 @@ async def test_the_programs_own_context_wins(tree: Any, chat: Any, spans: Any) -
 
 async def test_nothing_is_attached(run: Any, tree: Any, chat: Any) -> None:
     """The context itself is as the program left it, in the steps too: their calls are found, not put there."""
-    before, seen = current_context(), []
+    before, contexts = current_context(), []
 
     def body(x: Any) -> Any:
-        seen.append(current_context())
+        contexts.append(current_context())
         return x
 
     await run(RunnableLambda(body) | chat("one two"), "hi", HANDLER)
-    assert current_context() == before == seen[0]
+    assert current_context() == before == contexts[0]
     assert everycall.current() is None
     assert otel_trace.get_current_span() is otel_trace.INVALID_SPAN
 

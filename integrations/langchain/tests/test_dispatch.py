@@ -22,10 +22,10 @@ class Listener(BaseCallbackHandler):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def on_llm_start(self, *args: Any, **about: Any) -> None:
+    def on_llm_start(self, *args: Any, **details: Any) -> None:
         self.heard.append("start")
 
-    def on_llm_end(self, *args: Any, **about: Any) -> None:
+    def on_llm_end(self, *args: Any, **details: Any) -> None:
         self.heard.append("end")
 
 
@@ -33,10 +33,10 @@ class AsyncListener(AsyncCallbackHandler):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    async def on_llm_start(self, *args: Any, **about: Any) -> None:
+    async def on_llm_start(self, *args: Any, **details: Any) -> None:
         self.heard.append("start")
 
-    async def on_llm_end(self, *args: Any, **about: Any) -> None:
+    async def on_llm_end(self, *args: Any, **details: Any) -> None:
         self.heard.append("end")
 
 

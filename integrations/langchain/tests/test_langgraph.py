@@ -54,16 +54,16 @@ def config() -> Callable[[str], dict[str, Any]]:
 def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Return what runs a graph, synchronously or not: `await ask(graph, input, config)`."""
 
-    async def run(graph: Any, given: Any, config: Any) -> Any:
-        return graph.invoke(given, config) if request.param == "invoke" else await graph.ainvoke(given, config)
+    async def run(graph: Any, inputs: Any, config: Any) -> Any:
+        return graph.invoke(inputs, config) if request.param == "invoke" else await graph.ainvoke(inputs, config)
 
     return run
 
 
 def events(value: Any, record: Any) -> list[tuple[str, Any]]:
     """What happened in a record's call, by name; ids of checkpoints left out."""
-    told = (value(record.attributes) or {}).get("events", [])
-    return [(one["name"], {k: v for k, v in one["attributes"].items() if k != "checkpoint_id"}) for one in told]
+    reported = (value(record.attributes) or {}).get("events", [])
+    return [(item["name"], {k: v for k, v in item["attributes"].items() if k != "checkpoint_id"}) for item in reported]
 
 
 def approving(chat: Any, saver: Any = None, **settings: Any) -> Any:
@@ -197,11 +197,11 @@ async def test_commands_are_no_errors(ask: Any, tree: Any, value: Any, config: A
     outer.add_node("sub", inner.compile(name="inner graph"))
     outer.add_node("other", lambda state: {"notes": ["other"]})
     outer.add_edge(START, "first")
-    said = await ask(outer.compile(), {"notes": []}, config("t-1"))
-    assert said["notes"] == ["first", "left", "other"]
+    result = await ask(outer.compile(), {"notes": []}, config("t-1"))
+    assert result["notes"] == ["first", "left", "other"]
     assert {(record.status, record.error, record.error_type) for record in tree.records} == {("success", None, None)}
-    told = (value(tree.one("leave").attributes) or {})["events"]
-    assert [one["name"] for one in told] == ["ParentCommand"]
+    reported = (value(tree.one("leave").attributes) or {})["events"]
+    assert [item["name"] for item in reported] == ["ParentCommand"]
     assert tree.path(tree.one("other")) == ["LangGraph", "other"]
 
 
@@ -275,10 +275,10 @@ def agent(chat: Any) -> Any:
 
 
 async def test_an_agent(ask: Any, tree: Any, chat: Any, value: Any, config: Any) -> None:
-    said = await ask(agent(chat), {"messages": [HumanMessage("weather?")]}, config("t-1"))
-    assert said["messages"][-1].content == "done"
+    result = await ask(agent(chat), {"messages": [HumanMessage("weather?")]}, config("t-1"))
+    assert result["messages"][-1].content == "done"
     first, second = tree.of_kind("llm")
-    assert [one["function"]["name"] for one in value(first.output)["tool_calls"]] == ["look_up"] * 2
+    assert [item["function"]["name"] for item in value(first.output)["tool_calls"]] == ["look_up"] * 2
     assert (second.content, value(second.llm_configuration)["messages"][-1]["content"]) == ("done", "sunny in Basel")
     for city in ("Bern", "Basel"):
         assert tree.path(tree.one(f"inner {city}")) == ["LangGraph", "tools", "look_up", f"inner {city}"]
@@ -290,10 +290,10 @@ async def test_an_agent(ask: Any, tree: Any, chat: Any, value: Any, config: Any)
 async def test_streams(mode: Any, tree: Any, chat: Any, config: Any) -> None:
     """Each way to look at a running graph; the record is the same. Messages come with their time to the first."""
     graph = agent(chat)
-    given = {"messages": [HumanMessage("weather?")]}
-    assert list(graph.stream(given, config("t-1"), stream_mode=mode))
+    question = {"messages": [HumanMessage("weather?")]}
+    assert list(graph.stream(question, config("t-1"), stream_mode=mode))
     names = sorted(record.name for record in tree.records)
-    assert [piece async for piece in agent(chat).astream(given, config("t-2"), stream_mode=mode)]
+    assert [piece async for piece in agent(chat).astream(question, config("t-2"), stream_mode=mode)]
     assert sorted(record.name for record in tree.records) == sorted(names * 2)
     assert {(record.status, record.error_type) for record in tree.records} == {("success", None)}
     assert [record.content for record in tree.of_kind("llm")] == ["", "done"] * 2
@@ -304,10 +304,10 @@ async def test_streams(mode: Any, tree: Any, chat: Any, config: Any) -> None:
 async def test_the_protocols_streams(tree: Any, chat: Any, config: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # beta
-        given = {"messages": [HumanMessage("weather?")]}
-        stream = agent(chat).stream_events(given, config("t-1"), version="v3")
+        question = {"messages": [HumanMessage("weather?")]}
+        stream = agent(chat).stream_events(question, config("t-1"), version="v3")
         assert stream.output["messages"][-1].text == "done"
-        later = await agent(chat).astream_events(given, config("t-2"), version="v3")
+        later = await agent(chat).astream_events(question, config("t-2"), version="v3")
         assert (await later.output())["messages"][-1].text == "done"
     assert [record.content for record in tree.of_kind("llm")] == ["", "done"] * 2
     assert all(record.time_to_first_token is not None for record in tree.of_kind("llm") if record.content)
@@ -339,8 +339,8 @@ async def test_a_providers_client_in_a_node(ask: Any, tree: Any, config: Any, cl
     """It is no model of LangChain's: its request is the record, below the node."""
 
     def node(state: State) -> dict[str, Any]:
-        said = client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "hi"}])
-        return {"notes": [said.choices[0].message.content]}
+        answer = client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "hi"}])
+        return {"notes": [answer.choices[0].message.content]}
 
     graph = StateGraph(State)
     graph.add_node("node", node)

@@ -37,10 +37,10 @@ ABOUT = {"model_name": "claude-test-1-20260101", "id": "msg_7", "stop_reason": "
 _JOINED: Any = AIMessageChunk(content="") + AIMessageChunk(content="", usage_metadata=USAGE)
 MERGES_DETAILS = "input_token_details" in _JOINED.usage_metadata
 """Whether this langchain-core keeps the parts of usage when it joins the pieces of a stream; the first ones did not."""
-ASKED = {"question": "Why do storks fly south?"}
+QUESTION = {"question": "Why do storks fly south?"}
 ANSWER = "For the food."
 SYSTEM = "Answer in one sentence."
-MESSAGES = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": ASKED["question"]}]
+MESSAGES = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": QUESTION["question"]}]
 
 
 def common(name: str, kind: str, parent: str | None) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def common(name: str, kind: str, parent: str | None) -> dict[str, Any]:
     }
 
 
-ROOT = {**common("root", "chain", None), "inputs": ASKED, "output": ANSWER}
-PROMPT = {**common("ChatPromptTemplate", "prompt", "root"), "inputs": ASKED, "output": MESSAGES}
+ROOT = {**common("root", "chain", None), "inputs": QUESTION, "output": ANSWER}
+PROMPT = {**common("ChatPromptTemplate", "prompt", "root"), "inputs": QUESTION, "output": MESSAGES}
 REQUEST = {
     **common("ScriptedChat", "llm", "root"),
     "provider": "anthropic",
@@ -107,11 +107,11 @@ def omitted(record: dict[str, Any], *what: str) -> dict[str, Any]:
     return {**left, "metadata": {"team": "a"}, "tags": ["t"], "omitted": sorted([*what, "metadata", "tags"])}
 
 
-def told(records: list[Record]) -> dict[str, dict[str, Any]]:
+def fields_by_name(records: list[Record]) -> dict[str, dict[str, Any]]:
     """Return all that is in the records of one trace, by name; of ids and times their sense is checked here."""
     names = {record.inference_id: record.name for record in records}
     assert len({record.trace_id for record in records}) <= 1
-    found: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, dict[str, Any]] = {}
     for record in records:
         assert record.inference_id.startswith(f"{record.trace_id}-")
         assert record.latency is not None
@@ -124,9 +124,9 @@ def told(records: list[Record]) -> dict[str, dict[str, Any]]:
         attributes = fields.get("attributes", {})
         for name in ("exception.stacktrace", "code.location"):
             attributes.pop(name, None)
-        assert record.name not in found
-        found[record.name] = fields if attributes else without(fields, "attributes")
-    return found
+        assert record.name not in by_name
+        by_name[record.name] = fields if attributes else without(fields, "attributes")
+    return by_name
 
 
 def as_streamed(expected: dict[str, dict[str, Any]], records: list[Record]) -> dict[str, dict[str, Any]]:
@@ -145,9 +145,9 @@ class Case:
         self.model = model
 
     def chain(self, chat: Any) -> Any:
-        said = AIMessage(ANSWER, usage_metadata=USAGE, response_metadata=ABOUT)
+        message = AIMessage(ANSWER, usage_metadata=USAGE, response_metadata=ABOUT)
         prompt = ChatPromptTemplate.from_messages([("system", SYSTEM), ("user", "{question}")])
-        return prompt | chat(said, **self.model) | StrOutputParser()
+        return prompt | chat(message, **self.model) | StrOutputParser()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -207,16 +207,16 @@ def is_async(request: pytest.FixtureRequest) -> bool:
 async def test_whole(name: str, run: Any, chat: Any, records: list[Record]) -> None:
     """However it is run, and streamed or not, a chain that comes to its end leaves the same records."""
     case = WHOLE[name]
-    await run(case.chain(chat), ASKED, case.config)
-    assert told(records) == as_streamed(case.expected, records)
+    await run(case.chain(chat), QUESTION, case.config)
+    assert fields_by_name(records) == as_streamed(case.expected, records)
 
 
 @pytest.mark.parametrize("case", [ERROR, TIMEOUT], ids=["error", "timeout"])
 async def test_failed(case: Case, is_async: bool, chat: Any, records: list[Record]) -> None:
     chain = case.chain(chat)
     with pytest.raises(type(case.model["fails"])):
-        _ = await chain.ainvoke(ASKED, case.config) if is_async else chain.invoke(ASKED, case.config)
-    assert told(records) == case.expected
+        _ = await chain.ainvoke(QUESTION, case.config) if is_async else chain.invoke(QUESTION, case.config)
+    assert fields_by_name(records) == case.expected
 
 
 @pytest.mark.parametrize("flags", [INPUTS, OUTPUTS], ids="+".join)
@@ -225,15 +225,15 @@ async def test_failed_with_an_omission(flags: dict[str, Any], is_async: bool, ch
     case = Case(handler=flags, fails=GONE)
     chain = case.chain(chat)
     with pytest.raises(ConnectionError):
-        _ = await chain.ainvoke(ASKED, case.config) if is_async else chain.invoke(ASKED, case.config)
-    found = told(records)
+        _ = await chain.ainvoke(QUESTION, case.config) if is_async else chain.invoke(QUESTION, case.config)
+    by_name = fields_by_name(records)
     for name in ("root", "ScriptedChat"):
-        error = found[name].pop("error")
+        error = by_name[name].pop("error")
         assert error.startswith("ConnectionError at ")
         assert "gone" not in error
     what = ["inputs"] if flags is INPUTS else ["outputs"]
     root, model = failed(ROOT, "", GONE_TYPE), failed(ASKED_MODEL, "", GONE_TYPE)
-    assert found == {
+    assert by_name == {
         "root": without(omitted(root, *what), "error"),
         "ChatPromptTemplate": omitted(PROMPT, *what),
         "ScriptedChat": without(omitted(model, *what), "error"),
@@ -243,11 +243,11 @@ async def test_failed_with_an_omission(flags: dict[str, Any], is_async: bool, ch
 async def test_stream_complete(is_async: bool, chat: Any, records: list[Record]) -> None:
     chain = OK.chain(chat)
     if is_async:
-        said = [piece async for piece in chain.astream(ASKED, OK.config)]
+        pieces = [piece async for piece in chain.astream(QUESTION, OK.config)]
     else:
-        said = list(chain.stream(ASKED, OK.config))
-    assert "".join(said) == ANSWER
-    assert told(records) == as_streamed(OK.expected, records)
+        pieces = list(chain.stream(QUESTION, OK.config))
+    assert "".join(pieces) == ANSWER
+    assert fields_by_name(records) == as_streamed(OK.expected, records)
     (model,) = (record for record in records if record.kind == "llm")
     assert model.time_to_first_token is not None
     assert 0 < model.time_to_first_token <= (model.latency or 0)
@@ -260,13 +260,13 @@ async def test_stream_broken_off(is_async: bool, chat: Any, records: list[Record
 
     async def read() -> None:
         if is_async:
-            assert [piece async for piece in chain.astream(ASKED, case.config)]
+            assert [piece async for piece in chain.astream(QUESTION, case.config)]
         else:
-            list(chain.stream(ASKED, case.config))
+            list(chain.stream(QUESTION, case.config))
 
     with pytest.raises(ConnectionError):
         await read()
-    assert told(records) == {
+    assert fields_by_name(records) == {
         "root": failed(ROOT, GONE_TEXT, GONE_TYPE),
         "ChatPromptTemplate": PROMPT,
         "ScriptedChat": {**failed(ASKED_MODEL, GONE_TEXT, GONE_TYPE), "content": "For the "},
@@ -282,15 +282,15 @@ async def test_stream_left(is_async: bool, chat: Any, records: list[Record]) -> 
     case = Case()
     model = case.chain(chat).steps[1]
     if is_async:
-        later = model.astream(ASKED["question"], case.config)
+        later = model.astream(QUESTION["question"], case.config)
         assert (await anext(later)).content == "For "
         await later.aclose()
     else:
-        stream = model.stream(ASKED["question"], case.config)
+        stream = model.stream(QUESTION["question"], case.config)
         assert next(stream).content == "For "
         stream.close()
     configuration = {**REQUEST["llm_configuration"], "messages": MESSAGES[1:]}
-    assert told(records) == {
+    assert fields_by_name(records) == {
         "root": {
             **ASKED_MODEL,
             "name": "root",
@@ -308,7 +308,7 @@ async def test_cancelled(flags: dict[str, Any], is_async: bool, chat: Any, recor
     case = Case(handler=flags, waits=True, fails=None if is_async else KeyboardInterrupt())
     chain = case.chain(chat)
     if is_async:
-        task = asyncio.create_task(chain.ainvoke(ASKED, case.config))
+        task = asyncio.create_task(chain.ainvoke(QUESTION, case.config))
         while not any(record.name == "ChatPromptTemplate" for record in records) and not flags:
             await asyncio.sleep(0)
         await asyncio.sleep(0.02)
@@ -318,15 +318,15 @@ async def test_cancelled(flags: dict[str, Any], is_async: bool, chat: Any, recor
         error, kind = "cancelled", "cancelled"
     else:
         with pytest.raises(KeyboardInterrupt):
-            chain.invoke(ASKED, case.config)
+            chain.invoke(QUESTION, case.config)
         error, kind = "KeyboardInterrupt", "KeyboardInterrupt"
-    found = told(records)
+    by_name = fields_by_name(records)
     for name in ("root", "ScriptedChat"):
-        found[name]["error"] = found[name]["error"].partition(" at ")[0]
+        by_name[name]["error"] = by_name[name]["error"].partition(" at ")[0]
     root, model = failed(ROOT, error, kind), failed(ASKED_MODEL, error, kind)
     what = {"log_omit_inputs": "inputs", "log_omit_outputs": "outputs"}.get("".join(flags))
     expected = [root, PROMPT, model] if what is None else [omitted(record, what) for record in (root, PROMPT, model)]
-    assert found == {record["name"]: record for record in expected}
+    assert by_name == {record["name"]: record for record in expected}
 
 
 async def test_timed_out(chat: Any, records: list[Record]) -> None:
@@ -334,8 +334,8 @@ async def test_timed_out(chat: Any, records: list[Record]) -> None:
     case = Case(waits=True)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await case.chain(chat).ainvoke(ASKED, case.config)
-    assert told(records) == {
+            await case.chain(chat).ainvoke(QUESTION, case.config)
+    assert fields_by_name(records) == {
         "root": failed(ROOT, "cancelled", "cancelled"),
         "ChatPromptTemplate": PROMPT,
         "ScriptedChat": failed(ASKED_MODEL, "cancelled", "cancelled"),
@@ -343,6 +343,6 @@ async def test_timed_out(chat: Any, records: list[Record]) -> None:
 
 
 def test_the_matrix_has_no_field_unlooked_at(value: Callable[[Any], Any]) -> None:
-    """A field that is new in the record is compared by itself: `told` leaves out ids and times alone."""
+    """A field that is new in the record is compared by itself: `fields_by_name` leaves out ids and times alone."""
     assert set(IDS_AND_TIMES) < set(Record.__struct_fields__)
     assert set(JSON_FIELDS) < set(Record.__struct_fields__)

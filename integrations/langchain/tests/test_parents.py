@@ -51,8 +51,8 @@ async def test_one_handler_serves_200_chains_at_once(tree: Any, chat: Any, value
             ["RunnableSequence", "pause", "inner", "ChatPromptTemplate", "ScriptedChat", "StrOutputParser"]
         )
         assert value(next(r for r in members if r.name == "inner").inputs) == number
-        asked = value(next(r for r in members if r.name == "ScriptedChat").llm_configuration)["messages"]
-        assert asked == [{"role": "user", "content": str(number)}]
+        request = value(next(r for r in members if r.name == "ScriptedChat").llm_configuration)["messages"]
+        assert request == [{"role": "user", "content": str(number)}]
 
 
 def test_threads(tree: Any, chat: Any) -> None:

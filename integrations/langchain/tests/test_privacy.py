@@ -263,9 +263,9 @@ def test_log_omit_leaves_no_record(place: Any, _alone: set[str], chat: Any, reco
 def test_one_flag_leaves_the_other_side(chat: Any, records: list[Any], value: Any) -> None:
     chain = ChatPromptTemplate.from_template("{q}") | chat("the answer") | StrOutputParser()
     chain.invoke({"q": "hi"}, {"callbacks": [CallbackHandler(log_omit_outputs=True)]})
-    asked = {record.name: record for record in records}
-    assert value(asked["RunnableSequence"].inputs) == {"q": "hi"}
-    assert value(asked["ScriptedChat"].llm_configuration)["messages"] == [{"role": "user", "content": "hi"}]
+    by_name = {record.name: record for record in records}
+    assert value(by_name["RunnableSequence"].inputs) == {"q": "hi"}
+    assert value(by_name["ScriptedChat"].llm_configuration)["messages"] == [{"role": "user", "content": "hi"}]
     records.clear()
     chain.invoke({"q": "hi"}, {"callbacks": [CallbackHandler(log_omit_inputs=True)]})
     answered = {record.name: record for record in records}
