@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from everycall import _guard
 from everycall._call import recorder as _recorder
 from everycall._call.recorder import Recorder
 from everycall._delivery import transport
+from everycall._delivery.fork_gate import ForkGate, gate
 from everycall._delivery.sender import Sender
 from everycall._delivery.spool import Spool
 from everycall._delivery.transport import Transport
@@ -77,7 +77,7 @@ class Runtime:
 
 _runtime: Runtime | None = None
 _last: Balance = EMPTY
-_lock = threading.RLock()
+_lock = ForkGate()
 _hooked = _failed = _closed = False
 _undo: list[Callable[[], None]] = []
 
@@ -132,7 +132,7 @@ def init(
         if before is not None:
             _recorder.activate(None)
             before.close(0.0)
-        transport.preload(compress=not settings.on_loopback)
+        transport.preload(settings.endpoint, is_remote=not settings.on_loopback)
         _begin(settings)
 
 
@@ -185,6 +185,8 @@ def _hook() -> None:
     if not _hooked:
         _hooked = True
         atexit.register(_at_exit)
+        gate.install()
+        _lock.install()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_after_fork)
 
@@ -192,12 +194,13 @@ def _hook() -> None:
 def _after_fork() -> None:
     """In a forked child: own files, own counts, own thread at the first call. The parent's are let be."""
     global _runtime, _lock
-    _lock = threading.RLock()
+    _lock = ForkGate()
     parent = _runtime
     if parent is None:
         return
     with contextlib.suppress(OSError):
         parent.spool.abandon_in_child()
+        parent.sender.release_in_child()
     _runtime = Runtime(parent.settings)
     _recorder.activate(_runtime.recorder)
 

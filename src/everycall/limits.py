@@ -99,6 +99,9 @@ CONNECT_TIMEOUT_S = _time("CONNECT_TIMEOUT_S", 2.0, "to open a connection to the
 REPORT_TIMEOUT_S = _time("REPORT_TIMEOUT_S", 1.0, "to report the balance after the last batch, also at exit")
 ANSWER_TIMEOUT_S = _time("ANSWER_TIMEOUT_S", 10.0, "to wait for a batch's receipt")
 EXIT_TIMEOUT_S = _time("EXIT_TIMEOUT_S", 2.0, "the process's exit is held up by at most this")
+FORK_WAIT_S = _time(
+    "FORK_WAIT_S", 0.5, "a fork waits for an import or a TLS step of the sender; a name look-up may hang"
+)
 ADOPT_INTERVAL_S = _time("ADOPT_INTERVAL_S", 10.0, "between looks for spools of dead processes")
 WARN_INTERVAL_S = _time("WARN_INTERVAL_S", 60.0, "between two warnings of the same kind")
 

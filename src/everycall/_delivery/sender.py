@@ -19,9 +19,11 @@ from opentelemetry import context as otel_context
 
 from everycall import _guard, limits
 from everycall._capture.processors import encode_within
+from everycall._delivery.fork_gate import gate
+from everycall._delivery.receipt import Committed, Refused, TooLarge, Unreachable
 from everycall._delivery.segment import Chunk, Segment, adoptable, read_lines
 from everycall._delivery.spool import REFUSED_DIR, Spool
-from everycall._delivery.transport import Committed, Refused, TooLarge, Transport, Unreachable
+from everycall._delivery.transport import Transport
 from everycall._ledger import Balance
 from everycall._retry import backoff_s
 from everycall.errors import Loss
@@ -81,6 +83,7 @@ class Sender:
         self._stopping = False
         self._rounds = 0  # how often an attempt or a look at an empty spool has ended
         self._thread: threading.Thread | None = None
+        self._transport: Transport | None = None
         self._start_lock = threading.Lock()
         self._synced_at = self._adopted_at = 0.0
         self._unreported = False  # whether a batch was delivered since the endpoint was sent the balance
@@ -103,7 +106,8 @@ class Sender:
         try:
             if self.alive or self._stopping:
                 return
-            thread = threading.Thread(target=self._run, name="everycall-sender", daemon=True)
+            transport = self._transport = self._make_transport()  # here, not in the thread: it imports what it needs
+            thread = threading.Thread(target=self._run, args=(transport,), name="everycall-sender", daemon=True)
             self.alive = True
             thread.start()
             self._thread = thread
@@ -142,13 +146,17 @@ class Sender:
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
 
+    def release_in_child(self) -> None:
+        """In a forked child: close the inherited connection, unless the parent was using it at that moment."""
+        if self._transport is not None and gate.was_open:
+            self._transport.release_in_child()
+
     # --- the thread ---
 
-    def _run(self) -> None:
+    def _run(self, transport: Transport) -> None:
         with contextlib.suppress(Exception):
             suppressed = otel_context.set_value("suppress_instrumentation", True)
             otel_context.attach(otel_context.set_value("suppress_http_instrumentation", True, suppressed))
-        transport = self._make_transport()
         failures = 0
         try:
             while not self._stopping:
@@ -244,13 +252,14 @@ class Sender:
 
     def _tell(self, receipt: Unreachable) -> None:
         self.last_failure = receipt.reason
-        _guard.warn_once(
-            "unauthorised" if receipt.unauthorised else "unreachable",
-            "everycall cannot deliver to %s: %s. Records are kept in %s and sent when it can",
-            self._spool.endpoint,
-            receipt.reason,
-            self._spool.directory,
-        )
+        with gate:  # a child forked while this thread writes to standard error would wait for that for ever
+            _guard.warn_once(
+                "unauthorised" if receipt.unauthorised else "unreachable",
+                "everycall cannot deliver to %s: %s. Records are kept in %s and sent when it can",
+                self._spool.endpoint,
+                receipt.reason,
+                self._spool.directory,
+            )
 
 
 def _wait_s(failures: int, receipt: Unreachable) -> float:

@@ -10,11 +10,13 @@ import gzip
 import io
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -22,12 +24,18 @@ class Sink:
     """A misbehaving endpoint.
 
     Modes: ok, status:NNN, retry_after:S (429), hang, slow:S, reset (before reading), swallow (read, then reset),
-    lost_ack (stored, then reset), garbage (2xx that is not JSON), endless (2xx without end), too_large:BYTES (413
-    above), refuse:SUBSTRING (that record alone), bad_batch:SUBSTRING (400 for a batch that holds it).
+    lost_ack (stored, then reset), close (ok, and the connection ends after each answer), garbage (2xx that is not
+    JSON), endless (2xx without end), too_large:BYTES (413 above), refuse:SUBSTRING (that record alone),
+    bad_batch:SUBSTRING (400 for a batch that holds it).
     """
 
-    def __init__(self, mode: str = "ok") -> None:
+    def __init__(self, mode: str = "ok", certificate: Path | None = None) -> None:
+        """`certificate` is a PEM file with the key, see `certificates`: the sink then speaks https."""
         self.mode = mode
+        self._tls: ssl.SSLContext | None = None
+        if certificate is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(certificate)
         self.records: list[dict[str, Any]] = []
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
@@ -39,7 +47,7 @@ class Sink:
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     def start(self) -> Sink:
         sink = self
@@ -61,6 +69,10 @@ class Sink:
                 pass
 
         self._server = Server(("127.0.0.1", self.port), Handler)
+        if self._tls is not None:
+            self._server.socket = self._tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
@@ -144,7 +156,7 @@ class Sink:
                 "committed": len(lines) - len(refused),
                 "refused": [{"index": i, "reason": "told to"} for i in refused],
             }
-            self._answer(handler, 200, json.dumps(answer).encode())
+            self._answer(handler, 200, json.dumps(answer).encode(), {"connection": mode} if mode == "close" else {})
 
     def _answer(
         self, handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str] | None = None
