@@ -40,9 +40,12 @@ def test_details_are_sentences(client: httpx.Client, method: str, path: str, sta
 def test_a_read_that_takes_too_long_says_nothing_about_storing(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for batch in range(4):  # 40 MB to search in
+        lines = (f'{{"inference_id":"{batch}-{one}","trace_id":"t","content":"{"x" * 100_000}"}}' for one in range(100))
+        assert client.post("/v1/records", content="\n".join(lines)).json()["committed"] == 100
     with monkeypatch.context() as slow:
-        slow.setattr(limits, "QUERY_TIMEOUT_S", -1.0)
-        answer = client.get("/api/records")
+        slow.setattr(limits, "QUERY_TIMEOUT_S", 0.0)
+        answer = client.get("/api/records", params={"search": "nowhere"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     detail = answer.json()["detail"]
     assert_sentences(detail)
