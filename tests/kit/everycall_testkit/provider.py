@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from everycall_testkit import anthropic_wire, gemini_wire, openai_wire
+from everycall_testkit import anthropic_wire, gemini_wire, openai_wire, strict_anthropic, strict_openai
 
 __all__ = ["FakeProvider", "Reply", "Seen"]
 
@@ -73,12 +73,16 @@ class Reply:
 
 
 class FakeProvider:
-    """The server. `base_url` ends in /v1, as OpenAI's does; `root` is without it, for Azure and Anthropic."""
+    """The server. `base_url` ends in /v1, as OpenAI's does; `root` is without it, for Azure and Anthropic.
+
+    With `strict`, a chat completion or a message that the real provider would refuse is answered 400.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Seen] = []
         self.arrived = threading.Semaphore(0)
         self.default = Reply()
+        self.strict = False
         self._script: deque[Reply] = deque()
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
@@ -161,6 +165,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(reply.status, gemini_wire.answer(path, body, reply), reply)
             return
         anthropic = anthropic_wire.speaks(path)
+        if self.provider.strict and reply.status == 200:
+            refusal = strict_anthropic.refusal(body) if anthropic else strict_openai.refusal(body)
+            if refusal is not None:
+                reply = Reply(status=400, error=refusal)
         if not anthropic and not path.endswith(openai_wire.PATHS):
             self._send(404, json.dumps({"error": {"message": f"no such path {path}"}}).encode(), reply)
         elif reply.body is not None:

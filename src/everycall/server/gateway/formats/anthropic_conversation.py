@@ -13,7 +13,7 @@ from typing import Any
 
 from everycall.server.gateway.formats.base import refused
 from everycall.server.gateway.formats.conversation import arguments_object, paired
-from everycall.server.gateway.formats.media import data_url, media_type_of
+from everycall.server.gateway.formats.media import data_url, is_base64, media_type_of
 from everycall.server.gateway.formats.names import allowed_name
 from everycall.server.problems import ProblemError
 
@@ -177,8 +177,8 @@ def _checked_source(source: Mapping[str, Any], kind: str, place: str) -> dict[st
     allowed = _IMAGE_TYPES if kind == "image" else _DOCUMENT_TYPES[:1]
     if media_type not in allowed:
         raise _refused(place, "Anthropic does not take this media type", f"it may be {', '.join(allowed)}")
-    if not source.get("data"):
-        raise _refused(place, "Empty media", "there is no base64 data in it")
+    if not is_base64(str(source.get("data") or "")):
+        raise _refused(place, "Media without data", "its data is not base64, or empty")
     return {**source, "media_type": media_type}
 
 

@@ -22,6 +22,8 @@ __all__ = ["AnthropicMessages", "max_tokens_of"]
 VERSION = "2023-06-01"
 """Of the API. It has sampling parameters, which its later versions have no more."""
 
+CACHE_CONTROLS_MAX = 4
+
 _MAX_TOKENS = (
     (re.compile(r"claude-(?:instant|2)|claude-3-(?:haiku|opus|sonnet)"), 4_096),
     (re.compile(r"claude-3-5-"), 8_192),
@@ -80,6 +82,9 @@ class AnthropicMessages:
             body["tools"] = _tools(request.functions)
         if choice := _tool_choice(request):
             body["tool_choice"] = choice
+        if _cache_controls(body) > CACHE_CONTROLS_MAX:
+            detail = f"Anthropic takes cache_control in {CACHE_CONTROLS_MAX} places of a request at most."
+            raise refused("messages", "Too many places with cache_control", detail)
         if stream:
             body["stream"] = True
         return body
@@ -129,6 +134,16 @@ class AnthropicMessages:
         if output_config := _output_config(params.get("response_format") or {}):
             sent["output_config"] = output_config
         return sent
+
+
+def _cache_controls(value: Any) -> int:
+    """Return how many blocks of a body have `cache_control`. What a function's arguments contain does not count."""
+    if isinstance(value, list):
+        return sum(map(_cache_controls, value))
+    if not isinstance(value, Mapping):
+        return 0
+    inner = (item for name, item in value.items() if name not in ("input", "input_schema", "source"))
+    return ("cache_control" in value) + sum(map(_cache_controls, inner))
 
 
 def _output_config(response_format: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["data_url", "media_type_of"]
+import base64
+import binascii
+
+__all__ = ["data_url", "is_base64", "media_type_of"]
 
 _USUAL = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
 
@@ -19,3 +22,11 @@ def media_type_of(written: str) -> str:
     """Return a media type in lower case, without parameters, and by its usual name."""
     media_type = written.partition(";")[0].strip().lower()
     return _USUAL.get(media_type, media_type)
+
+
+def is_base64(data: str) -> bool:
+    """Return whether a text is base64 with padding (RFC 4648, section 4) and has at least one byte."""
+    try:
+        return bool(base64.b64decode(data, validate=True))
+    except (binascii.Error, ValueError):
+        return False

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from everycall.server.gateway.formats.base import refused
-from everycall.server.gateway.formats.media import data_url, media_type_of
+from everycall.server.gateway.formats.media import data_url, is_base64, media_type_of
 
 __all__ = ["content_parts"]
 
+_IMAGE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _KINDS = {
     "system": ("text",),
     "developer": ("text",),
@@ -46,7 +47,7 @@ def _translated(part: Mapping[str, Any], place: str) -> dict[str, Any]:
     image = plain.get("image_url")
     if plain.get("type") == "image_url" and image is not None:
         image = dict(image) if isinstance(image, Mapping) else {"url": str(image)}
-        image["url"] = _with_known_type(str(image.get("url", "")))
+        image["url"] = _image_url(str(image.get("url", "")), place)
         return {**plain, "image_url": image}
     source = plain.get("source")
     if plain.get("type") in ("image", "document") and isinstance(source, Mapping):
@@ -55,14 +56,22 @@ def _translated(part: Mapping[str, Any], place: str) -> dict[str, Any]:
         if source.get("type") == "base64":
             url = f"data:{source.get('media_type')};base64,{source.get('data')}"
             if plain["type"] == "image":
-                return {"type": "image_url", "image_url": {"url": _with_known_type(url)}}
+                return {"type": "image_url", "image_url": {"url": _image_url(url, place)}}
             return {"type": "file", "file": {"filename": plain.get("title") or "document.pdf", "file_data": url}}
         detail = f"{place}.source cannot be sent to OpenAI: use base64, or the address of an image."
         raise refused(f"{place}.source", "OpenAI does not take this source", detail)
     return plain
 
 
-def _with_known_type(url: str) -> str:
-    """Return a data URL with the media type's usual name and without its parameters; another URL as it is."""
+def _image_url(url: str, place: str) -> str:
+    """Return an address as it is, and a data URL with the media type's usual name and without its parameters.
+
+    Raise `ProblemError` 422 for anything else, and for a type or data that OpenAI refuses.
+    """
     parsed = data_url(url)
-    return url if parsed is None else f"data:{media_type_of(parsed[0])};base64,{parsed[1]}"
+    if parsed is None and url.startswith(("http://", "https://")):
+        return url
+    if parsed is None or media_type_of(parsed[0]) not in _IMAGE_TYPES or not is_base64(parsed[1]):
+        remedy = f"use https://, or a base64 data URL of type {', '.join(_IMAGE_TYPES)}"
+        raise refused(f"{place}.image_url", "OpenAI does not take this image", f"{place} cannot be sent: {remedy}.")
+    return f"data:{media_type_of(parsed[0])};base64,{parsed[1]}"
