@@ -29,13 +29,16 @@ class _ChunkAccumulator(StreamAccumulator):
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
         self.envelope: dict[str, Any] = {}
-        """The members of the response but for its choices or items: the last value that each has had."""
+        """The members of the response but for its choices or items: the last value of each, objects merged."""
 
     def _add_envelope(self, values: dict[str, Any]) -> None:
         envelope = self.envelope
         for name, value in values.items():
-            if value is not None and name not in _ENVELOPE and (value != "" or name not in envelope):
-                envelope[name] = value
+            if value is None or name in _ENVELOPE or (value == "" and name in envelope):
+                continue
+            if type(value) is dict and type(current := envelope.get(name)) is dict:
+                value = {**current, **value}
+            envelope[name] = value
 
 
 class _Choice:
