@@ -1,7 +1,7 @@
-"""What a stream has brought so far, put together as the answer it amounts to. Called for each event as it is read.
+"""Events of a stream, put together to the response they amount to. Used for each event as it is read.
 
-A gathering is given every event once and can be asked for fields at any time: at the end, or when the stream is left in
-the middle. With outputs omitted it keeps no text at all.
+The result has the shape of a response that is not streamed, and `_responses` reads both. An accumulator can be asked
+for fields at any time: at the end, or when the stream is left early. Without output it keeps no text at all.
 """
 
 from __future__ import annotations
@@ -10,148 +10,134 @@ import json
 from typing import Any, Final
 
 from everycall import limits
-from everycall.integration import StreamAccumulator, TextBuffer, get_member, members
+from everycall.integration import MergedObject, StreamAccumulator, TextBuffer, get_member, members
 from everycall_anthropic import _responses
 
 __all__ = ["Completion", "Message"]
 
-_DELTAS: Final = {
-    "text_delta": "text",
-    "thinking_delta": "thinking",
-    "input_json_delta": "partial_json",
-    "compaction_delta": "content",
-}
-"""Deltas that are joined, with the member that has the chunk."""
-_FINAL_AT_THE_END: Final = ("output_tokens", "output_tokens_details")
-"""What a message's start only has a placeholder of."""
+_FINAL_COUNTS: Final = ("output_tokens", "output_tokens_details")
+"""Counts of which the start of a message has a placeholder only."""
+_READ_ELSEWHERE: Final = frozenset({"type", "role", "content", "usage", "delta"})
 
 
 class _Block:
-    """One block of a message that is streamed: what it began with, and what has come since."""
+    """One block of a message: what it started with, and the deltas since."""
 
-    __slots__ = ("begun", "citations", "signature", "texts")
+    __slots__ = ("_deltas", "_input", "_start")
 
-    def __init__(self, begun: Any) -> None:
-        self.begun = members(begun)
-        self.texts: dict[str, TextBuffer] = {}
-        self.signature: Any = None
-        self.citations: list[Any] = []
+    def __init__(self, start: Any) -> None:
+        values = members(start)
+        self._start = {name: value for name, value in values.items() if value is not None}
+        self._input = TextBuffer()
+        self._deltas = MergedObject()
+        self._deltas.merge({name: value for name, value in values.items() if type(value) is str})
 
-    def hear(self, kind: Any, delta: dict[str, Any]) -> None:
-        """Take a delta."""
-        name = _DELTAS.get(kind)
-        if name is not None:
-            held = self.texts.get(name)
-            if held is None:
-                held = self.texts[name] = TextBuffer()
-            held.add(delta.get(name))
-        elif kind == "signature_delta":
-            self.signature = delta.get("signature")
-        elif kind == "citations_delta" and len(self.citations) < limits.STREAM_CHUNKS_MAX:
-            self.citations.append(delta.get("citation"))
-
-    def block(self) -> dict[str, Any]:
-        """Return the block, as an answer that is not streamed would have it."""
-        made = {name: value for name, value in self.begun.items() if value is not None}
-        for name, text in self.texts.items():
+    def add(self, delta: dict[str, Any]) -> None:
+        """Add a delta. Its members are those of the block, but for the two that have a name of their own."""
+        for name, value in delta.items():
             if name == "partial_json":
-                made["input"] = _arguments(str(text))
-            else:
-                made[name] = str(text)
-        if self.signature:
-            made["signature"] = self.signature
-        if self.citations:
-            made["citations"] = self.citations
-        return made
+                self._input.add(value)
+            elif name == "citation":
+                self._deltas.merge({"citations": [value]})
+            elif name != "type":
+                self._deltas.merge({name: value})
+
+    def value(self) -> dict[str, Any]:
+        """Return the block as a response that is not streamed has it."""
+        block = {**self._start, **self._deltas.value()}
+        if self._input:
+            block["input"] = _parse(str(self._input))
+        return block
 
 
-def _arguments(given: str) -> Any:
-    """Return a tool's arguments; their text, where it has not come whole."""
+def _parse(arguments: str) -> Any:
+    """Return the arguments of a tool; their text if it is incomplete."""
     try:
-        return json.loads(given) if given else {}
+        return json.loads(arguments)
     except (ValueError, RecursionError):
-        return given
+        return arguments
 
 
 class Message(StreamAccumulator):
     """The events of a message."""
 
-    __slots__ = ("blocks", "failure", "has_final_usage", "told", "usage")
+    __slots__ = ("blocks", "envelope", "has_final_usage", "usage")
 
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
-        self.told: dict[str, Any] = {}
+        self.envelope: dict[str, Any] = {}
+        """The members of the message but for its blocks and its usage: the last value of each."""
         self.usage: dict[str, Any] = {}
         self.has_final_usage = False
         self.blocks: dict[Any, _Block] = {}
-        self.failure: str | None = None
 
     def add(self, chunk: Any) -> None:
         event = members(chunk)
         kind = event.get("type")
         if kind == "content_block_delta":
             delta = members(event.get("delta"))
-            of = delta.get("type")
             if not self.has_output:
-                self.has_output = bool(delta.get(_DELTAS.get(str(of), "")))
-            if self.captures_output:
-                block = self.blocks.get(event.get("index"))
-                if block is not None:
-                    block.hear(of, delta)
+                self.has_output = any(value and name not in ("type", "signature") for name, value in delta.items())
+            if self.captures_output and (block := self.blocks.get(event.get("index"))) is not None:
+                block.add(delta)
         elif kind == "content_block_start":
-            self._begin(event.get("index"), event.get("content_block"))
+            self._start_block(event.get("index"), event.get("content_block"))
         elif kind == "message_start":
-            begun = members(event.get("message"))
-            self.told = {name: begun.get(name) for name in ("id", "model", "stop_reason")}
-            self._count(begun.get("usage"))
+            message = members(event.get("message"))
+            self._add_envelope(message)
+            self._add_usage(message.get("usage"))
         elif kind == "message_delta":
-            self.told.update((name, value) for name, value in members(event.get("delta")).items() if value is not None)
-            self.is_complete = self.is_complete or self.told.get("stop_reason") is not None
+            self._add_envelope(event)
+            self._add_envelope(members(event.get("delta")))
+            self.is_complete = self.is_complete or self.envelope.get("stop_reason") is not None
             self.has_final_usage = event.get("usage") is not None
-            self._count(event.get("usage"))
+            self._add_usage(event.get("usage"))
         elif kind == "message_stop":
             self.is_complete = True
 
-    def _begin(self, index: Any, block: Any) -> None:
+    def _start_block(self, index: Any, block: Any) -> None:
         kind = get_member(block, "type")
         self.has_output = self.has_output or kind not in ("text", "thinking") or bool(get_member(block, "text"))
         if self.captures_output and len(self.blocks) < limits.STREAM_CHUNKS_MAX:
             self.blocks[index] = _Block(block)
 
-    def _count(self, usage: Any) -> None:
-        """Take a report of tokens: each is of all so far, and leaves out what it does not know."""
+    def _add_envelope(self, values: dict[str, Any]) -> None:
+        self.envelope.update(
+            (name, value) for name, value in values.items() if value is not None and name not in _READ_ELSEWHERE
+        )
+
+    def _add_usage(self, usage: Any) -> None:
+        """Add a report of tokens. Each is of all so far, and leaves out the counts it does not know."""
         self.usage.update((name, value) for name, value in members(usage).items() if value is not None)
 
     def fields(self) -> dict[str, Any]:
         usage = self.usage
         if not self.has_final_usage:
-            usage = {name: value for name, value in usage.items() if name not in _FINAL_AT_THE_END}
-        content = [self.blocks[index].block() for index in sorted(self.blocks)]
-        fields = _responses.message({**self.told, "content": content, "usage": usage or None})
-        if self.failure is not None:
-            fields["failure"] = self.failure
-        return fields
+            usage = {name: value for name, value in usage.items() if name not in _FINAL_COUNTS}
+        content = [self.blocks[index].value() for index in sorted(self.blocks)]
+        return _responses.message({**self.envelope, "content": content, "usage": usage or None})
 
 
 class Completion(StreamAccumulator):
     """The events of a legacy completion."""
 
-    __slots__ = ("said", "told")
+    __slots__ = ("envelope", "text")
 
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
-        self.told: dict[str, Any] = {}
-        self.said = TextBuffer()
+        self.envelope: dict[str, Any] = {}
+        self.text = TextBuffer()
 
     def add(self, chunk: Any) -> None:
         event = members(chunk)
-        said = event.get("completion")
-        self.told.update((name, event[name]) for name in ("id", "model", "stop_reason") if event.get(name) is not None)
-        self.is_complete = self.told.get("stop_reason") is not None
-        if said:
+        for name, value in event.items():
+            if value is not None and name != "completion":
+                self.envelope[name] = value
+        self.is_complete = self.envelope.get("stop_reason") is not None
+        if text := event.get("completion"):
             self.has_output = True
             if self.captures_output:
-                self.said.add(said)
+                self.text.add(text)
 
     def fields(self) -> dict[str, Any]:
-        return _responses.completion({**self.told, "completion": str(self.said) if self.said else None})
+        return _responses.completion({**self.envelope, "completion": str(self.text) if self.text else None})

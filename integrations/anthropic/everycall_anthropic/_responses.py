@@ -1,12 +1,14 @@
-"""What an answer says, as fields of a record. Called by exchanges with the library's objects or with plain JSON.
+"""The fields of a record that a response gives. Used by requests, with the library's objects or with plain JSON.
 
-Nothing is guessed: what was not reported stays unknown. Anthropic's `input_tokens` leave out what was read from and
-written to its cache; a record's have it (`usage_fields`).
+What was not reported stays unknown. What has no field of its own is kept as it came: members of blocks in `output`,
+members of a response as attributes `anthropic.response.<name>`. Anthropic's `input_tokens` leave out what was read from
+and written to the cache; a record's include it (`usage_fields`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from everycall.integration import get_member, members, to_plain, usage_fields
@@ -14,123 +16,143 @@ from everycall.semconv import GEN_AI_FINISH_REASONS, GEN_AI_RESPONSE_ID, USAGE_U
 
 __all__ = ["REPORTED_SERVICE_TIER", "completion", "failure", "message"]
 
+Fields = dict[str, Any]
+
 REPORTED_SERVICE_TIER: Final = "anthropic.response.service_tier"
-_USED: Final = "anthropic.usage."
-_DETAILS: Final = ("stop_details", "stop_sequence")
-_IS_ANTHROPICS: Final = {"cache_creation": None}
-"""A member by which a report is known as Anthropic's, for those of compatible hosts that know of no cache."""
-_COMPACTED: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-_LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+_ATTRIBUTE: Final = "anthropic.response."
+_USAGE_ATTRIBUTE: Final = "anthropic.usage."
+_FIELDS: Final = frozenset({"id", "type", "role", "model", "content", "completion", "usage", "stop_reason"})
+_STOP_DETAILS: Final = frozenset({"stop_details", "stop_sequence"})
+_PARSED: Final = "parsed_output"
+"""What the library's `parse` makes of a block's text."""
+_ANTHROPIC_MARK: Final = {"cache_creation": None}
+"""Marks a report as Anthropic's, for compatible hosts whose reports have no cache."""
+_COUNTS: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_CACHE_LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+
+_plain: Final = functools.partial(to_plain, keep_none=False)
 
 
-def message(answer: Any) -> dict[str, Any]:
-    """Read a message: `content` is its text, `output` the message with its blocks where there is more than text.
+def message(response: Any) -> Fields:
+    """Read a message: `content` is its text, `output` the message with its blocks if there is more than text.
 
-    More is thinking, a tool's use or result, text with citations. Signatures and thoughts in cipher are by reference.
+    More is thinking, the use or the result of a tool, or text with citations. Signatures and encrypted thinking are
+    kept by reference.
     """
-    told = members(answer)
-    fields = _about(told)
-    blocks = told.get("content")
+    values = members(response)
+    fields = _common_fields(values)
+    blocks = values.get("content")
     if not isinstance(blocks, list) or not blocks:
         return fields
-    said, is_text = [], True
-    for block in blocks:
-        held = members(block)
-        chunk = held.get("text")
-        if held.get("type") == "text" and isinstance(chunk, str):
-            said.append(chunk)
-        is_text = is_text and held.get("type") == "text" and not held.get("citations")
-    if said:
-        fields["content"] = "".join(said)
-    if not is_text:
-        fields["output"] = {"role": "assistant", "content": [_shown(block) for block in blocks]}
+    texts = [
+        text
+        for block in blocks
+        if get_member(block, "type") == "text" and isinstance(text := get_member(block, "text"), str)
+    ]
+    if texts:
+        fields["content"] = "".join(texts)
+    if not all(_is_plain_text(block) for block in blocks):
+        fields["output"] = {"role": "assistant", "content": [_plain_block(block) for block in blocks]}
     return fields
 
 
-def _shown(block: Any) -> Any:
-    """Return a block as plain values, without what the library parsed out of its text."""
-    shown = to_plain(block)
-    if type(shown) is dict:
-        shown = {name: value for name, value in shown.items() if value is not None and name != "parsed_output"}
-    return shown
+def _is_plain_text(block: Any) -> bool:
+    """Whether a block is text only, which `content` tells completely."""
+    values = members(block)
+    return values.get("type") == "text" and all(
+        not item or name in ("type", "text", _PARSED) for name, item in values.items()
+    )
 
 
-def completion(answer: Any) -> dict[str, Any]:
+def _plain_block(block: Any) -> Any:
+    plain = _plain(block)
+    if isinstance(plain, dict):
+        plain.pop(_PARSED, None)
+    return plain
+
+
+def completion(response: Any) -> Fields:
     """Read a legacy completion, which reports no tokens."""
-    told = members(answer)
-    fields = _about(told)
-    fields["content"] = told.get("completion")
-    return fields
+    values = members(response)
+    return {**_common_fields(values), "content": values.get("completion")}
 
 
 def failure(error: Any) -> str:
-    """Return what an answer says of its failure: the error's type and message."""
-    told = (get_member(error, "type"), get_member(error, "message"))
-    return ": ".join(str(part) for part in told if part) or "the request failed"
+    """Return the text of an error that a result reports: its type and message."""
+    parts = (get_member(error, "type"), get_member(error, "message"))
+    return ": ".join(str(part) for part in parts if part) or "the request failed"
 
 
-def _about(told: dict[str, Any]) -> dict[str, Any]:
-    """Read what all answers have: the model that answered, tokens, the id, why it stopped."""
-    fields = tokens(told["usage"]) if told.get("usage") is not None else {}
-    for name, field in (("model", "model"), ("id", GEN_AI_RESPONSE_ID)):
-        value = told.get(name)
-        if value and isinstance(value, str):
-            fields[field] = value
-    reason = told.get("stop_reason")
-    if isinstance(reason, str):
-        fields[GEN_AI_FINISH_REASONS] = [reason]
-    for name in _DETAILS:
-        if told.get(name) is not None:
-            fields[f"anthropic.{name}"] = to_plain(told[name])
+def _common_fields(values: Mapping[str, Any]) -> Fields:
+    """Read what all responses have: the model that answered, tokens, the id, why it stopped; and keep what else."""
+    usage = values.get("usage")
+    fields = _token_fields(usage) if usage is not None else {}
+    for name, item in values.items():
+        if name == "id" or name == "model":
+            if item and isinstance(item, str):
+                fields["model" if name == "model" else GEN_AI_RESPONSE_ID] = item
+        elif name == "stop_reason":
+            if isinstance(item, str):
+                fields[GEN_AI_FINISH_REASONS] = [item]
+        elif item is not None and name in _STOP_DETAILS:
+            fields[f"anthropic.{name}"] = _plain(item)
+        elif item not in (None, "", [], {}) and name not in _FIELDS:
+            fields[f"{_ATTRIBUTE}{name}"] = _plain(item)
     return fields
 
 
-def tokens(usage: Any) -> dict[str, Any]:
+def _token_fields(usage: Any) -> Fields:
     """Read a report of tokens, the uses of Anthropic's own tools, and the service tier."""
-    told: dict[str, Any] = {**_IS_ANTHROPICS, **members(usage)}
-    rounds = told.pop("iterations", None)
-    if rounds:
-        told.update(_compacted(told, rounds))
-    fields = usage_fields(told)
-    if rounds:
-        _add_advice(fields, rounds)
-    tier = told.get("service_tier")
+    report: Fields = {**_ANTHROPIC_MARK, **members(usage)}
+    iterations = report.pop("iterations", None)
+    if iterations:
+        report.update(_with_compactions(report, iterations))
+    fields = usage_fields(report)
+    if iterations:
+        _add_advisors(fields, iterations)
+    tier = report.get("service_tier")
     if isinstance(tier, str):
         fields[REPORTED_SERVICE_TIER] = tier
-    uses = told.get("server_tool_use")
-    if uses is not None:
-        for name, number in members(uses).items():
-            if type(number) is int and number > 0:
-                fields[f"{_USED}server_tool_use.{name}"] = number
+    for name, number in members(report.get("server_tool_use")).items():
+        if type(number) is int and number > 0:
+            fields[f"{_USAGE_ATTRIBUTE}server_tool_use.{name}"] = number
+    for name, item in report.items():
+        if isinstance(item, str) and item and name != "service_tier":
+            fields[f"{_USAGE_ATTRIBUTE}{name}"] = item
     return fields
 
 
-def _compacted(told: dict[str, Any], rounds: Iterable[Any]) -> dict[str, Any]:
-    """Return the counts that grow by what compactions took: those are billed, and Anthropic leaves them out above."""
-    compactions = [members(entry) for entry in rounds if get_member(entry, "type") == "compaction"]
+def _with_compactions(report: Mapping[str, Any], iterations: Iterable[Any]) -> Fields:
+    """Return the counts that grow by the tokens of compactions: they are billed, and Anthropic's sums omit them."""
+    compactions = [members(entry) for entry in iterations if get_member(entry, "type") == "compaction"]
     if not compactions:
         return {}
-    grown: dict[str, Any] = {
-        name: _sum(told.get(name), *(entry.get(name) for entry in compactions)) for name in _COMPACTED
-    }
-    kept = [get_member(told, "cache_creation"), *(entry.get("cache_creation") for entry in compactions)]
-    if any(entry is not None for entry in kept):
-        grown["cache_creation"] = {name: _sum(*(get_member(entry, name) for entry in kept)) for name in _LIFETIMES}
-    return grown
+    counts: Fields = {name: _sum(report.get(name), *(entry.get(name) for entry in compactions)) for name in _COUNTS}
+    writes = [report.get("cache_creation"), *(entry.get("cache_creation") for entry in compactions)]
+    if any(entry is not None for entry in writes):
+        counts["cache_creation"] = {
+            name: _sum(*(get_member(entry, name) for entry in writes)) for name in _CACHE_LIFETIMES
+        }
+    return counts
 
 
 def _sum(*numbers: Any) -> int | None:
-    known = [number for number in numbers if type(number) is int]
-    return sum(known) if known else None
+    integers = [number for number in numbers if type(number) is int]
+    return sum(integers) if integers else None
 
 
-def _add_advice(fields: dict[str, Any], rounds: Iterable[Any]) -> None:
-    """Add what an advisor took: another model, with prices of its own, whose tokens are in neither sum."""
-    for entry in rounds:
-        if get_member(entry, "type") == "advisor_message":
-            parts = fields.setdefault("usage", {})
-            for name in _COMPACTED:
-                number = get_member(entry, name)
-                if type(number) is int and number > 0:
-                    key = f"{USAGE_UNPRICED}advisor_{name}"
-                    parts[key] = parts.get(key, 0) + number
+def _add_advisors(fields: Fields, iterations: Iterable[Any]) -> None:
+    """Add the tokens of advisors: other models, with prices of their own, which neither sum includes."""
+    models = []
+    for entry in iterations:
+        if get_member(entry, "type") != "advisor_message":
+            continue
+        models.append(get_member(entry, "model"))
+        parts = fields.setdefault("usage", {})
+        for name in _COUNTS:
+            number = get_member(entry, name)
+            if type(number) is int and number > 0:
+                part = f"{USAGE_UNPRICED}advisor_{name}"
+                parts[part] = parts.get(part, 0) + number
+    if any(models):
+        fields[f"{_USAGE_ATTRIBUTE}advisor_models"] = models

@@ -1,4 +1,4 @@
-"""Recorded answers of OpenAI and of hosts that speak its protocol: the caller gets what a bare client gives, and the record has it."""
+"""Recorded answers of OpenAI and of hosts of its protocol: the record has what the caller gets from a bare client."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ LEFT_OUT = (
     # Counts become those of one convention, which `tests/usage` tests.
     r"(.*\.)?usage\.(.*_tokens|.*_tokens_details\..*)", r"(.*\.)?tool_usage\..*", r"total_tokens",
     # What a response repeats of its request.
-    r"(response\.)?(instructions|tools|tool_choice|text|reasoning|prompt|metadata|prompt_cache\w*|temperature|top_p"
-    r"|top_logprobs|presence_penalty|frequency_penalty|truncation|max_output_tokens|previous_response_id)(\W.*)?",
-    # The status, which is the reason for the end, and of an item that is one text only, of which `content` has the text.
+    r"(response\.)?(instructions|tools|tool_choice|text|reasoning|prompt|metadata|prompt_cache\w*)(\W.*)?",
+    r"(response\.)?(temperature|top_p|top_logprobs|presence_penalty|frequency_penalty|max_output_tokens)",
+    r"(response\.)?(truncation|previous_response_id)",
+    # The status, which is the reason for the end; what an item has beside its text if it is one text only.
     r"(response\.)?status", r"(output\[\d+\]|item|response\.output\[\d+\])\.(id|type|role|status)",
     r"(output\[\d+\]|item|response\.output\[\d+\])\.content\[\d+\]\.type", r"part\.type",
     r"choices\[\d+\]\.(message|delta)\.role",
@@ -63,10 +64,10 @@ def test_a_recorded_answer(recording: Recording, records: list[Record], request:
     api = request.node.callspec.id.partition("/")[0]
     with Replay(recording) as server:
         results = []
-        for options in (None, {"provider": recording.provider, "stream_usage": False}):
+        for is_wrapped in (False, True):
             with openai.OpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0) as client:
-                if options is not None:
-                    everycall_openai.wrap(client, **options)
+                if is_wrapped:
+                    everycall_openai.wrap(client, provider=recording.provider, stream_usage=False)
                 results.append(send(client, api, recording))
     assert results[0] == results[1]
     (record,) = records

@@ -119,9 +119,9 @@ class MergedList:
         """Add the items of one piece."""
         if self._repeats(items):
             items = items[len(self._entries) :]
-        for item in items:
+        for number, item in enumerate(items):
             values = members(item)
-            entry = self._entry_of(values) if values else None
+            entry = self._entry_of(values, is_first=number == 0) if values else None
             if entry is not None:
                 entry.merge(values)
             elif len(self._entries) < limits.STREAM_CHUNKS_MAX:
@@ -141,11 +141,14 @@ class MergedList:
         length = len(self._entries)
         return 1 < length <= len(items) and list(items[:length]) == self.value()
 
-    def _entry_of(self, values: Mapping[str, Any]) -> MergedObject | None:
-        """Return the entry that an item continues; None if the item is a new entry."""
+    def _entry_of(self, values: Mapping[str, Any], *, is_first: bool) -> MergedObject | None:
+        """Return the entry that an item continues; None if the item is a new entry.
+
+        Only the first item of a piece may continue a part of text: the others stand beside each other.
+        """
         index = values.get("index")
         if index is None:
-            last = self._entries[-1] if self._entries else None
+            last = self._entries[-1] if self._entries and is_first else None
             return last if type(last) is MergedObject and _continues_text(last._members, values) else None
         for entry in reversed(self._entries):
             if type(entry) is MergedObject and entry._members.get("index") == index:
@@ -162,7 +165,7 @@ class ToolCalls(MergedList):
 
     __slots__ = ()
 
-    def _entry_of(self, values: Mapping[str, Any]) -> MergedObject | None:
+    def _entry_of(self, values: Mapping[str, Any], *, is_first: bool) -> MergedObject | None:  # noqa: ARG002
         index = values.get("index")
         for entry in reversed(self._entries):
             if index is None or entry.get("index") in (None, index):

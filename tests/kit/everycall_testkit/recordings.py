@@ -31,6 +31,8 @@ _ROOT = Path(__file__).parents[3]
 _FOLDER = Path(os.environ.get("EVERYCALL_RECORDINGS") or _ROOT.parent / "shared" / "recordings")
 _JSON_FIELDS = ("llm_configuration", "inputs", "output", "attributes")
 _OTHER_FIELDS = ("content", "model", "error", "input_tokens", "output_tokens", "total_tokens", "cost")
+_PART_INDEXES = ("index", "output_index", "content_index", "summary_index")
+_UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{200,}={0,2}\Z")
 
 
@@ -135,7 +137,7 @@ def lost_leaves(
     omitted, last_only = re.compile("|".join(left_out)), re.compile("|".join(replaced) or "(?!)")
     texts, numbers = _contents(record)
     lost: list[tuple[str, Any]] = []
-    for path, pieces in _leaves_by_path(recording.documents).items():
+    for path, pieces in _leaves_by_path(recording.documents):
         if omitted.fullmatch(path):
             continue
         if last_only.fullmatch(path):
@@ -162,12 +164,14 @@ def _contents(record: Record) -> tuple[list[str], set[float]]:
     return texts, numbers
 
 
-def _leaves_by_path(documents: Iterable[Any]) -> dict[str, list[Any]]:
-    leaves: dict[str, list[Any]] = defaultdict(list)
+def _leaves_by_path(documents: Iterable[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Return the leaves of all documents by path; those of events about different parts apart."""
+    leaves: dict[Any, list[Any]] = defaultdict(list)
     for document in documents:
+        part = tuple(document.get(name) for name in _PART_INDEXES) if isinstance(document, dict) else ()
         for path, leaf in _leaves(document, ""):
-            leaves[path].append(leaf)
-    return leaves
+            leaves[path, part].append(leaf)
+    return ((path, pieces) for (path, _), pieces in leaves.items())
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -192,6 +196,8 @@ def _has_leaf(leaf: Any, texts: list[str], numbers: set[float]) -> bool:
 def _has_text(text: str, texts: list[str], numbers: set[float]) -> bool:
     if any(text in other for other in texts):
         return True
+    if _UTC_TIME.fullmatch(text):  # libraries parse it, so that its zone is written otherwise
+        return any(text[:-1] in other for other in texts)
     if text[:1] in "{[":
         try:
             value = json.loads(text)
