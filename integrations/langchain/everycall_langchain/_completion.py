@@ -90,6 +90,8 @@ _PARAMETERS: Final = frozenset(
         "verbosity",
     }
 )
+_SERVER_KEYS: Final = frozenset({"authorization", "authorization_token"})
+"""Members of a remote server among the tools that hold a key."""
 _IMMUTABLE: Final = frozenset({str, bool})
 _MODEL_KEYS: Final = ("model", "model_name", "model_id", "deployment_name", "azure_deployment")
 _RESPONSE_MODEL_KEYS: Final = ("model_name", "model", "model_id")
@@ -159,13 +161,23 @@ def _request(
     configuration["model_params"] = {key: value for key, value in known.items() if key in _PARAMETERS}
     tools = known.get("tools") or known.get("functions")
     if isinstance(tools, Sequence) and not isinstance(tools, str):
-        configuration["functions"] = [
-            tool["function"] if isinstance(tool, Mapping) and "function" in tool else tool for tool in tools
-        ]
+        configuration["functions"] = [_tool(tool) for tool in tools]
     choice = known.get("tool_choice", known.get("function_call"))
     if choice is not None:
         configuration["function_call"] = choice
     return Request(configuration, is_own and all(type(value) in _IMMUTABLE for value in known.values()))
+
+
+def _tool(tool: Any) -> Any:
+    """Return a tool of a request: a function as it is described, and a remote server without its keys."""
+    if not isinstance(tool, Mapping):
+        return tool
+    if "function" in tool:
+        return tool["function"]
+    if tool.get("type") != "mcp":
+        return tool
+    shown = {name: _render.mask_headers(name, value) for name, value in tool.items()}
+    return {name: _render.MASK if name in _SERVER_KEYS and value else value for name, value in shown.items()}
 
 
 def has_output(result: LLMResult) -> bool:

@@ -12,13 +12,14 @@ from weakref import WeakKeyDictionary
 
 from langchain_core.agents import AgentAction, AgentFinish
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.prompt_values import ChatPromptValue, StringPromptValue
 from langchain_core.runnables import Runnable
 
 from everycall import limits
 
-__all__ = ["document", "message", "plain", "short_message", "text", "tool_failure"]
+__all__ = ["MASK", "document", "mask_headers", "message", "plain", "short_message", "text", "tool_failure"]
 
 _ROLES: Final = {
     "human": "user",
@@ -29,11 +30,12 @@ _ROLES: Final = {
     "ToolMessageChunk": "tool",
     "FunctionMessageChunk": "function",
 }
+MASK: Final = "***"
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _TEXT_BLOCKS: Final = frozenset({"text", "output_text"})
 _REPEATED_EXTRAS: Final = frozenset({"tool_calls", "parsed"})
 """Members of `additional_kwargs` that repeat what a message has elsewhere."""
-_NAMES_OF_RUNNABLES: Final = ("name", "model", "model_name", "model_id", "deployment_name", "azure_deployment")
+_COMPONENT_NAMES: Final = ("name", "model", "model_name", "model_id", "deployment_name", "azure_deployment")
 _LEVELS: Final = 4
 """How deep messages are searched for: a LangGraph update is `{node: {"messages": [message]}}`."""
 
@@ -54,6 +56,8 @@ def message(value: BaseMessage) -> dict[str, Any]:
         shown["tool_call_id"] = stored["tool_call_id"]
     if stored.get("status") == "error":
         shown["status"] = "error"
+    if kind == "remove":
+        shown["id"] = stored.get("id")  # which message is removed
     calls, invalid_calls = stored.get("tool_calls"), stored.get("invalid_tool_calls")
     if calls or invalid_calls:
         shown["tool_calls"] = [_tool_call(call) for call in (*(calls or ()), *(invalid_calls or ()))]
@@ -108,7 +112,7 @@ def text(content: Any) -> str:
 
 def tool_failure(output: Any) -> str | None:
     """Return the text of a message that says a tool failed: its output, or one in its `Command`. None if it did not."""
-    messages: Any = [output]
+    messages: Any = output if isinstance(output, list) else [output]
     if type(output).__name__ == "Command":
         update = getattr(output, "update", None)
         messages = update.get("messages") if isinstance(update, dict) else None
@@ -157,9 +161,21 @@ def _renderer_of(kind: type) -> Any:
 
 
 def _fields(value: Any, levels: int) -> Any:
-    """Render the state of a graph that is a pydantic model or a dataclass, read where it stores its fields."""
+    """Render the state of a graph that is a pydantic model or a dataclass, read where it stores its fields.
+
+    HTTP headers are masked, because tokens in them have all kinds of names.
+    """
     stored = getattr(value, "__dict__", None)
-    return {name: plain(item, levels - 1) for name, item in stored.items()} if stored and levels else value
+    if not stored or not levels:
+        return value
+    return {name: mask_headers(name, plain(item, levels - 1)) for name, item in stored.items()}
+
+
+def mask_headers(name: Any, value: Any) -> Any:
+    """Return a member of an object, with the values masked if its name says that it holds HTTP headers."""
+    if isinstance(value, dict) and isinstance(name, str) and name.lower().endswith("headers"):
+        return dict.fromkeys(value, MASK)
+    return value
 
 
 def _send(value: Any) -> dict[str, Any]:
@@ -173,10 +189,10 @@ def _command(value: Any) -> dict[str, Any]:
     return {name: plain(member) for name, member in members.items() if member is not None and member != ()}
 
 
-def _runnable(value: Runnable[Any, Any]) -> dict[str, Any]:
+def _component(value: Any) -> dict[str, Any]:
     """Render a model, a tool or a chain inside of a value by its class and names: its other fields may hold keys."""
     shown = {"type": type(value).__name__}
-    for name in _NAMES_OF_RUNNABLES:
+    for name in _COMPONENT_NAMES:
         text = value.__dict__.get(name)
         if text and isinstance(text, str):
             shown[name] = text
@@ -206,7 +222,8 @@ _RENDERED: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
     (Document, document),
     (AgentAction, _action),
     (AgentFinish, _finish),
-    (Runnable, _runnable),
+    (Runnable, _component),
+    (Embeddings, _component),
 )
 _OF_LANGGRAPH: Final = {"Send": _send, "Command": _command}
 _FIELDS: Final[Any] = object()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
@@ -414,3 +414,36 @@ def test_a_model_in_the_state_is_recorded_by_its_class_and_name(
     text = repr([(record, value(record.inputs), value(record.output)) for record in tree.records])
     assert "KEY-77" not in text
     assert "HEADER-78" not in text
+
+
+class Service(BaseModel):
+    """A user's own settings in a state."""
+
+    url: str = "http://127.0.0.1:9"
+    extra_headers: dict[str, str] = {"x-tok": "HEADER-78"}
+
+
+def test_headers_and_other_components_in_the_state_are_masked(tree: Any, value: Callable[[Any], Any]) -> None:
+    openai = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
+    embeddings = openai.OpenAIEmbeddings(model="small", api_key="KEY-77", default_headers={"x-tok": "HEADER-78"})
+    graph: Any = StateGraph(Anything)
+    graph.add_node("node", lambda state: {})
+    graph.add_edge(START, "node")
+    graph.add_edge("node", END)
+    graph.compile().invoke({"index": embeddings, "service": Service()}, {"callbacks": [CallbackHandler()]})
+    assert value(tree.one("node").inputs) == {
+        "index": {"type": "OpenAIEmbeddings", "model": "small"},
+        "service": {"url": "http://127.0.0.1:9", "extra_headers": {"x-tok": "***"}},
+    }
+    text = repr([(record, value(record.inputs), value(record.output)) for record in tree.records])
+    assert "KEY-77" not in text
+    assert "HEADER-78" not in text
+
+
+def test_a_message_that_is_removed_is_named(tree: Any, value: Callable[[Any], Any]) -> None:
+    graph: Any = StateGraph(Anything)
+    graph.add_node("node", lambda state: {"messages": [RemoveMessage(id="m-7")]})
+    graph.add_edge(START, "node")
+    graph.add_edge("node", END)
+    graph.compile().invoke({"messages": []}, {"callbacks": [CallbackHandler()]})
+    assert value(tree.one("node").output)["messages"] == [{"role": "remove", "content": "", "id": "m-7"}]

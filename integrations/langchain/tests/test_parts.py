@@ -225,3 +225,13 @@ def test_a_failure_in_the_history_says_so(tree: Any, chat: Any, value: Callable[
         "tool_call_id": "call_3",
         "status": "error",
     }
+
+
+def test_keys_of_a_remote_server_among_the_tools_are_masked(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
+    server = {"type": "mcp", "server_label": "shelf", "server_url": "https://shelf.example"}
+    keys = {"authorization": "KEY-77", "headers": {"x-tok": "HEADER-78"}}
+    chat().invoke("hi", HANDLER, tools=[{**server, **keys}, {"type": "web_search"}])
+    assert value(tree.one("ScriptedChat").llm_configuration)["functions"] == [
+        {**server, "authorization": "***", "headers": {"x-tok": "***"}},
+        {"type": "web_search"},
+    ]
