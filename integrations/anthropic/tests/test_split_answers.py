@@ -9,7 +9,7 @@ import base64
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everycall_anthropic import _accumulators, _responses
@@ -98,6 +98,7 @@ def messages(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return whole, events
 
 
+@settings(deadline=None)
 @given(messages())
 def test_a_stream_amounts_to_the_whole_message(message: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     whole, events = message
@@ -108,6 +109,7 @@ def test_a_stream_amounts_to_the_whole_message(message: tuple[dict[str, Any], li
     assert accumulator.fields() == _responses.message(whole)
 
 
+@settings(deadline=None)
 @given(messages(), st.data())
 def test_a_stream_that_is_left_keeps_what_came(
     message: tuple[dict[str, Any], list[dict[str, Any]]], data: st.DataObject
@@ -129,6 +131,7 @@ def test_a_stream_that_is_left_keeps_what_came(
     assert ("output_tokens" in fields) == (event["type"] in ("message_delta", "message_stop"))
 
 
+@settings(deadline=None)
 @given(messages())
 def test_without_output_none_of_it_is_kept(message: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     _, events = message

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everycall_openai import _accumulators, _responses
@@ -188,6 +188,7 @@ def answers(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return whole, chunks
 
 
+@settings(deadline=None)
 @given(answers())
 def test_a_stream_amounts_to_the_whole_answer(answer: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     whole, chunks = answer
@@ -202,6 +203,7 @@ def test_a_stream_amounts_to_the_whole_answer(answer: tuple[dict[str, Any], list
 TEXT_MEMBERS = ("content", "refusal", "reasoning", "reasoning_content")
 
 
+@settings(deadline=None)
 @given(answers(), st.data())
 def test_a_stream_that_is_left_keeps_what_came(
     answer: tuple[dict[str, Any], list[dict[str, Any]]], data: st.DataObject
@@ -224,6 +226,7 @@ def test_a_stream_that_is_left_keeps_what_came(
     assert accumulator.fields() == fields
 
 
+@settings(deadline=None)
 @given(answers())
 def test_without_output_none_of_it_is_kept(answer: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     _, chunks = answer
