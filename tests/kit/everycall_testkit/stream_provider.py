@@ -69,6 +69,8 @@ class StreamProvider(base.FakeProvider):
 
 
 class _StreamHandler(base._Handler):
+    provider: StreamProvider
+
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers.get("content-length", 0)))
         body = json.loads(data)
@@ -93,12 +95,12 @@ class _StreamHandler(base._Handler):
         anthropic = self.path.partition("?")[0].endswith("/messages")
         model = stream.model or base.RESOLVED.get(body["model"], body["model"])
         try:
-            self._stream(stream, (_anthropic if anthropic else _openai)(stream, model, body))
+            self._send_stream(stream, (_anthropic if anthropic else _openai)(stream, model, body))
         except OSError:
             stream.gone.set()
             self.close_connection = True
 
-    def _stream(self, stream: StreamReply, events: list[tuple[int | None, bytes]]) -> None:
+    def _send_stream(self, stream: StreamReply, events: list[tuple[int | None, bytes]]) -> None:
         """Send the events; the number says how many pieces were sent once an event is."""
         if stream.raw is not None:
             self._chunk(stream.raw)

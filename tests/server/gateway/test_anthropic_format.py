@@ -239,7 +239,7 @@ def start(**usage: Any) -> dict[str, Any]:
     return {"type": "message_start", "message": {"id": "m1", "model": MODEL, "usage": usage}}
 
 
-def end(reason: str = "end_turn", **usage: Any) -> dict[str, Any]:
+def end(reason: Any = "end_turn", **usage: Any) -> dict[str, Any]:
     return {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": usage}
 
 

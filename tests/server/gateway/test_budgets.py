@@ -29,6 +29,10 @@ PAID = 0.000411
 """What the fake provider's default answer costs: 22 tokens in, 189 out."""
 
 
+def spent_about(cost: float, completions: int) -> Spent:
+    return Spent(pytest.approx(cost), completions, 0)  # type: ignore[arg-type]
+
+
 def key(name: str = "ci", **limits: Any) -> ApiKey:
     return ApiKey(name.ljust(64, "0"), name, "default", "write", 0, limits=KeyLimits(**limits))
 
@@ -93,7 +97,7 @@ async def test_cached_answers_are_free_and_given_beyond_the_budget(bench: Bench,
     ci = key(budget_usd_per_day=PAID)
     await bench.ask(ci)
     assert (await bench.ask(ci)).cache_hit is True
-    assert bench.spent(ci) == Spent(pytest.approx(PAID), 1, 0)
+    assert bench.spent(ci) == spent_about(PAID, 1)
     await bench.refused(ci, content="other")
     follower = bench.gateway.stream("default", bench.request(), ci)
     assert [text async for text in follower] == ["hello"]
@@ -214,7 +218,7 @@ async def test_keys_pay_apart_and_nobody_pays_without_one(bench: Bench) -> None:
     await bench.ask(a, "one")
     await bench.ask(b, "two")
     await bench.gateway.complete("default", bench.request("three"))
-    assert bench.spent(a) == bench.spent(b) == Spent(pytest.approx(PAID), 1, 0)
+    assert bench.spent(a) == bench.spent(b) == spent_about(PAID, 1)
 
 
 async def test_one_call_for_many_is_paid_by_one(bench: Bench, provider: Any) -> None:
@@ -231,7 +235,8 @@ async def test_one_call_for_many_is_paid_by_one(bench: Bench, provider: Any) -> 
 async def test_who_may_not_ask_does_not_keep_the_others_from_it(bench: Bench, provider: Any) -> None:
     spent, free = key("spent", budget_usd_per_day=0.0), key("free")
     await bench.ask(free, "warm-up")  # from here on, who comes first asks first
-    results = await asyncio.gather(bench.ask(spent), bench.ask(free), bench.ask(free), return_exceptions=True)
+    asked = [bench.ask(spent), bench.ask(free), bench.ask(free)]
+    results: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(results[0], ProblemError)
     assert [one.status for one in results[1:]] == ["success", "success"]
     assert len(provider.requests) == 2
@@ -294,7 +299,7 @@ async def test_what_could_not_be_stored_is_stored_with_the_next(
     await fail("one")
     assert (bench.spent(key()).completions, await stored()) == (1, Spent())
     await bench.ask(key(), "two", **fields)
-    assert await stored() == Spent(pytest.approx(2 * PAID), 2, 0)
+    assert await stored() == spent_about(2 * PAID, 2)
     await fail("three")
     await bench.gateway.close()
     assert (await stored()).completions == 3
@@ -304,7 +309,7 @@ async def test_what_could_not_be_stored_is_stored_with_the_next(
 def test_an_estimate_is_high() -> None:
     """Of English text: three characters a token where there are four, and all tokens that may come."""
     openai = ProviderSettings("openai", "openai")
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "word " * 600},
         {"content": [{"type": "image_url", "image_url": {"url": "d"}}]},
     ]

@@ -95,6 +95,7 @@ def test_a_stream_inside_a_call_is_below_it(parea: Parea, gateway_server: Any) -
     with context(trace_id="order-42", trace_name="support", end_user_identifier="u-7", log_omit_outputs=True):
         stream = parea.stream(Completion(llm_configuration=PROMPT))
     assert "".join(stream) == "hello"
+    assert stream.response is not None
     found = record(gateway_server, stream.response.inference_id)
     assert (found["trace_id"], found["trace_name"], found["end_user_identifier"]) == ("order-42", "support", "u-7")
     assert (found["omitted"], found.get("content")) == (["outputs"], None)

@@ -325,6 +325,7 @@ async def test_a_redirect_is_not_followed(bench: Any, provider: Any, second: Any
     assert [text async for text in follower] == []
     follower.close()
     await gateway.close()
+    assert answer.error is not None
     assert (answer.status, str(status) in answer.error) == ("error", True)
     assert (len(provider.requests), second.requests) == (2, [])
 

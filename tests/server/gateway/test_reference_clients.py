@@ -95,6 +95,7 @@ async def test_the_same_errors(provider: Any, kind: str, status: int) -> None:
     base = anthropic.APIStatusError if kind == "anthropic" else openai.APIStatusError
     with pytest.raises(base) as theirs:
         ask_officially(kind, provider, body)
+    assert isinstance(theirs.value, anthropic.APIStatusError | openai.APIStatusError)
     assert ours.value.status == theirs.value.status_code
     names = {ours.value.error_type, type(theirs.value).__name__}
     # The two packages name some statuses differently; the gateway has one name for each.

@@ -71,10 +71,12 @@ async def test_identical_streams_at_once_are_one_call(bench: Bench, streaming_pr
     assert len(streaming_provider.requests) == 1
     found = {record.inference_id: record for record in await bench.records()}
     assert len(found) == 8
-    assert (found["s-0"].cache_hit, found["s-0"].cost, found["s-0"].total_tokens) == (False, pytest.approx(PAID), 211)
+    assert (found["s-0"].cache_hit, found["s-0"].total_tokens) == (False, 211)
+    assert found["s-0"].cost == pytest.approx(PAID)
     for n in range(1, 8):
         one = found[f"s-{n}"]
-        assert (one.cache_hit, one.cost, one.saved_cost) == (True, 0.0, pytest.approx(PAID))
+        assert (one.cache_hit, one.cost) == (True, 0.0)
+        assert one.saved_cost == pytest.approx(PAID)
         assert (one.content, one.total_tokens, one.time_to_first_token is not None) == ("hello", 211, True)
     assert others[0].result.cache_hit is True
 
@@ -90,7 +92,7 @@ async def test_the_call_goes_on_when_the_first_caller_goes_away(bench: Bench, st
     assert (left.error_type, left.content, left.cost) == ("abandoned", "he", None)
     assert not scripted.gone.is_set()
     scripted.go.set()
-    assert await asyncio.gather(read(second), read(third)) == ["hello", "hello"]
+    assert list(await asyncio.gather(read(second), read(third))) == ["hello", "hello"]
     assert len(streaming_provider.requests) == 1
     stayed = [await bench.record(f"s-{n}") for n in (1, 2)]
     assert [(one.cache_hit, one.cost) for one in stayed] == [(False, pytest.approx(PAID)), (True, 0.0)]

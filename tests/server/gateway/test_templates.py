@@ -63,7 +63,7 @@ def test_the_bound_is_for_all_messages_together() -> None:
 
 def test_text_parts_are_filled_and_others_left_alone() -> None:
     image = {"type": "image_url", "image_url": {"url": "https://x/{{x}}"}}
-    messages = [{"role": "user", "content": [{"type": "text", "text": "see {{x}}"}, image]}]
+    messages: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "see {{x}}"}, image]}]
     assert fill_messages(messages, {"x": "this"}) == [
         {"role": "user", "content": [{"type": "text", "text": "see this"}, image]}
     ]

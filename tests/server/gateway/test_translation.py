@@ -143,7 +143,9 @@ def configurations(draw: st.DrawFn, kind: str) -> dict[str, Any]:
         messages.insert(0, {"role": draw(st.sampled_from(["system", "developer"])), "content": content})
     if kind != "anthropic" and not draw(rarely):
         messages = without_cache_control(messages)
-    schemas = st.sampled_from([{}, {"type": "object", "properties": {}}, {"properties": {"a": {}}}, None])
+    schemas: st.SearchStrategy[Any] = st.sampled_from(
+        [{}, {"type": "object", "properties": {}}, {"properties": {"a": {}}}, None]
+    )
     function = st.fixed_dictionaries({"name": words, "parameters": schemas})
     unique_by = None if draw(rarely) else lambda one: one["name"]
     functions = draw(st.lists(function, max_size=2, unique_by=unique_by))
