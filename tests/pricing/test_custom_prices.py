@@ -1,4 +1,4 @@
-"""One's own prices: what a file may say, which price wins, and errors that name the place."""
+"""A user's own prices: what the file may contain, which price wins, and errors that name the place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prices: they agree with the price list's own calculation, and what is not known is None."""
+"""Prices agree with the price list's own calculation, and an unknown price is None."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_what_the_parts_of_the_tokens_do(usage: dict[str, int], reason: str | No
 
 
 def test_longer_in_the_cache_needs_a_rate_of_its_own() -> None:
-    """Five minutes' rate for an hour is a wrong price; more for an hour than was written at all is a contradiction."""
+    """The five-minute rate would be wrong for an hour, and a part for an hour cannot exceed all that was written."""
     hour = {"cache_write": 100, "cache_write_1h": 100}
     assert BOOK.price(Consumption("claude-sonnet-4-5", "anthropic", 100, 0, hour, AT)) == Price(
         0.0006,
@@ -132,7 +132,7 @@ def test_how_much_sound_was_cached_must_be_told_where_it_matters() -> None:
 
 @pytest.mark.parametrize("tier", ["batch", "flex", "priority"])
 def test_a_service_tier_has_its_price_or_none(tier: str) -> None:
-    """The list has these tiers of gpt-5 from autumn 2026 on; before, and elsewhere, nobody knows."""
+    """The list has these tiers of gpt-5 since autumn 2026. Before that, and for other models, they are unknown."""
     standard = BOOK.price(Consumption("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026))
     result = BOOK.price(Consumption("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026, tier))
     assert isinstance(result, Price)
@@ -198,7 +198,7 @@ def test_the_provider_that_parea_leaks_counts_as_none() -> None:
 
 
 def test_every_model_costs_what_the_price_list_calculates() -> None:
-    """Our fast sum against `genai_prices.calc_price`, over the whole list, with parts and tiers."""
+    """Our sums equal `genai_prices.calc_price` over the whole list, with parts and tiers."""
     from genai_prices import Usage, calc_price
     from genai_prices.data_snapshot import get_snapshot
 
@@ -227,7 +227,7 @@ def test_every_model_costs_what_the_price_list_calculates() -> None:
 
 
 def test_every_model_of_the_price_list_has_a_name_that_finds_it() -> None:
-    """What `scripts/prices` prints after an update of the list is to be understood, or left out here with a reason."""
+    """If an update of the list adds such models, make their names work, or list them here with a reason."""
     assert unnamed_models() == []
 
 
@@ -318,7 +318,7 @@ def test_an_embedding_needs_no_output_tokens() -> None:
 
 
 def test_a_cache_hit_costs_nothing_and_says_what_it_saved() -> None:
-    """Cost 0 on a cache hit stays 0; the price of its tokens is `saved_cost`, and None when it is not known."""
+    """The cost of a cache hit stays 0. The price of its tokens is `saved_cost`, or None if it is unknown."""
     paid = price_record(record())
     for original in ({"cost": 0.0, "cost_source": "cache"}, {}):
         hit = price_record(record(cache_hit=True, **original))
@@ -370,7 +370,7 @@ def test_repricing_leaves_what_was_given() -> None:
 
 
 def test_a_traced_program_never_reads_the_price_list(tmp_path: Path) -> None:
-    """Neither the import nor a traced call, its tokens told, loads prices: the server alone does."""
+    """Neither the import nor a traced call with tokens loads prices: only the server does."""
     program = (
         "import sys, everycall\n"
         "from everycall.integration import start_call, usage_fields\n"

@@ -1,4 +1,4 @@
-"""Reports of usage: whatever they hold, counts are kept, sums include their parts, and nothing is raised."""
+"""Reports of usage: whatever they contain, counts are kept, sums include their parts, and nothing is raised."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_what_is_no_count_is_not_known(bad: Any) -> None:
 
 
 def test_half_a_report_stays_half() -> None:
-    """A stream that was cut has the input alone; the rest is not 0."""
+    """A stream that was cut off reports only its input; the rest is unknown, not 0."""
     assert usage_fields({"input_tokens": 7, "cache_read_input_tokens": 5}) == {
         "input_tokens": 12,
         "usage": {"cached": 5},
@@ -110,7 +110,7 @@ def test_any_report_gives_counts_that_a_record_takes(report: dict[str, Any]) -> 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_anthropics_count_and_langchains_are_the_same(fresh: int, cached: int, written: int, made: int) -> None:
-    """One call, as Anthropic tells it (without the cache), as LangChain does (with), and as Bedrock does."""
+    """One call, as reported by Anthropic (without the cache), by LangChain (with it) and by Bedrock."""
     whole = fresh + cached + written
     anthropic = usage_fields(
         {

@@ -30,7 +30,7 @@ def test_names_are_given_once() -> None:
 
 @named
 def test_a_report_becomes_fields(case: dict[str, Any]) -> None:
-    """As plain JSON, and as the object that the provider's own package makes of it."""
+    """Both as plain JSON and as the object of the provider's own package."""
     report = json.loads(case["report"])
     provider = case["provider"] if case.get("told") else None
     response = json.loads(case["response"]) if "response" in case else None
@@ -74,7 +74,7 @@ def test_the_arithmetic_in_words_gives_the_cost(case: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
-    """All cases as the server answers them: sent over HTTP, priced, stored, read back. By name."""
+    """Return all cases by name as the server has them: sent over HTTP, priced, stored, read back."""
     from everycall.server.options import ServerOptions
     from everycall.server.runner import Server
 

@@ -1,4 +1,4 @@
-"""What the tests share: records as they pass the chain, spans of a program's own, and models that answer from a script.
+"""Shared by the tests: captured records, spans of a program's own OpenTelemetry SDK, and models with scripted answers.
 
 A test is written once for every way to run a chain: `run` is each of them in turn.
 """
@@ -29,7 +29,7 @@ from everycall_testkit.provider import FakeProvider
 
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing from outside configures a test, a model or a client."""
+    """Remove settings of the environment that would configure a test, a model or a client."""
     for name in list(os.environ):
         if name.startswith(("EVERYCALL_", "OTEL_", "OPENAI_", "LANGCHAIN_", "LANGSMITH_")):
             monkeypatch.delenv(name)
@@ -38,7 +38,7 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_attached() -> Iterator[None]:
-    """No test leaves anything in OpenTelemetry's context."""
+    """Check that a test leaves nothing in OpenTelemetry's context."""
     before = dict(otel_context.get_current())
     yield
     assert dict(otel_context.get_current()) == before
@@ -46,13 +46,13 @@ def nothing_is_left_attached() -> Iterator[None]:
 
 @pytest.fixture
 def records() -> Iterator[list[Record]]:
-    """Return the list that every record joins when its call ends, having passed the whole chain."""
+    """Return the list to which every record is added when its call ends, after masks and omission."""
     with capture_records() as captured:
         yield captured
 
 
 class Tree:
-    """Records by name, and who is below whom."""
+    """Records by name, with their parents."""
 
     def __init__(self, records: list[Record]) -> None:
         self.records = records
@@ -97,7 +97,7 @@ def value() -> Callable[[Any], Any]:
 
 
 class Spans:
-    """Spans of the program's own SDK, which is not everycall's: as of an HTTP client's instrumentation."""
+    """Spans of the program's own OpenTelemetry SDK, such as those of an instrumented HTTP client."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -120,7 +120,7 @@ def spans() -> Spans:
 
 @pytest.fixture
 def is_below() -> Callable[[ReadableSpan, Record], bool]:
-    """Return what tells whether a span of the program's own has a record's call for its parent."""
+    """Return a function that tells whether the parent of a program's span is a record's call."""
 
     def tell(span: ReadableSpan, record: Record) -> bool:
         assert span.context is not None
@@ -184,13 +184,13 @@ WAYS: dict[str, Callable[[Any, Any, Any], Awaitable[None]]] = {
 
 @pytest.fixture(params=list(WAYS))
 def run(request: pytest.FixtureRequest) -> Callable[[Any, Any, Any], Awaitable[None]]:
-    """Return each of LangChain's ways to run something to its end, `await run(chain, input, config)`."""
+    """Return each of LangChain's ways to run something to completion: `await run(chain, inputs, config)`."""
     return WAYS[request.param]
 
 
 @pytest.fixture(params=[name for name in WAYS if name not in ("invoke", "batch", "stream")])
 def run_async(request: pytest.FixtureRequest) -> Callable[[Any, Any, Any], Awaitable[None]]:
-    """Return each of those that run on the event loop."""
+    """Return each of the ways that run on the event loop."""
     return WAYS[request.param]
 
 

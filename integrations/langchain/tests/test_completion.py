@@ -1,4 +1,4 @@
-"""What the record of a model says: request, answer, model, provider, tokens; and those of the other kinds of runs."""
+"""The records of models (request, answer, model, provider, tokens) and of the other kinds of runs."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ print([(record.name, record.trace_name) for record in records])
 
 
 def test_a_chain_with_a_handler_runs_and_is_recorded_in_a_worker(tmp_path: Path) -> None:
-    """As Ray, Dask and joblib send them: by cloudpickle, to a process that has imported nothing."""
+    """Ray, Dask and joblib send chains like this: with cloudpickle, to a process that has imported nothing."""
     chain: Any = RunnableLambda(lambda x: x * 2, name="double").with_config(
         callbacks=[CallbackHandler(trace_name="far away")]
     )
@@ -99,7 +99,7 @@ def test_a_chain_with_a_handler_runs_and_is_recorded_in_a_worker(tmp_path: Path)
 
 
 def test_a_class_of_handlers_is_freed_with_its_last_handler(tree: Any) -> None:
-    """As of a class that is made for each request, or each rerun of a notebook's cell."""
+    """For example a class that is defined in each request, or in each rerun of a notebook's cell."""
     pytest.importorskip("langgraph", reason="langgraph is not installed")
     from langgraph.graph import END, START, StateGraph
 

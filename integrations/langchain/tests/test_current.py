@@ -1,4 +1,4 @@
-"""Code that runs inside a step, a tool or a model is below it: everycall's calls, and spans of the program's own."""
+"""Code that runs inside a step, a tool or a model is below it: everycall's calls, and the program's own spans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HANDLER: RunnableConfig = {"callbacks": [CallbackHandler()]}
 
 
 class Inner:
-    """What a program opens inside LangChain's code: a span of its own, and calls of everycall's."""
+    """What a program opens inside LangChain's code: its own span, and calls of everycall."""
 
     def __init__(self, spans: Any) -> None:
         self.tracer = spans.tracer
@@ -53,7 +53,7 @@ def inner(spans: Any) -> Inner:
 
 
 def assert_inside(name: str, tree: Any, spans: Any, is_below: Any, times: int = 1) -> None:
-    """All that `Inner` opens is below the record of this name."""
+    """Check that everything `Inner` opens is below the record with this name."""
     outer = tree.one(name)
     for call in ("call", "call in span", "traced"):
         assert [tree.parent_of(record) for record in tree.named(call)] == [outer] * times, call
@@ -67,7 +67,7 @@ def assert_inside(name: str, tree: Any, spans: Any, is_below: Any, times: int = 
 
 
 async def test_in_a_step(run: Any, tree: Any, chat: Any, spans: Any, inner: Inner, is_below: Any) -> None:
-    """A synchronous function, also where the chain runs on the event loop and moves it to a thread."""
+    """A synchronous function, also if the chain runs on the event loop and moves it to a thread."""
     await run(RunnableLambda(inner.__call__, name="step") | chat(), "hi", HANDLER)
     assert_inside("step", tree, spans, is_below)
 
@@ -132,7 +132,7 @@ async def test_a_span_around_a_chain_adopts_it(run: Any, tree: Any, chat: Any, s
 async def test_a_trace_of_its_own_inside_a_traced_function(
     run: Any, tree: Any, chat: Any, spans: Any, inner: Inner, is_below: Any
 ) -> None:
-    """What runs inside the steps is below them, though their trace is another than that of the function around."""
+    """What runs inside the steps is below them, even though their trace is not that of the enclosing function."""
     with everycall.span("around"):
         await run(
             RunnableLambda(inner.__call__, name="step") | chat(), "hi", {**HANDLER, "metadata": {"trace_id": "t-1"}}
@@ -151,7 +151,7 @@ async def test_a_trace_of_its_own_inside_a_traced_function(
 
 
 class Busy(BaseChatModel):
-    """A model whose code opens things, as that of one over a provider's client does."""
+    """A model whose code opens calls and spans, as a model that uses a provider's client does."""
 
     inner: Any
     streams: bool = False
@@ -166,7 +166,7 @@ class Busy(BaseChatModel):
 
 
 class BusyStreaming(Busy):
-    """The same, with everything LangChain lets a model's author write."""
+    """The same, with every method that LangChain lets a model's author write."""
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **_: Any) -> ChatResult:
         await asyncio.sleep(0)
@@ -202,7 +202,7 @@ MODELS = [Busy, BusyStreaming, BusyText]
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_in_a_model(model: Any, run: Any, tree: Any, spans: Any, inner: Inner, is_below: Any) -> None:
-    """Also where LangChain moves a synchronous model to a thread."""
+    """Also if LangChain moves a synchronous model to a thread."""
     await run(RunnableLambda(lambda x: x, name="step") | model(inner=inner), "hi", HANDLER)
     assert_inside(model.__name__, tree, spans, is_below)
     assert tree.path(tree.of_kind("llm")[0]) == ["RunnableSequence", model.__name__]
@@ -210,7 +210,7 @@ async def test_in_a_model(model: Any, run: Any, tree: Any, spans: Any, inner: In
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_in_a_model_alone(model: Any, run: Any, tree: Any, spans: Any, inner: Inner, is_below: Any) -> None:
-    """No step runs here, and the model may be all there is, or be inside a call of everycall's."""
+    """No step runs here. The model runs alone, or inside a call of everycall."""
     await run(model(inner=inner), "hi", HANDLER)
     assert_inside(model.__name__, tree, spans, is_below)
     tree.records.clear()
@@ -239,7 +239,7 @@ async def test_in_the_protocols_streams(tree: Any, spans: Any, inner: Inner, is_
 
 
 async def test_beside_a_model(tree: Any, spans: Any, is_below: Any) -> None:
-    """What a step does while its model runs in a task or a thread of its own is the step's."""
+    """What a step does while its model runs in another task or thread is below the step."""
     started, may_end = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -261,7 +261,7 @@ async def test_beside_a_model(tree: Any, spans: Any, is_below: Any) -> None:
 
 
 async def test_a_chain_inside_a_model(tree: Any, spans: Any, inner: Inner, is_below: Any) -> None:
-    """A model may be made of chains: each of their steps is below it, and what these open is below them."""
+    """A model may run chains: their steps are below it, and what the steps open is below the steps."""
     chain = (RunnableLambda(inner.__call__, name="in step") | Busy(inner=lambda: None)).with_config(run_name="within")
 
     class Composed(Busy):
@@ -300,7 +300,7 @@ def test_threads_each_with_a_model(tree: Any, spans: Any, inner: Inner, is_below
 
 
 async def test_the_programs_own_context_wins(tree: Any, chat: Any, spans: Any) -> None:
-    """A span that the program makes current by itself inside a step is the parent of what is below it."""
+    """A span that the program makes current inside a step is the parent of what runs in it."""
 
     def body(x: Any) -> Any:
         remote = otel_trace.NonRecordingSpan(
@@ -315,7 +315,7 @@ async def test_the_programs_own_context_wins(tree: Any, chat: Any, spans: Any) -
 
 
 async def test_nothing_is_attached(run: Any, tree: Any, chat: Any) -> None:
-    """The context itself is as the program left it, in the steps too: their calls are found, not put there."""
+    """The context stays as the program left it, also inside the steps: their calls are looked up, not attached."""
     before, contexts = current_context(), []
 
     def body(x: Any) -> Any:
@@ -329,7 +329,7 @@ async def test_nothing_is_attached(run: Any, tree: Any, chat: Any) -> None:
 
 
 def test_a_span_that_is_current_is_the_steps(tree: Any) -> None:
-    """Attributes and exceptions that code sets on the current span land in the step's record."""
+    """Attributes and exceptions that code sets on the current span are in the step's record."""
 
     def body(x: Any) -> Any:
         otel_trace.get_current_span().set_attribute("app.shelf", 7)

@@ -1,4 +1,4 @@
-"""How LangChain calls the handler: no thread, no loop, no harm to other handlers, and no exception of ours."""
+"""How LangChain calls the handler: without threads or loops, without effect on other handlers or exceptions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_other_handlers_hear_of_text_models(listener: Any, text_model: Any
 
 
 class Threads(CallbackHandler):
-    """Notes where its callbacks run."""
+    """Notes the threads in which its callbacks run."""
 
     def __init__(self) -> None:
         super().__init__()

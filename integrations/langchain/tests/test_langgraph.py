@@ -1,4 +1,4 @@
-"""LangGraph itself, where it is installed: nodes, interrupts and resumption, graphs in graphs, agents, streams."""
+"""LangGraph, if it is installed: nodes, interrupts and resumption, subgraphs, agents, streams, state."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def no_run_is_left_open() -> Any:
 
 @pytest.fixture
 def config() -> Callable[[str], dict[str, Any]]:
-    """Return a maker of configs for a thread of LangGraph's."""
+    """Return a function that makes a config for a `thread_id`."""
     handler = CallbackHandler()
     return lambda thread: {"callbacks": [handler], "configurable": {"thread_id": thread}}
 
 
 @pytest.fixture(params=["invoke", "ainvoke"])
 def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Return what runs a graph, synchronously or not: `await ask(graph, input, config)`."""
+    """Return a function that runs a graph, synchronously or not: `await ask(graph, inputs, config)`."""
 
     async def run(graph: Any, inputs: Any, config: Any) -> Any:
         return graph.invoke(inputs, config) if request.param == "invoke" else await graph.ainvoke(inputs, config)
@@ -61,13 +61,13 @@ def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
 
 def events(value: Any, record: Any) -> list[tuple[str, Any]]:
-    """What happened in a record's call, by name; ids of checkpoints left out."""
+    """Return the events of a record, by name, without the ids of checkpoints."""
     reported = (value(record.attributes) or {}).get("events", [])
     return [(item["name"], {k: v for k, v in item["attributes"].items() if k != "checkpoint_id"}) for item in reported]
 
 
 def approving(chat: Any, saver: Any = None, **settings: Any) -> Any:
-    """A graph that asks its model, and then somebody."""
+    """Return a graph that asks its model, and then a person."""
 
     def ask(state: State) -> dict[str, Any]:
         with everycall.span("inner"):
@@ -135,7 +135,7 @@ async def test_another_session_is_another_trace(ask: Any, tree: Any, chat: Any, 
 async def test_inside_a_call_a_resumed_graph_stays_below_it(
     ask: Any, tree: Any, chat: Any, value: Any, config: Any, spans: Any
 ) -> None:
-    """As in a server, whose requests are traces of their own: the event names the trace of the first one."""
+    """In a server, each request has its own trace: the event names the trace of the first request."""
     graph = approving(chat)
     with everycall.span("first request"):
         await ask(graph, {"notes": []}, config("t-1"))
@@ -240,7 +240,7 @@ async def test_an_error_of_a_node(ask: Any, tree: Any, config: Any) -> None:
 
 
 async def test_functions_as_a_graph(ask: Any, tree: Any, config: Any) -> None:
-    """LangGraph's other way to write one: tasks and an entry point."""
+    """LangGraph's functional API: tasks and an entry point."""
 
     @task
     def double(number: int) -> int:
@@ -259,7 +259,7 @@ async def test_functions_as_a_graph(ask: Any, tree: Any, config: Any) -> None:
 
 
 def agent(chat: Any) -> Any:
-    """LangGraph's ready agent, with a tool that opens a span, over a model that asks for it twice at once."""
+    """Return LangGraph's prebuilt agent, with a tool that opens a span and a model that calls it twice at once."""
 
     @tool
     def look_up(city: str) -> str:
@@ -288,7 +288,7 @@ async def test_an_agent(ask: Any, tree: Any, chat: Any, value: Any, config: Any)
 
 @pytest.mark.parametrize("mode", ["values", "updates", "messages", "debug", ["values", "messages"]], ids=str)
 async def test_streams(mode: Any, tree: Any, chat: Any, config: Any) -> None:
-    """Each way to look at a running graph; the record is the same. Messages come with their time to the first."""
+    """The record is the same for every stream mode. In mode `messages`, it has the time to the first token."""
     graph = agent(chat)
     question = {"messages": [HumanMessage("weather?")]}
     assert list(graph.stream(question, config("t-1"), stream_mode=mode))
@@ -326,7 +326,7 @@ async def test_a_stream_that_is_left(tree: Any, chat: Any, config: Any) -> None:
 
 @pytest.fixture
 def client(provider: Any) -> Any:
-    """A client of OpenAI's own, wrapped, that talks to the fake provider."""
+    """A wrapped client of OpenAI's package that talks to the fake provider."""
     openai = pytest.importorskip("openai")
     everycall_openai = pytest.importorskip("everycall_openai")
     with openai.OpenAI(
@@ -336,7 +336,7 @@ def client(provider: Any) -> Any:
 
 
 async def test_a_providers_client_in_a_node(ask: Any, tree: Any, config: Any, client: Any, provider: Any) -> None:
-    """It is no model of LangChain's: its request is the record, below the node."""
+    """It is not a model of LangChain: its request has a record of its own, below the node."""
 
     def node(state: State) -> dict[str, Any]:
         answer = client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "hi"}])

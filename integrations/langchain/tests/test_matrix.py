@@ -1,4 +1,4 @@
-"""Whole records: how a chain can go x how it is run, each field compared. What is not named here is not recorded."""
+"""Whole records, field by field: each outcome of a chain, for each way to run it. No other fields are recorded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ USAGE: Any = {
 ABOUT = {"model_name": "claude-test-1-20260101", "id": "msg_7", "stop_reason": "end_turn"}
 _JOINED: Any = AIMessageChunk(content="") + AIMessageChunk(content="", usage_metadata=USAGE)
 MERGES_DETAILS = "input_token_details" in _JOINED.usage_metadata
-"""Whether this langchain-core keeps the parts of usage when it joins the pieces of a stream; the first ones did not."""
+"""Whether this langchain-core keeps the parts of usage when it joins the chunks of a stream. Old versions do not."""
 QUESTION = {"question": "Why do storks fly south?"}
 ANSWER = "For the food."
 SYSTEM = "Answer in one sentence."
@@ -44,7 +44,7 @@ MESSAGES = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": Q
 
 
 def common(name: str, kind: str, parent: str | None) -> dict[str, Any]:
-    """What every record of this chain has."""
+    """Return the fields that every record of this chain has."""
     return {
         "name": name,
         "kind": kind,
@@ -99,7 +99,7 @@ def failed(record: dict[str, Any], error: str, kind: str) -> dict[str, Any]:
 
 
 def omitted(record: dict[str, Any], *what: str) -> dict[str, Any]:
-    """A record under omit flags: the labels that were declared stay, those of the config may be made from content."""
+    """Return a record under omit flags: declared labels stay; those of the config go, as they may contain content."""
     gone = {"inputs": ("inputs", "llm_configuration"), "outputs": ("output", "content"), "attributes": ("attributes",)}
     left = without(record, *(name for each in what for name in gone.get(each, ())))
     if record["kind"] in ("prompt", "parser"):
@@ -108,7 +108,7 @@ def omitted(record: dict[str, Any], *what: str) -> dict[str, Any]:
 
 
 def fields_by_name(records: list[Record]) -> dict[str, dict[str, Any]]:
-    """Return all that is in the records of one trace, by name; of ids and times their sense is checked here."""
+    """Return the fields of the records of one trace, by name. Ids and times are checked here and left out."""
     names = {record.inference_id: record.name for record in records}
     assert len({record.trace_id for record in records}) <= 1
     by_name: dict[str, dict[str, Any]] = {}
@@ -130,14 +130,14 @@ def fields_by_name(records: list[Record]) -> dict[str, dict[str, Any]]:
 
 
 def as_streamed(expected: dict[str, dict[str, Any]], records: list[Record]) -> dict[str, dict[str, Any]]:
-    """What is expected of a model that was streamed, by the LangChain there is."""
+    """Return what is expected of a streamed model with the installed version of LangChain."""
     if MERGES_DETAILS or not any(record.time_to_first_token for record in records):
         return expected
     return {name: without(record, "usage") for name, record in expected.items()}
 
 
 class Case:
-    """One way a chain goes: its model, what is done with it, and the records that come of it."""
+    """One outcome of a chain: its model, its config, and the expected records."""
 
     def __init__(self, *expected: dict[str, Any], handler: dict[str, Any] | None = None, **model: Any) -> None:
         self.expected = {record["name"]: record for record in expected}
@@ -205,7 +205,7 @@ def is_async(request: pytest.FixtureRequest) -> bool:
 
 @pytest.mark.parametrize("name", WHOLE)
 async def test_whole(name: str, run: Any, chat: Any, records: list[Record]) -> None:
-    """However it is run, and streamed or not, a chain that comes to its end leaves the same records."""
+    """A chain that completes has the same records however it is run, streamed or not."""
     case = WHOLE[name]
     await run(case.chain(chat), QUESTION, case.config)
     assert fields_by_name(records) == as_streamed(case.expected, records)
@@ -221,7 +221,7 @@ async def test_failed(case: Case, is_async: bool, chat: Any, records: list[Recor
 
 @pytest.mark.parametrize("flags", [INPUTS, OUTPUTS], ids="+".join)
 async def test_failed_with_an_omission(flags: dict[str, Any], is_async: bool, chat: Any, records: list[Record]) -> None:
-    """The error's text may hold either side: its type and the place it was raised in stay."""
+    """The error's text may contain inputs or outputs. Its type and its code location stay."""
     case = Case(handler=flags, fails=GONE)
     chain = case.chain(chat)
     with pytest.raises(ConnectionError):
@@ -254,7 +254,7 @@ async def test_stream_complete(is_async: bool, chat: Any, records: list[Record])
 
 
 async def test_stream_broken_off(is_async: bool, chat: Any, records: list[Record]) -> None:
-    """By an error of the provider's after two pieces: what came stays, and what was used is not known."""
+    """By the provider's error after two chunks: the text so far stays, and the tokens are unknown."""
     case = Case(fails=GONE, fails_after=2)
     chain = case.chain(chat)
 
@@ -278,7 +278,7 @@ async def test_stream_broken_off(is_async: bool, chat: Any, records: list[Record
 
 
 async def test_stream_left(is_async: bool, chat: Any, records: list[Record]) -> None:
-    """By who reads it, after one piece, of the model itself: abandoned, with what came; no tokens are made up."""
+    """By the reader of the model's stream, after one chunk: abandoned, with the text so far and without tokens."""
     case = Case()
     model = case.chain(chat).steps[1]
     if is_async:
@@ -304,7 +304,7 @@ async def test_stream_left(is_async: bool, chat: Any, records: list[Record]) -> 
 
 @pytest.mark.parametrize("flags", [{}, INPUTS, OUTPUTS], ids=["", "omit inputs", "omit outputs"])
 async def test_cancelled(flags: dict[str, Any], is_async: bool, chat: Any, records: list[Record]) -> None:
-    """A task that is cancelled while its model is asked; and a Ctrl-C in a program without an event loop."""
+    """A task is cancelled while its model runs, or Ctrl-C is pressed in a program without an event loop."""
     case = Case(handler=flags, waits=True, fails=None if is_async else KeyboardInterrupt())
     chain = case.chain(chat)
     if is_async:
@@ -330,7 +330,7 @@ async def test_cancelled(flags: dict[str, Any], is_async: bool, chat: Any, recor
 
 
 async def test_timed_out(chat: Any, records: list[Record]) -> None:
-    """By the program's own clock: LangChain's runs are cancelled, and the program has its `TimeoutError`."""
+    """By the program's own time-out: LangChain's runs are cancelled, and the program gets its `TimeoutError`."""
     case = Case(waits=True)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
@@ -343,6 +343,6 @@ async def test_timed_out(chat: Any, records: list[Record]) -> None:
 
 
 def test_the_matrix_has_no_field_unlooked_at(value: Callable[[Any], Any]) -> None:
-    """A field that is new in the record is compared by itself: `fields_by_name` leaves out ids and times alone."""
+    """A new field of the record is compared too: `fields_by_name` leaves out only ids and times."""
     assert set(IDS_AND_TIMES) < set(Record.__struct_fields__)
     assert set(JSON_FIELDS) < set(Record.__struct_fields__)

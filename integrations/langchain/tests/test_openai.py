@@ -1,4 +1,4 @@
-"""LangChain's own model over a client that is instrumented too: one request is one record, as both sides know it."""
+"""LangChain's model over an instrumented client: one request is one record, with what both sides know."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def model(request: pytest.FixtureRequest, provider: Any) -> AsyncIterator[
 
 
 def tokens(records: list[Any]) -> tuple[int, int]:
-    """The tokens of a trace, as a server sums them: those of all its models and embeddings."""
+    """Return the tokens of a trace, as the server sums them: those of its models and embeddings."""
     leaves = [record for record in records if record.kind in ("llm", "embedding")]
     return sum(r.input_tokens or 0 for r in leaves), sum(r.output_tokens or 0 for r in leaves)
 
@@ -85,7 +85,7 @@ async def test_a_failed_request(model: Any, tree: Any, provider: Any) -> None:
 
 
 async def test_beside_another_request_of_the_same_step(model: Any, tree: Any, provider: Any) -> None:
-    """A client of one's own in the step that asks the model, too: both requests count."""
+    """With another client in the step that calls the model, both requests count."""
     with openai.OpenAI(
         base_url=provider.base_url, api_key="k", http_client=openai.DefaultHttpxClient(verify=False)
     ) as client:
@@ -104,7 +104,7 @@ async def test_beside_another_request_of_the_same_step(model: Any, tree: Any, pr
 
 
 async def test_embeddings_have_records_of_their_own(tree: Any, provider: Any) -> None:
-    """LangChain tells of none."""
+    """LangChain has no callbacks for embeddings."""
     with openai.DefaultHttpxClient(verify=False) as http:
         embeddings = langchain_openai.OpenAIEmbeddings(
             model="text-embedding-3-small",

@@ -1,4 +1,4 @@
-"""Who is below whom: one handler for many chains, threads, calls opened inside steps, and what never ends."""
+"""Parents: one handler for many chains, threads, calls opened inside steps, and runs that never end."""
 
 from __future__ import annotations
 
@@ -206,15 +206,15 @@ async def test_cancellation_is_no_error_of_the_chain(tree: Any, chat: Any) -> No
 
 
 class GraphBubbleUp(Exception):
-    """Named as LangGraph's."""
+    """Has the name of LangGraph's class."""
 
 
 class GraphInterrupt(GraphBubbleUp):
-    """Named as LangGraph's."""
+    """Has the name of LangGraph's class."""
 
 
 class ParentCommand(GraphBubbleUp):
-    """Named as LangGraph's."""
+    """Has the name of LangGraph's class."""
 
 
 @pytest.mark.parametrize("kind", [GraphInterrupt, ParentCommand])

@@ -1,4 +1,4 @@
-"""Omit flags: one canary in each place where content travels through LangChain, searched in the whole record."""
+"""Omit flags: a canary in each place that carries content in LangChain is searched in the whole record."""
 
 from __future__ import annotations
 
@@ -202,12 +202,12 @@ PLACES: list[tuple[Callable[..., None], set[str]]] = [
     (custom_event, {IN, OUT}),
     (span_inside_a_step, set()),
 ]
-"""Each place, and the flags of which one alone must be enough. Both together must be enough everywhere."""
+"""Each place, with the flags that must each be enough alone. Both together must be enough everywhere."""
 
 
 @pytest.fixture(params=["handler", "config", "context", "decorator"])
 def flagged(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Return a runner of a place under flags, given in each of the ways a user can give them."""
+    """Return a function that runs a place under flags, for each of the ways to set them."""
 
     def run(place: Callable[..., None], chat: Any, **flags: Any) -> None:
         if request.param == "handler":

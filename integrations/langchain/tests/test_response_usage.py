@@ -109,7 +109,7 @@ def test_searches_that_the_report_counts_are_not_counted_again() -> None:
 
 
 def test_thoughts_that_only_a_total_of_gemini_has() -> None:
-    """On OpenAI's protocol, LangChain names OpenAI as the provider; the model's name tells the truth."""
+    """On OpenAI's protocol, LangChain names OpenAI as the provider, but the model's name is Gemini's."""
     own: Any = {"input_tokens": 66, "output_tokens": 6, "total_tokens": 100}
     message = AIMessage("x", usage_metadata=own, response_metadata={"model_name": "gemini-2.5-flash"})
     assert fields_of(message) == {

@@ -33,7 +33,7 @@ HANDLER: RunnableConfig = {"callbacks": [CallbackHandler()]}
 
 
 def _opens(spans: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """A body that opens a call of everycall's, and a span of the program's own; and the same, awaited."""
+    """Return a function that opens a call of everycall and a span of the program, and a coroutine function too."""
 
     def body(x: Any) -> Any:
         with everycall.span("inner"):
@@ -49,7 +49,7 @@ def _opens(spans: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
 
 
 def _assert_below(tree: Any, spans: Any, *path: str, times: int = 1) -> None:
-    """The call and the plain span are below the step at the end of a path of names."""
+    """Check that the call and the plain span are below the step at the end of a path of names."""
     inner = tree.named("inner")
     assert [tree.path(record) for record in inner] == [[*path, "inner"]] * times
     assert len({record.trace_id for record in inner}) == times
@@ -187,7 +187,7 @@ async def closed_stream_is_abandoned_with_what_came(tree: Any, chat: Any, spans:
 
 
 async def closed_stream_keeps_what_was_told_of_usage(tree: Any, chat: Any, spans: Any) -> None:
-    """As Anthropic tells the input's tokens with the first piece."""
+    """Anthropic reports the tokens of the input with the first chunk."""
     usage = {"input_tokens": 20, "output_tokens": 1, "total_tokens": 21, "input_token_details": {"cache_read": 8}}
     model = chat(AIMessage("one two three", usage_metadata=usage), usage_first=True)
     stream = model.stream("hi", HANDLER)
