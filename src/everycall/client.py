@@ -33,7 +33,7 @@ from everycall._client.models import (
     feedback_body,
     prompt_body,
 )
-from everycall._client.retry import Tries, decoded
+from everycall._client.retry import Attempts, decoded
 from everycall._client.stream import AsyncCompletionStream, CompletionStream, Events
 from everycall._version import __version__
 from everycall.errors import ConfigurationError, UnreachableError
@@ -205,53 +205,53 @@ class Parea:
         await self.aclose()
 
     def _post(self, path: str, body: bytes) -> httpx.Response:
-        tries = Tries(self._timeout_s)
+        attempts = Attempts(self._timeout_s)
         client = self._sync_client()
         while True:
-            if tries.wait_s:
-                time.sleep(tries.wait_s)
+            if attempts.wait_s:
+                time.sleep(attempts.wait_s)
             try:
                 response = client.post(
-                    self._base + path, content=body, headers=self._headers(), timeout=_timeout(tries)
+                    self._base + path, content=body, headers=self._headers(), timeout=_timeout(attempts)
                 )
             except _transport_errors() as error:
-                tries.failed(error)
+                attempts.failed(error)
             else:
-                if tries.answered(response):
+                if attempts.answered(response):
                     return response
 
     async def _apost(self, path: str, body: bytes) -> httpx.Response:
-        tries = Tries(self._timeout_s)
+        attempts = Attempts(self._timeout_s)
         async with self._in_loop() as client:
             while True:
-                if tries.wait_s:
-                    await asyncio.sleep(tries.wait_s)
+                if attempts.wait_s:
+                    await asyncio.sleep(attempts.wait_s)
                 try:
                     response = await client.post(
-                        self._base + path, content=body, headers=self._headers(), timeout=_timeout(tries)
+                        self._base + path, content=body, headers=self._headers(), timeout=_timeout(attempts)
                     )
                 except _transport_errors() as error:
-                    tries.failed(error)
+                    attempts.failed(error)
                 else:
-                    if tries.answered(response):
+                    if attempts.answered(response):
                         return response
 
     def _texts(self, body: bytes, events: Events) -> Generator[str]:
-        tries = Tries(self._timeout_s)
+        attempts = Attempts(self._timeout_s)
         client = self._sync_client()
         while True:
-            if tries.wait_s:
-                time.sleep(tries.wait_s)
-            request = client.build_request("POST", self._base + STREAM_PATH, **self._stream_options(body, tries))
+            if attempts.wait_s:
+                time.sleep(attempts.wait_s)
+            request = client.build_request("POST", self._base + STREAM_PATH, **self._stream_options(body, attempts))
             try:
                 response = client.send(request, stream=True)
             except _transport_errors() as error:
-                tries.failed(error)
+                attempts.failed(error)
                 continue
             try:
                 if not response.is_success:
                     response.read()
-                if tries.answered(response):
+                if attempts.answered(response):
                     for data in response.iter_raw():
                         yield from events.feed(data)
                     events.end()
@@ -262,21 +262,21 @@ class Parea:
                 response.close()
 
     async def _atexts(self, body: bytes, events: Events) -> AsyncGenerator[str]:
-        tries = Tries(self._timeout_s)
+        attempts = Attempts(self._timeout_s)
         async with self._in_loop() as client:
             while True:
-                if tries.wait_s:
-                    await asyncio.sleep(tries.wait_s)
-                request = client.build_request("POST", self._base + STREAM_PATH, **self._stream_options(body, tries))
+                if attempts.wait_s:
+                    await asyncio.sleep(attempts.wait_s)
+                request = client.build_request("POST", self._base + STREAM_PATH, **self._stream_options(body, attempts))
                 try:
                     response = await client.send(request, stream=True)
                 except _transport_errors() as error:
-                    tries.failed(error)
+                    attempts.failed(error)
                     continue
                 try:
                     if not response.is_success:
                         await response.aread()
-                    if tries.answered(response):
+                    if attempts.answered(response):
                         async for data in response.aiter_raw():
                             for text in events.feed(data):
                                 yield text
@@ -287,14 +287,14 @@ class Parea:
                 finally:
                     await response.aclose()
 
-    def _stream_options(self, body: bytes, tries: Tries) -> _RequestOptions:
+    def _stream_options(self, body: bytes, attempts: Attempts) -> _RequestOptions:
         headers = {
             **self._headers(),
             "accept": "text/event-stream",
             "accept-encoding": "identity",
             STREAM_HEADER: "end",
         }
-        return {"content": body, "headers": headers, "timeout": _timeout(tries, self._timeout_s)}
+        return {"content": body, "headers": headers, "timeout": _timeout(attempts, self._timeout_s)}
 
     def _sync_client(self) -> httpx.Client:
         import httpx
@@ -341,11 +341,11 @@ class Parea:
         return headers
 
 
-def _timeout(tries: Tries, read_s: float | None = None) -> httpx.Timeout:
+def _timeout(attempts: Attempts, read_s: float | None = None) -> httpx.Timeout:
     """Return the time left for an attempt. Opening the connection gets less: `limits.CONNECT_TIMEOUT_S`."""
     import httpx
 
-    left_s = tries.left_s
+    left_s = attempts.left_s
     return httpx.Timeout(left_s, connect=min(left_s, limits.CONNECT_TIMEOUT_S), read=read_s or left_s)
 
 

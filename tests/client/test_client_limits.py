@@ -73,17 +73,17 @@ def test_a_completion_that_takes_longer_than_an_attempt_is_paid_once(
     hold = threading.Event()
     provider.reply(hold=hold)
     with Parea(gateway_server.key, base_url=gateway_server.address) as parea:
-        tries: list[float] = []
+        attempts: list[float] = []
         first_s = iter([0.5])
 
-        def timeout(tries_left: Any, read_s: float | None = None) -> httpx.Timeout:
-            tries.append(tries_left.left_s)
+        def timeout(attempts_left: Any, read_s: float | None = None) -> httpx.Timeout:
+            attempts.append(attempts_left.left_s)
             return httpx.Timeout(next(first_s, 20.0))
 
         monkeypatch.setattr("everycall.client._timeout", timeout)
         threading.Timer(1.0, hold.set).start()
         answer = parea.completion(request(1, cache=False))
-    assert (answer.status, len(tries), len(provider.requests)) == ("success", 2, 1)
+    assert (answer.status, len(attempts), len(provider.requests)) == ("success", 2, 1)
     headers = {"x-api-key": gateway_server.key}
     (record,) = httpx.get(f"{gateway_server.address}/api/records", headers=headers, timeout=30).json()["records"]
     assert record["inference_id"] == answer.inference_id
