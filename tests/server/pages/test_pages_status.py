@@ -24,11 +24,19 @@ for number in range(50):
 HTML = {"accept": "text/html"}
 
 
-def test_a_process_that_ended_has_nothing_spooled(server: Any, client: httpx.Client, tmp_path: Path) -> None:
-    """Its last report comes after its last batch, and so counts that as delivered."""
-    environment = {**os.environ, "EVERYCALL_ENDPOINT": server.address, "EVERYCALL_API_KEY": server.key}
+@pytest.mark.parametrize("project", ["default", "shop"])
+def test_a_process_that_ended_has_nothing_spooled(
+    server: Any, client: httpx.Client, tmp_path: Path, project: str
+) -> None:
+    """Its last report comes after its last batch, and so counts that as delivered, in the project of its records."""
+    settings = {
+        "EVERYCALL_ENDPOINT": server.address,
+        "EVERYCALL_API_KEY": server.key,
+        "EVERYCALL_PROJECT": project,
+    }
+    environment = {**os.environ, **settings}
     subprocess.run([sys.executable, "-c", PROGRAM], env=environment, cwd=tmp_path, check=True, timeout=60)
-    (sheet,) = client.get("/status.json").json()["clients"]
+    (sheet,) = client.get("/status.json", params={"project": project}).json()["clients"]
     assert {name: sheet[name] for name in ("recorded", "delivered", "spooled", "dropped", "missing")} == {
         "recorded": 50,
         "delivered": 50,
@@ -68,9 +76,12 @@ def test_a_slow_query_is_listed_without_its_values(client: httpx.Client, monkeyp
 
 
 def test_a_stopped_query_is_counted(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    for batch in range(4):  # 40 MB to search in
+        lines = (f'{{"inference_id":"{batch}-{one}","trace_id":"t","content":"{"x" * 100_000}"}}' for one in range(100))
+        assert client.post("/v1/records", content="\n".join(lines)).json()["committed"] == 100
     monkeypatch.setattr(limits, "QUERY_TIMEOUT_S", 0.0)
     monkeypatch.setattr(limits, "SLOW_READ_S", 0.0)
-    assert client.get("/api/records").status_code == 503
+    assert client.get("/api/records", params={"search": "nowhere"}).status_code == 503
     monkeypatch.undo()
     store = client.get("/status.json").json()["store"]
     assert store["stopped_reads"] >= 1

@@ -585,6 +585,27 @@ async def test_clients_report_their_balance(store: Store, monkeypatch: pytest.Mo
     assert (await store.clients(P))[0].seen_unix_nano > NOON
 
 
+async def test_a_report_without_records_reaches_the_projects_of_its_client(store: Store) -> None:
+    for project in ("a", "b"):
+        await store.commit(project, [call(1)], ClientReport("host:1:1", {"recorded": 1}, 1))
+    await store.commit("c", [call(1)], ClientReport("host:2:1", {"recorded": 7}, 1))
+    await store.report("a", ClientReport("host:1:1", {"recorded": 2}, 2))
+    await store.report("other", ClientReport("host:1:1", {"recorded": 3}, 3), everywhere=True)
+    await store.report("new", ClientReport("host:3:1", {"recorded": 4}, 4), everywhere=True)
+    await store.report("a", ClientReport("host:1:1", {"recorded": 1}, 1))  # came late
+    reports = {
+        project: [(report.client, report.balance["recorded"]) for report in await store.clients(project)]
+        for project in ("a", "b", "c", "other", "new")
+    }
+    assert reports == {
+        "a": [("host:1:1", 3)],
+        "b": [("host:1:1", 3)],
+        "c": [("host:2:1", 7)],
+        "other": [],
+        "new": [("host:3:1", 4)],
+    }
+
+
 def prompt(**fields: Any) -> Deployment:
     messages = ({"role": "user", "content": "I want a Hello World program in {{x}}. 🦉\x00"},)
     return Deployment(

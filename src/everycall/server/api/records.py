@@ -1,6 +1,7 @@
-"""`POST /v1/records`: batches of finished calls, from every client. Answers 200 only after the store's commit returned.
+"""`POST /v1/records`: batches of records from clients. The response is sent after the store's commit.
 
-Line by line with the codec that wrote it: a line that cannot be read is refused alone, by its place, id and reason.
+Each line is decoded with the codec that the SDK wrote it with. A line that is not valid is refused by its index, id and
+reason; the other lines are stored.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from litestar import Response, post
@@ -30,11 +31,11 @@ from everycall.server.store.values import ClientReport, Refusal
 __all__ = ["check_json", "client_report", "handlers", "receive_record"]
 
 LINES_AT_ONCE = 500
-"""Lines read before other requests get a turn: about 5 ms."""
+"""Lines decoded before other requests may run: about 5 ms."""
 REASON_CHARS_MAX = 300
 CLIENT_CHARS_MAX = 256
 RECEIPT_BYTES = 2 * limits.KIB
-"""Kept free for what a receipt says beside its refusals."""
+"""Reserved for the parts of a receipt other than its refusals."""
 
 _json = msgspec.json.Decoder()
 
@@ -56,7 +57,7 @@ _balance_decoder = msgspec.json.Decoder(_Balance)
 
 @dataclass(slots=True)
 class _Group:
-    """The records of one project, and the place of each in the batch."""
+    """The records of one project, and the index of each in the batch."""
 
     records: list[Record] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
@@ -102,8 +103,9 @@ async def post_records(request: ApiRequest, services: NamedDependency[Services])
     report = client_report(request.scope)
     async with services.bodies.body(request.scope, request.receive) as data:
         groups, refused = await _read(data, request.user)
-        if report is not None and not groups:
-            groups[project_of_client] = _Group()  # a client's last balance may come without any record
+        if report is not None and not groups:  # a client's last report comes without records
+            is_global = request.user.project is None and "project" not in request.query_params
+            await services.store.report(project_of_client, report, everywhere=is_global)
         committed = 0
         for project, group in groups.items():
             commit = await services.store.commit(project, group.records, report)
@@ -115,6 +117,7 @@ async def post_records(request: ApiRequest, services: NamedDependency[Services])
 
 
 async def _read(data: bytes, identity: Identity) -> tuple[dict[str, _Group], list[Refusal]]:
+    """Return the records of a batch by project, and the lines that are refused. Raise 413 for too many lines."""
     if data.count(b"\n") > limits.BODY_RECORDS_MAX:
         detail = f"A batch may have {limits.BODY_RECORDS_MAX} records. Split it and send the parts."
         raise problem("too_large", 413, "Too large", detail, records_max=limits.BODY_RECORDS_MAX)
@@ -128,60 +131,58 @@ async def _read(data: bytes, identity: Identity) -> tuple[dict[str, _Group], lis
         if place % LINES_AT_ONCE == LINES_AT_ONCE - 1:
             await asyncio.sleep(0)
         try:
-            found = receive_record(line, identity)
+            parsed = receive_record(line, identity)
         except ValueError as error:
             refused.append(Refusal(place, _id_of(line), str(error)[:REASON_CHARS_MAX]))
             continue
-        group = groups.get(found.project_name)
+        group = groups.get(parsed.project_name)
         if group is None:
-            group = groups[found.project_name] = _Group()
-        group.records.append(found)
+            group = groups[parsed.project_name] = _Group()
+        group.records.append(parsed)
         group.places.append(place)
     return groups, refused
 
 
 def receive_record(line: bytes, identity: Identity) -> Record:
-    """Read one record as it will be stored: checked, in its project, without what it says was omitted.
+    """Return a record as it will be stored: checked, in its project, and without the content that it says is omitted.
 
-    Raises `ValueError` (of which msgspec's errors are kinds) with the reason to refuse it for.
+    Raise `ValueError` with the reason for refusing it; msgspec's errors are subclasses of that.
     """
     if len(line) > limits.RECORD_BYTES_MAX:
         raise ValueError(f"the record has {len(line)} bytes, {limits.RECORD_BYTES_MAX} are allowed")
     try:
-        found = record.decode(line)
+        parsed = record.decode(line)
         check_json(line)
     except RecursionError:
         raise ValueError(f"the record is nested deeper than {limits.NESTING_MAX} levels") from None
-    changes: dict[str, Any] = {}
-    if identity.project is not None and found.project_name != identity.project:
-        if found.project_name != semconv.DEFAULT_PROJECT:  # which is also what a client without a project writes
+    if identity.project is not None and parsed.project_name != identity.project:
+        if parsed.project_name != semconv.DEFAULT_PROJECT:  # a client that was told no project sends the default
             raise ValueError("the record names another project than the key's")
-        changes["project_name"] = identity.project
-    if changes:
-        found = msgspec.structs.replace(found, **changes)
-    return omit_from(found, found.omitted) if found.omitted else found
+        parsed = msgspec.structs.replace(parsed, project_name=identity.project)
+    return omit_from(parsed, parsed.omitted) if parsed.omitted else parsed
 
 
 def check_json(line: bytes) -> None:
-    """Raise `ValueError` or `RecursionError` for JSON that a reader of the store could choke on.
+    """Raise `ValueError` or `RecursionError` for JSON that cannot be read back from the store.
 
-    The codec passes users' JSON through unread; it may still hold broken UTF-8, numbers out of any range, or nesting
-    that exhausts a reader's stack.
+    The codec does not decode users' JSON. It may have invalid UTF-8, numbers out of range, or nesting that exhausts the
+    stack of a reader.
     """
     if is_nested_too_deep(line, _json.decode(line)):
         raise ValueError(f"the record is nested deeper than {limits.NESTING_MAX} levels")
 
 
 def _id_of(line: bytes) -> str | None:
+    """Return the id in a line that is refused, if it can be read."""
     try:
-        found = _id_decoder.decode(line).inference_id
+        inference_id = _id_decoder.decode(line).inference_id
     except (ValueError, RecursionError):
         return None
-    return None if found is None else found[: limits.ID_CHARS_MAX]
+    return None if inference_id is None else inference_id[: limits.ID_CHARS_MAX]
 
 
 def client_report(scope: Scope) -> ClientReport | None:
-    """Return the client's balance sheet from its headers; None when there is none or it is malformed."""
+    """Return the client's balance sheet from its headers; None if it is missing or malformed."""
     client = header(scope, semconv.CLIENT_HEADER.encode())
     balance = header(scope, semconv.BALANCE_HEADER.encode())
     if not client or not balance or len(client) > CLIENT_CHARS_MAX or not client.isprintable():
@@ -189,11 +190,11 @@ def client_report(scope: Scope) -> ClientReport | None:
     if len(balance) > limits.BALANCE_BYTES_MAX:
         return None
     try:
-        counts = _balance_decoder.decode(balance.encode("latin-1"))
+        parsed = _balance_decoder.decode(balance.encode("latin-1"))
     except ValueError:
         return None
-    found = {name: value for name, value in msgspec.structs.asdict(counts).items() if value is not None}
-    return ClientReport(client, found, time.time_ns())
+    counts = {name: value for name, value in msgspec.structs.asdict(parsed).items() if value is not None}
+    return ClientReport(client, counts, time.time_ns())
 
 
 def _receipt(committed: int, refused: Sequence[Refusal]) -> bytes:

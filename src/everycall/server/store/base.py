@@ -89,6 +89,13 @@ class Store(Protocol):
         """
         ...
 
+    async def report(self, project: str, client: ClientReport, *, everywhere: bool = False) -> None:
+        """Store a client's report that came without records.
+
+        With `everywhere`, it replaces the client's reports in all projects; `project` is used if there are none.
+        """
+        ...
+
     async def merge(self, project: str, inference_id: str, fields: Mapping[str, Any]) -> None:
         """Set fields of a record, now or when it arrives. `fields` maps names of `Record` to plain JSON values.
 

@@ -36,6 +36,15 @@ _keys = msgspec.json.Decoder(ApiKey)
 _PROJECT = "(SELECT id FROM projects WHERE name = ?)"
 
 
+def projects_of_client(connection: sqlite3.Connection, client: str) -> list[int]:
+    """Return the projects in which a client process has reported."""
+    rows = connection.execute(
+        "SELECT id FROM projects WHERE EXISTS (SELECT 1 FROM clients WHERE project = projects.id AND client = ?)",
+        (client,),
+    )
+    return [number for (number,) in rows]
+
+
 def put_client(connection: sqlite3.Connection, project: int, report: ClientReport) -> None:
     """Store a client's report, unless a later one is stored.
 

@@ -115,6 +115,16 @@ class SqliteStore:
         commit: Commit = await self._write(Batch(project, records, client, expense))
         return commit
 
+    async def report(self, project: str, client: ClientReport, *, everywhere: bool = False) -> None:
+        """Store a client's report that came without records, in one project or in all where it has reported."""
+
+        def put(ingest: Ingest, connection: sqlite3.Connection) -> None:
+            projects = catalog.projects_of_client(connection, client.client) if everywhere else []
+            for number in projects or [ingest.project(project)]:
+                catalog.put_client(connection, number, client)
+
+        await self._write(Change(put))
+
     async def merge(self, project: str, inference_id: str, fields: Mapping[str, Any]) -> None:
         """Set fields of a record, now or when it arrives; None removes a field.
 
