@@ -204,7 +204,8 @@ def response_fields(result: LLMResult, run_id: Any) -> dict[str, Any]:
     first = _message_of(choices[0])
     metadata = first.get("response_metadata") or _EMPTY
     overall: Mapping[str, Any] = result.llm_output or _EMPTY
-    fields: dict[str, Any] = {"content": _render.text(first.get("content"))}
+    content = first.get("content")
+    fields: dict[str, Any] = {"content": content if type(content) is str else _render.text(content)}
     output = [_shown(choice) for choice in choices] if len(choices) > 1 else _output(choices[0], first, metadata)
     if output is not None:
         fields["output"] = output
@@ -220,8 +221,7 @@ def response_fields(result: LLMResult, run_id: Any) -> dict[str, Any]:
     response_id = _text(metadata.get("id")) or message_id
     if response_id and not response_id.startswith("lc_run-") and not _RUN_ID.match(response_id):
         fields["gen_ai.response.id"] = response_id
-    reasons = [reason for choice in choices if (reason := _finish_reason(choice))]
-    if reasons:
+    if reasons := _finish_reasons(choices):
         fields["gen_ai.response.finish_reasons"] = reasons
     return fields
 
@@ -264,12 +264,14 @@ def _further_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _finish_reason(choice: Any) -> str | None:
-    for values in (_message_of(choice).get("response_metadata"), choice.__dict__.get("generation_info")):
-        reason = _first_text(values, _REASON_KEYS) if values else None
-        if reason is not None:
-            return reason
-    return None
+def _finish_reasons(choices: Sequence[Any]) -> list[str]:
+    reasons = []
+    for choice in choices:
+        for values in (_message_of(choice).get("response_metadata"), choice.__dict__.get("generation_info")):
+            if values and (reason := _first_text(values, _REASON_KEYS)):
+                reasons.append(reason)
+                break
+    return reasons
 
 
 def _is_cache_hit(message: Mapping[str, Any], run_id: Any) -> bool:
