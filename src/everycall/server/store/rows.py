@@ -43,7 +43,7 @@ _encoder = msgspec.json.Encoder()
 _json = msgspec.json.Decoder()
 _NULL = b"null"
 _TRAVELS = ("error", "attributes", "truncated")
-"""Fields besides those of a side that omitting it changes."""
+"""Fields that may repeat omitted content, besides those of the omitted side itself."""
 _RESPONSE_ID = GEN_AI_RESPONSE_ID.encode()
 _DOUBLE = ANSWER.encode()
 _DIALECT = DIALECT.encode()
@@ -80,12 +80,12 @@ class Row(NamedTuple):
 
     @property
     def answer(self) -> str | None:
-        """The provider's id of the answer, of a call that asked for one; the last of the columns but one."""
+        """The provider's response id of a model call, or None."""
         return self.columns[-2]  # type: ignore[no-any-return]
 
     @property
     def dialect(self) -> str | None:
-        """The vocabulary of the span that the record was made of; None for everycall's own."""
+        """The vocabulary of the span that the record was translated from; None for everycall's own records."""
         return self.columns[-1]  # type: ignore[no-any-return]
 
 
@@ -123,14 +123,14 @@ def prepare(project: str, record: Record, prices: PriceBook | None = None) -> Ro
 def read(body: bytes, computed: tuple[str, ...] = ()) -> Row:
     """Return the row of a record in its stored form."""
     record = decode(body)
-    start = record.start_time_unix_nano
+    attributes = b"" if record.attributes is ABSENT else bytes(record.attributes)
     return Row(
         record,
         body,
         (
             record.inference_id,
             record.parent_id,
-            start,
+            record.start_time_unix_nano,
             record.end_time_unix_nano,
             record.kind,
             record.name,
@@ -143,8 +143,8 @@ def read(body: bytes, computed: tuple[str, ...] = ()) -> Row:
             record.deployment_id,
             record.cache_hit,
             len(body),
-            _answer_of(record),
-            _dialect_of(record),
+            _answer_of(record, attributes),
+            _dialect_of(attributes),
         ),
         computed,
     )
@@ -155,26 +155,25 @@ def rewrite(row: Row, **changes: Any) -> Row:
     return read(encode(msgspec.structs.replace(row.record, **changes)), row.computed)
 
 
-def _answer_of(record: Record) -> str | None:
+def _answer_of(record: Record, attributes: bytes) -> str | None:
     """Return the provider's response id. Responses from a cache have none: they repeat the id of another call."""
-    if record.kind not in PRICED_KINDS or record.cache_hit or record.attributes is ABSENT:
+    if record.kind not in PRICED_KINDS or record.cache_hit:
         return None
-    attributes = bytes(record.attributes)
     if _RESPONSE_ID not in attributes and _DOUBLE not in attributes:
         return None
     try:
-        told = _response_id.decode(record.attributes)
-        answer = told.answer or told.double
+        ids = _response_id.decode(attributes)
+        answer = ids.answer or ids.double
     except (msgspec.MsgspecError, RecursionError):
         return None
     return answer if answer and len(answer) <= limits.ID_CHARS_MAX else None
 
 
-def _dialect_of(record: Record) -> str | None:
-    if record.attributes is ABSENT or _DIALECT not in bytes(record.attributes):
+def _dialect_of(attributes: bytes) -> str | None:
+    if _DIALECT not in attributes:
         return None
     try:
-        return _foreign.decode(record.attributes).dialect
+        return _foreign.decode(attributes).dialect
     except (msgspec.MsgspecError, RecursionError):
         return None
 
@@ -212,7 +211,7 @@ def merge(stored: Row, later: Row | None = None, patch: bytes | None = None, pri
 
 
 def _join_objects(earlier: Mapping[str, Raw], later: dict[str, Raw]) -> None:
-    """Keep members of objects that only an earlier account of a foreign span gave, such as its log records."""
+    """Keep members of objects that only an earlier report of a foreign span had, such as its log records."""
     for name in ("llm_configuration", "metadata", "attributes"):
         if name in earlier and name in later:
             one, other = _json.decode(earlier[name]), _json.decode(later[name])
@@ -221,7 +220,7 @@ def _join_objects(earlier: Mapping[str, Raw], later: dict[str, Raw]) -> None:
 
 
 def _join_parts(stored: Row, later: Row) -> Row:
-    """Return the row of a span and what only log records of it say, whichever came first."""
+    """Return the row of a span joined with what only its log records say, whichever came first."""
     whole, part = (later, stored) if is_partial(stored.record) and not is_partial(later.record) else (stored, later)
     joined = join(whole.record, part.record)
     return read(encode(joined), whole.computed)
