@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,15 @@ def test_a_stopped_query_is_counted(client: httpx.Client, monkeypatch: pytest.Mo
     store = client.get("/status.json").json()["store"]
     assert store["stopped_reads"] >= 1
     assert any(read["stopped"] for read in store["latest_slow_reads"])
+
+
+def test_a_key_of_one_project_does_not_see_the_store(
+    server: Any, client: httpx.Client, make_key: Callable[..., str]
+) -> None:
+    """Its size and its slow queries say something about other projects."""
+    with httpx.Client(base_url=server.address, headers={"x-api-key": make_key("shop", "admin")}) as shop:
+        status = shop.get("/status.json").json()
+        assert (status["health"], status["store"]) == ({"status": "ok"}, None)
+        page = shop.get("/status", headers=HTML)
+    assert page.status_code == 200
+    assert "Database" not in page.text

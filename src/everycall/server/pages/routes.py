@@ -116,7 +116,7 @@ async def trace_page(request: ApiRequest, services: NamedDependency[Services]) -
 async def status_page(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
     """Show the balance sheets of the client processes, the server's bounds and its version."""
     project = project_for(request, "read")
-    view = await status_view(services, project)
+    view = await status_view(services, project, is_operator=request.user.project is None)
     frame = await frame_of(request, services, project)
     return html("status.html", view=view, twin=with_query("/status.json", project=frame["asked_project"]), **frame)
 
@@ -124,7 +124,8 @@ async def status_page(request: ApiRequest, services: NamedDependency[Services]) 
 @get("/status.json", include_in_schema=False)
 async def status_json(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
     """Return the status as JSON."""
-    return json_twin(await status_view(services, project_for(request, "read")))
+    project = project_for(request, "read")
+    return json_twin(await status_view(services, project, is_operator=request.user.project is None))
 
 
 @get("/static/{file_path:path}", include_in_schema=False)

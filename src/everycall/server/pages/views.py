@@ -108,7 +108,10 @@ class ClientSheet:
 
 @dataclass(frozen=True, slots=True)
 class StatusView:
-    """The server's health and store, and the client processes: the latest in `clients`; `clients_known` counts all."""
+    """The server's health and store, and the client processes: the latest in `clients`; `clients_known` counts all.
+
+    `store` is None for a key of one project.
+    """
 
     project: str
     version: str
@@ -116,7 +119,7 @@ class StatusView:
     clients_known: int
     limits: tuple[limits.Limit, ...]
     health: Health
-    store: StoreState
+    store: StoreState | None
 
 
 def server_version() -> str:
@@ -180,12 +183,15 @@ async def record_view(store: Store, project: str, trace_id: str, inference_id: s
     return record if record is not None and record.trace_id == trace_id else None
 
 
-async def status_view(services: Services, project: str) -> StatusView:
-    """Read the state of the server and the balance sheets of the project's client processes."""
+async def status_view(services: Services, project: str, *, is_operator: bool) -> StatusView:
+    """Read the state of the server and the balance sheets of the project's client processes.
+
+    `is_operator`: include the store's state, which says something about all projects.
+    """
     reports = await services.store.clients(project)
     sheets = tuple(_sheet(report) for report in reports[: limits.PAGE_ROWS_MAX])
     bounds = tuple(limits.LIMITS.values())
-    state = await services.store.state()
+    state = await services.store.state() if is_operator else None
     return StatusView(project, server_version(), sheets, len(reports), bounds, health_of(services), state)
 
 
