@@ -83,6 +83,8 @@ class _StreamHandler(base._Handler):
             return
         provider = self.provider
         reply = provider.take(base.Seen(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+        if reply.hold is not None:
+            reply.hold.wait(10)
         if reply.status >= 400:
             error = {"type": "error", "message": reply.error, "code": None, "param": None}
             self._send(reply.status, json.dumps({"type": "error", "error": error}).encode(), reply)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from everycall.server.api.streaming import encode_event
 from everycall_testkit.stream_provider import StreamProvider
 
 PATH = "/api/parea/v1/completion/stream"
@@ -209,6 +210,55 @@ def test_a_failure_after_the_first_text_ends_the_stream(
     assert (record["status"], record["content"]) == ("error", "hell")
     assert error_type in (None, record["error_type"])
     assert stream() == ["he", "ll", "o"]  # nothing of it was cached
+
+
+@pytest.mark.parametrize("pause_after", [0, 1], ids=["before the first text", "in the middle"])
+@pytest.mark.parametrize(
+    ("headers", "silence"),
+    [({}, b": waiting\r\n\r\n"), ({"x-sdk-language": "python"}, b'data: {"chunk":""}\r\n\r\n')],
+    ids=["any client", "Parea's"],
+)
+def test_something_is_sent_while_a_model_thinks(
+    api: httpx.Client,
+    provider: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    headers: dict[str, str],
+    silence: bytes,
+    pause_after: int,
+) -> None:
+    monkeypatch.setattr("everycall.limits.STREAM_SILENCE_S", 0.02)
+    scripted = provider.stream(pieces=["he", "llo"], pause_after=pause_after)
+    with api.stream("POST", PATH, json={"llm_configuration": prompt()}, headers=headers) as answer:
+        chunks = answer.iter_raw()
+        sent = [next(chunks) for _ in range(pause_after + 2)]
+        assert sent[pause_after:] == [silence, silence]
+        scripted.go.set()
+        sent += chunks
+    assert [chunk for chunk in sent if chunk != silence] == [encode_event("he"), encode_event("llo")]
+    (record,) = records(api)
+    assert record["content"] == "hello"
+
+
+@pytest.mark.parametrize("with_end", [True, False])
+def test_a_failure_after_a_silence_is_no_success(
+    api: httpx.Client, provider: Any, monkeypatch: pytest.MonkeyPatch, with_end: bool
+) -> None:
+    """Its status was 200 by then: the last event says so, and without one the connection breaks off."""
+    monkeypatch.setattr("everycall.limits.STREAM_SILENCE_S", 0.02)
+    hold = threading.Event()
+    provider.reply(status=400, error="too spicy", hold=hold)
+    headers = {"x-everycall-stream": "end"} if with_end else {}
+    with api.stream("POST", PATH, json={"llm_configuration": prompt()}, headers=headers) as answer:
+        chunks = answer.iter_raw()
+        assert next(chunks) == b": waiting\r\n\r\n"
+        hold.set()
+        if with_end:
+            assert b"too spicy" in b"".join(chunks)
+        else:
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(chunks)
+    (record,) = records(api)
+    assert (record["status"], record["error"]) == ("error", "BadRequestError (400): too spicy")
 
 
 def test_a_caller_that_goes_away_cancels_the_request(api: httpx.Client, provider: Any) -> None:

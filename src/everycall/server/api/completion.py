@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from litestar import Response, delete, post
 from litestar.di import NamedDependency
+from litestar.types import Scope
 from msgspec import Meta
 
 from everycall.server.api.http import ApiRequest, decode_json, encode_json, json_response, project_for
@@ -19,11 +20,16 @@ from everycall.server.request_bodies import Bodies
 from everycall.server.security import header
 from everycall.server.services import Services
 
-__all__ = ["handlers", "read_completion"]
+__all__ = ["handlers", "is_parea", "read_completion"]
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
 _PAREA_HEADER = b"x-sdk-language"
 """What Parea's own clients send with every request."""
+
+
+def is_parea(scope: Scope) -> bool:
+    """Return whether a request comes from one of Parea's own clients."""
+    return header(scope, _PAREA_HEADER) is not None
 
 
 async def read_completion(request: ApiRequest, bodies: Bodies) -> CompletionRequest:
@@ -36,7 +42,7 @@ async def read_completion(request: ApiRequest, bodies: Bodies) -> CompletionRequ
         try:
             return decode_json(data, _decoder, repeat_names=True)
         except ProblemError as error:
-            if error.problem.status != 422 or header(request.scope, _PAREA_HEADER) is None:
+            if error.problem.status != 422 or not is_parea(request.scope):
                 raise
         data = encode_json(without_unknown_fields(msgspec.json.decode(data)))
         return decode_json(data, _decoder, repeat_names=True)

@@ -141,6 +141,12 @@ class Follower(Generic[T]):
         return self._broadcast.abandoned
 
     async def __aiter__(self) -> AsyncIterator[str]:
+        async for text in self.texts():
+            if text is not None:
+                yield text
+
+    async def texts(self, silence_s: float | None = None) -> AsyncIterator[str | None]:
+        """Yield the texts as they arrive, and None whenever there was none for so many seconds."""
         broadcast = self._broadcast
         while True:
             while self._next < len(broadcast.texts):
@@ -148,7 +154,11 @@ class Follower(Generic[T]):
                 yield broadcast.texts[self._next - 1]
             if broadcast.ended:
                 break
-            await broadcast.change()
+            try:
+                async with asyncio.timeout(silence_s):
+                    await broadcast.change()
+            except TimeoutError:
+                yield None
         if broadcast.error is not None:
             raise broadcast.error
 

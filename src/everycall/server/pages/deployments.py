@@ -134,7 +134,7 @@ async def stream_run(request: ApiRequest, services: NamedDependency[Services]) -
         services.store, project, str(request.path_params["deployment_id"]), form.version("version")
     )
     follower = services.gateway.stream(project, completion_of(view, form), request.user.key)
-    return await events_of(follower, request.receive, with_end=False)
+    return await events_of(follower, request.receive)
 
 
 @get(["/deployments/{deployment_id:str}/diff", "/deployments/{deployment_id:str}/diff.json"], include_in_schema=False)
