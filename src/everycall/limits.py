@@ -249,6 +249,9 @@ STREAM_SILENCE_S = _time(
     "STREAM_SILENCE_S", 15.0, "without a text before a stream says that it goes on; many proxies wait 30 or 60 s"
 )
 STREAM_TIME_MAX_S = _time("STREAM_TIME_MAX_S", 1_800.0, "for one streamed answer, however slowly it comes")
+UNSTORED_RECORDS_MAX = _limit(
+    "UNSTORED_RECORDS_MAX", 64, "records", "of answered completions held in memory until the store takes them"
+)
 COMMIT_PATIENCE_S = _time(
     "COMMIT_PATIENCE_S", 5.0, "a paid answer waits for a busy store before the caller is told 503"
 )

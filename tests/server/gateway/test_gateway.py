@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from opentelemetry import context as otel_context
@@ -16,7 +17,9 @@ from opentelemetry import trace as otel_trace
 
 from everycall.errors import ConfigurationError
 from everycall.record import Record, to_json
+from everycall.server.app import create_app
 from everycall.server.gateway import CompletionRequest, Gateway, ProviderSettings, provider_settings
+from everycall.server.options import ServerOptions
 from everycall.server.problems import ProblemError
 from everycall.server.store.errors import StoreBusy
 from everycall.server.store.sqlite import SqliteStore
@@ -463,6 +466,54 @@ async def test_a_busy_store_costs_no_second_call(
     assert len(await b.records()) == 2
     assert await b.ask(inference_id="longer", content="other") == answer
     await b.gateway.close()
+    await store.close()
+
+
+async def test_a_paid_answer_is_given_though_its_record_cannot_be_stored(
+    tmp_path: Path, provider: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an inference_id nobody could ask for it again. It is marked, and its record is stored with the next."""
+    monkeypatch.setattr("everycall.limits.COMMIT_PATIENCE_S", 0.01)
+    store = BusyStore(tmp_path / "busy.db")
+    gateway = Gateway(store, {"openai": ProviderSettings("openai", "openai", provider.base_url, "sk-x")})
+    app = create_app(ServerOptions(tmp_path, local_key="k" * 20), store, gateway)
+    body = {"llm_configuration": {"model": "gpt-4o", "messages": [{"content": "hi"}]}, "cache": False}
+    transport = httpx.ASGITransport(app)
+    headers = {"x-api-key": "k" * 20}
+    async with (
+        app.lifespan(),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as c,
+    ):
+        store.busy = 1
+        first = await c.post("/api/parea/v1/completion", json=body)
+        assert (await store.records("default", RecordQuery())).records == ()
+        second = await c.post("/api/parea/v1/completion", json=body)
+        stored = {record.inference_id for record in (await store.records("default", RecordQuery())).records}
+    assert (first.status_code, first.json()["content"]) == (200, "hello")
+    assert (first.headers["x-everycall-record"], "x-everycall-record" in second.headers) == ("not-stored", False)
+    assert stored == {first.json()["inference_id"], second.json()["inference_id"]}
+    assert len(provider.requests) == 2
+
+
+async def test_the_last_records_are_stored_when_the_gateway_closes(
+    tmp_path: Path, provider: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("everycall.limits.COMMIT_PATIENCE_S", 0.01)
+    monkeypatch.setattr("everycall.limits.UNSTORED_RECORDS_MAX", 2)
+    store = BusyStore(tmp_path / "busy.db")
+    await store.open()
+    b = Bench(store, ProviderSettings("openai", "openai", provider.base_url, "sk-x"))
+    for content in "abc":
+        store.busy = 1
+        assert (await b.ask(content=content)).content == "hello"
+    assert "could not be stored and is lost" in caplog.text  # the first of three, and it is named
+    await b.gateway.close()
+    assert len(await b.records()) == 2
+    store.busy = 1
+    await b.ask(content="d")
+    store.busy = 1
+    await b.gateway.close()
+    assert "the records of 1 completions could not be stored and are lost" in caplog.text
     await store.close()
 
 

@@ -14,7 +14,12 @@ from everycall.server.api.http import ApiRequest, decode_json, encode_json, json
 from everycall.server.api.openapi import operation, query_parameter
 from everycall.server.api.parea.projects import project_of_body
 from everycall.server.auth import require
-from everycall.server.gateway.request import CompletionRequest, CompletionResponse, without_unknown_fields
+from everycall.server.gateway.request import (
+    CompletionRequest,
+    CompletionResponse,
+    UnstoredResponse,
+    without_unknown_fields,
+)
 from everycall.server.problems import ProblemError
 from everycall.server.request_bodies import Bodies
 from everycall.server.security import header
@@ -23,6 +28,7 @@ from everycall.server.services import Services
 __all__ = ["handlers", "is_parea", "read_completion"]
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
+UNSTORED_HEADER = "x-everycall-record"
 _PAREA_HEADER = b"x-sdk-language"
 """What Parea's own clients send with every request."""
 
@@ -74,12 +80,20 @@ async def post_completion(request: ApiRequest, services: NamedDependency[Service
     """Run a deployed prompt, or the configuration given, on its provider; record it and answer.
 
     A provider's failure is an answer too: status 200 here, "status": "error" in it, and one record.
+
+    If the record cannot be stored (a full disk), a request without an `inference_id` is answered with the header
+    `x-everycall-record: not-stored`, and its record is stored later. One with an `inference_id` gets 503, and the same
+    answer once it is asked again.
     """
     require(request.user, "write")
     services.gateway.rates.enter(request.user.key)
     body = await read_completion(request, services.bodies)
     project = await project_of_body(request.user, services.projects, body.project_name, body.project_uuid)
-    return json_response(await services.gateway.complete(project, body, request.user.key))
+    completion = await services.gateway.complete(project, body, request.user.key)
+    response = json_response(completion)
+    if isinstance(completion, UnstoredResponse):
+        response.headers[UNSTORED_HEADER] = "not-stored"
+    return response
 
 
 @delete(

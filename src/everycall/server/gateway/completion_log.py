@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
+
+import msgspec
 
 from everycall import limits
 from everycall.record import Record
@@ -14,7 +17,7 @@ from everycall.server.gateway.identifiers import Identifiers
 from everycall.server.gateway.preparation import PreparedRequest
 from everycall.server.gateway.recent_responses import RecentResponse, RecentResponses
 from everycall.server.gateway.recording import Outcome, completion_response, make_record, response_from_record
-from everycall.server.gateway.request import CompletionResponse
+from everycall.server.gateway.request import CompletionResponse, UnstoredResponse
 from everycall.server.store.base import Store
 from everycall.server.store.errors import StoreBusy, StoreError
 from everycall.server.store.values import Expense
@@ -31,11 +34,14 @@ class CompletionLog:
         self._store = store
         self._budgets = budgets
         self._recent = recent
+        self._unstored: deque[tuple[str, Record]] = deque()
 
     async def record(self, prepared: PreparedRequest, ids: Identifiers, outcome: Outcome) -> CompletionResponse:
         """Store the record of a completion and what it cost, and return its response.
 
-        A response that the record cannot give again is kept in memory. Raise `StoreBusy` as `commit` does.
+        A response that the record cannot give again is kept in memory. If the record cannot be stored, a caller with an
+        `inference_id` of its own can ask again: raise `StoreBusy` as `commit` does. Any other caller gets the response
+        that is paid for, as `UnstoredResponse`, and the record is stored with a later one.
         """
         project, request = prepared.project, prepared.request
         response = completion_response(ids, outcome)
@@ -48,17 +54,28 @@ class CompletionLog:
             return response
         record = make_record(prepared, ids, outcome)
         is_repeatable = response_from_record(record) is not None and not record.omitted
-        if outcome.abandoned or (is_repeatable and not request.inference_id):
+        if request.inference_id and not outcome.abandoned:
+            self._recent.put(key, RecentResponse(response, request.digest(), unstored=record))
+        try:
             await self.commit(project, record, outcome.expense)
-            return response
-        digest = request.digest()
-        self._recent.put(key, RecentResponse(response, digest, unstored=record))
-        await self.commit(project, record, outcome.expense)
-        if is_repeatable:
+        except StoreBusy as error:
+            if request.inference_id:
+                raise
+            self._keep_unstored(project, record, error)
+            return UnstoredResponse(**msgspec.structs.asdict(response))
+        if outcome.abandoned or is_repeatable:
             self._recent.drop(key)
         else:
-            self._recent.put(key, RecentResponse(response, digest))
+            self._recent.put(key, RecentResponse(response, request.digest()))
+        await self._commit_unstored()
         return response
+
+    async def close(self) -> None:
+        """Try once more to store what could not be stored, and log what is lost."""
+        await self._commit_unstored()
+        if self._unstored:
+            logger.error("the records of %d completions could not be stored and are lost", len(self._unstored))
+            self._unstored.clear()
 
     async def commit(self, project: str, record: Record, expense: Expense | None = None) -> None:
         """Store a record and an expense. Try again for a while if the store is busy: the answer is paid for.
@@ -88,3 +105,22 @@ class CompletionLog:
         except StoreError as error:
             self._budgets.put_back(expense)
             logger.warning("what a key spent could not be stored yet: %s", error)
+
+    def _keep_unstored(self, project: str, record: Record, error: StoreError) -> None:
+        """Keep a record for a later commit. The oldest is lost above `limits.UNSTORED_RECORDS_MAX`."""
+        logger.warning("a completion was answered without its record, which is stored later: %s", error)
+        if len(self._unstored) >= limits.UNSTORED_RECORDS_MAX:
+            _, lost = self._unstored.popleft()
+            logger.error("the record %s of a completion could not be stored and is lost", lost.inference_id)
+        self._unstored.append((project, record))
+
+    async def _commit_unstored(self) -> None:
+        """Store what could not be stored before, as far as the store takes it."""
+        while self._unstored:
+            project, record = self._unstored[0]
+            try:
+                await self._store.commit(project, [record])
+            except StoreError:
+                return
+            if self._unstored and self._unstored[0][1] is record:
+                self._unstored.popleft()

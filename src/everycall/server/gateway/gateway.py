@@ -53,7 +53,8 @@ class Gateway:
         `key` pays, within its budget. Raise `ProblemError` if nothing can be asked (404 `unknown_deployment`, 422) or
         may be asked (429 `budget_exceeded`, 403 `unpriced_model`), or if the `inference_id` belongs to another request
         or its response was not kept (409); `StoreBusy` if the record cannot be stored within
-        `limits.COMMIT_PATIENCE_S`: the same `inference_id` then gets the paid response without a further call.
+        `limits.COMMIT_PATIENCE_S`: the same `inference_id` then gets the paid response without a further call. A
+        request without an `inference_id` gets it at once, as `UnstoredResponse`.
         """
         follower = self._idempotency.follow_run(project, request, key, is_stream=False)
         try:
@@ -85,6 +86,7 @@ class Gateway:
         await self._executor.close()
         for expense in self.budgets.all_unsaved():
             await self._log.spend(expense)
+        await self._log.close()
         await self._providers.close()
 
     async def _complete(self, run: CompletionRun) -> CompletionResponse:

@@ -22,6 +22,7 @@ __all__ = [
     "LLMConfiguration",
     "Message",
     "ModelParams",
+    "UnstoredResponse",
     "without_unknown_fields",
 ]
 
@@ -176,6 +177,10 @@ class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     start_timestamp: str
     end_timestamp: str
+
+
+class UnstoredResponse(CompletionResponse, frozen=True, kw_only=True):
+    """The same response, whose record could not be stored yet."""
 
 
 def without_unknown_fields(body: Any) -> Any:
