@@ -478,7 +478,7 @@ async def test_a_paid_answer_is_given_though_its_record_cannot_be_stored(
     gateway = Gateway(store, {"openai": ProviderSettings("openai", "openai", provider.base_url, "sk-x")})
     app = create_app(ServerOptions(tmp_path, local_key="k" * 20), store, gateway)
     body = {"llm_configuration": {"model": "gpt-4o", "messages": [{"content": "hi"}]}, "cache": False}
-    transport = httpx.ASGITransport(app)
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     headers = {"x-api-key": "k" * 20}
     async with (
         app.lifespan(),
