@@ -61,8 +61,12 @@ def serve(asked: dict[str, Any], tell: int) -> None:
         hosts=tuple(asked.get("hosts", ())),
         trusted_proxies=tuple(asked.get("trusted_proxies", ())),
     )
+
+    def started(address: str, login: str) -> None:
+        os.write(tell, json.dumps([address, login]).encode())
+
     try:
-        run(options, lambda address, login: os.write(tell, json.dumps([address, login]).encode()) and None)
+        run(options, started)
     except EverycallError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

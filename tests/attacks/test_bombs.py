@@ -81,7 +81,8 @@ def zeros(encoding: str, size: int) -> bytes:
         packer = zlib.compressobj(9)
     else:
         packer = zstandard.ZstdCompressor(level=19).compressobj()
-    return b"".join([packer.compress(bytes(MIB)) for _ in range(size // MIB)]) + packer.flush()
+    pieces: list[bytes] = [packer.compress(bytes(MIB)) for _ in range(size // MIB)]
+    return b"".join([*pieces, packer.flush()])
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd"])

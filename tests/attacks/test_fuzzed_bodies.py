@@ -64,7 +64,7 @@ RUN = {
     "_parea_root_trace_id": "root", "_session_id": "s", "_tags": ["u"], "_metadata": {"k": "v"},
     "_log_sample_rate": 0.5,
 }  # fmt: skip
-COMPLETION = {
+COMPLETION: dict[str, Any] = {
     "llm_configuration": {
         "model": "gpt-4o", "provider": "openai", "messages": MESSAGES, "history": MESSAGES[:1], "function_call": "auto",
         "model_params": {"temp": 0.5, "top_p": 1.0, "max_length": 100, "response_format": {"type": "json_object"}},

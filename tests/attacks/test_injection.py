@@ -75,7 +75,7 @@ FIELDS = [
     "start_timestamp",
     "configuration",
 ]
-EMPTY = {"records": [], "traces": [], "clients": [], "deployments": []}
+EMPTY: dict[str, list[Any]] = {"records": [], "traces": [], "clients": [], "deployments": []}
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def canaries(record_id: str, trace_id: str) -> Record:
         start_time_unix_nano=1_800_000_000_000_000_000,
         end_time_unix_nano=1_800_000_001_000_000_000,
         **texts,  # type: ignore[arg-type]
-        **values,
+        **values,  # type: ignore[arg-type]
     )
 
 

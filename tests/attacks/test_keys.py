@@ -66,7 +66,7 @@ def test_what_is_nearly_a_key(start_victim: Callable[..., Any], near: Callable[[
     secret = server.make_key("alpha", "admin")
     for key in (secret, server.key):
         for headers in ({"x-api-key": near(key)}, {"authorization": f"Bearer {near(key)}"}):
-            raw = {name: value.encode("latin-1") for name, value in headers.items()}
+            raw = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
             assert httpx.get(f"{server.address}/api/records", headers=raw).status_code == 401
     assert httpx.get(f"{server.address}/api/records", headers={"authorization": f"Basic {secret}"}).status_code == 401
     assert httpx.get(f"{server.address}/api/records", params={"x-api-key": secret, "key": secret}).status_code == 401

@@ -66,7 +66,7 @@ def test_every_operation_answers_as_it_is_described(described: tuple[Any, Any, r
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=MODES[mode]))
-        def attack(case: schemathesis.Case) -> None:
+        def attack(case: schemathesis.Case[Any]) -> None:
             nonlocal asked
             asked += 1
             answer = case.call(session=session, timeout=30)

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from everycall.server.api import query
 from everycall.server.api.otlp import is_otlp
 from everycall.server.app import create_app
 from everycall.server.gateway import Gateway
 from everycall.server.options import ServerOptions
 from everycall.server.store.sqlite import SqliteStore
+from everycall.server.store.values import RecordQuery
 
 OPEN = {("GET", "/healthz"), ("GET", "/login"), ("POST", "/login"), ("GET", "/static/{file_path:path}")}
 """All that answers without credentials. A new entry is a decision, not an accident."""
@@ -160,7 +160,7 @@ def test_the_document_describes_the_routes_there_are(app: Any, client: httpx.Cli
                     assert list(response["content"]) == ["application/problem+json"]
     listed = document["paths"]["/api/records"]["get"]["parameters"]
     names = {parameter["name"] for parameter in listed}
-    assert names == {*query.RecordQuery.__dataclass_fields__, "project"}
+    assert names == {*RecordQuery.__dataclass_fields__, "project"}
     for name in names:
         assert client.get("/api/records", params={name: ""}).status_code == 200
     assert "cdn" not in json.dumps(document)

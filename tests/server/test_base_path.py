@@ -119,7 +119,8 @@ def test_a_strangers_prefix_counts_for_nothing(start: Callable[..., Server]) -> 
 
 @pytest.mark.parametrize("prefix", STRANGE)
 def test_a_prefix_is_a_plain_path(below: httpx.Client, prefix: str) -> None:
-    answer = below.get("/traces", headers={"x-forwarded-prefix": prefix.encode("latin-1"), **PAGE, "x-api-key": KEY})
+    told = {name.encode(): value.encode("latin-1") for name, value in {**PAGE, "x-api-key": KEY}.items()}
+    answer = below.get("/traces", headers={b"x-forwarded-prefix": prefix.encode("latin-1"), **told})
     assert answer.status_code == 200
     bare = prefix.strip("/")
     assert not bare or f'="{prefix}' not in answer.text

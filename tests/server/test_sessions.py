@@ -134,7 +134,7 @@ def test_who_is_trusted(client: str | None, trusted: tuple[str, ...], expected: 
         "headers": [(b"x-forwarded-proto", b"https")],
     }
     assert over_tls(scope, trusted) is expected
-    assert over_tls({**scope, "scheme": "https"}, ())
+    assert over_tls(scope | {"scheme": "https"}, ())
 
 
 @pytest.mark.parametrize("proxy", ["proxy.example", "10.0.0.0/64", ""])

@@ -86,7 +86,7 @@ _SPAN = {"traceId": "5b8efff798038103d269b633813fc60c", "spanId": "eee19b7ec3c1b
 _SPAN |= {"startTimeUnixNano": "1790000000000000000", "endTimeUnixNano": "1790000000500000000"}
 _SPANS = {"resourceSpans": [{"scopeSpans": [{"spans": [_SPAN]}]}]}
 _LOGS = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "<text>"}}]}]}]}
-_METRICS = {"resourceMetrics": [{"scopeMetrics": [{"metrics": []}]}]}
+_METRICS: dict[str, Any] = {"resourceMetrics": [{"scopeMetrics": [{"metrics": []}]}]}
 _OTLP = [
     Ask("POST", f"{prefix}/v1/{signal}", "write", body=body)
     for prefix in ("", "/otel", "/api/public/otel")

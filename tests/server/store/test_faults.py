@@ -62,11 +62,11 @@ def test_a_fault_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCap
     for _ in range(100):
         busy = faults.report(fault_of(error(sqlite3.SQLITE_FULL)))
     assert "Nothing was stored. Clients keep their records" in str(busy)
-    assert faults.present is not None
+    assert faults.present
     assert len(caplog.messages) == 1
     faults.clear()
     faults.clear()
-    assert faults.present is None
+    assert not faults.present
     assert len(caplog.messages) == 2
     for _ in range(100):  # it comes and goes: nothing more within the minute
         faults.report(fault_of(error(sqlite3.SQLITE_FULL)))

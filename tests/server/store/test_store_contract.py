@@ -32,6 +32,14 @@ SECOND = 10**9
 NOON = 1_700_000_000 * SECOND
 
 
+def record_query(**filters: Any) -> RecordQuery:
+    return RecordQuery(**filters)
+
+
+def trace_query(**filters: Any) -> TraceQuery:
+    return TraceQuery(**filters)
+
+
 @pytest.fixture(params=sorted(STORES))
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     opened = STORES[request.param](tmp_path)
@@ -378,10 +386,10 @@ async def test_records_are_found_by_every_filter(store: Store) -> None:
         "tag": "x",
         "cache_hit": True,
     }.items():
-        assert (await store.records(P, RecordQuery(**{name: value}))).records == (odd,), name
+        assert (await store.records(P, record_query(**{name: value}))).records == (odd,), name
         for hostile in ("' OR 1=1 --", "%", "_", "\x00", "x'00'", "*", "Odd"):
             if not isinstance(value, bool):
-                assert (await store.records(P, RecordQuery(**{name: hostile}))).records == (), name
+                assert (await store.records(P, record_query(**{name: hostile}))).records == (), name
     assert [r.name for r in (await store.records(P, RecordQuery(tag="y"))).records] == ["odd", "call 1"]
     assert [r.name for r in (await store.records(P, RecordQuery(status="success"))).records] == ["call 3", "call 1"]
     assert [r.name for r in (await store.records(P, RecordQuery(cache_hit=False))).records] == ["call 1"]
@@ -404,11 +412,11 @@ async def test_traces_are_found_by_every_filter(store: Store) -> None:
         "tag": "x",
         "search": "needle",
     }.items():
-        page = await store.traces(P, TraceQuery(**{name: value}))
+        page = await store.traces(P, trace_query(**{name: value}))
         assert [trace.trace_id for trace in page.traces] == ["two"], name
         assert page.next_cursor is None
         for hostile in ("' OR 1=1 --", "%", "_", "\x00"):
-            assert (await store.traces(P, TraceQuery(**{name: hostile}))).traces == (), name
+            assert (await store.traces(P, trace_query(**{name: hostile}))).traces == (), name
 
     async def ids(**filters: Any) -> list[str]:
         return [trace.trace_id for trace in (await store.traces(P, TraceQuery(**filters))).traces]
@@ -478,12 +486,12 @@ async def test_pages_follow_each_other(store: Store) -> None:
                 break
             assert len(page.records) == 4
         assert seen == [f"r{i}" for i in reversed(range(25))]
-    for query in (TraceQuery(limit=2), TraceQuery(limit=2, tag="a"), TraceQuery(limit=2, search="call")):
+    for filters in (TraceQuery(limit=2), TraceQuery(limit=2, tag="a"), TraceQuery(limit=2, search="call")):
         seen, cursor = [], None
         while True:
-            page = await store.traces(P, replace(query, cursor=cursor))
-            seen += [trace.trace_id for trace in page.traces]
-            cursor = page.next_cursor
+            traces = await store.traces(P, replace(filters, cursor=cursor))
+            seen += [trace.trace_id for trace in traces.traces]
+            cursor = traces.next_cursor
             if cursor is None:
                 break
         assert seen == ["t4", "t3", "t2", "t1", "t0"]

@@ -76,7 +76,9 @@ MAYBE: dict[str, st.SearchStrategy[Any]] = {
     "end_time_unix_nano": NANOS,
     **dict.fromkeys(("llm_inputs", "llm_configuration", "inputs", "output", "target", "metadata", "attributes"), RAW),
 }
-RECORD = st.fixed_dictionaries({"inference_id": ID, "trace_id": ID}, optional=MAYBE).map(lambda given: Record(**given))
+RECORD = st.fixed_dictionaries({"inference_id": ID, "trace_id": ID}, optional=MAYBE).map(
+    lambda given: Record(**given)  # type: ignore[arg-type]
+)
 
 
 @settings(max_examples=40, deadline=None)

@@ -32,6 +32,10 @@ def call(number: int, **fields: Any) -> Record:
     return Record(**{"inference_id": f"r{number}", "trace_id": "t", "start_time_unix_nano": number + 1, **fields})
 
 
+def record_query(**filters: Any) -> RecordQuery:
+    return RecordQuery(**filters)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "data" / "everycall.db"
@@ -217,8 +221,13 @@ def test_the_queue_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     writer = Writer(open_writer(path))
     writer.start()
     held, entered = threading.Event(), threading.Event()
+
+    def block(*_: object) -> bool:
+        entered.set()
+        return held.wait(30)
+
     try:
-        blocked = writer.put(Change(lambda *_: (entered.set(), held.wait(30))[1]))
+        blocked = writer.put(Change(block))
         assert entered.wait(30)
         waiting = [writer.put(Batch(P, [call(number)], None)) for number in range(3)]
         with pytest.raises(StoreBusy, match="3 batches wait"):
@@ -428,7 +437,7 @@ async def test_hostile_filters_change_nothing(store: SqliteStore, path: Path) ->
     ]
     for text in hostile:
         for name in ("trace_id", "name", "kind", "status", "tag", "search", "session_id"):
-            query = RecordQuery(**{name: text})
+            query = record_query(**{name: text})
             assert (await store.records(P, query)).records == ()
         assert await store.trace_summary(P, text) is None
         assert await store.record(text, text) is None
