@@ -28,8 +28,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Return how long a response asks the client to wait, in seconds; None if it does not say so.
 
     Reads `Retry-After` in both of its forms, seconds and a date (RFC 9110, 10.2.3), and `retry-after-ms`, which some
-    providers send. Names of headers are lower case, or `headers` ignores case. The result may be infinite;
-    the caller bounds it.
+    providers send. A date counts from the time at which the server sent it (`Date`), so its clock and ours may differ.
+    Names of headers are lower case, or `headers` ignores case. The result may be infinite; the caller bounds it.
     """
     for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
@@ -38,14 +38,18 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             continue
         if seconds >= 0:
             return seconds
-    return _until(headers.get("retry-after") or "")
+    until = _unix_time(headers.get("retry-after"))
+    if until is None:
+        return None
+    sent = _unix_time(headers.get("date"))
+    return max(0.0, until - (time.time() if sent is None else sent))
 
 
-def _until(date: str) -> float | None:
-    """Return the seconds from now until an HTTP date, 0 for one in the past; None for any other text."""
+def _unix_time(date: str | None) -> float | None:
+    """Return an HTTP date as seconds since 1970; None for any other text."""
     from email.utils import parsedate_to_datetime  # slow to import, and dates are rare
 
     try:
-        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
+        return parsedate_to_datetime(date or "").timestamp()
     except (ValueError, TypeError, OverflowError):
         return None

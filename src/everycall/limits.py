@@ -246,7 +246,7 @@ STREAM_CHARS_MAX = _limit(
     "STREAM_CHARS_MAX", 8 * MIB, "characters", "of one streamed answer, held until its record is stored"
 )
 STREAM_SILENCE_S = _time(
-    "STREAM_SILENCE_S", 15.0, "without a text before a stream says that it goes on; many proxies wait 30 or 60 s"
+    "STREAM_SILENCE_S", 12.0, "without a text before a stream says that it goes on; many proxies wait 30 or 60 s"
 )
 STREAM_TIME_MAX_S = _time("STREAM_TIME_MAX_S", 1_800.0, "for one streamed answer, however slowly it comes")
 UNSTORED_RECORDS_MAX = _limit(

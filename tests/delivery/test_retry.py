@@ -50,3 +50,11 @@ def test_retry_after_as_a_date_to_come() -> None:
     seconds = retry_after_s({"retry-after": formatdate(time.time() + 100, usegmt=True)})
     assert seconds is not None
     assert 90 < seconds <= 100
+
+
+@pytest.mark.parametrize("off_by_s", [-86_400, 0, 86_400])
+def test_a_date_counts_from_the_servers_clock(off_by_s: int) -> None:
+    """What our clock says does not matter where the response says when it was sent."""
+    sent = time.time() + off_by_s
+    headers = {"date": formatdate(sent, usegmt=True), "retry-after": formatdate(sent + 60, usegmt=True)}
+    assert retry_after_s(headers) == 60

@@ -76,7 +76,7 @@ async def post_stream(request: ApiRequest, services: NamedDependency[Services]) 
     A caller that goes away before the end cancels the provider's request, and the record says `abandoned`. A provider
     that fails after the first text ends the stream; the record has the error and the text so far. With the header
     `x-everycall-stream: end` the last event is `end`: the response of a plain completion, without its content. If no
-    text arrives for 15 s, a comment is sent (to Parea's clients, an empty text).
+    text arrives for 12 s, a comment is sent (to Parea's clients, an empty text).
     """
     require(request.user, "write")
     services.gateway.rates.enter(request.user.key)
