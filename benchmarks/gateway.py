@@ -1,20 +1,24 @@
 """What the gateway adds to a completion: three processes on one machine, a provider, the server and a load client.
 
-    python benchmarks/gateway.py [--pairs 400] [--hits 600] [--seconds 6] [--json]
+    python benchmarks/gateway.py [--pairs 400] [--hits 600] [--seconds 6] [--peer] [--json]
 
-Cached: one client asks the same completion again and again, then 32 do. Uncached: one client asks the provider itself
-and the server (cache off) in turn, so that both meet the same machine; the overhead is the median of the differences.
-The provider answers at once, so its own time is that of a small HTTP server. With `--json` the last line is one JSON
-object.
+One client asks the provider itself and the server (cache off) in turn, so that both meet the same machine; what the
+server adds is the median of the differences. The first byte of streams is measured in the same way. Then 16 clients ask
+for different completions, and 32 for one that is cached. With `--peer`, Portkey's gateway, which records nothing, is
+measured in the same run (`npx` fetches it). The provider answers at once, so its own time is that of a small HTTP
+server. With `--json` the last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
+import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -22,18 +26,27 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-CLIENTS = 32
-WARM_UP = 30
+CLIENTS = 16
+CACHED_CLIENTS = 32
+WARM_UP = 50
 MODEL = "gpt-4o-mini-2024-07-18"
 PROMPT = "Which of the three plans fits a team of forty people in two time zones? " * 12
 ANSWER = "The second plan fits: it has shared calendars, and its price does not grow with time zones. " * 8
 COMPLETION_PATH = "/api/parea/v1/completion"
-TARGETS = {"cached_p50_ms": 5.0, "cached_per_s_32": 500.0, "uncached_overhead_p50_ms": 5.0}
+CHAT_PATH = "/v1/chat/completions"
+TARGETS = {
+    "uncached_overhead_p50_ms": 2.0,
+    "uncached_per_s_16": 1_500.0,
+    "cached_per_s_32": 3_000.0,
+    "stream_first_byte_added_ms": 1.2,
+}
+PEER = "@portkey-ai/gateway@1"
 
 
 def main() -> None:
@@ -41,94 +54,114 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=400, help="uncached completions, each beside a bare call")
     parser.add_argument("--hits", type=int, default=600, help="cached completions of one client")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of cached completions of 32 clients")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of many clients at once, cached and uncached")
+    parser.add_argument("--peer", action="store_true", help="measure Portkey's gateway in the same run")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--be", choices=("provider", "server", "load"), help=argparse.SUPPRESS)
-    parser.add_argument("--with", dest="given", default="{}", help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=("provider", "server", "load"), help=argparse.SUPPRESS)
+    parser.add_argument("--with", dest="details", default="{}", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    given = json.loads(arguments.given)
-    match arguments.be:
+    details = json.loads(arguments.details)
+    match arguments.role:
         case "provider":
             asyncio.run(provide())
         case "server":
-            serve(Path(given["folder"]), given["provider"])
+            serve(Path(details["folder"]), details["provider"])
         case "load":
-            print(json.dumps(load(arguments, given)))
+            print(json.dumps(load(arguments, details)))
         case _:
             measure(arguments)
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Start the processes, let the load client measure, and print what came of it."""
-    with tempfile.TemporaryDirectory(prefix="everycall-gateway-") as folder:
+    """Start the processes, let the load client measure, and print its results."""
+    with tempfile.TemporaryDirectory(prefix="everycall-gateway-") as folder, contextlib.ExitStack() as started:
         os.environ["EVERYCALL_HOME"] = folder
-        with process("provider") as provider:
-            address = json.loads(first_line(provider))
-            with process("server", folder=folder, provider=address) as server:
-                try:
-                    served, key = json.loads(first_line(server))
-                    counts = ("--pairs", "--hits", "--seconds")
-                    options = [f"{name}={getattr(arguments, name[2:])}" for name in counts]
-                    about = {"server": served, "key": key, "provider": address, "pid": server.pid}
-                    with process("load", *options, **about) as client:
-                        found = json.loads(first_line(client))
-                finally:
-                    server.terminate()
-                    provider.terminate()
-    show(found)
+        provider = started.enter_context(process("provider"))
+        address = json.loads(first_line(provider))
+        server = started.enter_context(process("server", folder=folder, provider=address))
+        served, key = json.loads(first_line(server))
+        details = {"server": served, "key": key, "provider": address, "pid": server.pid}
+        if arguments.peer:
+            details["peer"] = started.enter_context(peer(address))
+        options = [f"{name}={getattr(arguments, name[2:])}" for name in ("--pairs", "--hits", "--seconds")]
+        client = started.enter_context(process("load", *options, **details))
+        results = json.loads(first_line(client))
+    show(results)
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(results))
 
 
-def process(role: str, *options: str, **given: Any) -> subprocess.Popen[str]:
-    """Start one of the three processes."""
-    command = [sys.executable, __file__, "--be", role, "--with", json.dumps(given), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+@contextlib.contextmanager
+def process(role: str, *options: str, **details: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start one of the three processes, and end it with the block."""
+    command = [sys.executable, __file__, "--role", role, "--with", json.dumps(details), *options]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield started
+    finally:
+        started.terminate()
+        started.wait()
 
 
 def first_line(of: subprocess.Popen[str]) -> str:
-    """Return what a process says first."""
+    """Return the first line that a process prints."""
     assert of.stdout is not None
     line = of.stdout.readline()
     if not line:
-        sys.exit("one of the processes ended before it said anything")
+        sys.exit("one of the processes ended before it printed anything")
     return line
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print the table: what was measured, what it is to be, and what it cost."""
+def show(results: dict[str, Any]) -> None:
+    """Print the table: what was measured, the targets, and the CPU time of the server."""
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    print(f"{'':<34}{'p50':>10}{'p95':>10}{'target':>12}{'server CPU':>13}")
+    print(f"{'':<40}{'p50':>10}{'p95':>10}{'target':>12}{'server CPU':>13}")
 
-    def times(what: str, row: dict[str, float], target: str = "") -> None:
+    def times(label: str, row: dict[str, float], target: str = "") -> None:
         cpu = f"{row['cpu_ms']:.2f} ms" if "cpu_ms" in row else ""
-        print(f"{what:<34}{row['p50_ms']:>7.2f} ms{row['p95_ms']:>7.2f} ms{target:>12}{cpu:>13}")
+        print(f"{label:<40}{row['p50_ms']:>7.2f} ms{row['p95_ms']:>7.2f} ms{target:>12}{cpu:>13}")
 
-    times("cached, 1 client", found["cached_1"], "<= 5 ms")
-    times(f"cached, {CLIENTS} clients", found["cached_32"])
-    times("provider asked directly", found["bare"])
-    times("provider asked through the server", found["through"])
-    times("  the overhead of that", found["overhead"], "<= 5 ms")
-    print(f"{f'cached, {CLIENTS} clients':<34}{found['cached_per_s_32']:>8,.0f}/s{'':>10}{'>= 500/s':>12}")
+    def rate(label: str, name: str, target: str = "") -> None:
+        if name in results:
+            print(f"{label:<40}{results[name]:>8,.0f}/s{'':>10}{target:>12}")
+
+    times("provider asked directly", results["bare"])
+    times("provider asked through the server", results["through"])
+    times("  added by the server", results["overhead"], "<= 2 ms")
+    if "peer_overhead" in results:
+        times("  added by the peer", results["peer_overhead"])
+    times("first byte of a stream, added", results["first_byte"], "<= 1.2 ms")
+    times("cached, 1 client", results["cached_1"])
+    rate(f"uncached, {CLIENTS} clients", "uncached_per_s_16", ">= 1,500/s")
+    rate(f"  the peer, {CLIENTS} clients", "peer_per_s_16")
+    rate(f"cached, {CACHED_CLIENTS} clients", "cached_per_s_32", ">= 3,000/s")
 
 
 # --- the provider ---
 
 
 async def provide() -> None:
-    """Be the provider: any POST is answered with the same completion, after the time that Python takes for it."""
+    """Be the provider: every POST gets the same completion, whole or as a stream."""
     usage = {"prompt_tokens": 180, "completion_tokens": 150, "total_tokens": 330}
     message = {"role": "assistant", "content": ANSWER}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     body = json.dumps({"id": "c-1", "object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage})
-    answer = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+    whole = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+    streamed = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    for chunk in (
+        {"id": "c-1", "model": MODEL, "choices": [{"index": 0, "delta": {"content": ANSWER}}]},
+        {"id": "c-1", "model": MODEL, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage},
+    ):
+        event = f"data: {json.dumps(chunk)}\n\n".encode()
+        streamed += b"%x\r\n%b\r\n" % (len(event), event)
+    streamed += b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                await reader.readexactly(length_of(head))
-                writer.write(answer)
+                asked = await reader.readexactly(length_of(head))
+                writer.write(streamed if b'"stream":' in asked else whole)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
@@ -139,11 +172,11 @@ async def provide() -> None:
 
 
 def length_of(head: bytes) -> int:
-    """Return the content-length in the head of a request or an answer."""
+    """Return the content-length in the head of a request or a response."""
     return next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
 
 
-# --- the server ---
+# --- the server, and its peer ---
 
 
 def serve(folder: Path, provider: str) -> None:
@@ -156,6 +189,31 @@ def serve(folder: Path, provider: str) -> None:
     settings = ProviderSettings("openai", "openai", base_url=f"{provider}/v1", api_key="sk-benchmark")
     options = ServerOptions(data_dir=folder / "data", port=0, local_key=key, providers={"openai": settings})
     run(options, lambda address, _: print(json.dumps([address, key]), flush=True))
+
+
+@contextlib.contextmanager
+def peer(provider: str) -> Iterator[str]:
+    """Start Portkey's gateway and give its address."""
+    if not shutil.which("npx"):
+        sys.exit("--peer needs npx, which is part of Node.js")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    host = provider.removeprefix("http://")
+    environment = {**os.environ, "PORT": str(port), "TRUSTED_CUSTOM_HOSTS": f"{host},127.0.0.1,localhost"}
+    command = ["npx", "--yes", PEER, "--headless", f"--port={port}"]
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment, start_new_session=True)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.2)
+        else:
+            sys.exit(f"{PEER} did not start")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(started.pid, signal.SIGTERM)
+        started.wait()
 
 
 # --- the load client ---
@@ -172,9 +230,36 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def post(self, body: bytes) -> tuple[float, bytes]:
-        """Send one request; return the seconds it took, and the answer's body. Anything but 200 ends the program."""
-        begun = time.perf_counter()
+        """Send one request; return the seconds it took, and the response's body."""
+        started = time.perf_counter()
+        self._send(body)
+        head, rest = self._head_of_response()
+        if b"transfer-encoding: chunked" in head.lower():
+            while not rest.endswith(b"0\r\n\r\n"):
+                rest += self._socket.recv(65_536)
+        else:
+            length = length_of(head)
+            while len(rest) < length:
+                rest += self._socket.recv(65_536)
+        return time.perf_counter() - started, rest
+
+    def first_byte(self, body: bytes) -> float:
+        """Send a request for a stream; return the seconds to the first byte of its first event."""
+        started = time.perf_counter()
+        self._send(body)
+        _, rest = self._head_of_response()
+        while b"data: " not in rest:
+            rest += self._socket.recv(65_536)
+        seconds = time.perf_counter() - started
+        while not rest.endswith(b"0\r\n\r\n"):
+            rest += self._socket.recv(65_536)
+        return seconds
+
+    def _send(self, body: bytes) -> None:
         self._socket.sendall(f"{self._head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+
+    def _head_of_response(self) -> tuple[bytes, bytes]:
+        """Return the head, and the beginning of the body. Any status but 200 ends the program."""
         data = b""
         while b"\r\n\r\n" not in data:
             chunk = self._socket.recv(65_536)
@@ -182,84 +267,122 @@ class Connection:
                 sys.exit("the connection was closed")
             data += chunk
         head, _, rest = data.partition(b"\r\n\r\n")
-        length = length_of(head)
-        while len(rest) < length:
-            rest += self._socket.recv(65_536)
-        seconds = time.perf_counter() - begun
         if int(head.split()[1]) != 200:
             sys.exit(f"{head!r} {rest[:500]!r}")
-        return seconds, rest
+        return head, rest
 
 
-def asked(number: int, *, cache: bool) -> bytes:
-    """Return a completion request."""
+def completion(number: int, *, cache: bool) -> bytes:
+    """Return a request to the server."""
     messages = [{"role": "user", "content": f"{number}: {PROMPT}"}]
     configuration = {"model": MODEL, "messages": messages, "model_params": {"temp": 0.5}}
     return json.dumps({"llm_configuration": configuration, "trace_name": "benchmark", "cache": cache}).encode()
 
 
-def load(arguments: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
+def chat(**fields: Any) -> bytes:
+    """Return a request to the provider or the peer."""
+    messages = [{"role": "user", "content": PROMPT}]
+    return json.dumps({"model": MODEL, "messages": messages, "temperature": 0.5, **fields}).encode()
+
+
+def load(arguments: argparse.Namespace, details: dict[str, Any]) -> dict[str, Any]:
     """Be the load client: return all numbers."""
 
-    def connect() -> Connection:
-        return Connection(given["server"], COMPLETION_PATH, f"x-api-key: {given['key']}")
+    def connect(path: str = COMPLETION_PATH) -> Connection:
+        return Connection(details["server"], path, f"x-api-key: {details['key']}")
 
-    server = psutil.Process(given["pid"])
+    def connect_peer() -> Connection:
+        headers = ("authorization: Bearer sk-benchmark", "x-portkey-provider: openai")
+        host = f"x-portkey-custom-host: {details['provider']}/v1"
+        return Connection(details["peer"], CHAT_PATH, *headers, host)
+
+    server = psutil.Process(details["pid"])
+    bare = Connection(details["provider"], CHAT_PATH, "authorization: Bearer sk-benchmark")
     through = connect()
-    bare = Connection(given["provider"], "/v1/chat/completions", "authorization: Bearer sk-benchmark")
-    plain = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], "temperature": 0.5}).encode()
-    for number in range(WARM_UP):
-        expect(through.post(asked(number, cache=False)), hit=False)
-        bare.post(plain)
-    pairs: list[tuple[float, float]] = []
+    others = [connect_peer()] if "peer" in details else []
+    numbers = iter(range(10**9))
+
+    def ask() -> bytes:
+        return completion(next(numbers), cache=False)
+
+    for _ in range(WARM_UP):
+        bare.post(chat())
+        expect(through.post(ask()), hit=False)
+        for other in others:
+            other.post(chat())
+    rounds = []
     cpu = cpu_of(server)
-    for number in range(arguments.pairs):
-        first = bare.post(plain)[0]
-        pairs.append((first, expect(through.post(asked(1_000 + number, cache=False)), hit=False)))
+    for _ in range(arguments.pairs):
+        seconds = [bare.post(chat())[0], expect(through.post(ask()), hit=False)]
+        rounds.append([*seconds, *(other.post(chat())[0] for other in others)])
     uncached_cpu = (cpu_of(server) - cpu) / arguments.pairs
-    same = asked(0, cache=True)
+    first_bytes = first_byte_added(bare, connect(f"{COMPLETION_PATH}/stream"), ask, arguments.pairs)
+    same = completion(0, cache=True)
     expect(through.post(same), hit=False)
     cpu = cpu_of(server)
     hits = [expect(through.post(same), hit=True) for _ in range(arguments.hits)]
     cached_cpu = (cpu_of(server) - cpu) / arguments.hits
-    cpu = cpu_of(server)
-    many, seconds = at_once([connect() for _ in range(CLIENTS)], same, arguments.seconds)
-    many_cpu = (cpu_of(server) - cpu) / len(many)
-    overhead = row([through - bare for bare, through in pairs])
-    return {
-        "cached_p50_ms": row(hits)["p50_ms"],
-        "cached_per_s_32": round(len(many) / seconds, 1),
-        "uncached_overhead_p50_ms": overhead["p50_ms"],
+    overhead = row([through - bare for bare, through, *_ in rounds])
+    lock = threading.Lock()
+
+    def ask_in_turn() -> bytes:
+        with lock:
+            return ask()
+
+    results = {
         "targets": TARGETS,
-        "cached_1": row(hits, cached_cpu),
-        "cached_32": row(many, many_cpu),
-        "bare": row([bare for bare, _ in pairs]),
-        "through": row([through for _, through in pairs], uncached_cpu),
+        "uncached_overhead_p50_ms": overhead["p50_ms"],
+        "stream_first_byte_added_ms": first_bytes["p50_ms"],
+        "cached_p50_ms": row(hits)["p50_ms"],
+        "bare": row([one[0] for one in rounds]),
+        "through": row([one[1] for one in rounds], uncached_cpu),
         "overhead": overhead,
+        "first_byte": first_bytes,
+        "cached_1": row(hits, cached_cpu),
+        "uncached_per_s_16": per_second([connect() for _ in range(CLIENTS)], ask_in_turn, arguments.seconds),
+        "cached_per_s_32": per_second([connect() for _ in range(CACHED_CLIENTS)], lambda: same, arguments.seconds),
     }
+    if others:
+        results["peer_overhead"] = row([peers - bare for bare, _, peers in rounds])
+        results["peer_overhead_p50_ms"] = results["peer_overhead"]["p50_ms"]
+        clients = [connect_peer() for _ in range(CLIENTS)]
+        results["peer_per_s_16"] = per_second(clients, chat, arguments.seconds)
+    return results
 
 
-def at_once(connections: list[Connection], body: bytes, seconds: float) -> tuple[list[float], float]:
-    """Let each connection ask the same again and again; return the times of all, and how long it went on."""
-    times: list[list[float]] = [[] for _ in connections]
+def first_byte_added(bare: Connection, through: Connection, ask: Callable[[], bytes], pairs: int) -> dict[str, float]:
+    """Return how much later the first byte of a stream comes through the server."""
+    added = []
+    for number in range(pairs + WARM_UP):
+        first = bare.first_byte(chat(stream=True))
+        second = through.first_byte(ask())
+        if number >= WARM_UP:
+            added.append(second - first)
+    return row(added)
+
+
+def per_second(connections: list[Connection], body: Callable[[], bytes], seconds: float) -> float:
+    """Let each connection ask again and again; return how many completions were answered in a second."""
+    counts = [0] * len(connections)
     until = time.perf_counter() + seconds
 
     def work(number: int) -> None:
         while time.perf_counter() < until:
-            times[number].append(expect(connections[number].post(body), hit=True))
+            connections[number].post(body())
+            counts[number] += 1
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(len(connections))]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [one for some in times for one in some], time.perf_counter() - begun
+    return round(sum(counts) / (time.perf_counter() - started), 1)
 
 
-def expect(answered: tuple[float, bytes], *, hit: bool) -> float:
-    """Return the seconds of an answer. One that is not what is to be measured ends the program."""
-    seconds, body = answered
+def expect(response: tuple[float, bytes], *, hit: bool) -> float:
+    """Return the seconds of a response. One that is not to be measured ends the program."""
+    seconds, body = response
     if b'"status":"success"' not in body or (b'"cache_hit":true' in body) is not hit:
         sys.exit(f"not the answer that was to be measured: {body[:500]!r}")
     return seconds
@@ -273,11 +396,11 @@ def cpu_of(server: psutil.Process) -> float:
 
 def row(seconds: list[float], cpu_s: float | None = None) -> dict[str, float]:
     """Return the median and the 95th percentile, in milliseconds."""
-    found = {
+    result = {
         "p50_ms": round(statistics.median(seconds) * 1e3, 3),
         "p95_ms": round(statistics.quantiles(seconds, n=20)[-1] * 1e3, 3),
     }
-    return found if cpu_s is None else {**found, "cpu_ms": round(cpu_s * 1e3, 3)}
+    return result if cpu_s is None else {**result, "cpu_ms": round(cpu_s * 1e3, 3)}
 
 
 if __name__ == "__main__":
