@@ -1,4 +1,4 @@
-"""How many records a second one server process takes in: a real server on loopback, SQLite on disk, a separate client.
+"""Records per second that one server process stores: a real server on loopback, SQLite on disk, a separate client.
 
     python benchmarks/ingest.py [--records 50000] [--connections 4] [--json]
 
@@ -39,7 +39,7 @@ SECONDS_MAX = 120.0
 
 
 def main() -> None:
-    """Run as the benchmark, or as one of its two processes."""
+    """Run the benchmark, or one of its two processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=int, default=50_000, help="records for each encoding (default 50000)")
     parser.add_argument("--connections", type=int, default=4)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Start the server, run the load for each encoding, and print what came of it."""
+    """Start the server, run the load for each encoding, and print the results."""
     with tempfile.TemporaryDirectory(prefix="everycall-ingest-") as folder:
         environment = {**os.environ, "EVERYCALL_HOME": folder}
         command = [sys.executable, __file__, "--serve", folder]
@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def one_load(arguments: argparse.Namespace, encoding: str, address: str, key: str, pid: int) -> dict[str, Any]:
-    """Run the load generator for one encoding, and return its numbers beside the server's."""
+    """Run the load generator for one encoding; return its numbers and those of the server."""
     server = psutil.Process(pid)
     before = server.cpu_times()
     command = [sys.executable, __file__, "--load", f"{address} {key}", "--encoding", encoding]
@@ -110,7 +110,7 @@ def one_load(arguments: argparse.Namespace, encoding: str, address: str, key: st
 
 
 def serve(folder: Path) -> None:
-    """Be the server process."""
+    """Run the server."""
     from everycall.server.options import ServerOptions
     from everycall.server.runner import run
 
@@ -120,7 +120,7 @@ def serve(folder: Path) -> None:
 
 
 def load(target: str, encoding: str, records: int, connections: int) -> None:
-    """Be the load generator: each connection sends its share, one request after the other; bodies are made first."""
+    """Run the load generator: each connection sends its share, one request after the other, from bodies made before."""
     address, key = target.split()
     host, _, port = address.removeprefix("http://").partition(":")
     rounds = max(1, records // BATCH // connections)
@@ -152,7 +152,7 @@ def load(target: str, encoding: str, records: int, connections: int) -> None:
 
 
 def send(host: str, port: int, head: str, bodies: list[bytes], counts: list[int], number: int) -> None:
-    """Send bodies over one connection, and count what was acknowledged. A plain socket leaves the CPU to the server."""
+    """Send bodies over one connection and count acknowledged records. A plain socket leaves the CPU to the server."""
     until = time.monotonic() + SECONDS_MAX
     with socket.create_connection((host, port), timeout=60) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -168,7 +168,7 @@ def send(host: str, port: int, head: str, bodies: list[bytes], counts: list[int]
 
 
 def read_answer(connection: socket.socket) -> tuple[int, bytes]:
-    """Read one answer with a content-length."""
+    """Read one response with a content-length."""
     data = b""
     while b"\r\n\r\n" not in data:
         chunk = connection.recv(65_536)
@@ -183,7 +183,7 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes]:
 
 
 def body(encoding: str, connection: int, number: int) -> bytes:
-    """Return one batch as it is sent."""
+    """Return one batch, encoded as it is sent."""
     chance = random.Random(f"{encoding} {connection} {number}")
     first = number * BATCH
     records = (line(chance, f"{encoding}-{connection}", place) for place in range(first, first + BATCH))
@@ -249,7 +249,7 @@ def line(chance: random.Random, source: str, place: int) -> bytes:
 
 
 def prose(chance: random.Random, characters: int) -> str:
-    """Return text of about that length that compresses as prose does."""
+    """Return text of about that length that compresses like prose."""
     words = []
     while characters > 0:
         word = chance.choice(WORDS) if chance.random() < 0.9 else f"{chance.getrandbits(28):x}"
@@ -259,7 +259,7 @@ def prose(chance: random.Random, characters: int) -> str:
 
 
 def count_stored(database: Path) -> int:
-    """Return how many records the database holds, read past the server."""
+    """Return the number of records in the database, without asking the server."""
     import sqlite3
 
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:

@@ -1,4 +1,4 @@
-"""What the attacks share: real server processes, raw connections, and the list of everything that can be asked."""
+"""Fixtures of the attacks: real server processes, raw connections, and the list of all requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEY = "ek-local-key-of-the-attacked-server"
 
 
 class Nursery:
-    """The process that forks servers; see `launch.py`."""
+    """The process that forks servers (`launch.py`)."""
 
     def __init__(self, home: Path) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("EVERYCALL_", "OTEL_"))}
@@ -41,17 +41,17 @@ class Nursery:
             env={**kept, "EVERYCALL_HOME": str(home)},
         )
 
-    def ask(self, **asked: Any) -> dict[str, Any]:
+    def ask(self, **command: Any) -> dict[str, Any]:
         """Send a command and return its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._process.communicate()
 
 
@@ -72,15 +72,15 @@ class Victim:
         self.start()
 
     def start(self) -> None:
-        """Start it, or start it again on the same data."""
-        told = self._nursery.ask(
+        """Start the server, or start it again on the same data."""
+        started = self._nursery.ask(
             data_dir=str(self.data), log=str(self.log_path), audit=str(self.audit_path), key=KEY, **self._options
         )
-        assert told["address"], self.log()
-        self.pid, self.address, self.login = told["pid"], told["address"], told["login"]
+        assert started["address"], self.log()
+        self.pid, self.address, self.login = started["pid"], started["address"], started["login"]
 
     def end(self, number: int = signal.SIGKILL) -> int:
-        """Send a signal, wait for the end, return the exit code (negative for a signal)."""
+        """Send a signal, wait for the end, and return the exit code (negative for a signal)."""
         os.kill(self.pid, number)
         return self.wait()
 
@@ -90,42 +90,42 @@ class Victim:
         return int(self._nursery.ask(wait=pid)["code"])
 
     def process(self) -> psutil.Process:
-        """Return its process, to measure it."""
+        """Return the process, to measure it."""
         return psutil.Process(self.pid)
 
     def log(self) -> str:
-        """Return all that it wrote on its standard output and error."""
+        """Return everything the server wrote to its standard output and error."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def events(self, since: int = 0) -> list[list[str]]:
-        """Return what its audit hook saw, from a size of the file on."""
+        """Return the events of its audit hook after a mark from `seen`."""
         with self.audit_path.open("rb") as file:
             file.seek(since)
             return [json.loads(line) for line in file.read().splitlines()]
 
     def seen(self) -> int:
-        """Return the size of the audit file, a mark for `events`."""
+        """Return a mark for `events`: the present size of the audit file."""
         return self.audit_path.stat().st_size
 
     def client(self, key: str | None = KEY, **options: Any) -> httpx.Client:
-        """Return a client, with a key unless it is None."""
+        """Return an HTTP client, with a key unless it is None."""
         headers = {**({} if key is None else {"x-api-key": key}), **options.pop("headers", {})}
         return httpx.Client(base_url=self.address, headers=headers, timeout=30, **options)
 
     def make_key(self, project: str, role: str) -> str:
-        """Make a key and return its secret."""
-        asked = {"name": f"{project} {role}", "project": project, "role": role}
-        answer = httpx.post(f"{self.address}/api/keys", json=asked, headers={"x-api-key": self.key})
+        """Create a key and return its secret."""
+        body = {"name": f"{project} {role}", "project": project, "role": role}
+        answer = httpx.post(f"{self.address}/api/keys", json=body, headers={"x-api-key": self.key})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["secret"])
 
     def connect(self, timeout: float = 30) -> socket.socket:
-        """Return a bare connection."""
+        """Return a raw connection."""
         parts = urlsplit(self.address)
         return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=timeout)
 
     def raw(self, *pieces: bytes) -> bytes:
-        """Send bytes as they are and return all that comes back until the server ends the connection."""
+        """Send raw bytes and return everything until the server closes the connection."""
         with self.connect() as connection:
             with suppress(ConnectionError):
                 for piece in pieces:
@@ -138,7 +138,7 @@ class Victim:
 
     @staticmethod
     def answer(connection: socket.socket) -> bytes:
-        """Return one whole answer of a bare connection that is kept alive, or what came before its end."""
+        """Return one complete response from a raw connection, or what came before its end."""
         found = b""
         with suppress(ConnectionError):
             while piece := connection.recv(65_536):
@@ -150,7 +150,7 @@ class Victim:
         return found
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Return rows of its database, read beside it."""
+        """Return rows of the server's database."""
         with closing(sqlite3.connect(f"file:{self.data / 'everycall.db'}?mode=ro", uri=True)) as database:
             return database.execute(statement, values).fetchall()
 
@@ -160,9 +160,9 @@ class Victim:
         return {name: self.rows(f'SELECT * FROM "{name}"') for name in names if not name.startswith("sqlite_")}
 
     def is_well(self) -> None:
-        """Assert that it answers, that its log has no traceback, and that its database is whole."""
+        """Assert that the server answers, its log has no traceback, and its database is intact."""
         assert httpx.get(f"{self.address}/healthz", timeout=30).json() == {"status": "ok"}
-        for sign in ("Traceback", 'File "', "failed: "):  # with which Python, and the server itself, tell of a defect
+        for sign in ("Traceback", 'File "', "failed: "):  # how Python and the server log a defect
             assert sign not in self.log(), self.log()[-4000:]
         assert self.rows("PRAGMA integrity_check") == [("ok",)]
 
@@ -177,7 +177,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 @pytest.fixture(scope="module")
 def start_victim(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Victim]]:
-    """Start a server process: `start_victim(hosts=[...])`; it ends with the module's tests."""
+    """Start server processes, such as `start_victim(hosts=[...])`. They end with the module's tests."""
     started: list[Victim] = []
 
     def start(**options: Any) -> Victim:
@@ -207,7 +207,7 @@ def shared_provider() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def surface() -> Any:
-    """The list of everything that can be asked; see `everycall_testkit.attack_surface`."""
+    """The list of all requests (`everycall_testkit.attack_surface`)."""
     return attack_surface
 
 
@@ -227,5 +227,5 @@ def routes(surface: Any, tmp_path_factory: pytest.TempPathFactory) -> list[tuple
 
 @pytest.fixture(scope="session")
 def mutations() -> Any:
-    """Seeded damage to bodies; see `everycall_testkit.mutations`."""
+    """Seeded damage to bodies (`everycall_testkit.mutations`)."""
     return damage

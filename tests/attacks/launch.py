@@ -1,8 +1,8 @@
-"""A nursery of real servers: it imports the server once and forks one process for each that a test asks for.
+"""A process that imports the server once and forks a real server process for each test that needs one.
 
-Run by `conftest.py`, spoken to in lines of JSON. A start costs tens of milliseconds instead of the second that the
-imports take, so that a test can afford hundreds. Each child has an audit hook that writes what it opens, runs and
-connects to into a file, and its standard error in another one.
+`conftest.py` runs it and sends it commands as lines of JSON. A fork takes tens of milliseconds; an interpreter with
+the imports takes a second. Each child has an audit hook that writes what it opens, runs and connects to into a file,
+and its standard error goes to another file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WATCHED = frozenset(
 
 
 def watch(path: str) -> None:
-    """Write each watched event of this process to a file, as a line of JSON."""
+    """Write each watched audit event of this process to a file, as a line of JSON."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -40,26 +40,26 @@ def watch(path: str) -> None:
     sys.addaudithook(hook)
 
 
-def serve(asked: dict[str, Any], tell: int) -> None:
-    """Be one server until a signal ends it."""
-    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def serve(command: dict[str, Any], tell: int) -> None:
+    """Run a server in this process until a signal ends it."""
+    log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(descriptor, target)
-    if asked.get("audit"):
-        watch(asked["audit"])
-    if "open_files" in asked:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (asked["open_files"],) * 2)
-    for name, value in asked.get("limits", {}).items():
+    if command.get("audit"):
+        watch(command["audit"])
+    if "open_files" in command:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (command["open_files"],) * 2)
+    for name, value in command.get("limits", {}).items():
         setattr(limits, name, value)
-    providers = {name: ProviderSettings(name, **values) for name, values in asked.get("providers", {}).items()}
+    providers = {name: ProviderSettings(name, **values) for name, values in command.get("providers", {}).items()}
     options = ServerOptions(
-        data_dir=Path(asked["data_dir"]),
-        port=asked.get("port", 0),
-        local_key=asked["key"],
+        data_dir=Path(command["data_dir"]),
+        port=command.get("port", 0),
+        local_key=command["key"],
         providers=providers,
-        hosts=tuple(asked.get("hosts", ())),
-        trusted_proxies=tuple(asked.get("trusted_proxies", ())),
+        hosts=tuple(command.get("hosts", ())),
+        trusted_proxies=tuple(command.get("trusted_proxies", ())),
     )
 
     def started(address: str, login: str) -> None:
@@ -71,18 +71,18 @@ def serve(asked: dict[str, Any], tell: int) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def start(asked: dict[str, Any]) -> dict[str, Any]:
-    """Fork a server and return its process id and, once it accepts requests, its address."""
+def start(command: dict[str, Any]) -> dict[str, Any]:
+    """Fork a server; return its process id and, once it accepts requests, its address."""
     hear, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no server outlives its nursery
         os.close(hear)
-        serve(asked, tell)
+        serve(command, tell)
         sys.exit(0)
     os.close(tell)
-    with os.fdopen(hear, "rb") as told:
-        line = told.read1()
+    with os.fdopen(hear, "rb") as pipe:
+        line = pipe.read1()
     address, login = json.loads(line) if line else (None, None)
     return {"pid": pid, "address": address, "login": login}
 
@@ -90,12 +90,12 @@ def start(asked: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Answer commands until the input ends: start a server, wait for the end of one."""
     for line in sys.stdin:
-        asked = json.loads(line)
-        if "wait" in asked:
-            _, status = os.waitpid(asked["wait"], 0)
+        command = json.loads(line)
+        if "wait" in command:
+            _, status = os.waitpid(command["wait"], 0)
             answer = {"code": os.waitstatus_to_exitcode(status)}
         else:
-            answer = start(asked)
+            answer = start(command)
         print(json.dumps(answer), flush=True)
 
 

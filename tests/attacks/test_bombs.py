@@ -1,4 +1,4 @@
-"""Requests that want memory or time: packed, endless, huge, slow. They are refused, and others are answered.
+"""Requests that use up memory or time: compressed, endless, huge, slow. They are refused; others are answered.
 
 `tests/server/test_bodies.py` holds the bounds of one body, and gzip bombs of 50 MiB and 5000 MiB.
 """
@@ -22,12 +22,12 @@ import zstandard
 MIB = 1 << 20
 LINE = b'{"inference_id":"r","trace_id":"t"}'
 GROWTH_MAX = 96 * MIB
-"""Of the process's memory: one body of 20 MiB as sent and unpacked, twice, and what the allocator keeps of it."""
+"""Growth of the process: a body of 20 MiB as sent and decompressed, twice, and what the allocator keeps."""
 
 
 @contextmanager
 def watched(server: Any) -> Iterator[None]:
-    """Assert that the server's memory stays bounded and that it answers others all the while."""
+    """Assert that the server's memory stays bounded, and that it answers other requests meanwhile."""
     process = server.process()
     before = process.memory_info().rss
     peak, health, done = [before], [], threading.Event()
@@ -69,12 +69,12 @@ def head(server: Any, *headers: str, path: str = "/v1/records", key: bool = True
 
 
 def status_of(answer: bytes) -> int:
-    """Return the status of a raw answer; 0 when there was none."""
+    """Return the status of a raw response; 0 if there was none."""
     return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
 
 
 def zeros(encoding: str, size: int) -> bytes:
-    """Return that many zeros, packed without ever being whole."""
+    """Return `size` zeros, compressed in pieces."""
     if encoding == "gzip":
         packer: Any = zlib.compressobj(9, zlib.DEFLATED, 31)
     elif encoding == "deflate":
@@ -124,7 +124,7 @@ def zstd_window(bits: int) -> bytes:
     ],
 )
 def test_packed_in_odd_ways(victim: Any, encoding: str, body: bytes, status: int) -> None:
-    """An answer for each; what a body says of the memory it wants is not believed."""
+    """Each is answered; the memory that a body declares is not allocated."""
     with watched(victim), victim.client(headers={"content-encoding": encoding}) as client:
         answer = client.post("/v1/records", content=body)
         assert answer.status_code == status, answer.text
@@ -136,7 +136,7 @@ def test_packed_in_odd_ways(victim: Any, encoding: str, body: bytes, status: int
     "path", ["/v1/records", "/api/parea/v1/trace_log", "/api/parea/v1/completion", "/api/keys", "/login"]
 )
 def test_endless_chunks(victim: Any, path: str) -> None:
-    """A body that goes on for ever is refused at its bound, and the connection ends; on forms much sooner."""
+    """An endless body is refused at the bound (of forms: much sooner), and the connection is closed."""
     sent = 0
     with watched(victim), victim.connect() as connection:
         connection.sendall(head(victim, "transfer-encoding: chunked", path=path))
@@ -156,7 +156,7 @@ def test_endless_chunks(victim: Any, path: str) -> None:
 
 
 def test_a_body_of_100_mib(victim: Any) -> None:
-    """Refused by what it says of itself, without being read; and when it lies, at the bound."""
+    """Refused by its content-length, without being read; if that is wrong, at the bound."""
     with watched(victim):
         with victim.client() as client:
             assert client.post("/v1/records", content=b" " * (100 * MIB)).status_code == 413
@@ -166,7 +166,7 @@ def test_a_body_of_100_mib(victim: Any) -> None:
 
 
 def test_many_large_bodies_at_once(victim: Any) -> None:
-    """Twelve bodies of 19 MiB that stop before their end: some are told to come again, and memory has its bound."""
+    """Twelve incomplete bodies of 19 MiB: some get 503, and memory stays bounded."""
     piece = b" " * MIB
     with watched(victim), ExitStack() as stack:
         connections = [stack.enter_context(victim.connect()) for _ in range(12)]
@@ -188,12 +188,12 @@ def test_many_large_bodies_at_once(victim: Any) -> None:
 
 @pytest.fixture(scope="module")
 def hasty(start_victim: Callable[..., Any]) -> Any:
-    """A server whose patience is one second, so that a test of patience is short."""
+    """A server with timeouts of one second, to keep the tests short."""
     return start_victim(limits={"HEAD_TIMEOUT_S": 1.0, "UNREAD_TIMEOUT_S": 1.0, "BODY_TIMEOUT_S": 1.0})
 
 
 def drip(connection: socket.socket, data: bytes, seconds: float = 0.05) -> bytes:
-    """Send a byte at a time until the server has had enough; return what it says."""
+    """Send a byte at a time until the server responds; return the response."""
     connection.setblocking(False)
     for place in range(len(data)):
         try:
@@ -210,7 +210,7 @@ def drip(connection: socket.socket, data: bytes, seconds: float = 0.05) -> bytes
 
 
 def test_slow_heads(hasty: Any) -> None:
-    """200 connections that send their head for ever, a byte now and then: all are ended, none holds up others."""
+    """200 connections that send their head byte by byte: all are closed, and none delays others."""
     with watched(hasty), ExitStack() as stack:
         slow = [stack.enter_context(hasty.connect()) for _ in range(200)]
         for number, connection in enumerate(slow):
@@ -221,15 +221,15 @@ def test_slow_heads(hasty: Any) -> None:
         assert b"connection: close" in answer.lower()
         for number, connection in enumerate(slow[2:]):
             connection.settimeout(10)
-            told = b""
+            response = b""
             while piece := connection.recv(1 << 16):
-                told += piece
-            assert status_of(told) == (408 if number % 2 else 0)
+                response += piece
+            assert status_of(response) == (408 if number % 2 else 0)
     assert len(hasty.process().net_connections()) <= 2
 
 
 def test_the_second_request_of_a_connection_is_bounded_like_the_first(hasty: Any) -> None:
-    """The time runs from its own first byte."""
+    """The timeout starts with its own first byte."""
     with hasty.connect() as connection:
         for _ in range(3):
             connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -248,7 +248,7 @@ def test_slow_bodies(hasty: Any, path: str) -> None:
 
 @pytest.mark.parametrize("key", [True, False])
 def test_a_body_nobody_reads_ends_with_its_answer(hasty: Any, key: bool) -> None:
-    """Refused before its body, and the body goes on: it is dropped for a moment, then the connection ends."""
+    """A request that is refused before its body: the body is dropped for a moment, then the connection is closed."""
     path = "/nowhere" if key else "/v1/records"
     with hasty.connect() as connection:
         connection.sendall(head(hasty, "transfer-encoding: chunked", path=path, key=key))
@@ -270,7 +270,7 @@ def test_a_body_nobody_reads_ends_with_its_answer(hasty: Any, key: bool) -> None
 
 
 def test_an_idle_connection_is_ended(hasty: Any) -> None:
-    """One that never says anything, and one that has nothing more to say."""
+    """One that never sends anything, and one that sends nothing after a request."""
     with hasty.connect() as silent, hasty.connect() as done:
         done.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert status_of(hasty.answer(done)) == 200

@@ -1,4 +1,4 @@
-"""Content that wants to be more than content: names of attributes that are Python's, templates that are programs.
+"""Content that tries to be more than content: names of Python attributes, templates that contain code.
 
 `tests/browser/test_xss.py` and `test_pages_xss` hold what wants to be HTML.
 """
@@ -25,7 +25,7 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def two(start_victim: Callable[..., Any], shared_provider: Any) -> Any:
-    """A server with a provider, and a project whose contents must not change."""
+    """A server with a provider, and a project that must not change."""
     openai = {"kind": "openai", "base_url": shared_provider.base_url, "api_key": "sk-fake"}
     server = start_victim(providers={"openai": openai})
     with server.client(server.make_key("bystander", "write")) as bystander:
@@ -38,7 +38,7 @@ def two(start_victim: Callable[..., Any], shared_provider: Any) -> Any:
     "field", ["attributes", "metadata", "inputs", "output", "llm_inputs", "llm_configuration", "target"]
 )
 def test_names_are_kept_as_they_are(two: Any, field: str) -> None:
-    """Each comes back byte for byte as it was sent; no other record, project or key is anything else than before."""
+    """Each is returned byte for byte; no other record, project or key changes."""
     with two.client() as admin:
         keys = admin.get("/api/keys").json()
     with two.client(two.make_key("alpha", "admin")) as alpha:
@@ -64,7 +64,7 @@ def test_names_are_kept_as_they_are(two: Any, field: str) -> None:
 
 
 def test_levels_without_end(two: Any) -> None:
-    """Deeper than `limits.NESTING_MAX` is refused alone; its neighbours are stored."""
+    """Only the record nested deeper than `limits.NESTING_MAX` is refused; the others are stored."""
     with two.client() as client:
         for number, deep in enumerate(("[" * 100_000 + "]" * 100_000, '{"__proto__":' * 10_000 + "1" + "}" * 10_000)):
             good = [json.dumps({"inference_id": f"near-{number}-{place}", "trace_id": "near"}) for place in "ab"]
@@ -93,7 +93,7 @@ TEMPLATES = [
 
 
 def test_templates_are_data(two: Any, shared_provider: Any) -> None:
-    """A prompt is text with holes: what looks like code reaches the provider as the text it is, and nothing is run."""
+    """A prompt is text with variables: what looks like code reaches the provider as text, and nothing is run."""
     with two.client() as client:
         warm = {"name": "warm", "model": "gpt-4o", "messages": [{"role": "user", "content": "{{x}}"}]}
         ready = client.post("/api/deployments", json=warm).json()["deployment_id"]
@@ -117,8 +117,8 @@ def test_templates_are_data(two: Any, shared_provider: Any) -> None:
                 filled = prompt.json()["prompt"]["messages"][0]["content"]
                 answer = client.post(f"{PAREA}/completion", json=body)
                 assert answer.status_code == 200
-                asked = shared_provider.requests[-1].messages[-1]["content"]
-                assert asked == filled
+                sent = shared_provider.requests[-1].messages[-1]["content"]
+                assert sent == filled
                 assert "49" not in filled or "49" in template
                 assert "uid=" not in filled
                 if not inputs:
@@ -140,7 +140,7 @@ def test_templates_are_data(two: Any, shared_provider: Any) -> None:
 
 
 def test_a_template_that_grows(two: Any) -> None:
-    """One variable named often cannot become gigabytes; nor can a value that names itself."""
+    """A variable that is used often cannot become gigabytes; nor can a value that contains its own variable."""
     with two.client() as client:
         before = two.process().memory_info().rss
         content = "{{x}}" * 10_000

@@ -1,5 +1,7 @@
-"""A disk that fills up, and a database that is deleted or damaged while the server runs: nothing acknowledged is lost,
-records are refused for later, and the operator is told."""
+"""A disk that fills up, and a database that is deleted or damaged while the server runs.
+
+No acknowledged record is lost, further records get 503, and health, status page, metrics and log tell the operator.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +43,13 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def server(start_victim: Callable[..., Any]) -> Any:
-    """A server of the test's own that looks for an end of a fault ten times a second."""
+    """A server for one test. It checks ten times a second whether a fault is over."""
     return start_victim(limits={"PROBE_INTERVAL_S": 0.1})
 
 
 @pytest.fixture(params=["a small disk", "a limit of file size"])
 def small_disk(server: Any, request: pytest.FixtureRequest) -> Iterator[Callable[[], object]]:
-    """Make the server's disk 16 MB small; the function that is given frees it again."""
+    """Limit the server's disk to 16 MB, or its files to 5 MB. The fixture is a function that removes the limit."""
     if request.param == "a small disk":
         server.end(signal.SIGTERM)
         mount = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(server.data)]
@@ -138,7 +140,7 @@ LOSSES = [delete, delete_log, move_directory, replace_file, empty, cut, overwrit
 
 @pytest.mark.parametrize("lose", LOSSES)
 def test_a_database_that_goes_while_the_server_runs(server: Any, lose: Callable[[Path], None]) -> None:
-    """No record is acknowledged that would not be there after a restart."""
+    """No record is acknowledged that would be missing after a restart."""
     with server.client() as client:
         for number in range(20):
             assert client.post("/v1/records", content=line(f"before-{number}", 2_000)).status_code == 200
@@ -149,9 +151,9 @@ def test_a_database_that_goes_while_the_server_runs(server: Any, lose: Callable[
         lose(server.data)
         statuses = [client.post("/v1/records", content=line(f"r{number}", 2_000)).status_code for number in range(500)]
         assert set(statuses) == {503}
-        told = health(server)
-        assert told["status"] == "degraded"
-        assert told["reason"] in ("database_missing", "database_damaged")
+        state = health(server)
+        assert state["status"] == "degraded"
+        assert state["reason"] in ("database_missing", "database_damaged")
         change = client.post("/api/deployments", json={"name": "n", "model": "m", "messages": [{"content": "hi"}]})
         assert change.status_code == 503
     assert server.log().count("Records cannot be stored") == 1
@@ -159,7 +161,7 @@ def test_a_database_that_goes_while_the_server_runs(server: Any, lose: Callable[
 
 
 def test_a_database_that_comes_back(server: Any) -> None:
-    """Moved away by mistake and moved back: the records go on, and none is lost."""
+    """The directory is moved away by mistake and moved back: storing continues, and no record is lost."""
     moved = server.data.with_name("moved")
     with server.client() as client:
         assert client.post("/v1/records", content=line("before", 2_000)).status_code == 200
@@ -176,7 +178,7 @@ def test_a_database_that_comes_back(server: Any) -> None:
 
 
 def test_a_damaged_page_is_noticed_by_a_read(start_victim: Callable[..., Any]) -> None:
-    """What a read finds damaged is told in words, and no further record is acknowledged into the file."""
+    """A read that finds damage gets 503 with the reason, and no further record is acknowledged."""
     server = start_victim()
     with server.client() as client:
         for number in range(3):

@@ -1,4 +1,4 @@
-"""Thousands of connections without a key: the server keeps a bounded number, answers on, and says so once a minute."""
+"""Thousands of connections without a key: their number is bounded, the server answers on, and the log stays short."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def flood(victim: Any, stack: ExitStack, count: int, data: bytes = b"") -> list[
 
 
 def healthy(victim: Any, times: int = 13) -> int:
-    """Ask for the health on connections of their own; return how often it was answered."""
+    """Request `/healthz` on new connections; return how many requests were answered."""
     answers = 0
     for _ in range(times):
         with suppress(httpx.TransportError):
@@ -75,7 +75,7 @@ def test_more_connections_than_the_server_may_have_files(
 
 
 def test_bodies_that_never_end(start_victim: Callable[..., Any], many_files: None) -> None:
-    """The login reads a body without a key: connections that send one for ever are closed for new ones, too."""
+    """The login reads bodies without a key: connections that never finish one are closed for new ones, too."""
     victim = start_victim(open_files=OPEN_FILES)
     with ExitStack() as stack:
         head = b"POST /login HTTP/1.1\r\nhost: localhost\r\norigin: http://localhost\r\ncontent-length: 900\r\n\r\nkey="
@@ -85,7 +85,7 @@ def test_bodies_that_never_end(start_victim: Callable[..., Any], many_files: Non
 
 
 def test_five_thousand_connections(start_victim: Callable[..., Any], many_files: None) -> None:
-    """The server serves on beside them, takes little memory and time for them, and all of them end."""
+    """The server keeps working beside them, and they take little memory and CPU time."""
     victim = start_victim()
     process = victim.process()
     memory, busy = process.memory_info().rss, sum(process.cpu_times()[:2])
@@ -108,7 +108,7 @@ def test_five_thousand_connections(start_victim: Callable[..., Any], many_files:
 def test_a_request_in_progress_is_not_closed_by_a_flood(
     start_victim: Callable[..., Any], shared_provider: Any, many_files: None
 ) -> None:
-    """A completion that waits for its provider is answered, though its connection is the oldest of all."""
+    """A completion that waits for its provider is answered, although its connection is the oldest one."""
     settings = {"local": {"kind": "openai_compatible", "base_url": shared_provider.base_url, "api_key": None}}
     victim = start_victim(open_files=OPEN_FILES, providers=settings)
     hold = threading.Event()

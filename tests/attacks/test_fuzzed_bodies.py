@@ -1,4 +1,4 @@
-"""20 000 damaged bodies on the routes that take one: each is answered 2xx or 4xx, and good neighbours are stored."""
+"""20 000 damaged bodies on all routes with a body: each gets 2xx or 4xx, and good records beside them are stored."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ SEEDS: list[tuple[int, str, str, Any]] = [
 
 
 class Sender(threading.Thread):
-    """Sends its share over one connection that is kept alive, and notes what must be stored."""
+    """Sends its share over one kept-alive connection, and notes which records must be stored."""
 
     def __init__(self, number: int, server: Any, mutations: Any, made: dict[str, str]) -> None:
         super().__init__(name=f"sender {number}")
@@ -156,10 +156,10 @@ class Sender(threading.Thread):
             headers = {"x-api-key": self._server.key, **({} if encoding is None else {"content-encoding": encoding})}
             connection.request(method, path, data, headers)
             answer = connection.getresponse()
-            told = answer.read()
+            content = answer.read()
             self.answers[seed][answer.status] += 1
             if not 200 <= answer.status < 300 and not 400 <= answer.status < 500:
-                self.failures.append(f"{answer.status} {method} {path} {encoding}: {data[:400]!r}... {told[:200]!r}")
+                self.failures.append(f"{answer.status} {method} {path} {encoding}: {data[:400]!r}... {content[:200]!r}")
             if whole and answer.status == 200:
                 self.good += good
 
@@ -167,7 +167,7 @@ class Sender(threading.Thread):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_no_body_is_a_failure(start_victim: Callable[..., Any], shared_provider: Any, mutations: Any) -> None:
-    """Only 2xx and 4xx; no traceback; the good records of each batch that was taken are in the database."""
+    """Only 2xx and 4xx; no traceback; the good records of each accepted batch are in the database."""
     openai = {"kind": "openai", "base_url": shared_provider.base_url, "api_key": "sk-fake"}
     server = start_victim(providers={"openai": openai})
     with server.client() as client:
@@ -198,7 +198,7 @@ def test_no_body_is_a_failure(start_victim: Callable[..., Any], shared_provider:
 
 
 def test_no_form_is_a_failure(victim: Any, mutations: Any) -> None:
-    """Every form of the pages, with hostile texts in its own fields: shown again with what is wrong, or done."""
+    """Every form of the pages, with hostile texts in its fields: it is shown again with the error, or accepted."""
     source = random.Random(7)
     texts = [one if isinstance(one, str) else json.dumps(one) for one in mutations.VALUES]
     texts += [raw.decode("latin-1")[:5_000] for raw in mutations.RAW.values()]

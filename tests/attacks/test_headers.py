@@ -1,4 +1,4 @@
-"""Hostile heads: names to mislead, addresses to be believed, traces to join, and more of them than anybody needs."""
+"""Hostile headers: host names, forwarded addresses, foreign traces, far too many headers, broken HTTP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def status_of(answer: bytes) -> int:
 
 
 def head(*lines: str | bytes, host: str | None = "localhost") -> bytes:
-    """Return a head that ends the connection."""
+    """Return the head of a request that closes the connection."""
     first, *more = (line.encode() if isinstance(line, str) else line for line in lines)
     hosts = [] if host is None else [f"host: {host}".encode()]
     return b"\r\n".join([first, *hosts, *more, b"connection: close", b"", b""])
@@ -32,23 +32,23 @@ def head(*lines: str | bytes, host: str | None = "localhost") -> bytes:
      "everycall\t.local"],
 )  # fmt: skip
 def test_a_name_of_the_attackers(victim: Any, host: str) -> None:
-    """DNS rebinding: asked by another name it answers nothing, with the key in the request or without."""
-    asked = [
+    """DNS rebinding: a request with another host name is refused, with or without a key."""
+    requests = [
         ("GET", "/healthz"),
         ("GET", "/login"),
         ("GET", "/api/records"),
         ("POST", "/v1/records"),
         ("GET", "/traces"),
     ]
-    for method, path in asked:
+    for method, path in requests:
         for key in ([], [f"x-api-key: {victim.key}"]):
-            told = victim.raw(head(f"{method} {path} HTTP/1.1", *key, host=host))
-            assert status_of(told) in (400, 421), told
+            response = victim.raw(head(f"{method} {path} HTTP/1.1", *key, host=host))
+            assert status_of(response) in (400, 421), response
     victim.is_well()
 
 
 def test_every_route_checks_the_name(victim: Any, surface: Any) -> None:
-    """421 for each, before anything else of the request is looked at."""
+    """421 for each, before anything else of the request is checked."""
     with victim.client(headers={"host": "evil.example"}) as client:
         for ask in surface.ASKS:
             method, address, body = ask.filled({})
@@ -57,7 +57,7 @@ def test_every_route_checks_the_name(victim: Any, surface: Any) -> None:
 
 
 def test_no_host_and_two(victim: Any) -> None:
-    """Neither is a request to this server."""
+    """Both are refused."""
     assert status_of(victim.raw(head("GET /healthz HTTP/1.1", host=None))) == 400
     assert status_of(victim.raw(head("GET /healthz HTTP/1.0", host=None))) == 400
     assert status_of(victim.raw(head("GET /healthz HTTP/1.1", "host: evil.example"))) == 400
@@ -81,7 +81,7 @@ FORWARDED = {
 
 
 def test_a_proxy_that_is_not_there_is_not_believed(start_victim: Callable[..., Any]) -> None:
-    """No other address, host, scheme, path, method or user by a header, and no second count of wrong keys."""
+    """A header changes no address, host, scheme, path, method or user, and starts no new count of wrong keys."""
     server = start_victim()
     with server.client("ek_wrong", headers=FORWARDED) as attacker:
         codes = []
@@ -116,7 +116,7 @@ TRACES = [
 
 @pytest.mark.parametrize("number", range(len(TRACES)))
 def test_incoming_trace_context(victim: Any, number: int) -> None:
-    """Whatever it says, the request is the same: no id, name, project or place to send to is taken from it."""
+    """Trace headers change nothing: no id, name, project or address is taken from them."""
     garbage = TRACES[number].encode("latin-1", "replace")
     headers = {
         b"traceparent": garbage,
@@ -156,11 +156,11 @@ def test_incoming_trace_context(victim: Any, number: int) -> None:
     ],
 )
 def test_more_headers_than_anybody_needs(victim: Any, lines: list[bytes]) -> None:
-    """Taken or refused, and the process stays as small as it was."""
+    """Accepted or refused; the process does not grow."""
     before = victim.process().memory_info().rss
     for _ in range(20):
-        told = victim.raw(head("GET /healthz HTTP/1.1", *lines))
-        assert status_of(told) in (200, 400, 0), told[:200]
+        response = victim.raw(head("GET /healthz HTTP/1.1", *lines))
+        assert status_of(response) in (200, 400, 0), response[:200]
     for _ in range(20):
         victim.raw(head("POST /v1/records HTTP/1.1", f"content-length: {len(LINE)}", *lines) + LINE)
     assert victim.process().memory_info().rss - before < 32 << 20
@@ -168,7 +168,7 @@ def test_more_headers_than_anybody_needs(victim: Any, lines: list[bytes]) -> Non
 
 
 def test_an_endless_head(victim: Any) -> None:
-    """Ended at `limits.HEAD_BYTES_MAX`, not at the end of the memory."""
+    """Refused at `limits.HEAD_BYTES_MAX`."""
     sent = 0
     with victim.connect() as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-endless: ")
@@ -204,34 +204,34 @@ MALFORMED = [
 
 @pytest.mark.parametrize("number", range(len(MALFORMED)))
 def test_what_is_no_http(victim: Any, number: int) -> None:
-    """An error in the one shape with the security headers, or the connection's end; nothing in the log."""
+    """An error in the usual shape with the security headers, or a closed connection; nothing in the log."""
     with victim.connect() as connection:
         connection.sendall(MALFORMED[number])
         connection.shutdown(1)
-        told = b""
+        response = b""
         try:
             while piece := connection.recv(65_536):
-                told += piece
+                response += piece
         except ConnectionError:
             pass
-    assert told == b"" or 200 <= status_of(told) < 500
-    if status_of(told) >= 400:
-        assert b"application/problem+json" in told
-        assert b"content-security-policy: default-src 'none'" in told.lower()
-        assert b"nosniff" in told
+    assert response == b"" or 200 <= status_of(response) < 500
+    if status_of(response) >= 400:
+        assert b"application/problem+json" in response
+        assert b"content-security-policy: default-src 'none'" in response.lower()
+        assert b"nosniff" in response
     assert victim.log() == ""
     victim.is_well()
 
 
 def test_a_body_gone_wrong_after_its_answer(victim: Any) -> None:
-    """The answer was sent; what follows cannot be read. The connection ends, and nothing is said of it."""
+    """Invalid bytes after a response: the connection is closed, and nothing is logged."""
     for key, path in ((b"", b"/v1/records"), (b"x-api-key: " + victim.key.encode() + b"\r\n", b"/nowhere")):
         with victim.connect() as connection:
             connection.sendall(
                 b"POST " + path + b" HTTP/1.1\r\nhost: localhost\r\n" + key + b"transfer-encoding: chunked\r\n\r\n"
             )
-            told = victim.answer(connection)
-            assert status_of(told) in (401, 404)
+            response = victim.answer(connection)
+            assert status_of(response) in (401, 404)
             connection.sendall(b"ZZZ\r\n")
             assert connection.recv(65_536) == b""
     assert victim.log() == ""
@@ -239,7 +239,7 @@ def test_a_body_gone_wrong_after_its_answer(victim: Any) -> None:
 
 
 def test_a_request_hidden_in_a_body(victim: Any) -> None:
-    """What a proxy could take for a body and this server for a request, or the other way round, is neither."""
+    """Request smuggling: bytes that a proxy takes for a body and the server for a request, or the reverse."""
     hidden = (
         b"GET /api/keys HTTP/1.1\r\nhost: localhost\r\nx-api-key: "
         + victim.key.encode()
@@ -248,9 +248,9 @@ def test_a_request_hidden_in_a_body(victim: Any) -> None:
     both = head(
         "POST /v1/records HTTP/1.1", f"x-api-key: {victim.key}", "content-length: 5", "transfer-encoding: chunked"
     )
-    told = victim.raw(both.replace(b"connection: close\r\n", b"") + b"0\r\n\r\n" + hidden)
-    assert status_of(told) == 400
-    assert told.count(b"HTTP/1.1 ") == 1
+    response = victim.raw(both.replace(b"connection: close\r\n", b"") + b"0\r\n\r\n" + hidden)
+    assert status_of(response) == 400
+    assert response.count(b"HTTP/1.1 ") == 1
     obscured = both.replace(b"content-length: 5\r\n", b"").replace(
         b"transfer-encoding: chunked", b"transfer-encoding: \x0bchunked"
     )
@@ -259,7 +259,7 @@ def test_a_request_hidden_in_a_body(victim: Any) -> None:
 
 
 def test_ranges_and_conditions(victim: Any) -> None:
-    """Headers that ask for parts, pushes and upgrades change nothing."""
+    """Headers that ask for ranges, pushes and upgrades change nothing."""
     headers = {"range": "bytes=0-" + ",0-" * 1000, "if-none-match": "*", "if-modified-since": "garbage",
     "te": "trailers", "upgrade": "h2c",
                "http2-settings": "AAMAAABk", "expect": "x",

@@ -1,4 +1,4 @@
-"""SQL in every parameter that reaches the database: each means the text it is, and the tables stay as they are."""
+"""SQL in every parameter that reaches the database: it is treated as text, and the tables do not change."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ EMPTY: dict[str, list[Any]] = {"records": [], "traces": [], "clients": [], "depl
 
 @pytest.fixture(scope="module")
 def stored(start_victim: Callable[..., Any]) -> Any:
-    """A server with some of everything, none of which a corpus text names."""
+    """A server with some of everything, and nothing that matches a text of the corpus."""
     server = start_victim()
     with server.client() as client:
         lines = [
@@ -102,14 +102,14 @@ def test_there_are_two_hundred_texts() -> None:
 
 
 def rows_in(answer: httpx.Response) -> int:
-    """Return how many rows an answer lists."""
+    """Return the number of rows in a response."""
     body = answer.json()
     return sum(len(body[name]) for name in EMPTY if isinstance(body.get(name), list))
 
 
 @pytest.mark.parametrize("path", FILTERS)
 def test_filters_mean_the_text_they_are(stored: Any, path: str) -> None:
-    """No row, or a 4xx: as for any text that nothing is called."""
+    """No row, or a 4xx, as for any text without a match."""
     before = stored.every_row()
     with stored.client() as client:
         assert rows_in(client.get(path)) >= 0
@@ -134,7 +134,7 @@ def test_names_of_parameters_are_no_columns(stored: Any) -> None:
 
 
 def test_conditions_of_logs(stored: Any) -> None:
-    """Fields, keys, operators and values of Parea's filters: 422 for what there is not, and no row for the rest."""
+    """Fields, keys, operators and values of Parea's filters: 422 for unknown ones, and no row for the rest."""
     before = stored.every_row()
     with stored.client() as client:
 
@@ -167,7 +167,7 @@ def test_conditions_of_logs(stored: Any) -> None:
 
 
 def test_ids_in_paths_and_bodies(stored: Any) -> None:
-    """404, null or an empty list; and what is stored under such a name comes back under it."""
+    """404, null or an empty list; and what is stored under such a name is returned under it."""
     before = stored.every_row()
     with stored.client() as client:
         for text in CORPUS[::2]:

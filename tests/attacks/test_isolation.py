@@ -1,4 +1,4 @@
-"""Two projects: with a key of one, whatever is asked by an id of the other answers as if there were no such thing."""
+"""Two projects: with a key of one, every request for an id of the other is answered as if it did not exist."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COUNTED = re.compile(
 
 
 def canaries(record_id: str, trace_id: str) -> Record:
-    """A record of beta's with a canary in every text that it has room for."""
+    """A record of beta with a canary in every text field."""
     texts = {
         name: f"{CANARY} {name}"
         for name in (
@@ -56,7 +56,7 @@ def canaries(record_id: str, trace_id: str) -> Record:
 
 
 def settle(beta: httpx.Client) -> dict[str, Any]:
-    """Give beta one thing of every kind, each full of canaries; return their ids."""
+    """Create one object of every kind for beta, each full of canaries; return their ids."""
 
     def post(path: str, body: Any) -> Any:
         answer = beta.post(path, json=body)
@@ -69,8 +69,8 @@ def settle(beta: httpx.Client) -> dict[str, Any]:
     messages = [{"role": "system", "content": f"{CANARY} prompt"}, {"role": "user", "content": "{{x}}"}]
     deployed = post("/api/deployments", {"name": CANARY, "model": "gpt-4o", "messages": messages})
     apart = post("/api/deployments", {"name": f"{CANARY} apart", "model": "gpt-4o", "messages": messages})
-    asked = {"llm_inputs": {"x": CANARY}, "deployment_id": deployed["deployment_id"]}
-    assert post(f"{PAREA}/completion", asked)["content"] == f"{CANARY} answer"
+    completion = {"llm_inputs": {"x": CANARY}, "deployment_id": deployed["deployment_id"]}
+    assert post(f"{PAREA}/completion", completion)["content"] == f"{CANARY} answer"
     experiment = post(f"{PAREA}/experiment", {"name": CANARY, "run_name": CANARY, "metadata": {CANARY: CANARY}})
     log = {"trace_id": "log-of-beta", "start_timestamp": "2026-10-18T12:00:00Z", "experiment_uuid": experiment["uuid"]}
     scores = [{"name": CANARY, "score": 1, "reason": CANARY}]
@@ -134,7 +134,7 @@ def world(start_victim: Callable[..., Any], shared_provider: Any) -> tuple[Any, 
 
 
 def plain(answer: httpx.Response, ids: dict[str, Any]) -> str:
-    """Return what an answer says, without the ids that were asked for and what is new in each answer."""
+    """Return a response without the requested ids, and without what differs in each response."""
     text = "\n".join([str(answer.status_code), answer.headers.get("content-type", ""), answer.text])
     for kind in sorted(ids, key=lambda kind: -len(str(ids[kind]))):
         if isinstance(ids[kind], str):
@@ -143,7 +143,7 @@ def plain(answer: httpx.Response, ids: dict[str, Any]) -> str:
 
 
 def of_beta(server: Any) -> dict[str, list[tuple[Any, ...]]]:
-    """Return every row that is beta's."""
+    """Return every row of beta."""
     [(own,)] = server.rows("SELECT id FROM projects WHERE name = ?", BETA)
     found = {}
     for (table,) in server.rows("SELECT name FROM sqlite_schema WHERE type = 'table'"):
@@ -160,7 +160,7 @@ def of_beta(server: Any) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def test_beta_has_something_everywhere(world: tuple[Any, dict[str, Any]]) -> None:
-    """So that the search below means something."""
+    """Check the test itself: beta's own key sees the canaries."""
     server, _ = world
     rows = of_beta(server)
     for table in ("records", "bodies", "traces", "record_tags", "clients", "deployments", "responses", "api_keys",
@@ -175,7 +175,7 @@ def test_beta_has_something_everywhere(world: tuple[Any, dict[str, Any]]) -> Non
 def test_every_route_with_every_id_of_another_project(
     world: tuple[Any, dict[str, Any]], surface: Any, role: str
 ) -> None:
-    """The same answer, byte for byte, as for an id that nobody has; no canary in it; and nothing of beta's changed."""
+    """The same response, byte for byte, as for an unknown id; no canary in it; and nothing of beta changes."""
     server, ids = world
     before = of_beta(server)
     alpha_there, alpha_nowhere = (server.make_key(f"alpha-{role}-{name}", role) for name in ("there", "nowhere"))
@@ -197,7 +197,7 @@ def test_every_route_with_every_id_of_another_project(
 
 
 def test_alpha_stores_under_ids_of_beta(world: tuple[Any, dict[str, Any]]) -> None:
-    """An id is a project's own: the same one in two projects is two things."""
+    """Ids belong to their project: the same id in two projects is two objects."""
     server, ids = world
     before = of_beta(server)
     with server.client(server.make_key("alpha", "admin")) as alpha:
@@ -221,7 +221,7 @@ def test_alpha_stores_under_ids_of_beta(world: tuple[Any, dict[str, Any]]) -> No
 
 
 def test_a_cached_answer_is_its_projects_own(world: tuple[Any, dict[str, Any]], shared_provider: Any) -> None:
-    """The same request by another project asks the provider again; clearing one cache clears that one."""
+    """The same request by another project calls the provider again; clearing one cache keeps the other."""
     server, _ = world
     request = {"llm_configuration": {"model": "gpt-4o", "messages": [{"role": "user", "content": "the same"}]}}
     with (
@@ -238,7 +238,7 @@ def test_a_cached_answer_is_its_projects_own(world: tuple[Any, dict[str, Any]], 
 
 
 def test_a_session_sees_its_keys_project_alone(world: tuple[Any, dict[str, Any]], surface: Any) -> None:
-    """A browser that logged in with a project's key gets the pages of that project, and of no other."""
+    """A browser that logged in with a project's key sees the pages of that project only."""
     server, ids = world
     with httpx.Client(base_url=server.address) as browser:
         assert browser.post("/login", data={"key": server.make_key("alpha", "admin")}).status_code == 303

@@ -1,4 +1,4 @@
-"""Keys, logins and sessions under attack, and every place where a secret could be found afterwards."""
+"""Attacks on keys, logins and sessions, and every place where a secret could be found afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COOKIE = "everycall_session"
 
 
 def test_a_thousand_wrong_keys(start_victim: Callable[..., Any]) -> None:
-    """401 twenty times, then 429 with a time to wait, by header, bearer and form alike; and the right key goes in."""
+    """401 twenty times, then 429 with Retry-After, by header, bearer and form alike; the correct key is accepted."""
     server = start_victim()
     codes = []
     with server.client(None) as attacker:
@@ -61,7 +61,7 @@ def test_a_thousand_wrong_keys(start_victim: Callable[..., Any]) -> None:
     ],
 )
 def test_what_is_nearly_a_key(start_victim: Callable[..., Any], near: Callable[[str], str]) -> None:
-    """Is none."""
+    """Is refused."""
     server = start_victim()
     secret = server.make_key("alpha", "admin")
     for key in (secret, server.key):
@@ -74,7 +74,7 @@ def test_what_is_nearly_a_key(start_victim: Callable[..., Any], near: Callable[[
 
 
 def test_a_login_token_is_good_for_one_of_many_at_once(start_victim: Callable[..., Any]) -> None:
-    """Thirty browsers with the same printed address: one is logged in."""
+    """Thirty browsers with the same printed URL: one is logged in."""
     server = start_victim()
     codes: list[int] = []
     start = threading.Barrier(30)
@@ -100,7 +100,7 @@ def test_a_login_token_is_good_for_one_of_many_at_once(start_victim: Callable[..
 
 
 def test_a_session_that_was_tampered_with(victim: Any) -> None:
-    """Any change of any part, parts of two sessions put together, and values no cookie has: nobody is logged in."""
+    """Changes of any part, combined parts of two sessions, and invalid values: nobody is logged in."""
     made = []
     for role in ("read", "admin"):
         with httpx.Client(base_url=victim.address) as browser:
@@ -142,7 +142,7 @@ def test_a_session_that_was_tampered_with(victim: Any) -> None:
 
 
 def test_a_session_ends_with_its_key(victim: Any) -> None:
-    """Revoked while the browser is logged in: its next request is nobody's."""
+    """The key is revoked while the browser is logged in: its next request is refused."""
     with victim.client() as admin, httpx.Client(base_url=victim.address) as browser:
         made = admin.post("/api/keys", json={"name": "n", "project": "alpha", "role": "write"}).json()
         assert browser.post("/login", data={"key": made["secret"]}).status_code == 303
@@ -153,10 +153,10 @@ def test_a_session_ends_with_its_key(victim: Any) -> None:
 
 
 def test_no_key_makes_a_greater_one(victim: Any) -> None:
-    """An admin of one project makes keys of that project; nobody else makes any."""
+    """An admin of a project creates keys of that project only; other roles create none."""
     for role in ("read", "write", "admin"):
         with victim.client(victim.make_key("alpha", role)) as client:
-            for asked in (
+            for fields in (
                 {"project": "beta"},
                 {"project": "beta", "role": "read"},
                 {"project": ""},
@@ -164,18 +164,18 @@ def test_no_key_makes_a_greater_one(victim: Any) -> None:
                 {"role": "owner"},
                 {"role": "ADMIN"},
             ):
-                answer = client.post("/api/keys", json={"name": "n", **asked})
-                if role == "admin" and not asked.get("project") and "role" not in asked:
+                answer = client.post("/api/keys", json={"name": "n", **fields})
+                if role == "admin" and not fields.get("project") and "role" not in fields:
                     assert answer.json()["project"] == "alpha"
                 else:
-                    assert answer.status_code in (400, 403, 422), (role, asked, answer.text)
+                    assert answer.status_code in (400, 403, 422), (role, fields, answer.text)
             body = b'{"name":"n","project":"alpha","project":"beta","role":"admin"}'  # of two, the last one counts
             assert client.post("/api/keys", content=body).status_code == 403
 
 
 @pytest.fixture(scope="module")
 def lived(start_victim: Callable[..., Any], shared_provider: Any) -> tuple[Any, dict[str, str], list[str]]:
-    """A server after a day with secrets: its own, those it made, those it was given; and all that it answered."""
+    """A server after requests with secrets: its own, created ones and sent ones; with all its responses."""
     secrets = {
         "the provider's key": "sk-canary-of-the-provider-0123456789",
         "the key of a request": "sk-canary-of-a-request-0123456789abc",
@@ -230,7 +230,7 @@ def lived(start_victim: Callable[..., Any], shared_provider: Any) -> tuple[Any, 
 
 
 def test_secrets_are_nowhere(lived: tuple[Any, dict[str, str], list[str]]) -> None:
-    """Not in the database and its log, not in the server's log, and in no answer but the one that gives it."""
+    """Not in the database and its log, not in the server's log, and in no response but the one that creates it."""
     server, secrets, answers = lived
     server.is_well()
     stored = b"".join(path.read_bytes() for path in Path(server.data).rglob("*") if path.is_file())
@@ -247,7 +247,7 @@ def test_secrets_are_nowhere(lived: tuple[Any, dict[str, str], list[str]]) -> No
 
 
 def test_its_files_are_its_owners(lived: tuple[Any, dict[str, str], list[str]]) -> None:
-    """Nobody else on the machine reads the database."""
+    """No other user of the machine can read the database."""
     server, _, _ = lived
     for path in [server.data, *Path(server.data).rglob("*")]:
         assert path.stat().st_mode & 0o077 == 0, path

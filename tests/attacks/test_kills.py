@@ -1,4 +1,4 @@
-"""kill -9 and SIGTERM at random moments of ingest: what was acknowledged is in the database, and there once.
+"""kill -9 and SIGTERM at random moments of ingest: what was acknowledged is in the database, exactly once.
 
 `EVERYCALL_TEST_KILLS=200` goes on for longer than CI does.
 """
@@ -25,7 +25,7 @@ PADDING = "x" * 400
 
 
 class Ingest(threading.Thread):
-    """A client process's sender: one batch after the other, each again until it is acknowledged, over any outage."""
+    """A client that sends one batch after the other, each again until it is acknowledged, across restarts."""
 
     def __init__(self, number: int, server: Any) -> None:
         super().__init__(name=f"ingest {number}")
@@ -37,7 +37,7 @@ class Ingest(threading.Thread):
         self.unexpected: list[str] = []
 
     def stop(self) -> None:
-        """Leave the batch under way unacknowledged, perhaps."""
+        """Stop, even if the current batch is not acknowledged."""
         self._stopping.set()
 
     def run(self) -> None:
@@ -60,13 +60,13 @@ class Ingest(threading.Thread):
             while not self._stopping.is_set():
                 connection.request("POST", "/v1/records", data, {"x-api-key": self._server.key})
                 answer = connection.getresponse()
-                told = answer.read()
+                content = answer.read()
                 if answer.status == 200:
-                    if json.loads(told)["committed"] != BATCH:
-                        self.unexpected.append(told.decode())
+                    if json.loads(content)["committed"] != BATCH:
+                        self.unexpected.append(content.decode())
                     return True
                 if answer.status != 503:  # the server is stopping, or its queue is full
-                    self.unexpected.append(f"{answer.status} {told!r}")
+                    self.unexpected.append(f"{answer.status} {content!r}")
                 return False
         except (OSError, http.client.HTTPException):
             return False  # it is dead, or just dying
@@ -103,7 +103,7 @@ def test_what_was_acknowledged_is_stored_once(
             sender.join()
     server.is_well()
     server.end(signal.SIGKILL)
-    assert [told for sender in senders for told in sender.unexpected] == []
+    assert [content for sender in senders for content in sender.unexpected] == []
     acknowledged = [one for sender in senders for one in sender.acknowledged]
     stored = [one for (one,) in server.rows("SELECT inference_id FROM records")]
     record_property(

@@ -1,4 +1,4 @@
-"""The server's own document, turned against it: every operation with what it describes and with what it does not.
+"""Requests generated from the server's OpenAPI document: valid and invalid ones for every operation.
 
 Schemathesis makes the requests from `/openapi.json`, the same ones in each run; a real server process answers them.
 """
@@ -28,7 +28,7 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 @schemathesis.serializer("application/x-ndjson")
 def _lines(_: Any, value: Any) -> bytes:
-    """NDJSON is described as a text, and goes out as it is."""
+    """NDJSON is described as text, and sent unchanged."""
     return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else b"%r" % (value,)
 
 
@@ -49,11 +49,11 @@ def described(start_victim: Callable[..., Any], shared_provider: Any) -> Iterato
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", MODES)
 def test_every_operation_answers_as_it_is_described(described: tuple[Any, Any, requests.Session], mode: str) -> None:
-    """No 500 ever; statuses, content types and bodies of answers are those of the document."""
+    """No 500; statuses, content types and bodies of responses are those of the document."""
     server, schema, session = described
     load_all_checks()
     failures: dict[str, str] = {}
-    asked = 0
+    sent = 0
     for result in schema.get_all_operations():
         operation = result.ok()
 
@@ -67,19 +67,19 @@ def test_every_operation_answers_as_it_is_described(described: tuple[Any, Any, r
         )
         @given(case=operation.as_strategy(generation_mode=MODES[mode]))
         def attack(case: schemathesis.Case[Any]) -> None:
-            nonlocal asked
-            asked += 1
+            nonlocal sent
+            sent += 1
             answer = case.call(session=session, timeout=30)
             case.validate_response(answer, checks=CHECKS)
 
         if mode == "negative" and not (operation.body or operation.query or operation.path_parameters):
             continue  # there is nothing to be wrong
-        before = asked
+        before = sent
         try:
             attack()
-            assert asked - before >= EXAMPLES[mode] // 4 or not operation.body, operation.label
+            assert sent - before >= EXAMPLES[mode] // 4 or not operation.body, operation.label
         except BaseExceptionGroup as error:
             failures[operation.label] = "\n".join(str(one) for one in error.exceptions)
-    assert not failures, "\n\n".join(f"{label}: {told}" for label, told in failures.items())
-    assert asked > 500
+    assert not failures, "\n\n".join(f"{label}: {failure}" for label, failure in failures.items())
+    assert sent > 500
     server.is_well()

@@ -1,4 +1,4 @@
-"""Who may ask what: every registered route against nobody, wrong keys, too small keys, and another site's page."""
+"""Every registered route without a key, with wrong keys, with keys of lower roles, and from another site's page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 def test_every_route_is_listed(routes: list[tuple[str, str]], surface: Any) -> None:
-    """A new route is attacked from the first day: list it in `everycall_testkit.attack_surface` with its role."""
+    """Every route is attacked: list a new one in `everycall_testkit.attack_surface` with its role."""
     listed = {(ask.method, ask.route) for ask in surface.ASKS}
     assert listed == {route for route in routes if route[0] != "OPTIONS"}
     assert listed >= surface.OPEN
@@ -32,7 +32,7 @@ def test_every_route_is_listed(routes: list[tuple[str, str]], surface: Any) -> N
 def test_nothing_answers_without_a_key(
     start_victim: Callable[..., Any], routes: list[tuple[str, str]], surface: Any, key: str | None
 ) -> None:
-    """401 for every route but the open ones, before its parameters or its body are looked at; 429 after twenty."""
+    """401 for every route but the open ones, before its parameters or body are read; 429 after twenty."""
     server = start_victim()
     if key in ("revoked", "digest"):
         with server.client() as admin:
@@ -68,7 +68,7 @@ def test_nothing_answers_without_a_key(
 
 @pytest.mark.parametrize(("role", "may"), [("read", {"read"}), ("write", {"read", "write"}), ("admin", None)])
 def test_a_key_may_do_what_its_role_says(victim: Any, surface: Any, role: str, may: set[str] | None) -> None:
-    """403 for what needs more, whatever is asked; and for what it may do anything but that."""
+    """403 for routes that need a higher role, whatever the request; for other routes anything but 403."""
     with victim.client(victim.make_key("alpha", role)) as client:
         for ask in surface.ASKS:
             if (ask.method, ask.route) in surface.OPEN:
@@ -103,7 +103,7 @@ def test_a_key_may_do_what_its_role_says(victim: Any, surface: Any, role: str, m
 def test_a_session_is_of_no_use_to_another_site(
     victim: Any, routes: list[tuple[str, str]], surface: Any, headers: dict[str, str]
 ) -> None:
-    """Every route that changes something: a browser that is logged in sends nothing for another site's page."""
+    """Every route that changes something refuses requests that another site's page makes with the session."""
     with victim.client() as admin, httpx.Client(base_url=victim.address) as browser:
         secret = admin.post("/api/keys", json={"name": "n", "project": "alpha", "role": "admin"}).json()["secret"]
         assert browser.post("/login", data={"key": secret}).status_code == 303
@@ -126,7 +126,7 @@ def test_a_session_is_of_no_use_to_another_site(
 
 
 def test_methods_nobody_has_heard_of(victim: Any, routes: list[tuple[str, str]], surface: Any) -> None:
-    """405 or 404 for every path with a method it has not, also for ones that no protocol has."""
+    """405 or 404 for every path with a method it does not have, even with invented methods."""
     known = {path: {method for method, other in routes if other == path} for _, path in routes}
     connection = http.client.HTTPConnection(victim.address.removeprefix("http://"), timeout=30)
     for path, methods in known.items():

@@ -1,4 +1,4 @@
-"""Every test that `docs/security.md` names exists: a defence in words is held by something."""
+"""Every test that `docs/security.md` names exists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs
 
 
 def test_the_page_names_tests() -> None:
-    """The page is read as meant, and names each file of attacks."""
+    """The page can be parsed, and names each file of attacks."""
     assert len(NAMED) > 30
     attacks = {f"tests/attacks/{path.name}" for path in (ROOT / "tests" / "attacks").glob("test_*.py")}
     assert attacks - {file for file, _ in NAMED} == {"tests/attacks/test_security_page.py"}
@@ -21,7 +21,7 @@ def test_the_page_names_tests() -> None:
 
 @pytest.mark.parametrize(("file", "name"), NAMED)
 def test_a_named_test_exists(file: str, name: str) -> None:
-    """The file is there, and in it the test."""
+    """The file exists and contains the test."""
     tree = ast.parse((ROOT / file).read_text())
     tests = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     assert not name or name in tests

@@ -1,4 +1,4 @@
-"""Requests that want the server to go somewhere: it goes to its configured providers, and to no other address."""
+"""Server-side request forgery: the server connects to its configured providers, and to no other address."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAREA = "/api/parea/v1"
 
 
 class Listener:
-    """A port of loopback that counts who comes."""
+    """A port on loopback that counts connections."""
 
     def __init__(self) -> None:
         self.visits: list[bytes] = []
@@ -42,7 +42,7 @@ class Listener:
 
 @pytest.fixture(scope="module")
 def inside() -> Iterator[Listener]:
-    """A service on this machine that is nobody's provider."""
+    """A service on this machine that is not a provider."""
     listener = Listener()
     yield listener
     listener.close()
@@ -50,7 +50,7 @@ def inside() -> Iterator[Listener]:
 
 @pytest.fixture(scope="module")
 def gateway(start_victim: Callable[..., Any], shared_provider: Any) -> Any:
-    """A server with one provider of each kind, all the fake one, that has asked each of them once."""
+    """A server with one provider of each kind, all of them the fake one, after one request to each."""
     providers = {
         "openai": {"kind": "openai", "base_url": shared_provider.base_url, "api_key": "sk-fake"},
         "anthropic": {"kind": "anthropic", "base_url": shared_provider.root, "api_key": "sk-fake"},
@@ -63,7 +63,7 @@ def gateway(start_victim: Callable[..., Any], shared_provider: Any) -> Any:
 
 
 def ask(client: Any, path: str = "completion", **fields: Any) -> Any:
-    """Ask for a completion with fields of the configuration, and return what came."""
+    """Send a completion request with fields of the configuration, and return the response."""
     body = {
         "llm_configuration": {"messages": [{"role": "user", "content": "hello"}], "model": "gpt-4o", **fields},
         "cache": False,
@@ -81,7 +81,7 @@ def went_to(server: Any, since: int) -> set[str]:
 
 
 def test_no_field_of_a_request_is_an_address(gateway: Any, shared_provider: Any, inside: Listener) -> None:
-    """Base URLs come from the server's settings; in a request they are names of models and providers, or nothing."""
+    """Base URLs come from the server's settings; in a request they are ignored, or just names of models."""
     hosts = [
         "127.0.0.1",
         "[::1]",
@@ -147,7 +147,7 @@ def test_no_field_of_a_request_is_an_address(gateway: Any, shared_provider: Any,
 def test_a_provider_that_sends_it_elsewhere(
     gateway: Any, shared_provider: Any, inside: Listener, path: str, model: str, status: int
 ) -> None:
-    """A redirect is a failure of the provider's, not an order."""
+    """A redirect of a provider is a failure; it is not followed."""
     shared_provider.default.status, shared_provider.default.body = status, b"{}"
     shared_provider.default.headers = {"location": f"http://127.0.0.1:{inside.port}/v1/chat/completions"}
     before = len(inside.visits)

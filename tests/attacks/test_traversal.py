@@ -1,4 +1,4 @@
-"""Paths that lead out: 60 spellings in every place of a name or an id, with an eye on what the process opens."""
+"""Path traversal: 60 spellings in place of every name and id, and a check of the files that the process opens."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_there_are_sixty_spellings() -> None:
 
 
 def opened_outside(server: Any, since: int, allowed: list[Path]) -> list[list[str]]:
-    """Return what the server's process opened that is neither its data nor its own program."""
+    """Return the files that the server opened besides its data and its own program."""
     found = []
     for event in server.events(since):
         if event[0] in ("open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.link", "sqlite3.connect"):
@@ -73,7 +73,7 @@ def opened_outside(server: Any, since: int, allowed: list[Path]) -> list[list[st
 
 @pytest.fixture(scope="module")
 def watched(start_victim: Callable[..., Any]) -> Any:
-    """A server with a secret file three levels above its own files and its data, that has served a page already."""
+    """A server that has served a page, with a secret file three levels above its program and its data."""
     server = start_victim()
     for up in range(4):
         (server.data.parents[up] / "OUTSIDE").write_text(SECRET)
@@ -86,7 +86,7 @@ def watched(start_victim: Callable[..., Any]) -> Any:
 
 
 def test_no_name_leads_out(watched: Any) -> None:
-    """400 or 404 (or an empty answer, where a name is only compared), nothing of a file, nothing opened outside."""
+    """400 or 404 (or an empty list, where a name is only compared); no content of a file; nothing opened outside."""
     since = watched.seen()
     allowed = [watched.data, Path(str(everycall.__file__)).parent]
     statuses = set()
@@ -98,12 +98,12 @@ def test_no_name_leads_out(watched: Any) -> None:
             connection.putheader("content-length", "2" if method == "POST" else "0")
             connection.endheaders(b"{}" if method == "POST" else None)
             answer = connection.getresponse()
-            told = answer.read()
-            assert SECRET.encode() not in told
-            assert b"root:" not in told
+            content = answer.read()
+            assert SECRET.encode() not in content
+            assert b"root:" not in content
             statuses.add(answer.status)
             expected = (200, 303, 400, 401, 404) if "?" in place or "collection" in place else (303, 400, 404, 405, 422)
-            assert answer.status in expected, (method, place, spelling, answer.status, told[:300])
+            assert answer.status in expected, (method, place, spelling, answer.status, content[:300])
     connection.close()
     assert opened_outside(watched, since, allowed) == []
     assert 404 in statuses
@@ -111,7 +111,7 @@ def test_no_name_leads_out(watched: Any) -> None:
 
 
 def test_names_in_bodies_lead_nowhere(watched: Any) -> None:
-    """Names of projects, datasets, experiments, deployments, models and files in a body are only text."""
+    """Names of projects, datasets, experiments, deployments, models and files in a body are just text."""
     since = watched.seen()
     with watched.client() as client:
         for spelling in [

@@ -1,4 +1,4 @@
-"""What holds for every route: credentials, headers, the shape of errors, the document that describes them."""
+"""All routes: credentials, headers, the shape of errors, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from everycall.server.store.sqlite import SqliteStore
 from everycall.server.store.values import RecordQuery
 
 OPEN = {("GET", "/healthz"), ("GET", "/login"), ("POST", "/login"), ("GET", "/static/{file_path:path}")}
-"""All that answers without credentials. A new entry is a decision, not an accident."""
+"""All routes that answer without credentials. Add one deliberately."""
 OPTIONS_OF_OPEN = {("OPTIONS", path) for _, path in OPEN}
 
 CSP = (
@@ -50,7 +50,7 @@ def directives(policy: str) -> set[str]:
 
 
 def test_every_route_needs_credentials_except_the_listed_ones(app: Any, server: Any) -> None:
-    """Nothing that is added to the router can be open by accident."""
+    """No route can be open by accident."""
     seen_routes = set()
     with httpx.Client(base_url=server.address) as nobody:
         for method, path in routes_of(app):
@@ -70,7 +70,7 @@ def test_every_route_needs_credentials_except_the_listed_ones(app: Any, server: 
 
 
 def test_a_browser_without_a_session_is_sent_to_the_login(server: Any) -> None:
-    """Pages lead to the login and back; APIs never answer with a redirect."""
+    """Pages redirect to the login and back; APIs never redirect."""
     html = {"accept": "text/html,application/xhtml+xml"}
     with httpx.Client(base_url=server.address, headers=html) as nobody:
         answer = nobody.get("/traces?status=error")
@@ -82,7 +82,7 @@ def test_a_browser_without_a_session_is_sent_to_the_login(server: Any) -> None:
 
 
 def test_every_answer_carries_the_security_headers(app: Any, server: Any) -> None:
-    """Errors, redirects, unknown addresses and methods included."""
+    """Including errors, redirects, unknown URLs and methods."""
     paths = [(method, filled(path)) for method, path in routes_of(app)]
     paths += [("GET", "/nowhere"), ("DELETE", "/v1/records"), ("GET", "/api/records?nonsense=1")]
     for headers in ({}, {"x-api-key": server.key}, {"x-api-key": server.key, "accept": "text/html"}):
@@ -99,7 +99,7 @@ def test_every_answer_carries_the_security_headers(app: Any, server: Any) -> Non
 
 
 def test_errors_have_one_shape(client: httpx.Client) -> None:
-    """Unknown addresses, methods and parameters are problems, with what to do about them."""
+    """Unknown URLs, methods and parameters are problems that say what to do."""
     for answer, status, code in (
         (client.get("/nowhere"), 404, "not_found"),
         (client.delete("/v1/records"), 405, "method_not_allowed"),
@@ -116,7 +116,7 @@ def test_errors_have_one_shape(client: httpx.Client) -> None:
 
 
 def test_a_browser_sees_an_error_as_a_page(client: httpx.Client) -> None:
-    """The same problem, shown."""
+    """The same problem, as a page."""
     answer = client.get("/nowhere", headers={"accept": "text/html"})
     assert answer.status_code == 404
     assert answer.headers["content-type"].startswith("text/html")
@@ -124,7 +124,7 @@ def test_a_browser_sees_an_error_as_a_page(client: httpx.Client) -> None:
 
 
 def test_an_unforeseen_failure_tells_nothing_of_itself(client: httpx.Client, server: Any, tmp_path: Path) -> None:
-    """A failing disk below the store is a 5xx in the one shape, without a traceback or a path."""
+    """A failing disk is a 5xx in the usual shape, without a traceback or a path."""
     for path in (tmp_path / "data").iterdir():
         path.unlink()
     server_answers = [client.get("/api/records"), client.post("/v1/records", content=b"not json")]
@@ -134,7 +134,7 @@ def test_an_unforeseen_failure_tells_nothing_of_itself(client: httpx.Client, ser
 
 
 def test_the_document_describes_the_routes_there_are(app: Any, client: httpx.Client) -> None:
-    """Each documented operation exists, each route of the APIs is documented, with its errors and parameters."""
+    """Each documented operation exists, and each API route is documented, with its errors and parameters."""
     answer = client.get("/openapi.json")
     assert answer.status_code == 200
     document = answer.json()
@@ -167,6 +167,6 @@ def test_the_document_describes_the_routes_there_are(app: Any, client: httpx.Cli
 
 
 def test_no_viewer_is_served(client: httpx.Client) -> None:
-    """Litestar's viewers load scripts from elsewhere; there are none."""
+    """Litestar's viewers load scripts from other hosts; they are off."""
     for path in ("/schema", "/schema/swagger", "/schema/redoc", "/openapi.json/x", "/openapi.json/openapi.json"):
         assert client.get(path).status_code == 404

@@ -1,4 +1,4 @@
-"""Keys, roles, sessions, hosts and origins: who gets in, who does not, and what each sees."""
+"""Keys, roles, sessions, hosts and origins: who is let in, and what each caller sees."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_local_key_is_made_once_and_for_its_owner_alone() -> None:
 
 
 def test_processes_that_start_together_agree_on_the_local_key(tmp_path: Path) -> None:
-    """The file appears whole and once, whoever is first."""
+    """The file is created complete and once, whichever process is first."""
     path = tmp_path / "state" / "local.key"
     code = (
         "import sys; from pathlib import Path; from everycall.server.keys import local_key; "
@@ -139,7 +139,7 @@ def test_a_key_may_come_as_a_bearer_token(server: Any, make_key: Callable[..., s
 
 
 def test_a_revoked_key_is_refused_from_the_next_request_on(server: Any, client: httpx.Client) -> None:
-    """The session that came from it ends too, and a restart does not bring it back."""
+    """Its sessions end too, and a restart does not bring them back."""
     made = client.post("/api/keys", json={"name": "ci", "project": "alpha", "role": "admin"}).json()
     headers = {"x-api-key": made["secret"]}
     with httpx.Client(base_url=server.address) as browser:
@@ -225,7 +225,7 @@ def test_the_count_of_wrong_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_project_sees_nothing_of_another(server: Any, client: httpx.Client, make_key: Callable[..., str]) -> None:
-    """Each route with each id of the other project answers as if it did not exist, byte by byte."""
+    """Each route answers for each id of the other project as if it did not exist, byte for byte."""
     secrets = {project: make_key(project, "admin") for project in ("alpha", "beta")}
     for project, secret in secrets.items():
         answer = httpx.post(
@@ -288,7 +288,7 @@ def test_a_printed_address_logs_in_once(server: Any) -> None:
 
 
 def test_a_link_on_another_site_works_for_who_is_logged_in(browser: httpx.Client, server: Any) -> None:
-    """A browser sends no strict cookie along such a link; a page of our own leads on, and from there it does."""
+    """A browser sends no strict cookie when it follows such a link, but does when a page of ours forwards it."""
     cookie = browser.cookies["everycall_session"]
     browser.cookies.clear()
     html = {"accept": "text/html", "sec-fetch-dest": "document"}
@@ -372,17 +372,17 @@ def test_another_sites_page_cannot_log_a_browser_in(server: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "target",
     [
         "https://evil.example/", "//evil.example", "/\\evil.example", "\\\\evil.example", "/\t/evil.example",
         "javascript:alert(1)",
         "/\n/evil.example", "evil.example", "", "///evil.example", "/\r\nset-cookie: a=b", "/ok\\..\\x",
     ],
 )  # fmt: skip
-def test_the_login_leads_nowhere_else(server: Any, asked: str) -> None:
-    assert local_path(asked) == "/"
+def test_the_login_leads_nowhere_else(server: Any, target: str) -> None:
+    assert local_path(target) == "/"
     token = urlsplit(server.login_url()).query.partition("&")[0].partition("=")[2]
-    answer = httpx.get(f"{server.address}/login", params={"token": token, "next": asked})
+    answer = httpx.get(f"{server.address}/login", params={"token": token, "next": target})
     assert answer.headers["location"] == "/"
 
 
@@ -398,7 +398,7 @@ def test_the_login_leads_back() -> None:
     "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1", "a b", "x:y"]
 )
 def test_a_foreign_host_gets_nothing(server: Any, host: str) -> None:
-    """A name pointed at the loopback address (DNS rebinding) is not answered, key or not."""
+    """A host name that points to the loopback address (DNS rebinding) is refused, with or without a key."""
     for path in ("/api/records", "/healthz", "/login"):
         answer = httpx.get(f"{server.address}{path}", headers={"host": host, "x-api-key": server.key})
         assert answer.status_code in (400, 421), path
@@ -471,7 +471,7 @@ def test_projects_and_roles_of_an_identity() -> None:
 
 
 def test_the_key_is_asked_before_the_body(server: Any) -> None:
-    """A body nobody may send is not waited for."""
+    """A request without permission is refused before its body arrives."""
     address = urlsplit(server.address)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(b"POST /v1/records HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Served below a path: links, styles, redirects and cookies stay below it, and only a trusted proxy names it."""
+"""Serving below a path: links, styles, redirects and cookies stay below it, and only a trusted proxy can set it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STRANGE = ["calls", "/", "//evil.example", "/a//b", "/..", "/a/../b", "/a b", '/
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Start a server with options and some records; it ends with the module's tests."""
+    """Start servers with options and some records. They stop with the module's tests."""
     started: list[Server] = []
 
     def starting(**options: Any) -> Server:
@@ -46,7 +46,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
 
 @pytest.fixture(scope="module", params=["a header", "a setting", "a setting, not stripped"])
 def below(request: pytest.FixtureRequest, start: Callable[..., Server]) -> Iterator[httpx.Client]:
-    """A client of a server below /team/calls, as a proxy reaches it: paths of the client are those of the server."""
+    """A client of a server below /team/calls, as a proxy reaches it: its paths are those of the server itself."""
     if request.param == "a header":
         server = start(trusted_proxies=("127.0.0.1",))
         headers = {"x-forwarded-prefix": "/team/calls/"}
@@ -106,8 +106,8 @@ def test_a_visit_from_another_site_goes_on_below_the_path(below: httpx.Client) -
 
 def test_the_empty_page_names_the_endpoint(start: Callable[..., Server]) -> None:
     server = start(trusted_proxies=("127.0.0.1",), hosts=("tools.example",))
-    told = {"x-forwarded-prefix": "/calls", "x-forwarded-proto": "https", "host": "tools.example"}
-    page = httpx.get(f"{server.address}/traces?project=empty", headers={**told, **PAGE, "x-api-key": KEY}).text
+    headers = {"x-forwarded-prefix": "/calls", "x-forwarded-proto": "https", "host": "tools.example"}
+    page = httpx.get(f"{server.address}/traces?project=empty", headers={**headers, **PAGE, "x-api-key": KEY}).text
     assert "https://tools.example/calls&#34;" in page or 'https://tools.example/calls"' in page
 
 
@@ -119,8 +119,8 @@ def test_a_strangers_prefix_counts_for_nothing(start: Callable[..., Server]) -> 
 
 @pytest.mark.parametrize("prefix", STRANGE)
 def test_a_prefix_is_a_plain_path(below: httpx.Client, prefix: str) -> None:
-    told = {name.encode(): value.encode("latin-1") for name, value in {**PAGE, "x-api-key": KEY}.items()}
-    answer = below.get("/traces", headers={b"x-forwarded-prefix": prefix.encode("latin-1"), **told})
+    headers = {name.encode(): value.encode("latin-1") for name, value in {**PAGE, "x-api-key": KEY}.items()}
+    answer = below.get("/traces", headers={b"x-forwarded-prefix": prefix.encode("latin-1"), **headers})
     assert answer.status_code == 200
     bare = prefix.strip("/")
     assert not bare or f'="{prefix}' not in answer.text

@@ -1,4 +1,4 @@
-"""Request bodies: every encoding, and everything that is wrong with one; bombs cost a server process nothing."""
+"""Request bodies: every encoding, every kind of error, and compression bombs that cost the server nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bare_deflate(data: bytes) -> bytes:
 
 
 def streamed_zstd(data: bytes) -> bytes:
-    """A frame without its content's size, as streaming clients write it."""
+    """A frame without the size of its content, as streaming clients write it."""
     packer = zstandard.ZstdCompressor(write_content_size=False).compressobj()
     return packer.compress(data) + packer.flush()
 
@@ -63,7 +63,7 @@ def zeros(encoding: str, size: int) -> bytes:
     ],
 )
 def test_encodings(client: httpx.Client, encoding: str | None, packed: bytes) -> None:
-    """All say the same three records."""
+    """All contain the same three records."""
     headers = {"content-encoding": encoding} if encoding else {}
     answer = client.post("/v1/records", content=packed, headers=headers)
     assert answer.json() == {"committed": 3, "refused": [], "refused_count": 0}
@@ -94,7 +94,7 @@ def test_unknown_encodings(client: httpx.Client, encoding: str) -> None:
     ],
 )
 def test_broken_bodies_are_bad_requests(client: httpx.Client, encoding: str, body: bytes) -> None:
-    """Nothing of a batch that cannot be unpacked to its end is stored."""
+    """Nothing of a batch that cannot be decompressed completely is stored."""
     answer = client.post("/v1/records", content=body, headers={"content-encoding": encoding})
     assert answer.status_code == 400, answer.text
     assert client.get("/api/records").json()["records"] == []
@@ -138,7 +138,7 @@ def test_a_body_of_unsaid_length_is_refused_at_the_bound(server: Any, monkeypatc
 
 
 def test_a_slow_body_is_given_up(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that stops in the middle does not hold its place for ever."""
+    """A client that stops in the middle does not occupy memory forever."""
     monkeypatch.setattr(limits, "BODY_TIMEOUT_S", 0.2)
     address = urlsplit(server.address)
     head = f"POST /v1/records HTTP/1.1\r\nhost: localhost\r\nx-api-key: {server.key}\r\ncontent-length: 100\r\n\r\n"
@@ -153,7 +153,7 @@ def test_a_slow_body_is_given_up(server: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_client_that_goes_away_leaves_nothing_behind(server: Any, client: httpx.Client) -> None:
-    """Its half of a batch is not stored, and its share of the memory is free again."""
+    """Its half of a batch is not stored, and its memory is free again."""
     address = urlsplit(server.address)
     head = (
         f"POST /v1/records HTTP/1.1\r\nhost: localhost\r\nx-api-key: {server.key}\r\ncontent-length: 40000000\r\n\r\n"
@@ -179,7 +179,7 @@ async def receive_of(*chunks: bytes) -> Callable[[], Any]:
 
 
 async def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bodies being received beyond the common bound get 503, and their memory is given back."""
+    """Bodies beyond the common bound get 503, and their memory is freed."""
     monkeypatch.setattr(limits, "BODIES_BYTES_MAX", 1_000)
     bodies = Bodies()
     scope: Any = {"headers": []}
@@ -195,7 +195,7 @@ async def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_unpacked_bodies_wait_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body that is whole is not refused: it is unpacked once others are done."""
+    """A complete body is not refused: it is decompressed when others are done."""
     monkeypatch.setattr(limits, "BODIES_BYTES_MAX", 1_000)
     bodies = Bodies()
     scope: Any = {"headers": [(b"content-encoding", b"gzip")]}
@@ -215,7 +215,7 @@ async def test_unpacked_bodies_wait_for_room(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_bombs_cost_a_server_nothing(server_process: Callable[..., Any]) -> None:
-    """100 bombs of 50 MiB at once and one of 5000 MiB: 413 each, the process stays as small as it was."""
+    """100 bombs of 50 MiB at once and one of 5000 MiB: 413 for each, and the process does not grow."""
     server = server_process()
     process = psutil.Process(server.pid)
     headers = {"x-api-key": server.key, "content-encoding": "gzip"}

@@ -1,4 +1,4 @@
-"""Own prices reach everything that has a cost on a server: answers, its cache, its store. Each server has its own."""
+"""Own prices apply to everything with a cost on a server: responses, cache, store. Each server has its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ requests = 7
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """The file that `gateway_server` reads at its start; ask for this fixture first."""
+    """The file that `gateway_server` reads at its start; use this fixture before it."""
     (tmp_path / "gateway-data").mkdir()
     path = tmp_path / "gateway-data" / "prices.toml"
     path.write_text(OWN)
@@ -36,7 +36,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_a_completion_costs_what_the_file_says(own: Path, gateway_server: Any) -> None:
-    """The answer, its record and the cache's savings agree; the source is the file."""
+    """The response, its record and the savings of the cache agree; the source is the file."""
     headers = {"x-api-key": gateway_server.key}
     with httpx.Client(base_url=gateway_server.address, headers=headers, timeout=30) as client:
         body = {"llm_configuration": {"model": "gpt-3.5-turbo", "messages": [{"role": "user", "content": "hi"}]}}

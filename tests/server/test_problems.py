@@ -1,4 +1,4 @@
-"""The texts of errors: whole sentences that are true for the request they answer."""
+"""Error texts: complete sentences that are true for the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting and stopping: in a thread, as a process, twice on the same port or data, and with work under way."""
+"""Starting and stopping: in a thread, as a process, twice on the same port or data, and with requests in progress."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_ipv6(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_process_with_commits_finished(server_process: Callable[..., Any], number: int) -> None:
-    """While clients send: it ends with 0, and everything it acknowledged is there."""
+    """While clients send: it exits with 0, and everything it acknowledged is stored."""
     process = server_process()
     acknowledged: list[str] = []
     enough = threading.Event()
@@ -129,7 +129,7 @@ def test_a_signal_ends_the_process_with_commits_finished(server_process: Callabl
 
 
 def test_a_connection_that_says_nothing_does_not_keep_the_process(server_process: Callable[..., Any]) -> None:
-    """Neither an idle connection nor half a body holds up the end; the half is told to come again."""
+    """Neither an idle connection nor half a body delays the exit; the incomplete request gets 503."""
     process = server_process()
     host, _, port = process.address.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=10):
@@ -155,7 +155,7 @@ def test_the_printed_address_logs_in(server_process: Callable[..., Any]) -> None
 def test_the_environment_of_tracing_does_not_reach_the_server(
     server_process: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server never traces itself, whatever OpenTelemetry or Litestar find in the environment."""
+    """The server never traces itself, whatever the environment says to OpenTelemetry and Litestar."""
     with socket.create_server(("127.0.0.1", 0)) as collector:
         collector.settimeout(0.5)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.getsockname()[1]}")

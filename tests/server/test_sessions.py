@@ -1,4 +1,4 @@
-"""Sessions of browsers: each is its own, logging out ends it for good, and behind TLS its cookie is `Secure`."""
+"""Browser sessions: each is separate, logging out ends it, and behind TLS its cookie is `Secure`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from everycall.server.sessions import COOKIE, Sessions
 
 
 def log_in(server: Any, **headers: str) -> str:
-    """Log in with a printed address; return the cookie's header."""
+    """Log in with a printed URL; return the cookie header."""
     answer = httpx.get(server.login_url(), headers=headers)
     assert answer.status_code == 303
     return answer.headers["set-cookie"]

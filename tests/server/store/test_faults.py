@@ -1,4 +1,4 @@
-"""What keeps a store from storing: told apart, said in words, logged once."""
+"""Faults of the store: their reasons, their texts, and one log line each."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_fault_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCap
 
 
 def test_damage_stays_until_the_restart() -> None:
-    """A write that works says nothing of the other pages of the file."""
+    """A successful write does not prove that the other pages of the file are intact."""
     faults = Faults()
     faults.report(fault_of(error(sqlite3.SQLITE_CORRUPT)))
     faults.clear()
@@ -89,7 +89,7 @@ def test_damage_stays_until_the_restart() -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
 async def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """It is told as what it is, not as another process that has the database."""
+    """The error names the cause; it is not reported as another process that uses the database."""
 
     def flock(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -101,7 +101,7 @@ async def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_check_of_the_file_closes_no_descriptor_of_it(tmp_path: Path) -> None:
-    """Closing one would drop the locks that SQLite holds (POSIX), and another program could write."""
+    """Closing one would drop SQLite's locks (POSIX), and another program could write."""
     path = tmp_path / "everycall.db"
     file = DatabaseFile(path)
     connection = open_writer(path)
@@ -118,7 +118,7 @@ def test_a_check_of_the_file_closes_no_descriptor_of_it(tmp_path: Path) -> None:
 
 
 def test_a_growing_and_a_shrinking_database_are_whole(tmp_path: Path) -> None:
-    """A backup's VACUUM makes the file smaller, and is no damage."""
+    """VACUUM makes the file smaller, which is not damage."""
     path = tmp_path / "everycall.db"
     file = DatabaseFile(path)
     connection = open_writer(path)

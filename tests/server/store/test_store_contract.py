@@ -1,4 +1,4 @@
-"""The store's contract (`everycall.server.store.base`), as tests that every store has to pass."""
+"""The contract of `everycall.server.store.base`, as tests that every store has to pass."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ OTHER: dict[str, Any] = {
 }
 
 WHOLE: dict[str, Any] = {**FULL, "omitted": []}
-"""A record of which nothing was left out."""
+"""A record without omitted content."""
 
 
 def plain(value: Any) -> Any:
@@ -632,7 +632,7 @@ def prompt(**fields: Any) -> Deployment:
 
 @pytest.mark.parametrize("careful_first", [True, False])
 async def test_what_one_copy_leaves_out_is_taken_from_none(store: Store, careful_first: bool) -> None:
-    """In whatever order they come; what only the other side holds stays."""
+    """In any order of arrival; content of the side that was not omitted stays."""
     careful = call(1, kind="llm", omitted=["outputs"], inputs=to_raw({"q": "asked"}), input_tokens=3)
     careless = call(
         1,
@@ -811,7 +811,7 @@ async def test_responses_are_cached_and_the_least_used_go(store: Store, monkeypa
 
 
 async def test_many_at_once(store: Store) -> None:
-    """Eight writers, an export of everything and page reads at the same time: no error, nothing lost."""
+    """Eight writers, a full export and page reads at the same time: no error, and nothing is lost."""
     batches, size = 30, 25
     writing = True
 

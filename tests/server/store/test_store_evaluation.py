@@ -262,7 +262,7 @@ async def test_what_is_not_text_is_refused(store: Store) -> None:
 
 
 async def test_a_file_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
-    """What was written before experiments were known is found by them."""
+    """Records from before the schema had experiments are found by them."""
     import sqlite3
     from importlib import resources
 

@@ -135,7 +135,7 @@ STEP = st.tuples(st.just("commit"), st.lists(SMALL, min_size=1, max_size=5)) | s
 @settings(max_examples=120, deadline=None)
 @given(st.lists(STEP, min_size=1, max_size=8))
 def test_summaries_equal_a_fresh_count(steps: list[tuple[str, Any]]) -> None:
-    """Whatever comes in whatever order, a trace's row is what counting its stored records anew gives."""
+    """For any records in any order, a trace's summary equals a fresh count of its stored records."""
 
     async def work(store: Store) -> None:
         arrived: list[str] = []

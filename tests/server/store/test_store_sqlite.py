@@ -1,4 +1,4 @@
-"""The SQLite store: what the contract leaves to it. One owner, damaged and newer files, kills, full disks, plans."""
+"""The SQLite store beyond the contract: one owner, damaged and newer files, kills, full disks, query plans."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ async def test_readers_cannot_write(store: SqliteStore, path: Path) -> None:
 
 
 async def test_lists_use_their_indexes(store: SqliteStore, path: Path) -> None:
-    """No list of a default page sorts or scans a whole table, whatever the filter."""
+    """No list with a default page sorts or scans a whole table, whatever the filter."""
     await store.commit(P, [call(1, tags=["a"])])
     explained: list[tuple[str, list[str]]] = []
     for filters in (
@@ -301,17 +301,17 @@ async def test_lists_use_their_indexes(store: SqliteStore, path: Path) -> None:
         for method, query in (("records", RecordQuery), ("traces", TraceQuery)):
             if set(filters) <= set(query.__dataclass_fields__):
                 explained.append((f"{method} {filters}", await explain(store, method, query(**filters))))
-    for asked, plan in explained:
-        assert not [step for step in plan if "TEMP B-TREE" in step], (asked, plan)
-        assert any("USING" in step and ("INDEX" in step or "PRIMARY KEY" in step) for step in plan), (asked, plan)
-        assert not [step for step in plan if step in TABLE_SCANS], (asked, plan)
+    for label, plan in explained:
+        assert not [step for step in plan if "TEMP B-TREE" in step], (label, plan)
+        assert any("USING" in step and ("INDEX" in step or "PRIMARY KEY" in step) for step in plan), (label, plan)
+        assert not [step for step in plan if step in TABLE_SCANS], (label, plan)
 
 
 TABLE_SCANS = {f"SCAN {table}" for table in ("r", "t", "g", "b", "records", "traces")}
 
 
 async def explain(store: SqliteStore, method: str, query: Any) -> list[str]:
-    """Return the plan of a list's first statement."""
+    """Return the query plan of a list's first statement."""
     steps: list[str] = []
 
     class Spy:
@@ -335,7 +335,7 @@ async def explain(store: SqliteStore, method: str, query: Any) -> list[str]:
 
 
 async def test_a_long_trace_costs_no_more_per_batch(store: SqliteStore) -> None:
-    """The work of a batch, in rows that SQLite looks at, does not grow with the trace it belongs to."""
+    """The work of a batch, in rows that SQLite visits, does not grow with its trace."""
     assert store._writer is not None
     connection = store._writer._connection
     work: list[int] = []
@@ -382,7 +382,7 @@ asyncio.run(main())
 
 
 async def test_what_was_acknowledged_survives_kills(path: Path) -> None:
-    """Ten times a process that commits is killed at a random moment; every record it said was committed is there."""
+    """A process that commits is killed ten times at random moments; every record it reported as committed is stored."""
     rng = random.Random(7)
     acknowledged: set[str] = set()
     for round_ in range(10):

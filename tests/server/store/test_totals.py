@@ -1,4 +1,4 @@
-"""Totals add up: over any tree, in any order of arrival, a trace costs what its inference leaves cost, each once."""
+"""Totals: for any tree in any order of arrival, a trace costs what its model calls cost, each counted once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAF = ("llm", "embedding", "reranker")
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of one server for all examples; each has a trace of its own."""
+    """A client of one server for all examples; each example has its own trace."""
     options = ServerOptions(tmp_path_factory.mktemp("totals"), port=0, local_key="totals-local-key")
     with Server(options) as server:
         headers = {"x-api-key": server.key}
@@ -35,7 +35,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 def send(api: httpx.Client, records: list[dict[str, Any]], seed: int) -> None:
-    """Send records in an order and in batches that the seed chooses, some of them twice."""
+    """Send records in a seeded order and in seeded batches, some of them twice."""
     rng = random.Random(seed)
     shuffled = [*records, *rng.sample(records, len(records) // 3)]
     rng.shuffle(shuffled)
@@ -46,13 +46,13 @@ def send(api: httpx.Client, records: list[dict[str, Any]], seed: int) -> None:
 
 
 def post(api: httpx.Client, records: list[dict[str, Any]]) -> None:
-    """Send a batch; lists find its traces by their name, which is their id."""
+    """Send a batch. The name of each trace is its id, so lists find it by name."""
     lines = [json.dumps({"trace_name": record["trace_id"], **record}) for record in records]
     assert api.post("/v1/records", content="\n".join(lines)).json()["refused"] == []
 
 
 def read(api: httpx.Client, trace_id: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return a trace's sums and its records, after checking that all that show the sums agree."""
+    """Return a trace's sums and records, after checking that the list, the page and the API agree."""
     answer = api.get(f"/api/traces/{trace_id}").json()
     listed = api.get("/api/traces", params={"trace_name": trace_id}).json()["traces"]
     page = api.get(f"/traces/{trace_id}.json").json()
@@ -66,7 +66,7 @@ def total(records: list[dict[str, Any]], name: str) -> Any:
 
 
 def check_sums(trace: dict[str, Any], counted: list[dict[str, Any]]) -> None:
-    """Hold the sums against the records that count, added up exactly."""
+    """Compare the sums with the exact sum over the records that count."""
     assert trace["leaves"] == len(counted)
     assert trace["cost"] == pytest.approx(total(counted, "cost"), abs=1e-9)
     assert trace["unpriced"] == sum("cost" not in record for record in counted)
@@ -93,7 +93,7 @@ NODE = st.fixed_dictionaries(
 @settings(max_examples=60, deadline=None)
 @given(nodes=st.lists(NODE, min_size=1, max_size=9), seed=st.integers(0, 10**6))
 def test_a_trace_costs_what_its_leaves_cost(api: httpx.Client, nodes: list[dict[str, Any]], seed: int) -> None:
-    """Random trees, with frameworks around some of the calls and sums on the agents: each answer counts once."""
+    """Random trees, with frameworks around some of the calls and sums on the agents: each response counts once."""
     trace_id = f"tree-{next(COUNTER)}"
     records: list[dict[str, Any]] = []
     inner_of: dict[str, str] = {}
@@ -158,7 +158,7 @@ TWIN = st.fixed_dictionaries(
 def test_what_counts_does_not_depend_on_the_order_of_arrival(
     api: httpx.Client, twins: list[dict[str, Any]], seeds: list[int]
 ) -> None:
-    """Records that share answers in any way, rings of parents too: two orders of arrival give the same verdict."""
+    """Records that share response ids in any way, even cycles of parents: two orders of arrival give one result."""
     results = []
     for seed in seeds:
         trace_id = f"order-{next(COUNTER)}"
@@ -255,7 +255,7 @@ def test_a_record_cannot_say_itself_where_it_is_counted(api: httpx.Client) -> No
 
 
 def test_more_records_than_can_be_of_one_answer_all_count(api: httpx.Client) -> None:
-    """Sixteen of different libraries are one call; with the seventeenth the id shows to be none, and all count."""
+    """Sixteen records of different libraries are one call; with a seventeenth, the id is a constant, and all count."""
 
     def line(number: int) -> dict[str, Any]:
         return {
@@ -275,7 +275,7 @@ def test_more_records_than_can_be_of_one_answer_all_count(api: httpx.Client) -> 
 
 
 def test_tokens_that_come_later_are_priced_then(api: httpx.Client) -> None:
-    """A record, its tokens in a later copy, a copy without: the price is that of all that is known, the reason gone."""
+    """A record, a later copy with tokens, and one without: the price is that of all known tokens, without a reason."""
     base = {"inference_id": "late", "trace_id": "late", "kind": "llm", "model": "gpt-4o", "provider": "openai"}
     seen = []
     for fields in ({}, {"input_tokens": 1000, "output_tokens": 100}, {}, {"output_tokens": 200}, {"cost": 0.5}):
