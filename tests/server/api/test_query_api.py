@@ -148,7 +148,7 @@ def test_filters_of_traces(stored: httpx.Client, filters: dict[str, str], expect
         ("limit=0", "limit must be a whole number"),
         ("limit=1001", "limit must be a whole number"),
         ("limit=ten", "limit must be a whole number"),
-        ("status=error&status=error", "status was given 2 times"),
+        ("status=error&status=error", "status appears 2 times"),
         ("cursor=made-up", "cursor"),
         (f"search={'x' * 3000}", "at most 2048 characters"),
     ],

@@ -136,7 +136,7 @@ def parse_query(kind: type[Query], parameters: Mapping[str, Sequence[str]]) -> Q
     values: dict[str, Any] = {"limit": limits.PAGE_ROWS}
     for name, texts in parameters.items():
         if len(texts) > 1:
-            raise bad_request(f"{name} was given {len(texts)} times; give it once.")
+            raise bad_request(f"{name} appears {len(texts)} times; send it once.")
         if name != "project" and texts[0]:
             values[name] = _value(name, texts[0])
     return kind(**values)

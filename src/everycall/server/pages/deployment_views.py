@@ -159,19 +159,19 @@ async def deployment_view(store: Store, project: str, deployment_id: str, versio
     if not versions:
         raise await missing_deployment(store, project, deployment_id)
     served = await store.deployment(project, deployment_id)
-    shown = served
+    version_shown = served
     if version is not None or served is None:
-        shown = await rules.version_of(store, project, deployment_id, version or versions[0].version)
-    assert shown is not None
+        version_shown = await rules.version_of(store, project, deployment_id, version or versions[0].version)
+    assert version_shown is not None
     activations = tuple(await store.deployment_activations(project, deployment_id))
     uses = await store.deployment_uses(project, [deployment_id], time.time_ns() - DAYS * _DAY_NANOS)
     return DeploymentView(
         project=project,
-        deployment=shown,
+        deployment=version_shown,
         served=served.version if served else 0,
         newest=versions[0].version,
         roll_back_to=activations[0].roll_back_to if activations else None,
-        variables=tuple(variables_of(shown.messages)),
+        variables=tuple(variables_of(version_shown.messages)),
         versions=versions,
         activations=activations,
         days=DAYS,

@@ -63,15 +63,15 @@ async def deployments_page(request: ApiRequest, services: NamedDependency[Servic
     cursor = request.query_params.get("cursor")
     view = await deployments_view(services.store, project, active=active, after=read_cursor(cursor))
     frame = await frame_of(request, services, project)
-    kept = {"project": frame["asked_project"], "active": None if active else "false"}
+    parameters = {"project": frame["asked_project"], "active": None if active else "false"}
     return await asyncio.to_thread(
         html,
         "deployments.html",
         view=view,
         may_write=may_write(request),
         first_page=not cursor,
-        next_page=with_query("/deployments", **kept, cursor=view.next_cursor) if view.next_cursor else None,
-        twin=with_query("/deployments.json", **kept, cursor=cursor),
+        next_page=with_query("/deployments", **parameters, cursor=view.next_cursor) if view.next_cursor else None,
+        twin=with_query("/deployments.json", **parameters, cursor=cursor),
         **frame,
     )
 
@@ -165,7 +165,7 @@ async def _page(
 ) -> Response[bytes]:
     frame = await frame_of(request, services, view.project)
     path = deployment_path(view.deployment.deployment_id)
-    shown = view.deployment.version if view.deployment.version != view.served else None
+    version = view.deployment.version if view.deployment.version != view.served else None
     status = 200 if run is None or run.problem is None else run.problem.status
     return await asyncio.to_thread(
         html,
@@ -181,7 +181,7 @@ async def _page(
         answer=text_of(run.content) if run else None,
         done=_DONE.get(request.query_params.get("done", "")),
         may_write=may_write(request),
-        twin=with_query(path + _TWIN, project=frame["asked_project"], version=shown),
+        twin=with_query(path + _TWIN, project=frame["asked_project"], version=version),
         **frame,
     )
 

@@ -91,7 +91,7 @@ def axis_of(records: Sequence[Record], marks: int = 5) -> Axis:
 def rows_of(records: Sequence[Record], axis: Axis) -> list[Row]:
     """Return every record once, parents before children, siblings by start time. Linear in the number of records."""
     ordered = sorted(records, key=lambda record: (record.start_time_unix_nano, record.end_time_unix_nano * -1))
-    known = {record.inference_id for record in ordered}
+    ids = {record.inference_id for record in ordered}
     children: dict[str, list[Record]] = {}
     roots: list[tuple[Record, str]] = []
     for record in ordered:
@@ -99,7 +99,7 @@ def rows_of(records: Sequence[Record], axis: Axis) -> list[Row]:
             roots.append((record, ROOT))
         elif record.parent_id == record.inference_id:
             roots.append((record, CIRCLE))
-        elif record.parent_id not in known:
+        elif record.parent_id not in ids:
             roots.append((record, ORPHAN))
         else:
             children.setdefault(record.parent_id, []).append(record)

@@ -157,9 +157,9 @@ async def trace_view(
     if first_row is None:
         selected_row = next((index for index, row in enumerate(rows) if row.inference_id == selected), 0)
         first_row = selected_row // limits.TREE_ROWS * limits.TREE_ROWS
-    shown = tuple(rows[first_row : first_row + limits.TREE_ROWS])
-    if selected is None and shown:
-        selected = shown[0].inference_id
+    visible = tuple(rows[first_row : first_row + limits.TREE_ROWS])
+    if selected is None and visible:
+        selected = visible[0].inference_id
     record = next((record for record in page.records if record.inference_id == selected), None)
     if record is None and selected is not None:
         record = await record_view(store, project, trace_id, selected)
@@ -167,7 +167,7 @@ async def trace_view(
         project=project,
         trace=trace,
         axis=axis,
-        rows=shown,
+        rows=visible,
         first_row=first_row,
         tree_rows=len(rows),
         cursor=cursor,

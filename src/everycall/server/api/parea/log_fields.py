@@ -122,12 +122,12 @@ def _left_out(log: Mapping[str, Any], fields: Mapping[str, Any], omitted: Collec
     sides = [side for side in OMITTED_FIELDS if side in omitted or log.get("log_omit") or log.get(f"log_omit_{side}")]
     if not sides:
         return dict(fields)
-    kept = record.omit({**fields, "attributes": record.ABSENT, "omitted": list(omitted)}, sides)
+    remaining = record.omit({**fields, "attributes": record.ABSENT, "omitted": list(omitted)}, sides)
     attributes = {
         name: value for name, value in fields.get("attributes", {}).items() if name not in _CONTENT_ATTRIBUTES
     }
-    del kept["attributes"]
-    return {**kept, "attributes": attributes} if attributes else kept
+    del remaining["attributes"]
+    return {**remaining, "attributes": attributes} if attributes else remaining
 
 
 def _translated(log: Mapping[str, Any], *, llm: bool) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _is_llm(log: Mapping[str, Any]) -> bool:
 def _model(log: Mapping[str, Any], llm: bool) -> dict[str, Any]:
     configuration = log.get("configuration")
     if not isinstance(configuration, Mapping) or not llm:
-        return {}  # logs that are no calls of a model have a configuration too, made of defaults
+        return {}  # other logs have a configuration too, which consists of defaults
     fields: dict[str, Any] = {"llm_configuration": configuration, "kind": semconv.LLM}
     for name in ("model", "provider"):
         if configuration.get(name):
@@ -198,18 +198,18 @@ def _tokens_and_cost(log: Mapping[str, Any], llm: bool) -> dict[str, Any]:
 
 def _attributes(log: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that have no field of their own."""
-    kept: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for name, value in log.items():
         if name in _TRANSLATED or value is None or value in ([], {}) or _DEFAULTS.get(name) == value:
             continue
         if name == "output_for_eval_metrics" and value == log.get("output"):
             continue
-        kept[KEPT_PREFIX + name] = value
+        attributes[KEPT_PREFIX + name] = value
     for name in ("start_timestamp", "end_timestamp"):
         text = log.get(name)
         if isinstance(text, str) and text.strip()[-2:].isalpha():
-            kept[KEPT_PREFIX + name] = text  # the name of a time zone may mean several zones
-    return kept
+            attributes[KEPT_PREFIX + name] = text  # the name of a time zone may mean several zones
+    return attributes
 
 
 def _text(log: Mapping[str, Any], name: str) -> str | None:

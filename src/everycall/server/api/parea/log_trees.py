@@ -151,7 +151,7 @@ class Forest:
 
     def _log(self, record: Record, depth: int) -> LogTree:
         attributes = _object(to_json(record.attributes))
-        kept = {
+        parea_fields = {
             name.removeprefix(KEPT_PREFIX): value for name, value in attributes.items() if name.startswith(KEPT_PREFIX)
         }
         feedback = self._feedback.get(record.inference_id, ())
@@ -184,15 +184,15 @@ class Forest:
             project_uuid=Projects.uuid(record.project_name),
             project_name=record.project_name,
             scores=scores_of(record),
-            feedback_score=feedback[-1].score if feedback else kept.get("feedback_score"),
-            images=[image for image in _objects(kept.get("images")) if isinstance(image.get("url"), str)],
-            comments=[*_comments(kept.get("comments")), *_comments_of_feedback(feedback)],
-            annotations=_annotations(kept.get("annotations")),
-            depth=_integer(kept.get("depth"), depth),
-            execution_order=_integer(kept.get("execution_order"), 0),
+            feedback_score=feedback[-1].score if feedback else parea_fields.get("feedback_score"),
+            images=[image for image in _objects(parea_fields.get("images")) if isinstance(image.get("url"), str)],
+            comments=[*_comments(parea_fields.get("comments")), *_comments_of_feedback(feedback)],
+            annotations=_annotations(parea_fields.get("annotations")),
+            depth=_integer(parea_fields.get("depth"), depth),
+            execution_order=_integer(parea_fields.get("execution_order"), 0),
             children=[],
             children_logs=[],
-            **{name: kept[name] for name in _UNTOUCHED if name in kept},
+            **{name: parea_fields[name] for name in _UNTOUCHED if name in parea_fields},
         )
 
 
