@@ -1,6 +1,6 @@
 """Content that tries to be more than content: names of Python attributes, templates that contain code.
 
-`tests/browser/test_xss.py` and `test_pages_xss` hold what wants to be HTML.
+`tests/browser/test_xss.py` holds hostile HTML.
 """
 
 from __future__ import annotations
