@@ -100,6 +100,22 @@ async def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.M
     assert "pid" not in str(raised.value)
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_sqlite_says_locked_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """SQLite takes ENOLCK for a lock of another program; the probe finds out."""
+    path = tmp_path / "everycall.db"
+    assert fault_of(error(sqlite3.SQLITE_BUSY), path).reason == "database_locked"
+
+    def lockf(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    assert fault_of(error(sqlite3.SQLITE_BUSY), path).reason == "locks_unsupported"
+    assert list(tmp_path.iterdir()) == []  # the probe is gone
+
+
 def test_a_check_of_the_file_closes_no_descriptor_of_it(tmp_path: Path) -> None:
     """Closing one would drop SQLite's locks (POSIX), and another program could write."""
     path = tmp_path / "everycall.db"

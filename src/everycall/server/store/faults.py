@@ -7,6 +7,7 @@ is logged once when it begins and once when it ends. Thread-safe.
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import sqlite3
@@ -72,6 +73,7 @@ _EXTENDED_REASONS = {
     sqlite3.SQLITE_IOERR_VNODE: "database_missing",
 }
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
 _PERMANENT = frozenset({"database_damaged"})
 """Faults that a successful write does not disprove: other pages of the file are still damaged."""
 
@@ -95,26 +97,30 @@ def fault_of(error: Exception, path: Path | None = None) -> Fault:
     else:
         code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR)
         reason = _EXTENDED_REASONS.get(code) or _REASONS.get(code & 0xFF, "io_error")
-        if reason == "io_error" and path is not None:
-            reason = unwritable_reason(path) or reason
+        if reason in ("io_error", "database_locked") and path is not None:
+            reason = unwritable_reason(path) or reason  # SQLite says "locked" where locks are not supported
     return Fault(reason, TEXTS[reason], time.time_ns())
 
 
 def unwritable_reason(path: Path) -> str | None:
-    """Reserve `PROBE_BYTES` beside a database, as far out as its files reach; return why that fails, or None.
+    """Lock a file beside a database and reserve `PROBE_BYTES` as far out as its files reach.
 
-    SQLite tells only "disk I/O error" for a quota and for a limit of the file's size; the system tells which it is.
+    Return why that fails, or None. SQLite reports a quota and a limit of file size as "disk I/O error", and missing
+    support of locks as "locked"; the system says which it is.
     """
     probe = path.with_name(f"{path.name}.probe")
     try:
         descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(descriptor, max(_size(path), _size(_log_of(path))), PROBE_BYTES)
         finally:
             os.close(descriptor)
     except OSError as error:
         if error.errno in _FULL:
             return "disk_full"
+        if error.errno in _NO_LOCKS:
+            return "locks_unsupported"
         return "read_only" if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else "io_error"
     finally:
         with suppress(OSError):

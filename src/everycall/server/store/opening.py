@@ -16,6 +16,7 @@ from pathlib import Path
 
 from everycall import limits
 from everycall.server.store.errors import StoreError
+from everycall.server.store.faults import fault_of
 
 __all__ = ["FileLock", "open_reader", "open_writer"]
 
@@ -125,6 +126,9 @@ def _explained(path: Path) -> Iterator[None]:
                 f"{path} is not a database or is damaged ({error}). It was not changed. "
                 "Restore it from a backup, or move it away to start with an empty database."
             ) from error
+        fault = fault_of(error, path)
+        if fault.reason != "io_error":
+            raise StoreError(f"{path} cannot be opened ({error}). {fault.detail}") from error
         raise StoreError(
             f"{path} cannot be opened: {error}. Check the directory's permissions and the disk."
         ) from error
