@@ -8,6 +8,8 @@ something.
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from everycall.errors import Loss
@@ -28,11 +30,24 @@ class Balance:
     dropped: dict[str, int] = field(default_factory=dict)
     adopted: int = 0
     """Records of ended processes that this one delivered; not part of the equation."""
+    adopted_dropped: dict[str, int] = field(default_factory=dict)
+    """Records of ended processes that this one found damaged, had refused, or deleted for the spool's bound."""
 
     @property
     def lost(self) -> int:
         """The number of records that will never arrive."""
         return sum(self.dropped.values())
+
+    def __add__(self, other: Balance) -> Balance:
+        """Return the sheet of both."""
+        return Balance(
+            self.recorded + other.recorded,
+            self.delivered + other.delivered,
+            self.spooled + other.spooled,
+            dict(Counter(self.dropped) + Counter(other.dropped)),
+            self.adopted + other.adopted,
+            dict(Counter(self.adopted_dropped) + Counter(other.adopted_dropped)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +65,13 @@ class Ledger:
     The lock is re-entrant because a signal handler or a finalizer may record a call at any point.
     """
 
-    __slots__ = ("adopted", "delivered", "dropped", "lock", "unspooled")
+    __slots__ = ("adopted", "adopted_dropped", "delivered", "dropped", "lock", "unspooled")
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.delivered = 0
         self.adopted = 0
+        self.adopted_dropped: dict[str, int] = {}
         self.unspooled = 0  # records that were lost before they reached a file; part of `recorded`
         self.dropped: dict[str, int] = {}
 
@@ -72,3 +88,10 @@ class Ledger:
         """Count records that the endpoint has committed."""
         with self.lock:
             self.delivered += count
+
+    def adopt(self, delivered: int, losses: Mapping[Loss, int]) -> None:
+        """Count what happened to records that ended processes had left."""
+        with self.lock:
+            self.adopted += delivered
+            for loss, count in losses.items():
+                self.adopted_dropped[loss.value] = self.adopted_dropped.get(loss.value, 0) + count

@@ -1,7 +1,7 @@
-"""One process's recording: settings, spool, sender and recorder put together, and taken apart. Layer 4.
+"""One process's recording, put together and taken apart: `init`, `flush`, `stats`, `shutdown`.
 
-The face calls it. Made by `everycall.init` or by the first traced call, remade in a forked child, shut down at exit
-within a bound.
+Recording begins with `everycall.init` or the first traced call. A forked child has its own, and the exit of the process
+ends it within a bound.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,12 +20,9 @@ from everycall._call import recorder as _recorder
 from everycall._call.recorder import Recorder
 from everycall._delivery import transport
 from everycall._delivery.fork_gate import ForkGate, gate
-from everycall._delivery.sender import Sender
-from everycall._delivery.spool import Spool
-from everycall._delivery.transport import Transport
-from everycall._ledger import Balance, Flushed, Ledger
+from everycall._delivery.pipeline import Pipeline
+from everycall._ledger import Balance, Flushed
 from everycall._propagation import threads
-from everycall._version import SDK
 from everycall.errors import ConfigurationError
 from everycall.settings import Mask, Settings, is_disabled
 
@@ -32,53 +30,13 @@ __all__ = ["flush", "init", "shutdown", "stats"]
 
 EMPTY = Balance(recorded=0, delivered=0, spooled=0)
 
-
-class Runtime:
-    """The parts of one process. Also the recorder's sink: `append` spools a line and wakes the sender if it sleeps."""
-
-    __slots__ = ("ledger", "pid", "recorder", "sender", "settings", "spool")
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.pid = os.getpid()
-        self.ledger = Ledger()
-        self.spool = Spool(settings.spool_root(), settings.endpoint, settings.project_name, self.ledger)
-        self.sender = Sender(self.spool, self._transport, settings.key)
-        self.recorder = Recorder(settings, self, self.ledger)
-
-    def append(self, line: bytes) -> None:
-        """Take one record's JSON: on the spool when this returns."""
-        self.spool.append(line)
-        if self.sender.idle or not self.sender.alive:
-            self.sender.wake()
-
-    def _transport(self) -> Transport:
-        settings = self.settings
-        return Transport(settings.endpoint, compress=not settings.on_loopback, client=self.spool.client, user_agent=SDK)
-
-    def flush(self, timeout_s: float) -> Flushed:
-        """Try to deliver all; return in time with what is true then."""
-        self.sender.flush(timeout_s)
-        balance = self.spool.balance()
-        return Flushed(balance.delivered, balance.spooled, balance.lost)
-
-    def close(self, timeout_s: float) -> Balance:
-        """Deliver what can be delivered in time, stop the sender, let go of the files; returns the last balance."""
-        deadline = time.monotonic() + timeout_s
-        if timeout_s > 0:
-            self.sender.flush(timeout_s * 0.8)
-        self.sender.stop(max(deadline - time.monotonic(), 0.05))
-        balance = self.spool.balance()
-        self.spool.close()
-        lost = self.ledger.dropped
-        kept = balance.spooled - (sum(lost.values()) - balance.lost)
-        return Balance(balance.recorded, balance.delivered, kept, dict(lost), balance.adopted)
-
-
-_runtime: Runtime | None = None
-_last: Balance = EMPTY
-_lock = ForkGate()
-_hooked = _failed = _closed = False
+_lock = ForkGate()  # held for moments only: calls that end late take it too
+_current: Pipeline | None = None
+_earlier: list[Pipeline] = []  # of an earlier `init`, or of calls that ended after a `shutdown`
+_finished: Balance = EMPTY  # the sheet of pipelines that are closed and gone
+_is_shut_down = _has_failed = _has_hooks = False
+_exit_left_s: float | None = None  # during the exit: what is left of its time
+_has_told = False
 _undo: list[Callable[[], None]] = []
 
 
@@ -108,8 +66,9 @@ def init(
     that httpx and requests tell of the trace they are called in, see `everycall.propagation`
     (EVERYCALL_PROPAGATE_TO); none by default.
 
-    Raises `ConfigurationError` for a value that cannot be used. Connects to nothing, starts no thread. A second `init`
-    closes the first: its records stay spooled and are delivered.
+    Raise `ConfigurationError` for a value that cannot be used. Connects to nothing and starts no thread. After a second
+    `init`, what was recorded before is still delivered to where it was bound for, and calls in progress are recorded
+    there when they end.
     """
     settings = Settings.build(
         endpoint=endpoint,
@@ -125,31 +84,81 @@ def init(
         propagate_threads=propagate_threads,
         propagate_to=propagate_to,
     )
-    global _runtime, _closed, _failed
+    global _is_shut_down, _has_failed, _finished, _exit_left_s
+    transport.preload(settings.endpoint, is_remote=not settings.on_loopback)
     with _lock:
-        before, _runtime = _runtime, None
-        _closed = _failed = False
-        if before is not None:
-            _recorder.activate(None)
-            before.close(0.0)
-        transport.preload(settings.endpoint, is_remote=not settings.on_loopback)
+        if _is_shut_down:
+            _finished = EMPTY
+        _is_shut_down = _has_failed = False
+        _exit_left_s = None
         _begin(settings)
 
 
 def _begin(settings: Settings) -> Recorder | None:
-    global _runtime
+    """Make a pipeline and recorder the current ones. Called under the lock."""
+    global _current
+    previous, _current = _current, None
     if is_disabled():
+        _recorder.activate(None)
+        _retire(previous)
         return None
-    _hook()
-    _runtime = Runtime(settings)
-    _recorder.activate(_runtime.recorder)
+    _install_hooks()
+    if previous is not None and previous.is_for(settings):
+        previous.settings = settings
+        _current = previous
+    else:
+        _retire(previous)
+        _current = Pipeline(settings, _redirect)
+        if not threading.main_thread().is_alive():  # the first call, and the interpreter is ending
+            _begin_exit(settings.exit_timeout_s)
+            _current.spool.close()
+    recorder = Recorder(settings, _current.spool, _current.ledger)
+    _recorder.activate(recorder)
     _propagate(settings)
-    return _runtime.recorder
+    return recorder
+
+
+def _retire(pipeline: Pipeline | None) -> None:
+    """Let a pipeline deliver what it has, and end then. Called under the lock."""
+    _forget_closed()
+    if pipeline is not None:
+        _earlier.append(pipeline)
+        pipeline.sender.retire()
+
+
+def _forget_closed() -> None:
+    global _finished
+    for pipeline in [pipeline for pipeline in _earlier if not pipeline.is_open]:
+        _earlier.remove(pipeline)
+        _finished += pipeline.balance()
+
+
+def _redirect(closed: Pipeline, line: bytes) -> None:
+    """Take the line of a call that ended after its pipeline was closed, to the same destination."""
+    with _lock:
+        pipeline = next((one for one in _open_pipelines() if one.is_for(closed.settings)), None)
+        is_new = pipeline is None
+        if pipeline is None:
+            pipeline = Pipeline(closed.settings, _redirect)
+            pipeline.spool.wake = None  # at the exit no thread can be started
+            pipeline.spool.append(line)
+            _earlier.append(pipeline)
+    if not is_new:
+        pipeline.spool.append(line)
+    elif _exit_left_s is None:
+        pipeline.sender.retire()
+    else:
+        _deliver_at_exit(pipeline)
+
+
+def _open_pipelines() -> list[Pipeline]:
+    pipelines = [*_earlier, _current] if _current is not None else list(_earlier)
+    return [pipeline for pipeline in pipelines if pipeline.is_open and pipeline.pid == os.getpid()]
 
 
 @_guard.guarded
 def _propagate(settings: Settings) -> None:
-    """Switch the patches on that the settings ask for, and those off that they do not."""
+    """Switch on the patches that the settings ask for, and the others off."""
     if settings.propagate_threads:
         threads.install()
     else:
@@ -162,17 +171,17 @@ def _propagate(settings: Settings) -> None:
 
 
 def _on_demand() -> Recorder | None:
-    """Begin from the environment, for the first traced call. A bad setting is told once; calls then go unrecorded."""
-    global _failed
+    """Begin from the environment, for the first traced call. A wrong setting is told once; nothing is recorded then."""
+    global _has_failed
     with _lock:
-        if _runtime is not None:
-            return _runtime.recorder
-        if _failed or _closed:
+        if _current is not None:
+            return _recorder.active()
+        if _has_failed or _is_shut_down:
             return None
         try:
             return _begin(Settings.build())
         except ConfigurationError as error:
-            _failed = True
+            _has_failed = True
             sys.stderr.write(f"everycall: {error}; nothing is recorded\n")
             return None
 
@@ -180,81 +189,131 @@ def _on_demand() -> Recorder | None:
 _recorder.on_demand(_on_demand)
 
 
-def _hook() -> None:
-    global _hooked
-    if not _hooked:
-        _hooked = True
-        atexit.register(_at_exit)
-        gate.install()
-        _lock.install()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_after_fork)
-
-
-def _after_fork() -> None:
-    """In a forked child: own files, own counts, own thread at the first call. The parent's are let be."""
-    global _runtime, _lock
-    _lock = ForkGate()
-    parent = _runtime
-    if parent is None:
-        return
-    with contextlib.suppress(OSError):
-        parent.spool.abandon_in_child()
-        parent.sender.release_in_child()
-    _runtime = Runtime(parent.settings)
-    _recorder.activate(_runtime.recorder)
-
-
 def flush(timeout_s: float = 5.0) -> Flushed:
-    """Try to deliver what is recorded so far; returns within `timeout_s` with the truth: `spooled == 0` when all went.
+    """Try to deliver what is recorded so far, and return within `timeout_s` what is true then.
 
-    What is still spooled is not lost: it is delivered later, by this process or the next.
+    `spooled == 0` says that nothing is left to deliver. What is still spooled is not lost: it is delivered later, by
+    this process or the next. The first attempt is made at once; while the endpoint cannot be reached, the next ones
+    come as they would without a flush.
     """
-    runtime = _runtime
-    return runtime.flush(timeout_s) if runtime is not None else Flushed(0, 0, 0)
+    deadline = time.monotonic() + timeout_s
+    with _lock:
+        pipelines = _open_pipelines()
+    for pipeline in pipelines:
+        pipeline.sender.flush(max(deadline - time.monotonic(), 0.0))
+    balance = stats()
+    return Flushed(balance.delivered, balance.spooled, balance.lost)
 
 
 def stats() -> Balance:
-    """Return the balance sheet of this process: recorded = delivered + spooled + dropped, at any moment."""
-    runtime = _runtime
-    return runtime.spool.balance() if runtime is not None else _last
+    """Return the balance sheet of this process since it began to record: recorded = delivered + spooled + dropped.
+
+    It holds at any moment. A `shutdown` leaves it as it is; the next `init` begins a new one.
+    """
+    with _lock:
+        balance = _finished
+        for pipeline in (*_earlier, _current):
+            if pipeline is not None:
+                balance += pipeline.balance()
+    return balance
 
 
 def shutdown(timeout_s: float = 2.0) -> None:
     """Deliver what can be delivered in `timeout_s`, then stop recording. What is left stays in the spool.
 
-    A later `everycall.init()` begins anew; without it, traced functions run unrecorded.
+    Calls in progress are recorded when they end. Those that begin later are not, until the next `everycall.init()`.
     """
-    global _runtime, _last, _closed
+    global _current, _is_shut_down
     with _lock:
-        runtime, _runtime = _runtime, None
-        _closed = True
+        if _current is not None:
+            _earlier.append(_current)
+        _current = None
+        _is_shut_down = True
         _recorder.activate(None)
         threads.uninstall()
         while _undo:
             _undo.pop()()
-        if runtime is None:
-            return
-        _last = runtime.close(timeout_s)
+        pipelines = _open_pipelines()
+    _close(pipelines, timeout_s)
+    with _lock:
+        _forget_closed()
+
+
+def _close(pipelines: list[Pipeline], timeout_s: float) -> None:
+    """Close pipelines within a time that they share."""
+    deadline = time.monotonic() + timeout_s
+    for index, pipeline in enumerate(pipelines):
+        pipeline.close(max(deadline - time.monotonic(), 0.0) / (len(pipelines) - index))
+
+
+# --- forks and the exit ---
+
+
+def _install_hooks() -> None:
+    global _has_hooks
+    if not _has_hooks:
+        _has_hooks = True
+        atexit.register(_at_exit)
+        gate.install()
+        _lock.install()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+@_guard.guarded
+def _after_fork_in_parent() -> None:
+    """Have a sender there that delivers what the child leaves when it ends."""
+    if _current is not None and _current.is_open:
+        _current.sender.wake()
+
+
+@_guard.guarded
+def _after_fork_in_child() -> None:
+    """Begin anew with the same settings: own files, own counts, own thread at the first call."""
+    global _current, _finished
+    parents, before = [*_earlier, _current], _current
+    _earlier.clear()
+    _current, _finished = None, EMPTY
+    for pipeline in parents:
+        if pipeline is not None:
+            pipeline.abandon_in_child()
+    if before is not None:
+        _current = Pipeline(before.settings, _redirect)
+        _recorder.activate(Recorder(before.settings, _current.spool, _current.ledger))
 
 
 def _at_exit() -> None:
-    """At the interpreter's exit: within the bound, and one line when something is left or lost."""
-    runtime = _runtime
-    if runtime is None or runtime.pid != os.getpid():
+    """At the interpreter's exit: deliver within the bound, and say in one line what is left or lost."""
+    with _lock:
+        pipelines = _open_pipelines()
+    if not pipelines:
         return
-    shutdown(runtime.settings.exit_timeout_s)
-    balance = _last
-    if balance.spooled or balance.lost:
-        parts = []
-        if balance.spooled:
-            why = f" ({runtime.sender.last_failure})" if runtime.sender.last_failure else ""
-            parts.append(
-                f"{balance.spooled} of {balance.recorded} records not delivered yet{why}; kept in "
-                f"{runtime.spool.directory}, sent by the next process or `everycall ship`"
-            )
-        if balance.lost:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(balance.dropped.items()))
-            parts.append(f"{balance.lost} of {balance.recorded} records lost ({reasons})")
+    begun, timeout_s = time.monotonic(), pipelines[-1].settings.exit_timeout_s
+    _close(pipelines, timeout_s)
+    _begin_exit(timeout_s - (time.monotonic() - begun))
+    _tell_leftovers(pipelines)
+
+
+def _begin_exit(left_s: float) -> None:
+    """From now on, calls of exit handlers are delivered as they end, on their own thread."""
+    global _exit_left_s
+    _exit_left_s = max(left_s, 0.0)
+
+
+def _deliver_at_exit(pipeline: Pipeline) -> None:
+    """Deliver what an exit handler recorded after ours had run, in what is left of the exit's time."""
+    begun = time.monotonic()
+    pipeline.sender.deliver_here(_exit_left_s or 0.0)
+    pipeline.spool.close()
+    _begin_exit((_exit_left_s or 0.0) - (time.monotonic() - begun))
+    _tell_leftovers([pipeline])
+
+
+def _tell_leftovers(pipelines: list[Pipeline]) -> None:
+    """Write one line for a whole exit."""
+    global _has_told
+    text = "; ".join(leftovers for pipeline in pipelines if (leftovers := pipeline.leftovers()))
+    if text and not _has_told:
+        _has_told = True
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(f"everycall: {'; '.join(parts)}\n")
+            sys.stderr.write(f"everycall: {text}\n")

@@ -80,7 +80,7 @@ SPOOL_BYTES_MAX = _limit(
 MEMORY_BYTES_MAX = _limit(
     "MEMORY_BYTES_MAX", 16 * MIB, "bytes", "held in memory while the spool cannot be written; then counted as lost"
 )
-REFUSED_BYTES_MAX = _limit("REFUSED_BYTES_MAX", 64 * MIB, "bytes", "of refused records kept for a person, per day")
+REFUSED_BYTES_MAX = _limit("REFUSED_BYTES_MAX", 64 * MIB, "bytes", "of refused records kept for a person, per folder")
 SMALL_RECORD_BYTES = _limit(
     "SMALL_RECORD_BYTES", 16 * KIB, "bytes", "a record is not cut below this when an endpoint says it is too large"
 )
@@ -102,7 +102,11 @@ EXIT_TIMEOUT_S = _time("EXIT_TIMEOUT_S", 2.0, "the process's exit is held up by 
 FORK_WAIT_S = _time(
     "FORK_WAIT_S", 0.5, "a fork waits for an import or a TLS step of the sender; a name look-up may hang"
 )
-ADOPT_INTERVAL_S = _time("ADOPT_INTERVAL_S", 10.0, "between looks for spools of dead processes")
+ADOPT_INTERVAL_S = _time(
+    "ADOPT_INTERVAL_S", 1.0, "between looks for what ended processes left, such as a pool's children"
+)
+SPOOL_CHECK_S = _time("SPOOL_CHECK_S", 0.25, "between looks whether somebody deleted or cut the spool's files")
+OUTAGE_WARN_S = _time("OUTAGE_WARN_S", 5.0, "an outage is logged once it has lasted this long; an exit says so itself")
 WARN_INTERVAL_S = _time("WARN_INTERVAL_S", 60.0, "between two warnings of the same kind")
 
 # --- integrations ---

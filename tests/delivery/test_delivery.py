@@ -169,8 +169,10 @@ def test_a_refused_record_takes_nobody_along(sink: Sink) -> None:
     sheet = settle(30, sink)
     assert sheet.dropped == {"refused": 1}
     assert set(sink.numbers()) == set(range(30)) - {7}
-    assert _runtime._runtime is not None
-    (kept,) = (_runtime._runtime.spool.directory / "refused").iterdir()
+    assert _runtime._current is not None
+    directory = _runtime._current.spool.directory
+    assert directory is not None
+    (kept,) = (directory / "refused").iterdir()
     put_aside = json.loads(kept.read_text())
     assert put_aside["reason"] == "told to"
     assert put_aside["record"]["inputs"]["n"] == 7
@@ -215,15 +217,15 @@ def test_a_dead_sender_is_restarted_by_the_next_call(sink: Sink) -> None:
     begin(sink)
     numbered(0)
     everycall.flush(5)
-    assert _runtime._runtime is not None
-    sender = _runtime._runtime.sender
+    assert _runtime._current is not None
+    sender = _runtime._current.sender
     thread = sender._thread
     assert thread is not None
-    sender._stopping = True
+    sender._is_stopping = True
     sender._wake.set()
     thread.join(5)
     assert not thread.is_alive()
-    sender._stopping = False
+    sender._is_stopping = False
     numbered(1)
     settle(2, sink)
     assert once_each(sink, 2)
@@ -263,8 +265,11 @@ def test_the_counts_ride_on_each_batch(sink: Sink) -> None:
         assert sheet["spooled"] > 0
 
 
-def test_an_outage_is_one_line_of_log_without_content(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_one_line_of_log_without_content(
+    sink: Sink, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many batches fail, there is one warning a minute, and no payload or traceback in it."""
+    monkeypatch.setattr(limits, "OUTAGE_WARN_S", 0.1)
     caplog.set_level(logging.DEBUG)
     sink.stop()
     begin(sink)

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from everycall import limits
-from everycall._delivery import segment as _segment
+from everycall._delivery.folder import spool_dir, target_of
 from everycall._delivery.segment import adoptable, create, read_lines
-from everycall._delivery.spool import Spool, spool_dir, target_of
+from everycall._delivery.spool import Spool
 from everycall._ledger import Ledger
 from everycall.errors import Loss
 
@@ -23,6 +23,11 @@ ENDPOINT = "http://127.0.0.1:7410"
 
 def make(root: Path, **options: int) -> Spool:
     return Spool(root, ENDPOINT, "default", Ledger(), **options)
+
+
+def folder_of(spool: Spool) -> Path:
+    assert spool.directory is not None
+    return spool.directory
 
 
 def drain(spool: Spool) -> list[bytes]:
@@ -50,19 +55,19 @@ def test_lines_come_back_whole_and_in_order(tmp_path: Path) -> None:
     assert spool.balance().spooled == 5_000
     assert drain(spool) == lines
     assert spool.balance().spooled == 0
-    assert set(b"".join(p.read_bytes() for p in spool.directory.glob("*.spool"))) <= {0}
+    assert set(b"".join(p.read_bytes() for p in folder_of(spool).glob("*.spool"))) <= {0}
     spool.close()
-    assert list(spool.directory.glob("*.spool")) == []
+    assert list(folder_of(spool).glob("*.spool")) == []
 
 
 def test_files_are_private_and_name_their_target(tmp_path: Path) -> None:
     """The folder is 0700, the files 0600, and the target file says where the records are bound for."""
     spool = make(tmp_path)
     spool.append(b"{}")
-    assert oct(spool.directory.stat().st_mode & 0o777) == "0o700"
-    assert {oct(p.stat().st_mode & 0o777) for p in spool.directory.iterdir()} == {"0o600"}
-    assert target_of(spool.directory) == (ENDPOINT, "default")
-    assert spool_dir(tmp_path, ENDPOINT, "other") != spool.directory
+    assert oct(folder_of(spool).stat().st_mode & 0o777) == "0o700"
+    assert {oct(p.stat().st_mode & 0o777) for p in folder_of(spool).iterdir()} == {"0o600"}
+    assert target_of(folder_of(spool)) == (ENDPOINT, "default")
+    assert spool_dir(tmp_path, ENDPOINT, "other") != folder_of(spool)
     spool.close()
 
 
@@ -70,10 +75,10 @@ def test_a_living_owner_is_never_robbed(tmp_path: Path) -> None:
     """A segment is adopted only when its owner is gone; then exactly once."""
     spool = make(tmp_path)
     spool.append(b'{"n":1}')
-    assert list(adoptable(spool.directory)) == []
+    assert list(adoptable(folder_of(spool))) == []
     spool.close()
-    (adopted,) = adoptable(spool.directory)
-    assert list(adoptable(spool.directory)) == []
+    (adopted,) = adoptable(folder_of(spool))
+    assert list(adoptable(folder_of(spool))) == []
     chunk = adopted.read(limits.BATCH_BYTES_MAX)
     assert chunk is not None
     assert list(read_lines(chunk.data)) == [b'{"n":1}']
@@ -87,10 +92,10 @@ def test_a_torn_last_line_is_no_line(tmp_path: Path) -> None:
     spool.append(b'{"n":1}')
     spool.append(b'{"n":2}')
     spool.close()
-    (path,) = spool.directory.glob("*.spool")
+    (path,) = folder_of(spool).glob("*.spool")
     whole = path.read_bytes().rstrip(b"\0")
     path.write_bytes(whole[:-7] + bytes(100))
-    (segment,) = adoptable(spool.directory)
+    (segment,) = adoptable(folder_of(spool))
     chunk = segment.read(limits.BATCH_BYTES_MAX)
     assert chunk is not None
     assert list(read_lines(chunk.data)) == [b'{"n":1}']
@@ -107,7 +112,7 @@ def test_a_flipped_byte_is_found(tmp_path: Path, place: int) -> None:
     for line in lines:
         spool.append(line)
     spool.close()
-    (path,) = spool.directory.glob("*.spool")
+    (path,) = folder_of(spool).glob("*.spool")
     data = bytearray(path.read_bytes().rstrip(b"\0"))
     data[place] ^= 0x01
     found = list(read_lines(bytes(data)))
@@ -124,7 +129,7 @@ def test_beyond_its_bound_the_oldest_segment_goes_and_is_counted(
     spool = make(tmp_path, bytes_max=50_000)
     for n in range(2_000):
         spool.append(b'{"n":%d,"pad":"%b"}' % (n, b"x" * 80))
-    assert sum(p.stat().st_size for p in spool.directory.glob("*.spool")) <= 50_000
+    assert sum(p.stat().st_size for p in folder_of(spool).glob("*.spool")) <= 50_000
     sheet = spool.balance()
     assert sheet.dropped.keys() == {"spool_full"}
     assert sheet.recorded == 2_000
@@ -164,20 +169,7 @@ def test_memory_of_last_resort_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     assert (sheet.recorded, sheet.spooled, sheet.dropped) == (100, 20, {"spool_unwritable": 80})
 
 
-@pytest.fixture(params=[True, False], ids=["mapped", "written"])
-def mapped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Both kinds of segment: mapped where blocks stay reserved, written line by line elsewhere."""
-    monkeypatch.setattr(_segment, "_can_map", lambda directory: request.param)
-    return bool(request.param)
-
-
-def test_this_machines_disk_is_mapped(tmp_path: Path) -> None:
-    """The quick kind is what runs on the usual local file systems."""
-    assert _segment._file_system(tmp_path) is not None
-    assert _segment._can_map(tmp_path) is (_segment._file_system(tmp_path) in _segment._MAPPABLE)
-
-
-def test_a_full_disk(tmp_path: Path, mapped: bool) -> None:
+def test_a_full_disk(tmp_path: Path) -> None:
     """When a line does not fit on the disk it is held in memory, whole; what was written before stays readable."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     spool = make(tmp_path)
@@ -197,7 +189,7 @@ def test_a_full_disk(tmp_path: Path, mapped: bool) -> None:
     spool.close()
 
 
-def test_both_kinds_keep_rotate_and_recycle(tmp_path: Path, mapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_rotate_and_are_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines come out whole and once each through rotation, emptying and reuse; a line longer than a segment too."""
     monkeypatch.setattr(limits, "SEGMENT_BYTES", 4_096)
     spool = make(tmp_path)
@@ -211,19 +203,19 @@ def test_both_kinds_keep_rotate_and_recycle(tmp_path: Path, mapped: bool, monkey
         assert balanced(spool)
     taken += drain(spool)
     assert taken == sent
-    assert len(list(spool.directory.glob("*.spool"))) <= 3
+    assert len(list(folder_of(spool).glob("*.spool"))) <= 3
     spool.close()
-    assert list(spool.directory.glob("*.spool")) == []
+    assert list(folder_of(spool).glob("*.spool")) == []
 
 
-def test_a_spool_of_either_kind_is_adopted(tmp_path: Path, mapped: bool) -> None:
-    """What a process left is read by the next, whichever kind of segment it is."""
+def test_a_spool_is_adopted(tmp_path: Path) -> None:
+    """What a process left is read by the next."""
     spool = make(tmp_path)
     for n in range(3_000):
         spool.append(b'{"n":%d}' % n)
     spool.close()
     found: list[bytes | None] = []
-    for segment in adoptable(spool.directory):
+    for segment in adoptable(folder_of(spool)):
         while (chunk := segment.read(10_000)) is not None:
             found += read_lines(chunk.data)
             segment.sent = chunk.end
@@ -240,7 +232,7 @@ def test_a_child_lets_the_parents_files_be(tmp_path: Path) -> None:
         spool.abandon_in_child()
         os._exit(0)
     os.waitpid(pid, 0)
-    assert list(adoptable(spool.directory)) == []
+    assert list(adoptable(folder_of(spool))) == []
     spool.append(b'{"n":2}')
     assert drain(spool) == [b'{"n":1}', b'{"n":2}']
     spool.close()
@@ -326,10 +318,10 @@ def test_a_segment_reads_whole_lines_only(tmp_path: Path) -> None:
     """A line longer than a batch is still read whole, alone."""
     directory = tmp_path / "d"
     directory.mkdir()
-    segment = create(directory, 1, 100)
+    segment = create(directory, 1)
     long = b"x" * 5_000 + b"\n"
-    segment.write(long)
-    segment.write(b"short\n")
+    segment.append(long)
+    segment.append(b"short\n")
     chunk = segment.read(100)
     assert chunk is not None
     assert chunk.data.startswith(long)

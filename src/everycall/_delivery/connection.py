@@ -34,11 +34,12 @@ _IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
 class Stream:
     """A TCP connection with the methods of a socket that `http.client` uses, for one thread.
 
-    A wait beyond the deadline raises `TimeoutError`; one that finds `is_cancelled()` true raises
+    A wait beyond the deadline, or beyond `until`, raises `TimeoutError`; one that finds `is_cancelled()` true raises
     `ConnectionAbortedError`.
     """
 
-    def __init__(self, is_cancelled: Callable[[], bool]) -> None:
+    def __init__(self, is_cancelled: Callable[[], bool], until: float) -> None:
+        self._until = until
         self._deadline = 0.0
         self._patience_s = 0.0
         self._is_cancelled = is_cancelled
@@ -50,7 +51,7 @@ class Stream:
     def allow(self, seconds: float) -> None:
         """Set the deadline: so many seconds from now, and from each part of a body that is sent."""
         self._patience_s = seconds
-        self._deadline = time.monotonic() + seconds
+        self._deadline = min(time.monotonic() + seconds, self._until)
 
     def connect(self, host: str, port: int) -> None:
         """Connect to the first address of `host` that accepts. Raise `OSError` if none does.

@@ -26,6 +26,7 @@ class Unreachable:
     reason: str
     retry_after_s: float | None = None
     unauthorised: bool = False
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,11 @@ def receipt_of(status: int, body: bytes, headers: Mapping[str, str], count: int)
     if status == 413:
         return TooLarge()
     if status in (401, 403):
-        return Unreachable(f"the endpoint answered {status}: the key is missing or not accepted", None, True)
+        return Unreachable(f"the endpoint answered {status}: the key is missing or not accepted", None, True, status)
     if status in (408, 425, 429) or status >= 500 or status < 400:
         requested_s = retry_after_s(headers)
         wait_s = min(requested_s, limits.RETRY_AFTER_MAX_S) if requested_s is not None else None
-        return Unreachable(f"the endpoint answered {status}", wait_s)
+        return Unreachable(f"the endpoint answered {status}", wait_s, status=status)
     return Refused(status, _detail(body) or f"the endpoint answered {status}")
 
 

@@ -1,280 +1,292 @@
-"""One file of the spool. Layer 2; the spool appends to its own, the sender and `everycall ship` read and adopt others'.
+"""One file of the spool: the spool appends to its own, the sender and `everycall ship` adopt those of ended processes.
 
-A line is a record's JSON, a tab, its CRC-32 in eight hex digits and a newline; the lines end at the file's end or at
-the first zero byte. One process owns a segment: it holds an exclusive `flock` on it while it lives, and the kernel
-lets go when it dies, however it dies. A segment that can be locked has no living owner.
+A line is a record's JSON, a tab, the JSON's CRC-32 in eight hex digits, and a newline. Zero bytes between lines mean
+nothing: they are delivered lines that were overwritten, or what the file system left where somebody cut the file.
 
-A segment is a mapped file whose blocks are reserved when it is made: appending is a copy into the page cache, which
-survives the death of the process as a `write` does and costs a tenth of one. Where blocks cannot be reserved for good
-(network and copy-on-write file systems), writing to a mapping could kill the program: there each line is a `write`.
+A process holds an exclusive `flock` on its segments. The kernel drops it when the process ends, however it ends, so a
+segment that can be locked has no owner.
+
+Each line is one `write`. Copying it into a mapped file would cost a tenth of that, and would kill the program (SIGBUS)
+if anybody shortened the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
-import mmap
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from everycall import limits
+from everycall._delivery.folder import SUFFIX, create_file, open_file, opened
 
-__all__ = ["SUFFIX", "Chunk", "Segment", "adopt", "adoptable", "create", "read_lines"]
+with contextlib.suppress(ImportError):  # where there is none, `folder.is_supported` is false: there are no segments
+    import fcntl
 
-SUFFIX = ".spool"
+__all__ = ["Chunk", "Segment", "adopt", "adoptable", "create", "read_lines", "segment_paths"]
+
 _CRC_TAIL = 10  # tab, eight digits, newline
-_MAPPABLE = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs", "overlay", "f2fs"})
-"""File systems that keep reserved blocks reserved, so that a store to a mapping always finds its place."""
+_LINE_BYTES_MAX = 2 * limits.RECORD_BYTES_MAX
+_BLOCK = limits.MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stretch of whole lines read from a segment, to be delivered as one batch; `end` is where it ends."""
+    """Whole lines read from a segment, to be delivered as one batch. `end` is where they end in the file.
+
+    `skipped` counts stretches of the file that hold no line and are not in `data`.
+    """
 
     data: bytes
     end: int
+    skipped: int = 0
 
 
 def read_lines(data: bytes) -> Iterator[bytes | None]:
-    """Yield the records' JSON of complete lines; None for a line whose checksum does not match."""
-    for line in data.split(b"\n"):
-        if line:
-            body = line[: 1 - _CRC_TAIL]
-            yield body if line[1 - _CRC_TAIL :] == b"\t%08x" % zlib.crc32(body) else None
+    """Yield the records' JSON of complete lines, and None for what is damaged: once for each line or part of one."""
+    for line in data.split(b"\n")[:-1]:
+        if b"\0" not in line:
+            yield _record_of(line)
+        else:
+            parts = [part for part in line.split(b"\0") if part]
+            yield from map(_record_of, parts or [b""])
+
+
+def _record_of(line: bytes) -> bytes | None:
+    body = line[: 1 - _CRC_TAIL]
+    return body if line[1 - _CRC_TAIL :] == b"\t%08x" % zlib.crc32(body) else None
 
 
 class Segment:
-    """A file written with one `write` a line; also one that was adopted.
+    """An open, locked file of the spool.
 
-    `sent` is how far receipts have come, `received` how many lines have theirs. How far it is written is asked of the
-    file: an exception between a write and our note of it (a `KeyboardInterrupt` may be) must not lose sight of a line.
+    `sent` is up to where its lines have a receipt, `received` how many have one. Where its lines end is asked of the
+    kernel, which moves the file's position with each write: a `KeyboardInterrupt` between a write and our note of it
+    must not lose sight of a line. `written` counts appended lines, for when the file was damaged from outside.
     """
 
-    __slots__ = ("_counted", "_fd", "_lines", "path", "received", "sent", "synced", "write", "write_long")
+    __slots__ = (
+        "_adopted_size", "_counted_to", "_lines", "fd", "is_damaged", "path", "received", "sent", "synced", "written",
+    )  # fmt: skip
 
-    write: Callable[[bytes], object]
-    """Append one line. Raises `ValueError` when the segment is full, `OSError` when it could not be written whole."""
-
-    write_long: Callable[[bytes], object]
-    """The same, for a line of several pages."""
-
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, adopted_size: int | None = None) -> None:
         self.path = path
-        self._fd = fd
-        self.sent = self.received = self.synced = 0
-        self._counted = self._lines = 0
-        self.write = self.write_long = self._write
+        self.fd = fd
+        self._adopted_size = adopted_size
+        self.is_damaged = False
+        """Whether somebody else has cut or overwritten it; only known of a process's own segments."""
+        self.sent = self.received = self.synced = self.written = 0
+        self._counted_to = self._lines = 0
 
-    def _write(self, line: bytes) -> None:
-        if self.size + len(line) > limits.SEGMENT_BYTES and self.size:
-            raise ValueError("full")
-        written = os.write(self._fd, line)
-        if written != len(line):
-            os.ftruncate(self._fd, self.size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    @property
+    def _is_own(self) -> bool:
+        return self._adopted_size is None
+
+    # --- writing ---
+
+    def append(self, line: bytes) -> None:
+        """Append one line. Raise `OSError` if it could not be written whole; then nothing of it is left."""
+        count = os.write(self.fd, line)
+        if count != len(line):
+            self.take_back(count)
+        self.written += 1
+
+    def take_back(self, count: int) -> None:
+        """Cut off the last `count` bytes, the part of a line that fitted on the disk. Always raises `OSError`."""
+        os.ftruncate(self.fd, os.lseek(self.fd, -count, os.SEEK_CUR))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @property
     def size(self) -> int:
-        """Bytes of lines so far."""
-        return os.fstat(self._fd).st_size
-
-    def _get(self, start: int, end: int) -> bytes:
-        """Return bytes of the file, up to the first zero."""
-        data = os.pread(self._fd, end - start, start)
-        zero = data.find(b"\0")
-        return data if zero < 0 else data[:zero]
-
-    def read(self, bytes_max: int) -> Chunk | None:
-        """Return whole lines from `sent` on, about `bytes_max` of them (at least one); None when there are none."""
-        size, want = self.size, bytes_max
-        while True:
-            stop = min(self.sent + want, size)
-            data = self._get(self.sent, stop) if stop > self.sent else b""
-            end = data.rfind(b"\n") + 1
-            if end or stop >= size or len(data) < stop - self.sent:
-                break
-            want *= 4
-        if not end:
-            return None
-        if data.count(b"\n", 0, end) > limits.BATCH_RECORDS_MAX:
-            end = 0
-            for _ in range(limits.BATCH_RECORDS_MAX):
-                end = data.index(b"\n", end) + 1
-        return Chunk(data[:end], self.sent + end)
-
-    def lines(self) -> int:
-        """Count the whole lines in the file."""
-        end = self.size
-        while self._counted < end:
-            data = self._get(self._counted, min(self._counted + limits.MIB, end))
-            if not data:
-                break
-            self._lines += data.count(b"\n")
-            self._counted += len(data)
-        return self._lines
-
-    def pending(self) -> int:
-        """Count the whole lines that have no receipt yet."""
-        return self.lines() - self.received
+        """Where the lines end, in bytes."""
+        if self._adopted_size is not None:
+            return self._adopted_size
+        return os.lseek(self.fd, 0, os.SEEK_CUR)
 
     def sync(self) -> None:
         """Put what is written on stable storage."""
         size = self.size
-        getattr(os, "fdatasync", os.fsync)(self._fd)
+        getattr(os, "fdatasync", os.fsync)(self.fd)
         self.synced = size
 
+    def discard_sent(self, start: int = 0) -> None:
+        """Overwrite the lines from `start` that have a receipt: whoever adopts the file does not send them again."""
+        for position in range(start, self.sent, _BLOCK):
+            os.pwrite(self.fd, bytes(min(_BLOCK, self.sent - position)), position)
+
     def empty(self) -> None:
-        """Forget all lines: each has its receipt."""
-        os.ftruncate(self._fd, 0)
-        self._restart()
+        """Overwrite all lines, each of which has a receipt, and begin again at the file's start."""
+        self.discard_sent()
+        os.lseek(self.fd, 0, os.SEEK_SET)
+        self.sent = self.received = self.synced = self.written = 0
+        self._counted_to = self._lines = 0
 
-    def _restart(self) -> None:
-        self.sent = self.received = self.synced = self._counted = self._lines = 0
+    # --- reading ---
 
-    def seal(self) -> None:
-        """No line will be added any more: give up what only appending needs."""
+    def read(self, bytes_max: int) -> Chunk | None:
+        """Return whole lines from `sent` on, about `bytes_max` of them (at least one); None if there are none.
+
+        Holds at most `2 * limits.RECORD_BYTES_MAX` bytes, whatever is in the file.
+        """
+        size, start, wanted = self.size, self.sent, bytes_max
+        while start < size:
+            data = os.pread(self.fd, min(wanted, size - start), start)
+            if not data:  # somebody cut the file
+                start = size
+                break
+            end = data.rfind(b"\n") + 1
+            if end:
+                return self._chunk(data, start, end)
+            if not data.strip(b"\0"):
+                start += len(data)
+                self.is_damaged |= self._is_own
+            elif start + len(data) >= size:
+                break  # a torn last line: the call that wrote it never returned
+            elif wanted < _LINE_BYTES_MAX:
+                wanted *= 4
+            else:
+                return Chunk(b"", self._after_next_newline(start + len(data), size), skipped=1)
+        if self._is_own and start > self.sent:
+            self.is_damaged = True
+            return Chunk(b"", size)
+        return None
+
+    def _chunk(self, data: bytes, start: int, end: int) -> Chunk:
+        if data.count(b"\n", 0, end) > limits.BATCH_RECORDS_MAX:
+            end = 0
+            for _ in range(limits.BATCH_RECORDS_MAX):
+                end = data.index(b"\n", end) + 1
+        data = data[:end]
+        if self._is_own and b"\0" in data:
+            self.is_damaged = True
+        return Chunk(data, start + end)
+
+    def _after_next_newline(self, start: int, size: int) -> int:
+        while start < size:
+            data = os.pread(self.fd, min(_BLOCK, size - start), start)
+            end = data.find(b"\n") + 1
+            if end or not data:
+                return start + end if end else size
+            start += len(data)
+        return size
+
+    def lines(self) -> int:
+        """Return how many lines were written."""
+        if self.is_damaged:
+            return self.written
+        size = self.size
+        self._lines += self.count_lines(self._counted_to, size)
+        self._counted_to = size
+        return self._lines
+
+    def count_lines(self, start: int, end: int) -> int:
+        """Return how many lines end between two places in the file."""
+        count = 0
+        while start < end:
+            data = os.pread(self.fd, min(_BLOCK, end - start), start)
+            if not data:
+                break
+            count += data.count(b"\n")
+            start += len(data)
+        return count
+
+    def pending(self) -> int:
+        """Return how many lines have no receipt yet."""
+        return self.lines() - self.received
+
+    # --- the file ---
+
+    def is_deleted(self) -> bool:
+        """Tell whether the file has no name any more; also note whether somebody has cut it."""
+        status = os.fstat(self.fd)
+        if self._is_own and status.st_size < self.size:
+            self.is_damaged = True
+        return status.st_nlink == 0
+
+    def move_to(self, new: Segment) -> None:
+        """Move the lines that have no receipt to a new, empty segment's file; `new` is used up."""
+        size = self.size
+        try:
+            for position in range(self.sent, size, _BLOCK):
+                os.pwrite(new.fd, os.pread(self.fd, min(_BLOCK, size - position), position), position)
+            os.lseek(new.fd, size, os.SEEK_SET)
+            os.dup2(new.fd, self.fd, inheritable=False)
+        except OSError:
+            new.remove()
+            raise
+        finally:
+            new.release()
+        self.path = new.path
+
+    def trim(self) -> None:
+        """Give back what the file occupies beyond its last line. Only for a process's own segment."""
+        os.ftruncate(self.fd, self.size)
 
     def remove(self) -> None:
         """Delete the file; it stays readable until `release`."""
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            self.path.unlink()
 
     def release(self) -> None:
-        """Let go of the file and its lock."""
-        os.close(self._fd)
+        """Close the file, which drops its lock. May be called again."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
-class MappedSegment(Segment):
-    """A file of reserved blocks, mapped: a line is a copy into the page cache. Its size is the mapping's position."""
-
-    __slots__ = ("_end", "_map", "_touched")
-
-    def __init__(self, path: Path, fd: int, mapping: mmap.mmap) -> None:
-        super().__init__(path, fd)
-        self._map = mapping
-        self._end: int | None = None  # set when it is sealed
-        self._touched = 0  # how far it was ever written: what is beyond costs a page fault for each page
-        self.write = mapping.write
-        self.write_long = self._write_long
-
-    def _write_long(self, line: bytes) -> None:
-        """Append a line of several pages: by a `write` where each page would fault, by a copy where none does."""
-        start = self._map.tell()
-        end = start + len(line)
-        if end <= self._touched or end > len(self._map):
-            self._map.write(line)
-            return
-        written = os.pwrite(self._fd, line, start)
-        if written != len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._map.seek(end)
-
-    @property
-    def size(self) -> int:
-        """Bytes of lines so far."""
-        return self._map.tell() if self._end is None else self._end
-
-    def _get(self, start: int, end: int) -> bytes:
-        if self._end is None:
-            try:
-                return self._map[start:end]
-            except ValueError:  # sealed by the caller's thread this instant
-                pass
-        return super()._get(start, end)
-
-    def seal(self) -> None:
-        """Unmap it: a full segment waits on disk, not in the memory of the program."""
-        if self._end is None:
-            self._end = self._map.tell()
-            self._map.close()
-
-    def empty(self) -> None:
-        """Forget all lines: each has its receipt. They are overwritten, not only forgotten. Not once it is sealed."""
-        used = self.size
-        self._touched = max(self._touched, used)
-        self._map[:used] = bytes(used)
-        self._map.seek(0)
-        self._restart()
-
-    def release(self) -> None:
-        """Let go of the mapping, the file and its lock."""
-        self._map.close()
-        super().release()
-
-
-def create(directory: Path, sequence: int, room: int) -> Segment:
-    """Make a new segment with room for a line of `room` bytes, locked to this process. Raises `OSError`."""
-    path = directory / f"{time.time_ns():020d}-{os.getpid()}-{sequence}{SUFFIX}"
-    part = path.with_suffix(".part")  # by this name nobody adopts it before it is locked
-    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        part.rename(path)
-        if not _can_map(directory):
-            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
-            return Segment(path, fd)
-        size = max(limits.SEGMENT_BYTES, room)
-        os.posix_fallocate(fd, 0, size)
-        return MappedSegment(path, fd, mmap.mmap(fd, size))
-    except OSError:
-        part.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        os.close(fd)
-        raise
+def create(directory: Path, sequence: int) -> Segment:
+    """Create a segment, locked to this process. Raise `OSError` if that fails."""
+    name = f"{time.time_ns():020d}-{os.getpid()}-{sequence}{SUFFIX}"
+    part = f"{name}.part"  # nobody adopts it by this name before it is locked
+    with opened(directory) as folder:
+        fd = create_file(folder, part)
+        try:
+            _lock(fd)
+            os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            os.close(fd)
+            os.unlink(part, dir_fd=folder)
+            raise
+    return Segment(directory / name, fd)
 
 
 def adopt(path: Path) -> Segment | None:
-    """Take over a segment whose owner is dead; None while it lives or when the file is gone."""
+    """Take over a segment whose owner has ended; None while it runs, or if the file is gone or somebody else's."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        with opened(path.parent) as folder:
+            fd = open_file(folder, path.name, os.O_RDWR)
     except OSError:
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_nlink == 0:
-            raise OSError("it was removed meanwhile")
+        _lock(fd)
+        status = os.fstat(fd)
+        if status.st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "another process has delivered it")
     except OSError:
         os.close(fd)
         return None
-    return Segment(path, fd)
+    return Segment(path, fd, status.st_size)
+
+
+def segment_paths(directory: Path, own: frozenset[Path] = frozenset()) -> list[Path]:
+    """Return the segments in a folder, oldest first, without a process's own; none if it cannot be read."""
+    try:
+        return sorted(path for path in directory.iterdir() if path.name.endswith(SUFFIX) and path not in own)
+    except OSError:
+        return []
 
 
 def adoptable(directory: Path, own: frozenset[Path] = frozenset()) -> Iterator[Segment]:
-    """Yield the segments of a folder that have no living owner, oldest first, each now locked to this process."""
-    try:
-        paths = sorted(p for p in directory.iterdir() if p.name.endswith(SUFFIX) and p not in own)
-    except OSError:
-        return
-    for path in paths:
+    """Yield the segments of a folder that have no running owner, oldest first, each now locked to this process."""
+    for path in segment_paths(directory, own):
         segment = adopt(path)
         if segment is not None:
             yield segment
 
 
-_mappable: dict[Path, bool] = {}
-
-
-def _can_map(directory: Path) -> bool:
-    """Tell whether a directory's file system keeps reserved blocks; looked up once per directory."""
-    found = _mappable.get(directory)
-    if found is None:
-        found = _mappable[directory] = hasattr(os, "posix_fallocate") and _file_system(directory) in _MAPPABLE
-    return found
-
-
-def _file_system(directory: Path) -> str | None:
-    """Return the type of the file system that holds a directory, from /proc/self/mountinfo (Linux); else None."""
-    try:
-        device = directory.stat().st_dev
-        wanted = f"{os.major(device)}:{os.minor(device)}"
-        with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="replace") as table:
-            for line in table:
-                before, _, after = line.partition(" - ")
-                if before.split(" ", 3)[2] == wanted:
-                    return after.split(" ", 1)[0]
-    except (OSError, IndexError):
-        return None
-    return None
+def _lock(fd: int) -> None:
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

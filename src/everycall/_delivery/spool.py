@@ -1,157 +1,170 @@
-"""The spool: append-only files between the traced program and the endpoint. Layer 2; calls append, the sender reads.
+"""The spool: append-only files between the traced program and the endpoint. Calls append, the sender reads.
 
-`append` returns when the line is in the page cache: it survives the death of the process. Power loss is survived from
-the moment the sender has synced it (`sync`, at most every `limits.SYNC_INTERVAL_S`, never on the caller's thread).
+`append` returns when the line is in the page cache, where it survives the death of the process. It survives the loss of
+power once the sender has synced it (at most `limits.SYNC_INTERVAL_S` later, never on the caller's thread).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import re
 import socket
+import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from everycall import _guard, limits
+from everycall._delivery import folder
 from everycall._delivery.segment import Chunk, Segment, create
 from everycall._ledger import Balance, Ledger
 from everycall.errors import Loss
 
-__all__ = ["Spool", "spool_dir", "target_of"]
+__all__ = ["Spool", "client_name"]
 
-TARGET_FILE = "target.json"
-REFUSED_DIR = "refused"
-_crc32 = zlib.crc32
-_PAGE = 4_096
+_crc32, _write = zlib.crc32, os.write
 
 
-def spool_dir(root: Path, endpoint: str, project: str) -> Path:
-    """Return the folder of one destination: records for one endpoint and project never travel to another."""
-    parts = urlsplit(endpoint)
-    readable = re.sub(r"[^A-Za-z0-9.]+", "-", f"{parts.netloc}-{project}")[:80]
-    digest = hashlib.sha256(f"{endpoint}\0{project}".encode()).hexdigest()[:12]
-    return root / f"{readable}-{digest}"
-
-
-def target_of(directory: Path) -> tuple[str, str] | None:
-    """Return the (endpoint, project) of a spool folder, or None when its target file is missing or broken."""
-    try:
-        target = json.loads((directory / TARGET_FILE).read_text(encoding="utf-8"))
-        return str(target["endpoint"]), str(target["project_name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _no_segment(_: bytes) -> None:
-    raise ValueError("no segment yet")
+def client_name() -> str:
+    """Return this process's name for the endpoint: `host:pid:start in milliseconds`."""
+    host = socket.gethostname().encode("ascii", "replace").decode("ascii")
+    return f"{host}:{os.getpid()}:{time.time_ns() // 1_000_000}"
 
 
 class Spool:
-    """The spool of one process for one destination: a current segment, full ones, and a memory of last resort.
+    """The spool of one process for one destination: a current segment, full ones, and the memory.
 
-    `append` never raises for want of disk: while the folder cannot be written, up to `limits.MEMORY_BYTES_MAX` of lines
-    are held in memory for the sender; beyond that, and at exit, they are counted as `Loss.SPOOL_UNWRITABLE`.
+    While the folder cannot be written, up to `limits.MEMORY_BYTES_MAX` of lines are held in memory for the sender.
+    Beyond that, and when the spool is closed, they are counted as `Loss.SPOOL_UNWRITABLE`. `root` is None where there
+    is no place for files at all.
     """
 
     def __init__(
-        self, root: Path, endpoint: str, project: str, ledger: Ledger, bytes_max: int = limits.SPOOL_BYTES_MAX
+        self, root: Path | None, endpoint: str, project: str, ledger: Ledger, bytes_max: int = limits.SPOOL_BYTES_MAX
     ) -> None:
-        self.directory = spool_dir(root, endpoint, project)
+        self._directories = folder.spool_dirs(root, endpoint, project) if root is not None else []
+        self.directory = self._directories[0] if self._directories else None
+        """The folder of its segments; None if all is held in memory."""
         self.endpoint = endpoint
         self.project = project
         self.ledger = ledger
-        self._lock = ledger.lock
         self.bytes_max = bytes_max
-        self.client = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns() // 1_000_000}"
+        self.client = client_name()
         self.current: Segment | None = None
         self.full: deque[Segment] = deque()
         self.memory: deque[bytes] = deque()
+        self.is_closed = False
+        self.wake: Callable[[], None] | None = None
+        """Called after an append; the sender sets it while it sleeps."""
+        self.redirect: Callable[[bytes], object] = self._drop_late
+        self._lock = ledger.lock
+        self._left = -1  # bytes until the current segment is full
         self._memory_bytes = 0
-        self._held = 0  # lines that ever were in memory
-        self._emptied = 0  # lines of segments that are emptied or gone
-        self._gone: list[Segment] = []
+        self._memory_lines = 0  # lines that ever were in memory
+        self._finished_lines = 0  # lines of segments that are emptied or gone
+        self._dropped: list[Segment] = []
         self._spare: Segment | None = None
-        self._write: Callable[[bytes], object] = _no_segment
-        self._write_long: Callable[[bytes], object] = _no_segment
         self._sequence = 0
-        self._turning = False
+        self._is_rotating = self._has_prepared = False
         self._retry_at = 0.0
+        self.kept = 0
+        """Once it is closed: the records that are left in files, for the next process."""
 
     # --- the caller's side ---
 
     def append(self, line: bytes) -> None:
-        """Take one record's JSON. When this returns, it survives the death of the process (or is counted as lost)."""
-        data = b"%b\t%08x\n" % (line, _crc32(line))
+        """Take one record's JSON. When this returns, it survives the death of the process, or is counted as lost.
+
+        The line of a call that ends after the spool was closed is passed to `redirect`.
+        """
+        data = line + b"\t%08x\n" % _crc32(line)
+        size = len(data)
+        is_late = False
         with self._lock:
-            try:
-                if len(data) < _PAGE:
-                    self._write(data)
-                else:
-                    self._write_long(data)
-            except (ValueError, OSError) as error:
-                self._append_elsewhere(data, error)
-
-    def _append_elsewhere(self, data: bytes, error: Exception) -> None:
-        """Append to a fresh segment, or failing that hold the line in memory. Called under the lock."""
-        if isinstance(error, OSError):
-            self._unwritable(error)
-        elif self._turn(len(data)):
-            try:
-                self._write(data)
-                return
-            except (ValueError, OSError) as again:
-                if isinstance(again, OSError):
-                    self._unwritable(again)
-        self._hold(data)
-
-    def _turn(self, room: int) -> bool:
-        """Begin the next segment. Called under the lock; a call made by a finalizer meanwhile is held in memory."""
-        if self._turning or time.monotonic() < self._retry_at:
-            return False
-        self._turning = True
-        try:
-            if self.current is None:
-                self._prepare()
-            fresh = self._spare if self._spare is not None and room <= limits.SEGMENT_BYTES else None
-            if fresh is not None:
-                self._spare = None
+            segment = self.current
+            self._left -= size
+            if self._left >= 0 and segment is not None:
+                segment.written += 1
+                try:
+                    count = _write(segment.fd, data)
+                    if count != size:
+                        segment.take_back(count)
+                except OSError as error:
+                    segment.written -= 1
+                    self._left += size
+                    self._warn_unwritable(error)
+                    self._keep_in_memory(data)
+            elif self.is_closed:
+                is_late = True
             else:
-                self._sequence += 1
-                fresh = create(self.directory, self._sequence, room)
+                self._append_to_next(data)
+        if is_late:
+            self.redirect(line)
+        elif self.wake is not None:
+            self.wake()
+
+    def _drop_late(self, line: bytes) -> None:  # noqa: ARG002 - nobody takes it
+        self.ledger.drop(Loss.SPOOL_UNWRITABLE, was_spooled=False)
+
+    def _append_to_next(self, data: bytes) -> None:
+        """Append to a new segment, or keep the line in memory if there can be none. Called under the lock."""
+        if self._rotate(len(data)) and self.current is not None:
+            try:
+                self.current.append(data)
+            except OSError as error:
+                self._warn_unwritable(error)
+            else:
+                self._left -= len(data)
+                return
+        self._keep_in_memory(data)
+
+    def _rotate(self, size: int) -> bool:
+        """Begin the next segment, with room for `size` bytes. Called under the lock.
+
+        Return False if that fails, and for a call that a finalizer makes meanwhile.
+        """
+        if self._is_rotating or time.monotonic() < self._retry_at:
+            return False
+        self._is_rotating = True
+        try:
+            if self._spare is not None:
+                segment, self._spare = self._spare, None
+            else:
+                segment = self._create()
         except OSError as error:
-            self._unwritable(error)
+            self._warn_unwritable(error)
             return False
         finally:
-            self._turning = False
+            self._is_rotating = False
         if self.current is not None:
             self.full.append(self.current)
-            self.current.seal()
-        self._make_current(fresh)
+        self._make_current(segment, size)
         self._keep_within_bound()
         return True
 
-    def _make_current(self, segment: Segment | None) -> None:
+    def _make_current(self, segment: Segment | None, size: int = 0) -> None:
         self.current = segment
-        self._write = segment.write if segment is not None else _no_segment
-        self._write_long = segment.write_long if segment is not None else _no_segment
+        self._left = max(limits.SEGMENT_BYTES, size) if segment is not None else -1
 
-    def _prepare(self) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = self.directory / TARGET_FILE
-        if not target.exists():
-            part = target.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps({"endpoint": self.endpoint, "project_name": self.project}), encoding="utf-8")
-            part.chmod(0o600)
-            part.replace(target)
+    def _create(self) -> Segment:
+        """Create a segment in the first folder that can be used. Raise `OSError` if none can."""
+        failure: OSError | None = None
+        for directory in self._directories:
+            self._sequence += 1
+            try:
+                folder.prepare(directory, self.endpoint, self.project)
+                segment = create(directory, self._sequence)
+            except OSError as error:
+                failure = failure or error
+                continue
+            self.directory = directory
+            self._has_prepared = True
+            return segment
+        raise failure or OSError("there is no directory for it")
 
-    def _unwritable(self, error: OSError) -> None:
+    def _warn_unwritable(self, error: OSError) -> None:
         self._retry_at = time.monotonic() + 1.0
         _guard.warn_once(
             "spool",
@@ -160,137 +173,204 @@ class Spool:
             error.strerror or type(error).__name__,
         )
 
-    def _hold(self, data: bytes) -> None:
+    def _keep_in_memory(self, data: bytes) -> None:
         if self._memory_bytes + len(data) > limits.MEMORY_BYTES_MAX:
             self.ledger.drop(Loss.SPOOL_UNWRITABLE, was_spooled=False)
             return
         self.memory.append(data)
-        self._held += 1
+        self._memory_lines += 1
         self._memory_bytes += len(data)
 
     def _keep_within_bound(self) -> None:
         while self.full and (len(self.full) + 1) * limits.SEGMENT_BYTES > self.bytes_max:
             oldest = self.full.popleft()
             lost = oldest.pending()
-            self._emptied += oldest.lines()
+            self._finished_lines += oldest.lines()
             oldest.remove()
-            self._gone.append(oldest)  # the sender may be reading it: it closes it
+            self._dropped.append(oldest)  # the sender may be reading it, so the sender closes it
             self.ledger.drop(Loss.SPOOL_FULL, lost)
             _guard.warn_once(
-                "spool_full", "everycall's spool reached %d bytes: its oldest %d records are gone", self.bytes_max, lost
+                "spool_full",
+                "everycall's spool reached %d bytes: its oldest %d records are lost",
+                self.bytes_max,
+                lost,
             )
 
     # --- the sender's side ---
 
     def next_chunk(self) -> tuple[Segment | None, Chunk] | None:
-        """Return the oldest lines without a receipt, and where they are (None: the memory). None when all have one.
+        """Return the oldest lines without a receipt, and their segment (None: the memory). None if all have one.
 
-        Only the sender's thread calls this and `acknowledge`; it reads outside the lock, so callers never wait for it.
+        Only the sender's thread calls this and `acknowledge`. It reads outside the lock, so callers do not wait for it.
         """
         with self._lock:
             segments = self._segments()
-            gone, self._gone = self._gone, []
-            held = list(self.memory)
-        for segment in gone:
+            dropped, self._dropped = self._dropped, []
+            lines = list(self.memory)
+        for segment in dropped:
             segment.release()
         for segment in segments:
             chunk = segment.read(limits.BATCH_BYTES_MAX)
             if chunk is not None:
                 return segment, chunk
-        if not held:
+        if not lines:
             return None
         size, count = 0, 0
-        for line in held[: limits.BATCH_RECORDS_MAX]:
+        for line in lines[: limits.BATCH_RECORDS_MAX]:
             if count and size + len(line) > limits.BATCH_BYTES_MAX:
                 break
             count, size = count + 1, size + len(line)
-        return None, Chunk(b"".join(held[:count]), count)
+        return None, Chunk(b"".join(lines[:count]), count)
 
     def acknowledge(self, segment: Segment | None, chunk: Chunk, delivered: int, dropped: dict[Loss, int]) -> bool:
-        """Take note that a chunk's lines have their receipt or their loss, in one step for the balance sheet.
+        """Note that a chunk's lines have their receipt or are lost, in one step for the balance sheet.
 
-        Returns False when the segment was dropped meanwhile (its lines are counted as lost already).
+        Return False if the segment was dropped meanwhile: its lines are counted as lost already.
         """
         with self._lock:
             if segment is not None and segment not in self._segments():
                 return False
             self.ledger.deliver(delivered)
-            for loss, count in dropped.items():
-                self.ledger.drop(loss, count)
             if segment is None:
+                self._count_losses(dropped)
                 for _ in range(min(chunk.end, len(self.memory))):
                     self._memory_bytes -= len(self.memory.popleft())
                 return True
-            segment.sent = chunk.end
-            segment.received += chunk.data.count(b"\n")
+            self._note_receipts(segment, chunk, delivered, dropped)
             if segment.sent < segment.size:
                 return True
-            self._emptied += segment.lines()
-            if segment is not self.current:
+            self._finished_lines += segment.lines()
+            is_reusable = self._spare is None and not segment.is_damaged
+            if segment is self.current:
+                spare, self._spare = self._spare, None
+                self._make_current(spare)
+            else:
                 self.full.remove(segment)
-                segment.remove()
-                segment.release()
-                return True
-            spare, self._spare = self._spare, None
-            self._make_current(spare)
-        self._recycle(segment)
+        if is_reusable and not segment.is_deleted():
+            self._recycle(segment)
+        else:
+            segment.remove()
+            segment.release()
         return True
 
+    def _note_receipts(self, segment: Segment, chunk: Chunk, delivered: int, dropped: dict[Loss, int]) -> None:
+        segment.sent = chunk.end
+        if not segment.is_damaged:
+            segment.received += chunk.data.count(b"\n")
+            self._count_losses(dropped)
+            return
+        # What was cut out of the file cannot be counted there. At its end, what is missing of all that was written is.
+        losses: dict[Loss, int] = {loss: count for loss, count in dropped.items() if loss is not Loss.SPOOL_CORRUPT}
+        segment.received += delivered + sum(losses.values())
+        if segment.sent >= segment.size:
+            losses[Loss.SPOOL_CORRUPT] = segment.written - segment.received
+            segment.received = segment.written
+        self._count_losses(losses)
+
+    def _count_losses(self, losses: dict[Loss, int]) -> None:
+        for loss, count in losses.items():
+            self.ledger.drop(loss, count)
+
     def _recycle(self, segment: Segment) -> None:
-        """Keep one emptied segment for reuse; emptied outside the lock, for that takes its time."""
+        """Keep one emptied segment for reuse. It is emptied outside the lock, because that takes a while."""
         segment.empty()
         with self._lock:
-            if self.current is None:
-                self._make_current(segment)
-            elif self._spare is None:
-                self._spare = segment
-            else:
+            if self.is_closed or (self.current is not None and self._spare is not None):
                 segment.remove()
                 segment.release()
+            elif self.current is None:
+                self._make_current(segment)
+            else:
+                self._spare = segment
+
+    def check(self) -> None:
+        """Look for segments that somebody deleted, and write what they hold to new ones. Only the sender calls this."""
+        with self._lock:
+            for segment in self._segments():
+                if segment.is_deleted():
+                    self._restore(segment)
+            if self._spare is not None and self._spare.is_deleted():
+                self._spare.release()
+                self._spare = None
+
+    def _restore(self, segment: Segment) -> bool:
+        try:
+            segment.move_to(self._create())
+        except OSError as error:
+            self._warn_unwritable(error)
+            return False
+        return True
 
     def sync(self) -> None:
         """Put what has no receipt yet on stable storage. Only the sender's thread calls this."""
         with self._lock:
-            dirty = [s for s in self._segments() if s.synced != s.size]
-        for segment in dirty:
+            changed = [segment for segment in self._segments() if segment.synced != segment.size]
+        for segment in changed:
             with contextlib.suppress(OSError):
                 segment.sync()
+
+    # --- from any thread ---
 
     def _segments(self) -> list[Segment]:
         return [*self.full, self.current] if self.current is not None else list(self.full)
 
     def balance(self) -> Balance:
-        """Return the balance sheet, exact now: `recorded` and `spooled` are counted from the files and the memory."""
+        """Return the balance sheet: `recorded` and `spooled` are counted from the files and the memory."""
         with self._lock:
             segments = self._segments()
+            lines = self._finished_lines + sum(segment.lines() for segment in segments)
             return Balance(
-                recorded=self._emptied + sum(s.lines() for s in segments) + self._held + self.ledger.unspooled,
+                recorded=lines + self._memory_lines + self.ledger.unspooled,
                 delivered=self.ledger.delivered,
-                spooled=sum(s.pending() for s in segments) + len(self.memory),
+                spooled=self.kept + sum(segment.pending() for segment in segments) + len(self.memory),
                 dropped=dict(self.ledger.dropped),
                 adopted=self.ledger.adopted,
+                adopted_dropped=dict(self.ledger.adopted_dropped),
             )
 
     def has_pending(self) -> bool:
         """Tell cheaply whether anything waits for a receipt."""
         with self._lock:
-            return bool(self.memory) or any(s.sent < s.size for s in self._segments())
+            return bool(self.memory) or any(segment.sent < segment.size for segment in self._segments())
 
     def own_paths(self) -> frozenset[Path]:
         """Return the files of this process, which it must not adopt."""
         with self._lock:
-            return frozenset(s.path for s in (*self._segments(), self._spare) if s is not None)
+            return frozenset(segment.path for segment in (*self._segments(), self._spare) if segment is not None)
+
+    def owns_directory(self) -> bool:
+        """Tell whether the folder is this user's: then what others left in it may be delivered."""
+        if self._has_prepared:
+            return True
+        try:
+            return self.directory is not None and self.directory.lstat().st_uid == os.geteuid()
+        except OSError:
+            return False
+
+    def close_if_drained(self) -> bool:
+        """Close, if every line has its receipt; return whether that was so."""
+        with self._lock:
+            if self.has_pending():
+                return False
+            self.close()
+            return True
 
     def close(self) -> None:
-        """Let go: what has its receipt is deleted, the rest stays for the next process. Memory that is left is lost."""
+        """Delete what has its receipt, and leave the rest to the next process. What is in memory is lost.
+
+        The balance sheet stays true: `kept` is what is left in files.
+        """
         with self._lock:
-            for segment in self._segments():
-                self._emptied += segment.lines()
+            if self.is_closed:
+                return
+            self.is_closed = True
+            segments = self._segments()
+            for segment in segments:
+                self._finished_lines += segment.lines()
                 if segment.sent >= segment.size:
                     segment.remove()
                 else:
-                    with contextlib.suppress(OSError):
-                        segment.sync()
+                    self.kept += self._leave(segment)
                 segment.release()
             if self._spare is not None:
                 self._spare.remove()
@@ -302,12 +382,29 @@ class Spool:
             self.memory.clear()
             self._memory_bytes = 0
 
-    def abandon_in_child(self) -> None:
-        """After a fork, in the child: let go of the parent's files without touching what is in them.
+    def _leave(self, segment: Segment) -> int:
+        """Prepare a segment for whoever adopts it; return how many lines it holds. Lines that are gone are counted."""
+        pending = segment.pending()
+        if segment.is_deleted() and not self._restore(segment):
+            self.ledger.drop(Loss.SPOOL_UNWRITABLE, pending)
+            return 0
+        held = segment.count_lines(segment.sent, segment.size)
+        self.ledger.drop(Loss.SPOOL_CORRUPT, pending - held)
+        with contextlib.suppress(OSError):
+            segment.discard_sent()
+            segment.trim()
+        return held
 
-        Takes no lock: the thread that held it may not exist here.
+    def abandon_in_child(self) -> None:
+        """After a fork, in the child: close the parent's files without touching what is in them.
+
+        Takes no lock, and makes new ones: the thread that held one may not exist here.
         """
-        for segment in (*self.full, *self._gone, self.current, self._spare):
+        self._lock = self.ledger.lock = threading.RLock()
+        self.is_closed = True
+        for segment in (*self.full, *self._dropped, self.current, self._spare):
             if segment is not None:
                 segment.release()
+        self.full.clear()
+        self.memory.clear()
         self._make_current(None)

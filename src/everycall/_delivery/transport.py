@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -64,6 +65,8 @@ class Transport:
         self._connection: Connection | None = None
         self._context: ssl.SSLContext | None = None
         self._is_cancelled = False
+        self.until = math.inf
+        """A `time.monotonic()` at which every attempt ends."""
 
     def send(
         self, lines: Sequence[bytes], key: str | None, balance: Balance, timeout_s: float = limits.ANSWER_TIMEOUT_S
@@ -135,7 +138,7 @@ class Transport:
 
         proxy = self._proxy()
         host, port = proxy or (self._host, self._port)
-        stream = Stream(lambda: self._is_cancelled)
+        stream = Stream(lambda: self._is_cancelled, self.until)
         connection = Connection(host, port, stream, self._tls_context(), self._host)
         if proxy:
             connection.set_tunnel(self._host, self._port)

@@ -5,16 +5,14 @@ Running processes hold a lock on their spool files; those are skipped. What cann
 
 from __future__ import annotations
 
-import os
-import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from everycall._delivery.segment import SUFFIX, adoptable
-from everycall._delivery.sender import Stuck, ship_segment
-from everycall._delivery.spool import REFUSED_DIR, target_of
+from everycall._delivery.batch import Stuck, ship_segment
+from everycall._delivery.folder import REFUSED_DIR, SUFFIX, target_of
+from everycall._delivery.segment import adoptable
+from everycall._delivery.spool import client_name
 from everycall._delivery.transport import Transport
 from everycall._ledger import Balance
 from everycall._terminal import Column, Terminal
@@ -101,8 +99,7 @@ def _ship_folder(directory: Path, endpoint: str | None, api_key: str | None) -> 
             report.problem = "the folder does not name its endpoint; pass --endpoint"
         return report
     settings = _settings(report.endpoint, api_key)
-    client = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns() // 1_000_000}"
-    transport = Transport(settings.endpoint, compress=not settings.on_loopback, client=client, user_agent=SDK)
+    transport = Transport(settings.endpoint, compress=not settings.on_loopback, client=client_name(), user_agent=SDK)
     adopted = 0
     try:
         for segment in adoptable(directory):

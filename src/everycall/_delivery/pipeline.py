@@ -1,0 +1,100 @@
+"""The way of a process's records to one destination: ledger, spool, sender and transport put together.
+
+The runtime has one for the calls of now, and keeps earlier ones until they are drained.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from everycall import _guard
+from everycall._delivery import folder
+from everycall._delivery.sender import Sender
+from everycall._delivery.spool import Spool
+from everycall._delivery.transport import Transport
+from everycall._ledger import Balance, Ledger
+from everycall._version import SDK
+from everycall.errors import ConfigurationError
+from everycall.settings import Settings
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """Ledger, spool and sender for one endpoint, project and spool directory.
+
+    `redirect` is given the lines of calls that end after the pipeline was closed.
+    """
+
+    __slots__ = ("_root", "ledger", "pid", "sender", "settings", "spool")
+
+    def __init__(self, settings: Settings, redirect: Callable[[Pipeline, bytes], None]) -> None:
+        self.settings = settings
+        self.pid = os.getpid()
+        self.ledger = Ledger()
+        self._root = _spool_root(settings)
+        self.spool = Spool(self._root, settings.endpoint, settings.project_name, self.ledger)
+        self.spool.redirect = lambda line: redirect(self, line)
+        self.sender = Sender(self.spool, self._transport, lambda: self.settings.key())
+
+    def _transport(self) -> Transport:
+        settings = self.settings
+        return Transport(settings.endpoint, compress=not settings.on_loopback, client=self.spool.client, user_agent=SDK)
+
+    def is_for(self, settings: Settings) -> bool:
+        """Tell whether records made with these settings go where this pipeline's go."""
+        destination = (self.settings.endpoint, self.settings.project_name, self._root)
+        return destination == (settings.endpoint, settings.project_name, _spool_root(settings))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether records can be appended, in this process."""
+        return not self.spool.is_closed
+
+    def close(self, timeout_s: float) -> None:
+        """Deliver what can be delivered in time, stop the sender, and close the spool: what is left stays in files."""
+        deadline = time.monotonic() + timeout_s
+        if timeout_s > 0:
+            self.sender.flush(timeout_s * 0.8, is_last=True)
+        self.sender.stop(max(deadline - time.monotonic() - 0.1 * timeout_s, 0.0))
+        self.spool.close()
+
+    def leftovers(self) -> str | None:
+        """Return what the exit line says: what was not delivered, why and where it is; None if nothing is left."""
+        balance = self.spool.balance()
+        parts = []
+        if balance.spooled:
+            reason = self.sender.last_failure
+            parts.append(
+                f"{balance.spooled} of {balance.recorded} records not delivered yet{f' ({reason})' if reason else ''}; "
+                f"kept in {self.spool.directory}, sent by the next process or `everycall ship`"
+            )
+        if balance.lost:
+            reasons = ", ".join(f"{name}: {count}" for name, count in sorted(balance.dropped.items()))
+            parts.append(f"{balance.lost} of {balance.recorded} records lost ({reasons})")
+        return "; ".join(parts) or None
+
+    def balance(self) -> Balance:
+        """Return the balance sheet of this pipeline's records."""
+        return self.spool.balance()
+
+    def abandon_in_child(self) -> None:
+        """In a forked child: close what was inherited, and leave the parent's records to the parent."""
+        self.spool.abandon_in_child()
+        self.sender.release_in_child()
+
+
+def _spool_root(settings: Settings) -> Path | None:
+    """Return the spool directory; None, with a warning, where there can be none: records are then held in memory."""
+    if not folder.is_supported():
+        reason = "this platform has no file locks"
+    else:
+        try:
+            return settings.spool_root()
+        except (ConfigurationError, OSError, RuntimeError) as error:
+            reason = str(error)
+    _guard.warn_once("spool", "everycall has no spool: %s. Records are held in memory and sent from there", reason)
+    return None
