@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,17 @@ def client(server: Any) -> Iterator[httpx.Client]:
     """An HTTP client of `server` with its local key."""
     with httpx.Client(base_url=server.address, headers={"x-api-key": server.key}, timeout=30) as opened:
         yield opened
+
+
+@pytest.fixture(params=["sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    """An open store, of each kind that there is (`everycall_testkit.store_records.STORES`)."""
+    from everycall_testkit.store_records import STORES
+
+    opened = STORES[request.param](tmp_path)
+    await opened.open()
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture

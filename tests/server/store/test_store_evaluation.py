@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,8 @@ from everycall.server.store.errors import StoreError
 from everycall.server.store.sqlite import SqliteStore
 from everycall.server.store.values import Condition, Dataset, DatasetCase, Experiment, Feedback, LogQuery
 
-STORES: dict[str, Callable[[Path], Store]] = {"sqlite": lambda folder: SqliteStore(folder / "everycall.db")}
 P = "default"
 NOON = 1_700_000_000 * 10**9
-
-
-@pytest.fixture(params=sorted(STORES))
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened = STORES[request.param](tmp_path)
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 def call(number: int, trace: str = "t", **fields: Any) -> Record:

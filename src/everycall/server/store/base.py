@@ -1,6 +1,6 @@
 """The protocol of a store: where the server keeps records. Its values are in `values`, its errors in `errors`.
 
-Every implementation makes these promises; `tests/server/store/test_store_contract.py` tests them:
+Every implementation makes these promises; the tests in `tests/server/store/` check them:
 
 * **Durable before acknowledged.** When `commit` returns, the records it counts as committed are on stable storage (for
   SQLite: `COMMIT` with `synchronous=FULL`).
