@@ -59,7 +59,8 @@ def line(inference_id: str, **fields: Any) -> bytes:
 def send(client: httpx.Client, *lines: bytes, **headers: str) -> dict[str, Any]:
     answer = client.post("/v1/records", content=b"\n".join(lines), headers=headers)
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    receipt: dict[str, Any] = answer.json()
+    return receipt
 
 
 def test_a_record_comes_back_as_it_was_sent(client: httpx.Client) -> None:
@@ -154,7 +155,8 @@ def test_the_local_key_writes_into_each_records_project(client: httpx.Client) ->
 
 def test_nothing_omitted_is_stored(client: httpx.Client, server: Any) -> None:
     """What a record says was left out is not taken, even if a client sends it."""
-    fields = {name: {"k": f"CANARY-{name}"} for name in ("llm_inputs", "llm_configuration", "inputs", "target")}
+    inputs = ("llm_inputs", "llm_configuration", "inputs", "target")
+    fields: dict[str, Any] = {name: {"k": f"CANARY-{name}"} for name in inputs}
     fields |= {"output": ["CANARY-output"]}
     send(
         client,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everycall.record import Record
-from everycall.server.pages.tree import Axis, axis_of, rails, rows_of, state_of
+from everycall.server.pages.tree import Axis, Row, axis_of, rails, rows_of, state_of
 
 SECOND = 1_000_000_000
 
@@ -89,7 +89,7 @@ def test_a_guide_line_goes_on_exactly_while_a_sibling_follows(steps: list[int]) 
             assert (own if level == depths[index] else level in levels) == follows
 
 
-def row_at(depth: int) -> object:
+def row_at(depth: int) -> Row:
     records = [call(str(level), str(level - 1) if level else None) for level in range(depth + 1)]
     return rows_of(records, Axis(0, 0.0, ()))[depth]
 

@@ -80,7 +80,7 @@ def test_a_log_with_its_tree(client: httpx.Client) -> None:
 
 
 def test_what_was_kept_comes_back(client: httpx.Client) -> None:
-    more = {
+    more: dict[str, Any] = {
         "scores": [{"name": "exact", "score": 1.0, "reason": "same"}, {"name": "broken"}, {"name": "n", "score": None}],
         "images": [{"url": "http://example.invalid/x.png", "caption": None}, {"caption": "none"}],
         "comments": [{"comment": "well", "user_id": "u", "created_at": "2026"}, {"comment": "half"}],

@@ -70,7 +70,7 @@ def log(trace_id: str, **fields: Any) -> dict[str, Any]:
     }
 
 
-LLM = {
+LLM: dict[str, Any] = {
     "configuration": {
         **DEFAULT_CONFIGURATION,
         "model": "gpt-4o-mini",
@@ -87,7 +87,8 @@ LLM = {
 def post(client: httpx.Client, body: dict[str, Any], status: int = 200) -> dict[str, Any]:
     answer = client.post(f"{BASE}/trace_log", json=body)
     assert answer.status_code == status, answer.text
-    return answer.json()
+    body_of_answer: dict[str, Any] = answer.json()
+    return body_of_answer
 
 
 def put(client: httpx.Client, trace_id: str, fields: dict[str, Any], **more: Any) -> None:
@@ -98,7 +99,8 @@ def put(client: httpx.Client, trace_id: str, fields: dict[str, Any], **more: Any
 def record_of(client: httpx.Client, inference_id: str, project: str = "default") -> dict[str, Any]:
     answer = client.get(f"/api/records/{inference_id}", params={"project": project})
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    record: dict[str, Any] = answer.json()
+    return record
 
 
 def test_a_log_of_a_function(client: httpx.Client) -> None:
