@@ -1,103 +1,204 @@
-"""What a stream has brought so far, put together as the answer it amounts to. Called for each chunk as it is read.
+"""Chunks of a stream, put together to the response they amount to. Used for each chunk as it is read.
 
-A gathering is given every chunk once and can be asked for fields at any time: at the end, or when the stream is left in
-the middle. With outputs omitted it keeps nothing that the model made.
+The result has the shape of a response that is not streamed, and `_responses` reads both. An accumulator can be asked
+for fields at any time: at the end, or when the stream is left early. Without output it keeps nothing the model made.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from everycall import limits
 from everycall.integration import StreamAccumulator, TextBuffer, members
 from everycall_google import _responses
-from everycall_google._content import items, python_names
+from everycall_google._content import items, snake_case
 
 __all__ = ["Generation"]
 
-_LAST: Final = ("usageMetadata", "promptFeedback")
-"""What the last chunk that has it says for all: each report of tokens is of the stream so far."""
-_FIRST: Final = ("modelVersion", "responseId")
-_OF_CANDIDATES: Final = (
-    "finishReason",
-    "finishMessage",
-    "groundingMetadata",
-    "citationMetadata",
-    "urlContextMetadata",
-    "safetyRatings",
-)
+_TEXT_MEMBERS: Final = frozenset({"text", "thought"})
+_PATH_STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\['([^']*)'\]")
+_VALUES: Final = ("string_value", "number_value", "bool_value", "null_value")
+
+
+class _FunctionCall:
+    """A function call whose arguments come in pieces, each with the path of the value it belongs to."""
+
+    __slots__ = ("_arguments", "_others")
+
+    def __init__(self) -> None:
+        self._others: dict[str, Any] = {}
+        self._arguments: dict[str, Any] = {}
+
+    def add(self, call: dict[str, Any]) -> None:
+        """Add a piece of the call, with its names in snake case."""
+        for name, value in call.items():
+            if name == "partial_args":
+                for piece in items(value):
+                    self._add_argument({snake_case(key): item for key, item in members(piece).items()})
+            elif name == "args":
+                self._arguments.update(members(value))
+            elif name != "will_continue":
+                self._others[name] = value
+
+    def part(self) -> dict[str, Any]:
+        """Return the part as a response that is not streamed has it."""
+        return {"functionCall": {**self._others, "args": _joined(self._arguments)}}
+
+    def _add_argument(self, piece: dict[str, Any]) -> None:
+        """Set the value at a path such as `$.places[0].city`; pieces of a text at one path are joined."""
+        value = next((piece[name] for name in _VALUES if name in piece), None)
+        steps = [
+            match[1] or match[3] or int(match[2] or 0) for match in _PATH_STEP.finditer(piece.get("json_path", ""))
+        ]
+        target: Any = self._arguments
+        for step, following in zip(steps, [*steps[1:], None], strict=True):
+            is_last = following is None
+            current = _get(target, step)
+            if is_last:
+                if type(value) is str:
+                    if type(current) is not TextBuffer:
+                        current = TextBuffer()
+                    current.add(value)
+                    value = current
+                _set(target, step, value)
+            elif not isinstance(current, dict | list):
+                _set(target, step, [] if isinstance(following, int) else {})
+            target = _get(target, step)
+
+
+def _get(target: Any, step: str | int) -> Any:
+    if isinstance(target, list):
+        return target[step] if isinstance(step, int) and step < len(target) else None
+    return target.get(step) if isinstance(target, dict) else None
+
+
+def _set(target: Any, step: str | int, value: Any) -> None:
+    """Set a member or an item; items that have not come yet are None."""
+    if isinstance(target, dict):
+        target[step] = value
+    elif isinstance(target, list) and isinstance(step, int) and step < limits.STREAM_CHUNKS_MAX:
+        target += [None] * (step + 1 - len(target))
+        target[step] = value
+
+
+def _joined(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _joined(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_joined(item) for item in value]
+    return str(value) if type(value) is TextBuffer else value
 
 
 class _Candidate:
-    """One candidate of an answer that is streamed: parts in their order, pieces of a text as one part."""
+    """One candidate: its parts in order, with the pieces of a text as one part, and its other members."""
 
-    __slots__ = ("_kind", "_text", "parts", "told")
+    __slots__ = ("_call", "_is_thought", "_text", "others", "parts")
 
     def __init__(self) -> None:
-        self.parts: list[dict[str, Any]] = []
-        self.told: dict[str, Any] = {}
-        self._kind: bool | None = None
+        self.parts: list[Any] = []
+        """Parts as they came, and a `_FunctionCall` for a call in pieces."""
+        self.others: dict[str, Any] = {}
+        self._is_thought = False
+        self._text = TextBuffer()
+        self._call: _FunctionCall | None = None
+
+    def add_part(self, part: dict[str, Any]) -> None:
+        """Add one part."""
+        text = part.get("text")
+        if isinstance(text, str) and part.keys() <= _TEXT_MEMBERS | {"thoughtSignature", "thought_signature"}:
+            is_thought = bool(part.get("thought"))
+            if text and self._is_thought != is_thought:
+                self._end_text()
+                self._is_thought = is_thought
+            self._text.add(text)
+            return
+        call = members(part.get("functionCall", part.get("function_call")))
+        if call or "functionCall" in part or "function_call" in part:
+            self._add_call(part, {snake_case(name): value for name, value in call.items()})
+        else:
+            self._append(part)
+
+    def add_others(self, candidate: dict[str, Any]) -> None:
+        """Add the members beside the content: the last value of each; lists that go on are joined."""
+        for name, value in candidate.items():
+            if value and name not in ("content", "index"):
+                self.others[name] = _merge(self.others.get(name), value)
+
+    def value(self) -> dict[str, Any]:
+        """Return the candidate as a response that is not streamed has it."""
+        parts = [part.part() if isinstance(part, _FunctionCall) else part for part in self.parts]
+        if self._text:
+            parts.append({"text": str(self._text), "thought": self._is_thought})
+        return {**self.others, "content": {"role": "model", "parts": parts}}
+
+    def _add_call(self, part: dict[str, Any], call: dict[str, Any]) -> None:
+        """Add a function call, or a piece of the one before: a piece has no name, or says that more will come."""
+        continues = self._call is not None and not call.get("name")
+        if not continues and not call.get("will_continue") and "partial_args" not in call:
+            self._call = None
+            self._append(part)
+            return
+        if not continues:
+            self._call = _FunctionCall()
+            self._append(self._call)
+        assert self._call is not None
+        self._call.add(call)
+        if not call.get("will_continue"):
+            self._call = None
+
+    def _append(self, part: Any) -> None:
+        self._end_text()
+        if len(self.parts) < limits.STREAM_CHUNKS_MAX:
+            self.parts.append(part)
+
+    def _end_text(self) -> None:
+        if self._text:
+            self.parts.append({"text": str(self._text), "thought": self._is_thought})
         self._text = TextBuffer()
 
-    def hear(self, part: dict[str, Any]) -> None:
-        """Take one part."""
-        said = part.get("text")
-        if isinstance(said, str):
-            kind = bool(part.get("thought"))
-            if said and self._kind != kind:
-                self._close()
-                self._kind = kind
-            self._text.add(said)
-        elif len(self.parts) < limits.STREAM_CHUNKS_MAX:
-            self._close()
-            self.parts.append(python_names(part))
 
-    def whole(self) -> dict[str, Any]:
-        """Return what has come as a candidate of an answer that is not streamed."""
-        self._close()
-        return {**self.told, "content": {"role": "model", "parts": self.parts}}
-
-    def _close(self) -> None:
-        if self._text:
-            self.parts.append({"text": str(self._text), "thought": self._kind})
-        self._kind, self._text = None, TextBuffer()
+def _merge(current: Any, value: Any) -> Any:
+    """Merge two values of a member: objects by member, lists one after the other unless the second has the first."""
+    if isinstance(current, dict) and isinstance(value, dict):
+        return {**current, **{name: _merge(current.get(name), item) for name, item in value.items()}}
+    if isinstance(current, list) and isinstance(value, list) and value[: len(current)] != current:
+        return [*current, *value]
+    return value
 
 
 class Generation(StreamAccumulator):
-    """The pieces of generated content."""
+    """The chunks of generated content."""
 
-    __slots__ = ("candidates", "failure", "told")
+    __slots__ = ("candidates", "envelope")
 
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
         self.candidates: dict[int, _Candidate] = {}
-        self.told: dict[str, Any] = {}
-        self.failure: str | None = None
+        self.envelope: dict[str, Any] = {}
+        """The members of the response but for its candidates: the last value of each. Each report of tokens is of all
+        so far."""
 
     def add(self, chunk: Any) -> None:
-        told = members(_responses.body_of(chunk))
-        for name in _LAST:
-            if told.get(name):
-                self.told[name] = told[name]
-        for name in _FIRST:
-            if told.get(name):
-                self.told.setdefault(name, told[name])
-        if told.get("error"):
-            self.failure = _responses.failure(told["error"])
-        for one in items(told.get("candidates")):
-            candidate = members(one)
-            held = self.candidates.setdefault(candidate.get("index") or 0, _Candidate())
-            for part in items(members(candidate.get("content")).get("parts")):
+        values = members(_responses.body_of(chunk))
+        for name, value in values.items():
+            if value and name != "candidates":
+                self.envelope[name] = value
+        for entry in items(values.get("candidates")):
+            values = members(entry)
+            candidate = self.candidates.setdefault(values.get("index") or 0, _Candidate())
+            for part in items(members(values.get("content")).get("parts")):
                 self.has_output = True
                 if self.captures_output:
-                    held.hear(members(part))
-            held.told.update((name, candidate[name]) for name in _OF_CANDIDATES if candidate.get(name))
-        finished = [held.told.get("finishReason") for held in self.candidates.values()]
-        self.is_complete = (
-            all(finished) if finished else bool(members(self.told.get("promptFeedback")).get("blockReason"))
-        )
+                    candidate.add_part(members(part))
+            candidate.add_others(values if self.captures_output else {"finishReason": values.get("finishReason")})
+        if self.candidates:
+            self.is_complete = all(candidate.others.get("finishReason") for candidate in self.candidates.values())
+        else:
+            self.is_complete = bool(members(self.envelope.get("promptFeedback")).get("blockReason"))
 
     def fields(self) -> dict[str, Any]:
-        candidates = [self.candidates[index].whole() for index in sorted(self.candidates)]
-        fields = _responses.generation({**self.told, "candidates": candidates})
-        return fields if self.failure is None else {**fields, "failure": self.failure}
+        candidates = [self.candidates[index].value() for index in sorted(self.candidates)]
+        fields = _responses.generation({**self.envelope, "candidates": candidates})
+        error = self.envelope.get("error")
+        return fields if error is None else {**fields, "failure": _responses.failure(error)}

@@ -78,8 +78,9 @@ def message(content: Any) -> dict[str, Any]:
 def parts(values: Any) -> list[dict[str, Any]]:
     """Return the parts that are not empty; text, `reasoning` (a thought), tool calls and their responses have a `type`.
 
-    The types are those of OpenTelemetry's message parts. Other parts keep their one member, such as `inline_data`,
-    `file_data` or `executable_code`. Signatures of thoughts, which only Google can read, are left out.
+    The types are those of OpenTelemetry's message parts. All other members are kept with their names, as are parts of
+    other kinds, such as `inline_data`, `file_data` or `executable_code`. Signatures of thoughts, which only Google can
+    read, are left out.
     """
     return [part for value in items(values) if (part := _part(value))]
 
@@ -88,20 +89,32 @@ def _part(value: Any) -> dict[str, Any]:
     if type(value) is dict and len(value) == 1 and type(text := value.get("text")) is str:  # the most common case
         return {"type": "text", "text": text} if text else {}
     part = python_names(value)
-    if not isinstance(part, Mapping):
+    if not isinstance(part, dict):
         return {}
+    part.pop(_SIGNATURE, None)
     text, call, response = part.get("text"), part.get("function_call"), part.get("function_response")
     if isinstance(text, str):
-        return {"type": "reasoning" if part.get("thought") else "text", "text": text} if text else {}
+        kind = "reasoning" if part.pop("thought", None) else "text"
+        return {"type": kind, **part} if text or len(part) > 1 else {}
     if isinstance(call, Mapping):
-        return {"type": "tool_call", **_id_and_name(call), "arguments": call.get("args")}
+        return {"type": "tool_call", **_function(call, "args", "arguments"), **_without(part, "function_call")}
     if isinstance(response, Mapping):
-        return {"type": "tool_call_response", **_id_and_name(response), "response": response.get("response")}
-    return {name: item for name, item in part.items() if name != _SIGNATURE}
+        return {
+            "type": "tool_call_response",
+            **_function(response, "response", "response"),
+            **_without(part, "function_response"),
+        }
+    return part
 
 
-def _id_and_name(function: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name in ("id", "name") if (value := function.get(name)) is not None}
+def _function(values: Mapping[str, Any], payload: str, name: str) -> dict[str, Any]:
+    """Return the members of a function call or its response, with its payload under a name."""
+    others = {key: value for key, value in values.items() if key != payload and value is not None}
+    return {**others, name: values.get(payload)}
+
+
+def _without(part: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if key != name}
 
 
 def items(value: Any) -> list[Any]:

@@ -1,33 +1,51 @@
-"""What an answer says, as fields of a record. Called by exchanges and gatherings with plain JSON of the wire.
+"""The fields of a record that a response gives. Used by requests and accumulators, with plain JSON of the wire.
 
-Nothing is guessed: what was not reported stays unknown. How tokens are counted is in `everycall.integration`'s
-`usage_fields`: input with cached tokens and results of Google's own tools, output with thoughts.
+What was not reported stays unknown. What has no field of its own is kept as it came: parts and what belongs to them in
+`output`, other members of a response or candidate as attributes `google.response.<name>`. How tokens are counted is
+told at `everycall.integration.usage_fields`: input with cached tokens and results of Google's own tools, output with
+thoughts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from everycall.integration import members, nonempty_text, usage_fields
-from everycall_google._content import items, message, python_names
+from everycall_google._content import items, message, python_names, snake_case
 
-__all__ = ["BLOCKED", "body_of", "embedding", "failure", "generation"]
+__all__ = ["BLOCK_REASON", "body_of", "embedding", "failure", "generation"]
 
-BLOCKED: Final = "google.response.block_reason"
-"""The attribute of an answer to a prompt that Google's filter refused."""
-_KEPT: Final = ("finishMessage", "citationMetadata", "urlContextMetadata")
+Fields = dict[str, Any]
+
+BLOCK_REASON: Final = "google.response.block_reason"
+"""The attribute of a response to a prompt that Google's filter refused."""
+_ATTRIBUTE: Final = "google.response."
+_USAGE_ATTRIBUTE: Final = "google.usage."
+_FIELDS: Final = frozenset(
+    {
+        *("candidates", "usageMetadata", "modelVersion", "responseId", "promptFeedback", "createTime", "error"),
+        *("embeddings", "embedding", "predictions", "metadata"),
+    }
+)
+_CANDIDATE_FIELDS: Final = frozenset({"content", "finishReason", "index", "groundingMetadata", "safetyRatings"})
+_OUTPUT_MEMBERS: Final = frozenset({"finishMessage", "citationMetadata", "urlContextMetadata"})
+"""Members of a candidate that belong to its message."""
+_TEXT_PART: Final = frozenset({"type", "text"})
 _TEXTS: Final = ("text", "reasoning")
-_FINE: Final = frozenset({None, "STOP", "MAX_TOKENS"})
+_UNBLOCKED: Final = frozenset({None, "STOP", "MAX_TOKENS"})
+_NOT_GROUNDING: Final = frozenset({"groundingChunks", "groundingSupports", "webSearchQueries", "searchEntryPoint"})
+"""What is read elsewhere, and the HTML of a search widget."""
 
 
-def body_of(answer: Any) -> Any:
-    """Return an answer, or a chunk of one, as JSON: some versions of the library have it decoded, some as text.
+def body_of(response: Any) -> Any:
+    """Return a response, or a chunk of one, as JSON. Some versions of the library have it decoded, some as text.
 
-    What cannot be read is None: the library will say so itself.
+    Returns None for what cannot be decoded: the library will say so itself.
     """
-    body = answer if type(answer) is dict else getattr(answer, "body", None)
+    body = response if type(response) is dict else getattr(response, "body", None)
     if not isinstance(body, str):
         return body
     try:
@@ -36,117 +54,163 @@ def body_of(answer: Any) -> Any:
         return None
 
 
-def generation(answer: Any) -> dict[str, Any]:
-    """Read generated content: `content` is the text of the first candidate, `output` what text alone does not tell.
+def generation(response: Any) -> Fields:
+    """Read generated content: `content` is the text of the first candidate, `output` what the text does not tell.
 
     `output` is a message with its parts (thoughts, function calls, code, media by reference), what it is grounded on,
-    and ratings where a filter stopped it; a list of messages for several candidates. Of a prompt that was refused it
-    says why: that is no error.
+    and ratings if a filter stopped it; a list of messages for several candidates. For a prompt that was refused it has
+    the reason: that is not an error.
     """
-    told = members(answer)
-    candidates = [members(one) for one in items(told.get("candidates"))]
-    fields = _about(told)
-    reasons = [reason for one in candidates if (reason := nonempty_text(one.get("finishReason")))]
+    values = members(response)
+    candidates = [members(candidate) for candidate in items(values.get("candidates"))]
+    fields = _common_fields(values)
+    reasons = [reason for candidate in candidates if (reason := nonempty_text(candidate.get("finishReason")))]
     if reasons:
         fields["gen_ai.response.finish_reasons"] = reasons
-    shown = [_said(one) for one in candidates]
-    if shown:
-        first = _text_of(shown[0])
-        if first is not None:
-            fields["content"] = first
-        if len(shown) > 1:
-            fields["output"] = shown
-        elif len(shown[0]) > 2 or not isinstance(shown[0]["content"], str):
-            fields["output"] = shown[0]
-    feedback = told.get("promptFeedback")
-    reason = nonempty_text(members(feedback).get("blockReason"))
+    messages = [_message(candidate) for candidate in candidates]
+    for candidate, candidate_message in zip(candidates, messages, strict=True):
+        others = _other_members(candidate)
+        if len(candidates) > 1:
+            candidate_message.update(others)
+        else:
+            fields.update({f"{_ATTRIBUTE}{name}": value for name, value in others.items()})
+    if messages:
+        text = _text_of(messages[0])
+        if text is not None:
+            fields["content"] = text
+        if len(messages) > 1:
+            fields["output"] = messages
+        elif len(messages[0]) > 2 or not isinstance(messages[0]["content"], str):
+            fields["output"] = messages[0]
+    feedback = members(values.get("promptFeedback"))
+    reason = nonempty_text(feedback.get("blockReason"))
     if reason:
-        fields[BLOCKED] = reason
+        fields[BLOCK_REASON] = reason
         fields.setdefault("output", {"prompt_feedback": python_names(feedback)})
+    elif feedback:
+        fields[f"{_ATTRIBUTE}prompt_feedback"] = python_names(feedback)
     return fields
 
 
 def failure(error: Any) -> str:
-    """Return what a stream says of its failure, as the library's errors say it; older versions of it raise none."""
-    told = members(error)
-    return f"{told.get('code')} {told.get('status')}. {told.get('message')}"
+    """Return the text of an error that a stream reports, as the library's errors have it; older versions raise none."""
+    values = members(error)
+    return f"{values.get('code')} {values.get('status')}. {values.get('message')}"
 
 
-def _said(candidate: dict[str, Any]) -> dict[str, Any]:
-    """Return a candidate as an assistant's message, texts that stand beside each other as one."""
-    shown = message(candidate.get("content"))
-    shown["role"] = "assistant"
-    if isinstance(shown["content"], list):
-        joined = _joined(shown["content"])
-        only = len(joined) == 1 and joined[0].get("type") == "text"
-        shown["content"] = joined[0]["text"] if only else joined or ""
+def _message(candidate: Mapping[str, Any]) -> Fields:
+    """Return a candidate as an assistant's message, with consecutive texts joined."""
+    plain = message(candidate.get("content"))
+    plain["role"] = "assistant"
+    if isinstance(plain["content"], list):
+        joined = _join_texts(plain["content"])
+        is_text = len(joined) == 1 and joined[0].get("type") == "text" and joined[0].keys() <= _TEXT_PART
+        plain["content"] = joined[0]["text"] if is_text else joined or ""
     for name, value in candidate.items():
-        if value and name in _KEPT:
-            shown.update(python_names({name: value}))
-    grounding = candidate.get("groundingMetadata")
-    if grounding and (sources := _grounding(members(grounding))):
-        shown["grounding"] = sources
-    if candidate.get("finishReason") not in _FINE and candidate.get("safetyRatings"):
-        shown["safety_ratings"] = python_names(candidate["safetyRatings"])
-    return shown
+        if value and name in _OUTPUT_MEMBERS:
+            plain.update(python_names({name: value}))
+    if grounding := _grounding(members(candidate.get("groundingMetadata"))):
+        plain["grounding"] = grounding
+    if _is_blocked(candidate):
+        plain["safety_ratings"] = python_names(candidate["safetyRatings"])
+    return plain
 
 
-def _joined(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    joined: list[dict[str, Any]] = []
-    for part in found:
-        before = joined[-1] if joined else {}
-        if part.get("type") in _TEXTS and part["type"] == before.get("type"):
-            joined[-1] = {**before, "text": before["text"] + part["text"]}
+def _is_blocked(candidate: Mapping[str, Any]) -> bool:
+    return candidate.get("finishReason") not in _UNBLOCKED and bool(candidate.get("safetyRatings"))
+
+
+def _other_members(candidate: Mapping[str, Any]) -> Fields:
+    """Return what a candidate has beside its message, such as log probabilities, and ratings that stopped nothing."""
+    others = {
+        snake_case(name): python_names(value)
+        for name, value in candidate.items()
+        if value not in (None, "", [], {}) and name not in _CANDIDATE_FIELDS and name not in _OUTPUT_MEMBERS
+    }
+    if candidate.get("safetyRatings") and not _is_blocked(candidate):
+        others["safety_ratings"] = python_names(candidate["safetyRatings"])
+    return others
+
+
+def _join_texts(parts: list[Fields]) -> list[Fields]:
+    joined: list[Fields] = []
+    for part in parts:
+        previous = joined[-1] if joined else {}
+        is_text = part.get("type") in _TEXTS and part.keys() <= _TEXT_PART
+        if is_text and part["type"] == previous.get("type") and previous.keys() <= _TEXT_PART:
+            joined[-1] = {**previous, "text": previous["text"] + part["text"]}
         else:
             joined.append(part)
     return joined
 
 
-def _text_of(shown: dict[str, Any]) -> str | None:
-    """Return the text of a message, without its thoughts; None when it has none."""
-    content = shown["content"]
+def _text_of(candidate_message: Fields) -> str | None:
+    """Return the text of a message without its thoughts; None if it has none."""
+    content = candidate_message["content"]
     if isinstance(content, str):
         return content or None
     texts = [part["text"] for part in items(content) if part.get("type") == "text"]
     return "".join(texts) if texts else None
 
 
-def _grounding(told: dict[str, Any]) -> dict[str, Any]:
-    """Return what was searched for and the sources that were found: the rest is their text again, and a page's HTML."""
+def _grounding(metadata: Mapping[str, Any]) -> Fields:
+    """Return what was searched for, the sources that were found, and which source supports which part of the text.
+
+    Left out are the text of these parts, which is that of the answer, and the HTML of a search widget.
+    """
     sources = [
-        {"title": members(place).get("title"), "uri": members(place).get("uri")}
-        for chunk in items(told.get("groundingChunks"))
-        for place in members(chunk).values()
-        if members(place).get("uri")
+        python_names(source)
+        for chunk in items(metadata.get("groundingChunks"))
+        for source in members(chunk).values()
+        if members(source)
     ]
-    shown = {"web_search_queries": items(told.get("webSearchQueries")), "sources": sources}
-    return {name: value for name, value in shown.items() if value}
+    supports = [_support(members(support)) for support in items(metadata.get("groundingSupports"))]
+    grounding = {"web_search_queries": items(metadata.get("webSearchQueries")), "sources": sources}
+    grounding["supports"] = [support for support in supports if support]
+    others = {name: value for name, value in metadata.items() if name not in _NOT_GROUNDING}
+    grounding.update(python_names(others))
+    return {name: value for name, value in grounding.items() if value}
 
 
-def embedding(answer: Any) -> dict[str, Any]:
-    """Read embeddings: how many, and of how many dimensions; the numbers themselves are not kept."""
-    told = members(answer)
-    predictions = [members(one).get("embeddings") for one in items(told.get("predictions"))]
-    vectors = [members(one) for one in items(told.get("embeddings")) or predictions]
-    if not vectors and told.get("embedding") is not None:
-        vectors = [members(told["embedding"])]
-    fields = _about(told)
-    counts = [members(one.get("statistics")).get("token_count") for one in vectors]
-    known = [int(count) for count in counts if isinstance(count, int | float)]
-    if "input_tokens" not in fields and known and len(known) == len(counts):
-        fields["input_tokens"] = fields["total_tokens"] = sum(known)
-    shown = {"embeddings": len(vectors)}
+def _support(support: Mapping[str, Any]) -> Fields:
+    segment = {name: value for name, value in members(support.get("segment")).items() if name != "text"}
+    return {**python_names(segment), **python_names({k: v for k, v in support.items() if k != "segment" and v})}
+
+
+def embedding(response: Any) -> Fields:
+    """Read embeddings: their number and dimensions. The numbers themselves are not kept."""
+    values = members(response)
+    predictions = [members(prediction).get("embeddings") for prediction in items(values.get("predictions"))]
+    vectors = [members(vector) for vector in items(values.get("embeddings")) or predictions]
+    if not vectors and values.get("embedding") is not None:
+        vectors = [members(values["embedding"])]
+    fields = _common_fields(values)
+    counts = [members(vector.get("statistics")).get("token_count") for vector in vectors]
+    numbers = [int(count) for count in counts if isinstance(count, int | float)]
+    if "input_tokens" not in fields and numbers and len(numbers) == len(counts):
+        fields["input_tokens"] = fields["total_tokens"] = sum(numbers)
+    output = {"embeddings": len(vectors)}
     if vectors and isinstance(vectors[0].get("values"), list):
-        shown["dimensions"] = len(vectors[0]["values"])
-    return {**fields, "output": shown}
+        output["dimensions"] = len(vectors[0]["values"])
+    return {**fields, "output": output}
 
 
-def _about(told: dict[str, Any]) -> dict[str, Any]:
-    """Read what all answers have: the model that answered, tokens, the answer's id."""
-    fields = usage_fields(told.get("usageMetadata"))
-    model, answer_id = nonempty_text(told.get("modelVersion")), nonempty_text(told.get("responseId"))
+def _common_fields(values: Mapping[str, Any]) -> Fields:
+    """Read what all responses have: the model that answered, tokens, the id; and keep what else there is."""
+    usage = members(values.get("usageMetadata"))
+    fields = usage_fields(usage)
+    for name, value in usage.items():
+        if nonempty_text(value):
+            fields[f"{_USAGE_ATTRIBUTE}{snake_case(name)}"] = value
+    model, response_id = nonempty_text(values.get("modelVersion")), nonempty_text(values.get("responseId"))
     if model:
         fields["model"] = model.removeprefix("models/")
-    if answer_id:
-        fields["gen_ai.response.id"] = answer_id
+    if response_id:
+        fields["gen_ai.response.id"] = response_id
+    for name, value in values.items():
+        if value not in (None, "", [], {}) and name not in _FIELDS:
+            fields[f"{_ATTRIBUTE}{snake_case(name)}"] = python_names(value)
+    details = members(values.get("error")).get("details")
+    if details:
+        fields["google.error.details"] = python_names(details)
     return fields

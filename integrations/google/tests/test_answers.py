@@ -325,23 +325,31 @@ async def test_a_prompt_that_a_filter_refused(
 
 
 @stream_or_not
-async def test_grounding_is_kept_small(
-    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
-) -> None:
-    found = {
+async def test_grounding(stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """Sources, and what they support, are kept; not the supported text, which is there, nor the HTML of a widget."""
+    metadata = {
         "webSearchQueries": ["storks"],
         "searchEntryPoint": {"renderedContent": "<div>canary</div>"},
-        "groundingChunks": [{"web": {"uri": "https://example.com/storks", "title": "Storks"}}],
-        "groundingSupports": [{"segment": {"text": "canary"}, "groundingChunkIndices": [0]}],
+        "groundingChunks": [
+            {"web": {"uri": "https://example.com/storks", "title": "Storks"}},
+            {"retrievedContext": {"text": "Storks fly.", "fileSearchStore": "fileSearchStores/a"}},
+        ],
+        "groundingSupports": [
+            {"segment": {"startIndex": 2, "endIndex": 5, "text": "canary"}, "groundingChunkIndices": [0, 1]}
+        ],
     }
-    provider.reply(message={"candidate": {"groundingMetadata": found}})
+    provider.reply(message={"candidate": {"groundingMetadata": metadata}})
     await ask(clients, clients.wrapped(), stream)
     assert decode(records[0].output) == {
         "role": "assistant",
         "content": "hello",
         "grounding": {
             "web_search_queries": ["storks"],
-            "sources": [{"title": "Storks", "uri": "https://example.com/storks"}],
+            "sources": [
+                {"title": "Storks", "uri": "https://example.com/storks"},
+                {"text": "Storks fly.", "file_search_store": "fileSearchStores/a"},
+            ],
+            "supports": [{"start_index": 2, "end_index": 5, "grounding_chunk_indices": [0, 1]}],
         },
     }
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google import genai
-from google.genai import types
 
 import everycall_google
 from everycall.record import Record
@@ -22,14 +20,13 @@ PIECES = ["storks", " fly", " south"]
 
 async def test_both_sides_of_a_client_are_wrapped(clients: Clients, records: list[Record]) -> None:
     """`wrap(client)` and `wrap(client.aio)` are the same: they share what sends."""
-    client = genai.Client(api_key="k", http_options=types.HttpOptions(base_url=clients.provider.root))
-    either: Any = client.aio if clients.is_async else client
-    everycall_google.wrap(either, session_id="s-1")
+    client = clients.adapter.new_client(clients.provider, False)
+    everycall_google.wrap(client.aio if clients.is_async else client, session_id="s-1")
     client.models.generate_content(**ASKED)
     await client.aio.models.generate_content(**ASKED)
     client.chats.create(model="gemini-2.5-flash").send_message("hi")
     assert [(r.content, r.session_id) for r in records] == [("hello", "s-1")] * 3
-    await clients.adapter.close(client, clients.is_async)
+    await clients.adapter.close(client, False)
 
 
 async def test_a_chat_has_its_turns(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given, settings
@@ -117,8 +116,9 @@ def citations(draw: st.DrawFn) -> tuple[Any, list[Any]]:
         {"type": "url_citation", "url_citation": {"url": f"http://{number}.example", "title": draw(texts)}}
         for number in range(draw(st.integers(1, 3)))
     ]
-    pieces: Callable[[], list[Any]] = draw(st.sampled_from([lambda: [[entry] for entry in whole], lambda: [whole]]))
-    return whole, pieces()
+    one_by_one = [[entry] for entry in whole]
+    all_so_far = [whole[: number + 1] for number in range(len(whole))]
+    return whole, draw(st.sampled_from([one_by_one, [whole], all_so_far]))
 
 
 @st.composite

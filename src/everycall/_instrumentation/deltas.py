@@ -137,9 +137,14 @@ class MergedList:
         return entry
 
     def _repeats(self, items: Sequence[Any]) -> bool:
-        """Whether a host sends the whole list each time, as some do with citations."""
+        """Whether a host sends the whole list of objects each time, as some do with citations."""
         length = len(self._entries)
-        return 1 < length <= len(items) and list(items[:length]) == self.value()
+        if not self._joins_texts or not 0 < length <= len(items):
+            return False
+        first = members(items[0])
+        if not first or "index" in first or _is_text_part(first):  # pieces of entries, not entries
+            return False
+        return list(items[:length]) == self.value()
 
     def _entry_of(self, values: Mapping[str, Any], *, is_first: bool) -> MergedObject | None:
         """Return the entry that an item continues; None if the item is a new entry.
@@ -206,6 +211,10 @@ def _value_of(item: Any, values: Mapping[str, Any]) -> Any:
 
 def _continues_text(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
     """Whether an item continues the text, or the thinking, of the part before it."""
-    if entry.get("type") != values.get("type") or not values.keys() <= _TEXT_PART_MEMBERS:
+    if entry.get("type") != values.get("type") or not _is_text_part(entry) or not _is_text_part(values):
         return False
-    return entry.keys() <= _TEXT_PART_MEMBERS and bool(entry.keys() & values.keys() & {"text", "thinking"})
+    return bool(entry.keys() & values.keys() & {"text", "thinking"})
+
+
+def _is_text_part(values: Mapping[str, Any]) -> bool:
+    return values.keys() <= _TEXT_PART_MEMBERS
