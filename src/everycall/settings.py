@@ -136,9 +136,9 @@ class Settings:
         spool_dir = given.get("spool_dir") or env.get("EVERYCALL_SPOOL_DIR") or None
         return cls(
             endpoint=(given.get("endpoint") or env.get("EVERYCALL_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
-            api_key=given.get("api_key") or env.get("EVERYCALL_API_KEY") or None,
-            project_name=given.get("project_name") or env.get("EVERYCALL_PROJECT") or DEFAULT_PROJECT,
-            spool_dir=Path(spool_dir).expanduser() if spool_dir else None,
+            api_key=(given.get("api_key") or env.get("EVERYCALL_API_KEY") or "").strip() or None,
+            project_name=_text(given.get("project_name") or env.get("EVERYCALL_PROJECT") or DEFAULT_PROJECT),
+            spool_dir=_path("spool_dir", spool_dir) if spool_dir else None,
             omit=_omit_from(env.get("EVERYCALL_LOG_OMIT", ""))
             | omit_flags(
                 bool(given.get("log_omit")), bool(given.get("log_omit_inputs")), bool(given.get("log_omit_outputs"))
@@ -163,7 +163,7 @@ class Settings:
             return self.api_key
         try:
             return local_key_path().read_text(encoding="ascii").strip() or None
-        except (OSError, ValueError):
+        except (OSError, ValueError, ConfigurationError):
             return None
 
     def spool_root(self) -> Path:
@@ -181,6 +181,18 @@ def _omit_from(text: str) -> int:
             raise ConfigurationError(f"EVERYCALL_LOG_OMIT may be all, inputs, outputs or none, not {word.strip()!r}")
         flags |= _OMIT_NAMES[name]
     return flags
+
+
+def _text(name: str) -> str:
+    """Return a project's name as text: in the C locale, Python reads its bytes as something that cannot be encoded."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _path(name: str, path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{name} is {str(path)!r}, and this user has no home directory") from error
 
 
 def _switch(given: bool | None, text: str) -> bool:

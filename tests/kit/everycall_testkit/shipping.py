@@ -11,5 +11,5 @@ def ship(address: str, **environment: str) -> None:
     """Deliver to an endpoint what is left in this EVERYCALL_HOME; fails when anything is left after it."""
     command = [sys.executable, "-m", "everycall", "ship", "--endpoint", address]
     env = {**os.environ, **environment}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
