@@ -198,6 +198,7 @@ CACHE_BYTES_MAX = _limit(
 )
 CACHE_AGE_MAX_S = _time("CACHE_AGE_MAX_S", 7 * 86_400.0, "a stored response is served no longer than this")
 COMMIT_DELAY_S = _time("COMMIT_DELAY_S", 0.004, "a commit waits for others to join its sync")
+COMMIT_DELAY_SINGLE_S = _time("COMMIT_DELAY_SINGLE_S", 0.001, "the same where only single records wait, as completions")
 COMMIT_RECORDS_MAX = _limit("COMMIT_RECORDS_MAX", 5_000, "records", "in one transaction")
 WRITE_QUEUE_MAX = _limit("WRITE_QUEUE_MAX", 64, "batches", "waiting for the writer; then 503, and clients keep theirs")
 PROVIDER_TIMEOUT_S = _time("PROVIDER_TIMEOUT_S", 180.0, "for a provider's answer, as Parea's own client waits")

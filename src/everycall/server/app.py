@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import Litestar, Response
+from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.events import BaseEventEmitterBackend
 from litestar.middleware import DefineMiddleware
-from litestar.types import Scope
+from litestar.types import ASGIApp, ExceptionHandlersMap, Receive, Scope, Send
 
 from everycall import limits, paths
 from everycall.server import login, pages
@@ -93,7 +93,9 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
         projects=Projects(store),
         connections=Connections(is_exempt=TrustedProxies(options.trusted_proxies).trust),
     )
-    return Litestar(
+    handlers = exception_handlers(problem_page, _of_protocol)
+    return _App(
+        completion.CompletionRoute(services, lambda inner: Guard(inner, access), lambda *of: _fail(handlers, *of)),
         route_handlers=[
             *records.handlers,
             *otlp.handlers,
@@ -121,13 +123,35 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
         event_emitter_backend=_NoEvents,
         middleware=[DefineMiddleware(Guard, access=access)],
         before_send=[secure],
-        exception_handlers=exception_handlers(problem_page, _of_protocol),
+        exception_handlers=handlers,
         openapi_config=openapi.configuration(),
         request_max_body_size=limits.BODY_BYTES_MAX,
         logging_config=None,
         debug=False,
         pdb_on_exception=False,
     )
+
+
+class _App(Litestar):
+    """The app, with one route that is answered before the framework sees the request."""
+
+    def __init__(self, completion_route: ASGIApp, **options: Any) -> None:
+        self._completion_route = completion_route
+        super().__init__(**options)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == completion.COMPLETION_PATH:
+            await self._completion_route(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+async def _fail(handlers: ExceptionHandlersMap, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer an exception as Litestar does, by the handler of its most derived class."""
+    handler = next(handlers[kind] for kind in type(error).__mro__ if kind in handlers)
+    request: Request[Any, Any, Any] = Request(scope, receive, send)
+    await handler(request, error).to_asgi_response(None, request)(scope, receive, send)
 
 
 def _of_protocol(scope: Scope, error: ProblemError) -> Response[Any] | None:

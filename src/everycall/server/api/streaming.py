@@ -80,7 +80,7 @@ async def post_stream(request: ApiRequest, services: NamedDependency[Services]) 
     """
     require(request.user, "write")
     services.gateway.rates.enter(request.user.key)
-    body = await read_completion(request, services.bodies)
+    body = await read_completion(request.scope, request.receive, services.bodies)
     project = await project_of_body(request.user, services.projects, body.project_name, body.project_uuid)
     follower = services.gateway.stream(project, body, request.user.key)
     with_end = header(request.scope, STREAM_HEADER.encode()) == "end"

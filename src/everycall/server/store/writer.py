@@ -160,8 +160,9 @@ class Writer:
     def _gather(self) -> list[Job]:
         """Return the jobs of the next transaction; none when the store is closed, or a fault is to be probed.
 
-        If the last transaction had several jobs, wait `limits.COMMIT_DELAY_S` for others to join the first one. A
-        single sender never waits.
+        If the last transaction had several jobs, wait `limits.COMMIT_DELAY_S` for others to join the first one, or
+        `limits.COMMIT_DELAY_SINGLE_S` if none of them is a batch: somebody waits for each single record, as for that of
+        a completion. A single sender never waits.
         """
         jobs: list[Job] = []
         count = 0
@@ -176,7 +177,8 @@ class Writer:
                     if count >= limits.COMMIT_RECORDS_MAX or self._closing or not self._is_shared:
                         return jobs
                     now = time.monotonic()
-                    deadline = deadline or now + limits.COMMIT_DELAY_S
+                    if deadline is None:
+                        deadline = now + (limits.COMMIT_DELAY_S if _has_batch(jobs) else limits.COMMIT_DELAY_SINGLE_S)
                     if now >= deadline:
                         return jobs
                     self._wake.wait(deadline - now)
@@ -302,6 +304,10 @@ def _prepare(batch: Batch, prices: PriceBook | None) -> None:
             batch.places.append(place)
         except Unstorable as error:
             batch.refuse(place, str(error))
+
+
+def _has_batch(jobs: Sequence[Job]) -> bool:
+    return any(isinstance(job, Batch) and len(job.records) > 1 for job in jobs)
 
 
 def _commit_of(batch: Batch) -> Commit:
