@@ -123,7 +123,8 @@ def show(results: dict[str, Any]) -> None:
 
     def rate(label: str, name: str, target: str = "") -> None:
         if name in results:
-            print(f"{label:<40}{results[name]:>8,.0f}/s{'':>10}{target:>12}")
+            cpu = f"{results[f'{name}_cpu_ms']:.2f} ms" if f"{name}_cpu_ms" in results else ""
+            print(f"{label:<40}{results[name]:>8,.0f}/s{'':>10}{target:>12}{cpu:>13}")
 
     times("provider asked directly", results["bare"])
     times("provider asked through the server", results["through"])
@@ -329,7 +330,7 @@ def load(arguments: argparse.Namespace, details: dict[str, Any]) -> dict[str, An
         with lock:
             return ask()
 
-    results = {
+    results: dict[str, Any] = {
         "targets": TARGETS,
         "uncached_overhead_p50_ms": overhead["p50_ms"],
         "stream_first_byte_added_ms": first_bytes["p50_ms"],
@@ -339,9 +340,14 @@ def load(arguments: argparse.Namespace, details: dict[str, Any]) -> dict[str, An
         "overhead": overhead,
         "first_byte": first_bytes,
         "cached_1": row(hits, cached_cpu),
-        "uncached_per_s_16": per_second([connect() for _ in range(CLIENTS)], ask_in_turn, arguments.seconds),
-        "cached_per_s_32": per_second([connect() for _ in range(CACHED_CLIENTS)], lambda: same, arguments.seconds),
     }
+    for name, clients, body in (
+        ("uncached_per_s_16", CLIENTS, ask_in_turn),
+        ("cached_per_s_32", CACHED_CLIENTS, lambda: same),
+    ):
+        cpu = cpu_of(server)
+        results[name] = per_second([connect() for _ in range(clients)], body, arguments.seconds)
+        results[f"{name}_cpu_ms"] = round((cpu_of(server) - cpu) * 1e3 / (results[name] * arguments.seconds), 3)
     if others:
         results["peer_overhead"] = row([peers - bare for bare, _, peers in rounds])
         results["peer_overhead_p50_ms"] = results["peer_overhead"]["p50_ms"]

@@ -22,8 +22,45 @@ from everycall.server.security import HEADERS
 
 __all__ = ["Connection"]
 
+_FINAL_STATUS = tuple(b"HTTP/1.1 %d" % hundreds for hundreds in range(2, 6))
+
 _logger = logging.getLogger("everycall.server.http_protocol")
 _logger.setLevel(logging.ERROR)  # uvicorn logs a warning for every invalid request, and anybody can send those
+
+
+class _HeadFirst:
+    """A transport that sends the head of a response with the first bytes of its body: one packet instead of two.
+
+    A head that is not followed at once is sent alone.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, or keep those of a head until the next write or turn of the loop."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_FINAL_STATUS):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Send what is left and close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            data, self._head = self._head, b""
+            self._transport.write(data)
 
 
 class Connection(H11Protocol):
@@ -46,7 +83,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for the first request."""
-        super().connection_made(transport)
+        super().connection_made(_HeadFirst(transport, self.loop))  # type: ignore[arg-type]
         self.address = self.client[0] if self.client else ""
         self._open_connections.add(self)
         self._wait(limits.HEAD_TIMEOUT_S)

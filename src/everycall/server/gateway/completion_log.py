@@ -16,7 +16,7 @@ from everycall.server.gateway.budgets import Budgets
 from everycall.server.gateway.identifiers import Identifiers
 from everycall.server.gateway.preparation import PreparedRequest
 from everycall.server.gateway.recent_responses import RecentResponse, RecentResponses
-from everycall.server.gateway.recording import Outcome, completion_response, make_record, response_from_record
+from everycall.server.gateway.recording import Outcome, completion_response, is_repeatable, make_record
 from everycall.server.gateway.request import CompletionResponse, UnstoredResponse
 from everycall.server.store.base import Store
 from everycall.server.store.errors import StoreBusy, StoreError
@@ -53,7 +53,6 @@ class CompletionLog:
                 await self.spend(outcome.expense)
             return response
         record = make_record(prepared, ids, outcome)
-        is_repeatable = response_from_record(record) is not None and not record.omitted
         if request.inference_id and not outcome.abandoned:
             self._recent.put(key, RecentResponse(response, request.digest(), unstored=record))
         try:
@@ -63,7 +62,7 @@ class CompletionLog:
                 raise
             self._keep_unstored(project, record, error)
             return UnstoredResponse(**msgspec.structs.asdict(response))
-        if outcome.abandoned or is_repeatable:
+        if outcome.abandoned or (is_repeatable(record) and not record.omitted):
             self._recent.drop(key)
         else:
             self._recent.put(key, RecentResponse(response, request.digest()))

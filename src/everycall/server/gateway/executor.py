@@ -40,15 +40,17 @@ class Executor:
         await self._providers.client(prepared.first.settings)
         run.start_clock(prepared.timeout_s)
         async with self._budgets.account(run.key) as account:
-            outcome = await self._in_order(prepared, run, account)
+            outcome, failed_attempts = await self._in_order(prepared, run, account)
         timing = Timing(run.started_unix_nano, time.perf_counter() - run.started)
-        return replace(outcome, timing=timing, expense=account.unsaved())
+        return replace(outcome, failed_attempts=failed_attempts, timing=timing, expense=account.unsaved())
 
     async def close(self) -> None:
         """Cancel the calls under way."""
         await self._calls.close()
 
-    async def _in_order(self, prepared: PreparedRequest, run: CompletionRun, account: Account) -> Outcome:
+    async def _in_order(
+        self, prepared: PreparedRequest, run: CompletionRun, account: Account
+    ) -> tuple[Outcome, tuple[FailedAttempt, ...]]:
         """Ask the first provider, then the fallbacks, until one answers or fails for good."""
         started = time.perf_counter()
         wait_max_s = limits.FALLBACK_WAIT_MAX_S if prepared.fallbacks else limits.RETRY_AFTER_MAX_S
@@ -73,7 +75,7 @@ class Executor:
                 outcome = await self._calls.outcome(run, fallback, account, wait_max_s=wait_max_s)
             except ProblemError as unusable:
                 attempts.append(_unusable(fallback, unusable, time.perf_counter() - started))
-        return replace(outcome, failed_attempts=tuple(attempts))
+        return outcome, tuple(attempts)
 
 
 def _unusable(fallback: Candidate | UnusableFallback, error: ProblemError, seconds: float) -> FailedAttempt:

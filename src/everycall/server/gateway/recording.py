@@ -53,6 +53,7 @@ __all__ = [
     "Outcome",
     "Timing",
     "completion_response",
+    "is_repeatable",
     "make_record",
     "request_digest",
     "response_from_record",
@@ -223,11 +224,16 @@ def completion_response(ids: Identifiers, outcome: Outcome) -> CompletionRespons
     )
 
 
+def is_repeatable(record: Record) -> bool:
+    """Return whether a record has all of the response that was given."""
+    if record.status == SUCCESS and (record.content is None or "content" in record.truncated):
+        return False
+    return record.error_type != ABANDONED
+
+
 def response_from_record(record: Record) -> CompletionResponse | None:
     """Return the response whose record this is, or None if the record does not have all of its content."""
-    if record.status == SUCCESS and (record.content is None or "content" in record.truncated):
-        return None
-    if record.error_type == ABANDONED:
+    if not is_repeatable(record):
         return None
     cost = record.saved_cost if record.cache_hit else record.cost
     return CompletionResponse(
@@ -256,7 +262,7 @@ def request_digest(record: Record) -> str | None:
 
 
 def _timestamp(unix_nano: int) -> str:
-    return datetime.fromtimestamp(unix_nano // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(unix_nano // 1_000_000_000, UTC).isoformat(" ")[:19]
 
 
 def _bounded(record: Record) -> Record:
