@@ -6,6 +6,7 @@ Called by `gateway.py` before anything else is done for a request.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from functools import cached_property
@@ -27,6 +28,10 @@ from everycall.server.store.values import ApiKey
 __all__ = ["CompletionRun", "Idempotency", "not_kept"]
 
 
+_numbers = itertools.count()
+"""Of completions, in the order in which they were asked for."""
+
+
 class CompletionRun(Broadcast[CompletionResponse]):
     """One completion under way, paid by `key`. Everyone who sends its request under its `inference_id` follows it.
 
@@ -40,6 +45,7 @@ class CompletionRun(Broadcast[CompletionResponse]):
         self.key = key
         self.ids = identifiers(request)
         self.is_stream = is_stream
+        self.number = next(_numbers)
         self.started_unix_nano = 0
         self.deadline = Deadline(limits.PROVIDER_TIMEOUT_S)
 

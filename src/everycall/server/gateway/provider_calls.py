@@ -75,7 +75,7 @@ class Turn:
 class _Call(Broadcast[ProviderResponse]):
     """One call of a provider, followed by all completions that ask the same at once.
 
-    The first of those that are still there at the end pays for it: the one that began it may have gone away.
+    The earliest completion that is still there at the end pays for it: the one that began it may have gone away.
     """
 
     def __init__(self) -> None:
@@ -85,11 +85,18 @@ class _Call(Broadcast[ProviderResponse]):
         self.response: ProviderResponse | None = None
         self.stream: ProviderStream | None = None
         self._payer: Follower[ProviderResponse] | None = None
+        self._numbers: dict[Follower[ProviderResponse], int] = {}
+
+    def follow_for(self, run: CompletionRun) -> Follower[ProviderResponse]:
+        """Return a new follower for a completion."""
+        follower = self.follow()
+        self._numbers[follower] = run.number
+        return follower
 
     def end(self, result: ProviderResponse | None, error: BaseException | None = None) -> None:
         """See `Broadcast.end`."""
         if not self.hit and self.so_far() is not None:
-            self._payer = next(iter(self.followers), None)
+            self._payer = min(self.followers, key=self._numbers.__getitem__, default=None)
         super().end(result, error)
 
     def so_far(self) -> ProviderResponse | None:
@@ -118,7 +125,8 @@ class ProviderCalls:
         A Retry-After longer than `wait_max_s` is not waited for. Raise `ProblemError` if the key may not ask, or if
         the request cannot be sent to this provider.
         """
-        key, use = cache_key(run.project, candidate.settings, candidate.request), CacheUse.of(run.request)
+        use = CacheUse.of(run.request)
+        key = cache_key(run.project, candidate.settings, candidate.request) if use.read or use.write else ""
         turn = Turn(run, candidate, account, key, use, wait_max_s)
         while True:
             call, is_own = self._join(turn.call_key)
@@ -143,40 +151,50 @@ class ProviderCalls:
             return call, False
         return _Call(), True
 
+    def _share(self, key: CallKey | None, call: _Call) -> None:
+        """Let others join a call."""
+        if key:
+            self._calls[key] = call
+
+    def _end_sharing(self, key: CallKey | None, call: _Call) -> None:
+        if key and self._calls.get(key) is call:
+            del self._calls[key]
+
     def _start(self, key: CallKey | None, call: _Call, work: Coroutine[Any, Any, None]) -> None:
         """Do the work of a new call in a task of its own, and let others join it until it is done."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        if key:
-            self._calls[key] = call
+        self._share(key, call)
 
-        def remove(_: object) -> None:
+        def done(_: object) -> None:
             self._tasks.discard(task)
-            if key and self._calls.get(key) is call:
-                del self._calls[key]
+            self._end_sharing(key, call)
 
-        task.add_done_callback(remove)
+        task.add_done_callback(done)
 
     async def _follow(self, turn: Turn, call: _Call, *, is_own: bool) -> Outcome:
         """Return what a call gave to this completion. Raise `ProblemError` if the call could not be made."""
         run = turn.run
-        follower = call.follow()
+        follower = call.follow_for(run)
         error: ProviderError | None = None
         abandoned = False
         try:
-            if is_own and not run.is_stream and turn.call_key is None:
-                await self._make(turn, call)  # nobody else can join, so it needs no task
-            elif is_own:
-                self._start(turn.call_key, call, self._make(turn, call))
             if run.is_stream:
+                if is_own:  # in a task of its own: this caller may go away before others who follow the call
+                    self._start(turn.call_key, call, self._make(turn, call))
                 await run.run_until_abandoned(_pass_on(follower, run))
             else:
+                if is_own:
+                    self._share(turn.call_key, call)
+                    await self._make(turn, call)
                 await follower.finished()
         except Abandoned:
             abandoned = True
         except ProviderError as failure:
             error = failure
         finally:
+            if is_own and not run.is_stream:
+                self._end_sharing(turn.call_key, call)
             pays = call.is_paid_by(follower)
             follower.close()
         outcome = _outcome(turn, call, error, abandoned=abandoned, pays=pays)
