@@ -132,12 +132,14 @@ class Segment:
 
         Holds at most `2 * limits.RECORD_BYTES_MAX` bytes, whatever is in the file.
         """
-        size, start, wanted = self.size, self.sent, bytes_max
+        size = written_to = self.size
+        start, wanted = self.sent, bytes_max
         while start < size:
-            data = os.pread(self.fd, min(wanted, size - start), start)
-            if not data:  # somebody cut the file
-                start = size
-                break
+            requested = min(wanted, size - start)
+            data = os.pread(self.fd, requested, start)
+            if len(data) < requested:  # somebody cut the file
+                size = start + len(data)
+                self.is_damaged |= self._is_own
             end = data.rfind(b"\n") + 1
             if end:
                 return self._chunk(data, start, end)
@@ -149,10 +151,11 @@ class Segment:
             elif wanted < _LINE_BYTES_MAX:
                 wanted *= 4
             else:
+                self.is_damaged |= self._is_own
                 return Chunk(b"", self._after_next_newline(start + len(data), size), skipped=1)
-        if self._is_own and start > self.sent:
+        if self._is_own and self.sent < written_to:
             self.is_damaged = True
-            return Chunk(b"", size)
+            return Chunk(b"", written_to)
         return None
 
     def _chunk(self, data: bytes, start: int, end: int) -> Chunk:
@@ -176,15 +179,14 @@ class Segment:
 
     def lines(self) -> int:
         """Return how many lines were written."""
-        if self.is_damaged:
-            return self.written
-        size = self.size
-        self._lines += self.count_lines(self._counted_to, size)
-        self._counted_to = size
-        return self._lines
+        if not self.is_damaged:
+            size = self.size
+            self._lines += self.count_lines(self._counted_to, size)
+            self._counted_to = size
+        return self.written if self.is_damaged else self._lines
 
     def count_lines(self, start: int, end: int) -> int:
-        """Return how many lines end between two places in the file."""
+        """Return how many lines end between two places in the file; note if there are holes in a process's own."""
         count = 0
         while start < end:
             data = os.pread(self.fd, min(_BLOCK, end - start), start)
@@ -192,6 +194,7 @@ class Segment:
                 break
             count += data.count(b"\n")
             start += len(data)
+            self.is_damaged |= self._is_own and b"\0" in data
         return count
 
     def pending(self) -> int:

@@ -253,19 +253,17 @@ class Spool:
             segment.release()
         return True
 
-    def _note_receipts(self, segment: Segment, chunk: Chunk, delivered: int, dropped: dict[Loss, int]) -> None:
+    def _note_receipts(self, segment: Segment, chunk: Chunk, delivered: int, losses: dict[Loss, int]) -> None:
         segment.sent = chunk.end
         if not segment.is_damaged:
             segment.received += chunk.data.count(b"\n")
-            self._count_losses(dropped)
-            return
-        # What was cut out of the file cannot be counted there. At its end, what is missing of all that was written is.
-        losses: dict[Loss, int] = {loss: count for loss, count in dropped.items() if loss is not Loss.SPOOL_CORRUPT}
-        segment.received += delivered + sum(losses.values())
-        if segment.sent >= segment.size:
-            losses[Loss.SPOOL_CORRUPT] = segment.written - segment.received
-            segment.received = segment.written
+        else:  # what was cut out of the file cannot be counted there: it is missing at the end
+            losses = {loss: count for loss, count in losses.items() if loss is not Loss.SPOOL_CORRUPT}
+            segment.received += delivered + sum(losses.values())
         self._count_losses(losses)
+        if segment.sent >= segment.size:
+            self.ledger.drop(Loss.SPOOL_CORRUPT, segment.pending())
+            segment.received = segment.lines()
 
     def _count_losses(self, losses: dict[Loss, int]) -> None:
         for loss, count in losses.items():
@@ -366,11 +364,12 @@ class Spool:
             self.is_closed = True
             segments = self._segments()
             for segment in segments:
+                is_deleted = segment.is_deleted()
                 self._finished_lines += segment.lines()
                 if segment.sent >= segment.size:
                     segment.remove()
                 else:
-                    self.kept += self._leave(segment)
+                    self.kept += self._leave(segment, is_deleted)
                 segment.release()
             if self._spare is not None:
                 self._spare.remove()
@@ -382,10 +381,10 @@ class Spool:
             self.memory.clear()
             self._memory_bytes = 0
 
-    def _leave(self, segment: Segment) -> int:
+    def _leave(self, segment: Segment, is_deleted: bool) -> int:
         """Prepare a segment for whoever adopts it; return how many lines it holds. Lines that are gone are counted."""
         pending = segment.pending()
-        if segment.is_deleted() and not self._restore(segment):
+        if is_deleted and not self._restore(segment):
             self.ledger.drop(Loss.SPOOL_UNWRITABLE, pending)
             return 0
         held = segment.count_lines(segment.sent, segment.size)
