@@ -60,7 +60,9 @@ def way(ask: Any, returns: Any = "answer", *, legacy: bool = False, **params: An
             "messages": MESSAGES,
         },
     }
-    attributes = {"gen_ai.response.id": "compl_1" if legacy else "msg_1"}
+    attributes = {"gen_ai.response.id": "msg_1"}
+    if legacy:
+        attributes = {"gen_ai.response.id": "compl_1", "anthropic.response.log_id": "compl_1"}
     reason = "stop_sequence" if legacy else "end_turn"
     answer = {
         **({} if legacy else USAGE),

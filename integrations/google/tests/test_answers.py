@@ -332,7 +332,7 @@ async def test_grounding(stream: bool, clients: Clients, provider: FakeProvider,
         "searchEntryPoint": {"renderedContent": "<div>canary</div>"},
         "groundingChunks": [
             {"web": {"uri": "https://example.com/storks", "title": "Storks"}},
-            {"retrievedContext": {"text": "Storks fly.", "fileSearchStore": "fileSearchStores/a"}},
+            {"retrievedContext": {"text": "Storks fly.", "title": "storks.txt"}},
         ],
         "groundingSupports": [
             {"segment": {"startIndex": 2, "endIndex": 5, "text": "canary"}, "groundingChunkIndices": [0, 1]}
@@ -347,7 +347,7 @@ async def test_grounding(stream: bool, clients: Clients, provider: FakeProvider,
             "web_search_queries": ["storks"],
             "sources": [
                 {"title": "Storks", "uri": "https://example.com/storks"},
-                {"text": "Storks fly.", "file_search_store": "fileSearchStores/a"},
+                {"text": "Storks fly.", "title": "storks.txt"},
             ],
             "supports": [{"start_index": 2, "end_index": 5, "grounding_chunk_indices": [0, 1]}],
         },
