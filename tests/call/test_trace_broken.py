@@ -72,6 +72,7 @@ RECURSION = textwrap.dedent(
 )
 
 
+@pytest.mark.process
 def test_endless_recursion_ends_as_it_does_without_us() -> None:
     done = subprocess.run([sys.executable, "-c", RECURSION], capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stderr

@@ -299,6 +299,7 @@ def test_a_remote_endpoint_gets_gzip(sink: Sink, monkeypatch: pytest.MonkeyPatch
     assert once_each(sink, 10)
 
 
+@pytest.mark.slow
 def test_the_sheet_closes_while_threads_call_and_the_endpoint_flaps(sink: Sink) -> None:
     """recorded = delivered + spooled + dropped at every look, under load and faults."""
     begin(sink)

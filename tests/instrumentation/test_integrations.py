@@ -39,6 +39,7 @@ def test_a_named_integration_records_until_it_is_undone(provider: Any) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_without_names_all_that_are_installed_are_on(provider: Any) -> None:
     with capture_records() as records:
         assert everycall.instrument() == ("anthropic", "google", "langchain", "openai")
@@ -72,6 +73,7 @@ def test_an_unknown_label_is_an_error_of_the_caller() -> None:
         everycall.instrument("openai", sesion_id="s")  # type: ignore[call-arg]
 
 
+@pytest.mark.process
 def test_a_library_that_is_not_installed(tmp_path: Path) -> None:
     """By name it is an error that tells why; among all, it is left, with a warning."""
     (tmp_path / "openai.py").write_text("raise ImportError('openai is broken here')")

@@ -369,6 +369,7 @@ def test_repricing_leaves_what_was_given() -> None:
         assert BOOK.reprice(original) is original
 
 
+@pytest.mark.process
 def test_a_traced_program_never_reads_the_price_list(tmp_path: Path) -> None:
     """Neither the import nor a traced call with tokens loads prices: only the server does."""
     program = (

@@ -17,6 +17,8 @@ import pytest
 from everycall_testkit.shipping import ship
 from everycall_testkit.sink import Sink
 
+pytestmark = pytest.mark.process
+
 SERVICE = """
 import json, sys
 import everycall, uvicorn

@@ -470,6 +470,7 @@ def run(program: str, tmp_path: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_importing_replaces_nothing_the_first_call_does(tmp_path: Path) -> None:
     """Nothing happens on import; the first traced call is enough; a forked child has it too, and undoes it."""
     out = run(
@@ -511,11 +512,12 @@ def test_importing_replaces_nothing_the_first_call_does(tmp_path: Path) -> None:
 
 def test_our_own_thread_belongs_to_no_call(tmp_path: Path) -> None:
     """The sender is started by the first call that ends; it must not keep that call, or be its child."""
+    others = set(threading.enumerate())  # that of an earlier test may still be ending
     everycall.init(spool_dir=tmp_path, endpoint="http://127.0.0.1:9")
     try:
         with everycall.span("above"):
             child()
-            (sender,) = [t for t in threading.enumerate() if t.name == "everycall-sender"]
+            (sender,) = [t for t in set(threading.enumerate()) - others if t.name == "everycall-sender"]
             assert _threads._is_worker(sender)
             assert "run" not in vars(sender)
     finally:

@@ -109,6 +109,7 @@ def _record(number: int, case: dict[str, Any]) -> dict[str, Any]:
 
 
 @named
+@pytest.mark.process
 def test_the_server_stores_exactly_that_cost(stored: dict[str, dict[str, Any]], case: dict[str, Any]) -> None:
     import genai_prices
 

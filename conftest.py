@@ -1,0 +1,48 @@
+"""How every test runs: with or without workers, in random order, and which tests are the quick ones.
+
+Used by the tests of the core (`tests/`) and of each integration (`integrations/*/tests/`).
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).parent
+WORKERS = 3
+"""More than cores: many tests wait for a process or a server more than they compute."""
+
+UNIT_FOLDERS = tuple(
+    ROOT / "tests" / name
+    for name in ("call", "capture", "delivery", "instrumentation", "pricing", "propagation", "redaction", "usage")
+)
+SERVER_FIXTURES = frozenset({"server", "gateway_server", "server_process"})
+
+# A machine that is busy makes an example slow; that is no failure.
+hypothesis.settings.register_profile("everycall", hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("everycall")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many workers `-n auto` starts: none for single files and tests, which they would only delay."""
+    paths = [Path(argument.partition("::")[0]) for argument in config.args]
+    return WORKERS if all("::" not in argument for argument in config.args) and any(map(Path.is_dir, paths)) else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server, and of the core's folders those that need neither one nor much time."""
+    for item in items:
+        if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("process")
+        in_unit_folder = any(folder in item.path.parents for folder in UNIT_FOLDERS)
+        if in_unit_folder and not any(item.get_closest_marker(name) for name in ("process", "slow")):
+            item.add_marker("unit")
+
+
+def pytest_collection_finish() -> None:
+    """Set aside what imports made: tests that collect garbage look at their own objects only, which is much quicker."""
+    gc.collect()
+    gc.freeze()
