@@ -18,7 +18,9 @@ CORE = frozenset({"msgspec", "opentelemetry"})
 ENCODING = frozenset({"msgspec"})
 COMMANDS = frozenset({"langchain_core", "everycall_langchain", "msgspec", "openai", "xllamacpp", "yaml"})
 THIRD_PARTY: dict[str, frozenset[str] | set[str]] = {
-    **dict.fromkeys(("_version", "_terminal", "errors", "limits", "paths", "sampling", "semconv"), frozenset()),
+    **dict.fromkeys(
+        ("_event_stream", "_version", "_terminal", "errors", "limits", "paths", "sampling", "semconv"), frozenset()
+    ),
     **dict.fromkeys(
         ("_capture", "_guard", "_ledger", "_patches", "_redaction", "_retry", "_usage", "dialects"), ENCODING
     ),
@@ -31,14 +33,15 @@ THIRD_PARTY: dict[str, frozenset[str] | set[str]] = {
     "pytest_plugin": {"pytest"},
     **dict.fromkeys(("__main__", "cli", "demo"), COMMANDS),
     "server": {
-        "anthropic",
+        "aiohttp",
         "google",
         "h11",
+        "httptools",
+        "httpx",  # its TLS context, with certifi's authorities
         "jinja2",
         "litestar",
         "markupsafe",
         "msgspec",
-        "openai",
         "opentelemetry",  # the generated classes of OTLP
         "rapidfuzz",
         "uvicorn",
