@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from everycall._call.call import Call
 from everycall._call.context import context
-from everycall._call.context import current_call as current
 from everycall._call.decorator import span, trace
+from everycall._call.interface import Call, current
 from everycall._ledger import Balance, Flushed
 from everycall._runtime import flush, init, shutdown, stats
 from everycall._version import __version__

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from everycall._call.call import INHERIT, UNSET, Call, Inherit, Unset, start_below, start_call
+from everycall._call.call import OwnedCall
 from everycall._call.context import add_lookup, attach, current_call, current_context, detach
 from everycall._call.generators import Chunks, drive, drive_async
+from everycall._call.keywords import UNSET, Unset
+from everycall._call.start import INHERIT, Inherit, start_below, start_call
 from everycall._guard import guarded, report
 from everycall._instrumentation.content import (
     get_member,
@@ -48,7 +50,6 @@ __all__ = [
     "OMIT_NOTHING",
     "OMIT_OUTPUTS",
     "UNSET",
-    "Call",
     "Chunks",
     "ClientWrapper",
     "Inherit",
@@ -56,6 +57,7 @@ __all__ = [
     "MergedObject",
     "ModelRequest",
     "Options",
+    "OwnedCall",
     "Patches",
     "SharedLabels",
     "StainlessRequest",
@@ -91,7 +93,7 @@ __all__ = [
 ]
 
 
-def current() -> Call | None:
+def current() -> OwnedCall | None:
     """Return the current call, or None."""
     return current_call()
 
@@ -101,10 +103,10 @@ class active:  # noqa: N801 - used like a function: `with active(call): ...`
 
     __slots__ = ("_call", "_token")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: OwnedCall) -> None:
         self._call = call
 
-    def __enter__(self) -> Call:
+    def __enter__(self) -> OwnedCall:
         self._token = attach(self._call, self._call)
         return self._call
 
@@ -112,7 +114,7 @@ class active:  # noqa: N801 - used like a function: `with active(call): ...`
         detach(self._token)
 
 
-def register_parent_lookup(lookup: Callable[[Call | None], Call | None]) -> Callable[[], None]:
+def register_parent_lookup(lookup: Callable[[OwnedCall | None], OwnedCall | None]) -> Callable[[], None]:
     """Let an integration say which of its calls is running; returns a function that undoes it.
 
     `lookup(current)` is called whenever a call looks for its parent; `current` is the call in the context, or None. Its

@@ -25,12 +25,12 @@ __all__ = [
     "Carried",
     "WSGIMiddleware",
     "carry",
-    "continued",
     "extract",
     "inject",
     "instrument_httpx",
     "instrument_requests",
     "uninstrument",
+    "use_context",
 ]
 
 P = ParamSpec("P")
@@ -56,8 +56,8 @@ def extract(headers: Mapping[str, str]) -> Scope | None:
     return _carrier.scope_of(_carrier.read(headers), current_node())
 
 
-class continued:  # noqa: N801 - used like a function: `with continued(headers)`
-    """Continue the trace that `headers` tell of: `with continued(task.headers): ...`, also `async with`.
+class use_context:  # noqa: N801 - used like a function: `with use_context(headers)`
+    """Continue the trace that `headers` tell of: `with use_context(task.headers): ...`, also `async with`.
 
     The sender's call is the parent of the calls inside, its names, ids and omit flags hold for them. Without headers
     of ours nothing changes. May be entered again and nested. Never raises by itself.

@@ -1,4 +1,4 @@
-"""For tests of programs that use everycall: capture records in memory, with counted ids and a ticking clock.
+"""For tests of programs that use everycall: capture records in memory, with predictable ids and times.
 
 `everycall.pytest_plugin` makes a fixture of it.
 """
@@ -16,7 +16,7 @@ from everycall._propagation import threads
 from everycall.record import Record, decode
 from everycall.settings import Settings
 
-__all__ = ["capture_records", "counted"]
+__all__ = ["capture_records", "deterministic"]
 
 
 class _List:
@@ -47,7 +47,7 @@ def capture_records(settings: Settings | None = None) -> Iterator[list[Record]]:
 
 
 @contextmanager
-def counted(start_time_unix_nano: int = 1_700_000_000_000_000_000, tick_s: float = 1.0) -> Iterator[None]:
+def deterministic(start_time_unix_nano: int = 1_700_000_000_000_000_000, tick_s: float = 1.0) -> Iterator[None]:
     """Make ids count up from 1 and both clocks tick by `tick_s` at each look, so that whole records can be compared."""
     numbers, ticks = itertools.count(1), itertools.count()
     step = int(tick_s * 1e9)

@@ -262,14 +262,14 @@ def test_keys_are_not_shown() -> None:
 
 
 def test_a_completion_inside_a_call_is_its_child(parea: Parea, gateway_server: Any, tmp_path: Path) -> None:
-    from everycall._call.call import Call
+    from everycall._call.call import OwnedCall
     from everycall._call.context import attach, context, current_node, detach
     from everycall._call.recorder import Recorder
     from everycall.settings import Settings
 
     recorder = Recorder(Settings(), sink=_Nowhere(), ledger=None)  # type: ignore[arg-type]
     with context(trace_id="order-42", trace_name="support", end_user_identifier="u-7", session_id="s-1"):
-        call = Call("answer", "chain", current_node(), recorder, "test")
+        call = OwnedCall("answer", "chain", current_node(), recorder, "test")
         token = attach(call, call)
         try:
             inside = parea.completion(Completion(llm_configuration=PROMPT))

@@ -114,7 +114,7 @@ def nested(canary: str, outcome: str, config: dict[str, Any]) -> None:
 
     @everycall.trace
     def inside(question: str) -> str:
-        everycall.current().update(metadata={"q": question}, tags=[question])  # type: ignore[union-attr]
+        everycall.current().update(metadata={"q": question}, tags=[question])
         end(outcome, canary)
         return f"o-{canary}"
 

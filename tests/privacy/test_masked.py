@@ -38,10 +38,11 @@ def work(mail: str) -> None:
     @everycall.trace(name=f"ask {mail}", metadata={"by": mail}, tags=[mail], session_id=mail, end_user_identifier=mail)
     def fails(argument: str, default: Any = KEY, **more: Any) -> None:
         call = everycall.current()
-        assert call is not None
+        assert call.inference_id
         call.set_attribute(f"note {mail}", {"card": CARD})
         call.add_event(f"event {mail}", {"key": KEY})
-        call.update(metadata={mail: KEY}, tags=[KEY], target=[mail], content=f"said {mail}", unknown=CARD)
+        call.update(metadata={mail: KEY}, tags=[KEY], target=[mail], content=f"said {mail}")
+        call.set_attribute("unknown", CARD)
         try:
             raise OSError(f"cause {mail}")
         except OSError as cause:

@@ -145,11 +145,12 @@ OUTCOMES = ["ok", "error", "abandoned", "cancelled"]
 def inside(outcome: str) -> None:
     """Put the canary wherever a user's code may put it, then end as told."""
     call = everycall.current()
-    assert call is not None
+    assert call.inference_id
     call.set_attribute("note", "attr-" + CANARY)
     call.add_event("happened", {"what": "event-" + CANARY})
     call.update_name("name-" + CANARY)
-    call.update(metadata={"k": "meta-" + CANARY}, tags=["tag-" + CANARY], unknown_field="field-" + CANARY)
+    call.update(metadata={"k": "meta-" + CANARY}, tags=["tag-" + CANARY])
+    call.set_attribute("unknown_field", "field-" + CANARY)
     try:
         raise KeyError("handled-" + CANARY)
     except KeyError as error:

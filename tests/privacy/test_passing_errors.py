@@ -86,7 +86,7 @@ def told_of(inner: Callable[[], None]) -> None:
         inner()
     except ValueError as error:
         call = everycall.current()
-        assert call is not None
+        assert call.inference_id
         call.record_exception(error)
 
 

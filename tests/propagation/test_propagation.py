@@ -20,9 +20,9 @@ from everycall import _guard, limits
 from everycall.errors import ConfigurationError
 from everycall.propagation import (
     carry,
-    continued,
     extract,
     inject,
+    use_context,
 )
 from everycall.record import Record, to_json
 from everycall.settings import Settings
@@ -64,7 +64,7 @@ def test_what_is_written_is_read(records: list[Record]) -> None:
         inject(headers)
     assert headers["traceparent"] == f"00-{call.trace_hex}-{call.span_id}-01"
     assert all(value.isascii() and value.isprintable() for value in headers.values())
-    with continued(headers):
+    with use_context(headers):
         child()
     sender, found = records
     assert found.parent_id == sender.inference_id
@@ -81,7 +81,7 @@ def test_a_trace_id_in_every_form(trace_id: str, records: list[Record]) -> None:
         with everycall.span("sender"):
             inject(headers)
     assert ("baggage" in headers) == (trace_id != TRACE)
-    with continued(headers):
+    with use_context(headers):
         child()
     assert [r.trace_id for r in records] == [trace_id] * 2
 
@@ -93,7 +93,7 @@ def test_a_scope_without_a_call_is_told_too(records: list[Record]) -> None:
         with everycall.context(trace_id=trace_id, session_id="s"):
             inject(headers)
         assert set(headers) == {"baggage"}
-        with continued(headers):
+        with use_context(headers):
             child()
         assert (records[-1].trace_id, records[-1].parent_id, records[-1].session_id) == (trace_id, None, "s")
 
@@ -109,7 +109,7 @@ def test_labels_are_bounded_where_they_are_given(records: list[Record]) -> None:
         with everycall.span("a"):
             headers: dict[str, str] = {}
             inject(headers)
-    with continued(headers):
+    with use_context(headers):
         child()
     first, second = records
     assert (len(first.trace_id), first.trace_name, first.end_user_identifier) == (512, "\\ud800", "7")
@@ -135,10 +135,10 @@ def test_a_service_between_passes_on(records: list[Record]) -> None:
     with everycall.context(trace_id="order-42", log_omit_outputs=True), everycall.span("first"):
         inject(first)
     second: dict[str, str] = {}
-    with continued({**first, "tracestate": "a=1,b=2"}):
+    with use_context({**first, "tracestate": "a=1,b=2"}):
         inject(second)
     assert second == {**first, "tracestate": "a=1,b=2"}
-    with continued(second):
+    with use_context(second):
         child()
     assert records[1].parent_id == records[0].inference_id
     assert records[1].trace_id == "order-42"
@@ -146,7 +146,7 @@ def test_a_service_between_passes_on(records: list[Record]) -> None:
 
 def test_a_tracestate_goes_on_from_a_call(records: list[Record]) -> None:
     """A `tracestate` that came in leaves as it came, with the calls of that trace, and with no others."""
-    with continued({"traceparent": PARENT, "tracestate": "a=1,b=2"}):
+    with use_context({"traceparent": PARENT, "tracestate": "a=1,b=2"}):
         with everycall.span("in it"):
             headers: dict[str, str] = {"tracestate": "own=1"}
             inject(headers)
@@ -214,12 +214,12 @@ def test_the_flags_of_the_process_cross_too() -> None:
 )  # fmt: skip
 def test_a_malformed_traceparent_is_none(parent: Any, records: list[Record]) -> None:
     """W3C Trace Context: a header that cannot be read begins a new trace. Its labels are read all the same."""
-    with continued({"traceparent": parent, "baggage": "everycall.session_id=s"}):
+    with use_context({"traceparent": parent, "baggage": "everycall.session_id=s"}):
         child()
     assert records[0].parent_id is None
     assert records[0].trace_id not in (TRACE, "0" * 32)
     assert records[0].session_id == "s"
-    with continued({"traceparent": parent}):
+    with use_context({"traceparent": parent}):
         child()
     assert records[1].session_id is None
 
@@ -229,7 +229,7 @@ def test_a_malformed_traceparent_is_none(parent: Any, records: list[Record]) -> 
 )
 def test_a_traceparent_of_others_is_continued(parent: Any, records: list[Record]) -> None:
     """Any sender's, a later version's too: its trace, its span as the parent."""
-    with continued({"Traceparent": parent}):
+    with use_context({"Traceparent": parent}):
         child()
         with everycall.span("above"):
             child()
@@ -241,7 +241,7 @@ def test_a_traceparent_of_others_is_continued(parent: Any, records: list[Record]
 @pytest.mark.parametrize("state", ["é=1", "=", "a", "a=1," * 100, "x" * 1_000_000, "A=1", "a=1\n"])
 def test_a_malformed_tracestate_costs_nothing_else(state: str, records: list[Record], caplog: Any) -> None:
     """It is dropped, the trace goes on; nothing of it is logged."""
-    with caplog.at_level(logging.DEBUG), continued({"traceparent": PARENT, "tracestate": state}), everycall.span("a"):
+    with caplog.at_level(logging.DEBUG), use_context({"traceparent": PARENT, "tracestate": state}), everycall.span("a"):
         headers: dict[str, str] = {}
         inject(headers)
     assert "tracestate" not in headers
@@ -260,7 +260,7 @@ def test_a_malformed_tracestate_costs_nothing_else(state: str, records: list[Rec
 )  # fmt: skip
 def test_malformed_and_foreign_members_are_ignored(member: str, records: list[Record]) -> None:
     """They change no record, or at most the field they are for, within its bound."""
-    with continued({"traceparent": PARENT, "baggage": member}):
+    with use_context({"traceparent": PARENT, "baggage": member}):
         child(1)
     (record,) = records
     assert record.trace_id == TRACE
@@ -276,7 +276,7 @@ def test_amplification_is_bounded(records: list[Record]) -> None:
     commas = "," * 1_000_000
     omits = "everycall.omit=inputs.outputs," * 40_000
     for header in (many, huge, spaces, commas, omits):
-        with continued({"baggage": header, "traceparent": PARENT}):
+        with use_context({"baggage": header, "traceparent": PARENT}):
             child()
     assert [r.session_id for r in records] == ["s0", None, None, None, None]
     assert {r.end_user_identifier for r in records} == {None}
@@ -287,14 +287,14 @@ def test_amplification_is_bounded(records: list[Record]) -> None:
         + "everycall.session_id=half-of-it"
     )
     assert limits.BAGGAGE_READ_CHARS - 10 < len(cut) - 4 < limits.BAGGAGE_READ_CHARS + 25
-    with continued({"baggage": cut}):
+    with use_context({"baggage": cut}):
         child()
     assert (records[-1].trace_name, records[-1].session_id) == ("whole", None)
 
 
 def test_a_raw_trace_id_must_be_the_one_of_traceparent(records: list[Record]) -> None:
     """A sender cannot file its calls under one id on the list and another in the tree."""
-    with continued({"traceparent": PARENT, "baggage": "everycall.trace_id=order-42"}):
+    with use_context({"traceparent": PARENT, "baggage": "everycall.trace_id=order-42"}):
         child()
     assert records[0].trace_id == TRACE
 
@@ -303,16 +303,16 @@ def test_flags_that_come_in_only_add_up(records: list[Record]) -> None:
     """Nobody outside can lift an omit flag; unknown words mean nothing."""
     with everycall.context(log_omit_inputs=True):
         for word in ("", "none", "0", "outputs", "whatever.outputs"):
-            with continued({"baggage": f"everycall.omit={word}"}):
+            with use_context({"baggage": f"everycall.omit={word}"}):
                 child(1)
-        with continued({"baggage": "everycall.omit=all"}):
+        with use_context({"baggage": "everycall.omit=all"}):
             child(1)
     both = ["inputs", "outputs"]
     assert [r.omitted for r in records] == [["inputs"], ["inputs"], ["inputs"], both, both]
 
 
 def test_no_address_is_taken_from_a_header(records: list[Record], settings: Settings) -> None:
-    with continued({"baggage": "everycall.endpoint=http://evil.example,everycall.propagate_to=*"}):
+    with use_context({"baggage": "everycall.endpoint=http://evil.example,everycall.propagate_to=*"}):
         with everycall.span("a") as call:
             headers: dict[str, str] = {}
             inject(headers, "http://evil.example/")
@@ -405,7 +405,7 @@ def test_theirs_is_read_by_us_and_ours_by_them(records: list[Record]) -> None:
     assert baggage.get_baggage("everycall.trace_id") == "order-42"
     otel_context.detach(token)
     assert records[-1].parent_id == call.inference_id
-    with continued(headers):
+    with use_context(headers):
         relayed: dict[str, str] = {}
         propagate.inject(relayed)
         assert otel_trace.get_current_span().get_span_context().is_remote
@@ -415,7 +415,7 @@ def test_theirs_is_read_by_us_and_ours_by_them(records: list[Record]) -> None:
 def test_a_span_around_the_request_stays_current(records: list[Record]) -> None:
     """An OpenTelemetry server span that is current already is not replaced; the caller's call is still the parent."""
     server = NonRecordingSpan(SpanContext(int(TRACE, 16), 7, False, TraceFlags(1)))
-    with otel_trace.use_span(server), continued({"traceparent": PARENT}):
+    with otel_trace.use_span(server), use_context({"traceparent": PARENT}):
         assert otel_trace.get_current_span() is server
         child()
     assert records[0].parent_id == f"{TRACE}-{SPAN}"
@@ -446,17 +446,17 @@ def test_carry_with_nothing_to_take(records: list[Record]) -> None:
     assert (records[0].parent_id, records[0].omitted) == (None, ["inputs"])
     with pytest.raises(TypeError):
         carried(1, 2, 3)  # type: ignore[call-arg]
-    assert everycall.current() is None
+    assert not everycall.current().inference_id
 
 
 async def test_continued_in_async_and_again(records: list[Record]) -> None:
     """`async with`, entered twice and nested; without headers of ours nothing changes."""
-    scope = continued({"traceparent": PARENT})
+    scope = use_context({"traceparent": PARENT})
     async with scope:
         with scope:
             child()
         child()
-    with continued(None), continued({}), continued({"x": "y"}):
+    with use_context(None), use_context({}), use_context({"x": "y"}):
         child()
     assert [r.trace_id == TRACE for r in records] == [True, True, False]
 
@@ -466,7 +466,7 @@ def test_headers_of_a_task(records: list[Record]) -> None:
     task: dict[str, Any] = {"id": 1, "headers": {}}
     with everycall.context(trace_id="order-42", log_omit_outputs=True), everycall.span("enqueue") as call:
         inject(task["headers"])
-    with continued(json.loads(json.dumps(task))["headers"]):
+    with use_context(json.loads(json.dumps(task))["headers"]):
         child(1)
     assert (records[1].parent_id, records[1].trace_id) == (call.inference_id, "order-42")
     assert records[1].omitted == ["outputs"]

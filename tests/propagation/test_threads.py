@@ -25,6 +25,7 @@ from opentelemetry import trace as otel_trace
 
 import everycall
 from everycall import _guard
+from everycall._call.interface import NOT_RECORDED
 from everycall._propagation import threads as _threads
 from everycall.record import Record, to_json
 from everycall.settings import Settings
@@ -261,7 +262,7 @@ def test_the_whole_opentelemetry_context_goes_along(records: list[Record]) -> No
             pool.submit(look).result()
         otel_context.detach(token)
         pool.submit(look).result()
-    assert seen == [("red", call, call), (None, otel_trace.INVALID_SPAN, None)]
+    assert seen == [("red", call, call), (None, otel_trace.INVALID_SPAN, NOT_RECORDED)]
 
 
 def test_other_context_variables_stay_where_they_are(records: list[Record]) -> None:
@@ -371,7 +372,7 @@ def test_a_pool_that_pickles_gets_what_it_was_given(records: list[Record], monke
     monkeypatch.setitem(sys.modules, module.__name__, module)
     with everycall.span("above") as call:
         with InterpreterPoolExecutor(1) as pool:
-            assert pool.submit(everycall.current).result() is None
+            assert not pool.submit(everycall.current).result().inference_id
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(everycall.current).result() is call
 

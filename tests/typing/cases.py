@@ -215,4 +215,4 @@ assert_type(through_another(1), str)
 def spans() -> None:
     with span("lookup", kind="retriever", inputs={"q": 1}) as call:
         assert_type(call, Call)
-    assert_type(current(), Call | None)
+    assert_type(current(), Call)

@@ -31,7 +31,7 @@ class BatchRequest(StainlessRequest):
         self._options = options
         labels = {**options.call_labels(), "trace_id": endpoint.batch_id}
         call = start_call(f"{endpoint.operation} {endpoint.batch_id}", kind=endpoint.kind, scope=SCOPE, **labels)
-        call.happened_before(endpoint.batch_id)
+        call.backdate(endpoint.batch_id)
         super().__init__(SCOPE, request, endpoint, options, provider, call)
         self.owns_call = True
 
@@ -56,14 +56,14 @@ class BatchRequest(StainlessRequest):
             **{name: value for name, value in self._options.call_labels().items() if name != "trace_name"},
         )
         custom_id = get_member(result, "custom_id")
-        call.happened_before(f"{self._batch_id} {custom_id}")
-        call.update(provider=self.provider, **{_BATCH_ID: self._batch_id, _CUSTOM_ID: custom_id})
+        call.backdate(f"{self._batch_id} {custom_id}")
+        call.set_fields(provider=self.provider, **{_BATCH_ID: self._batch_id, _CUSTOM_ID: custom_id})
         if succeeded:
-            call.update(**{SERVICE_TIER: "batch", **fields})
+            call.set_fields(**{SERVICE_TIER: "batch", **fields})
             call.end()
         else:
             error = get_member(get_member(response, "error"), "error")
-            call.update(**{ERROR_TYPE: get_member(error, "type")})
+            call.set_fields(**{ERROR_TYPE: get_member(error, "type")})
             call.fail(_responses.failure(error))
         return outcome
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
-from everycall.integration import Call, Options, StainlessRequest, StreamRecorder, get_member, start_request
+from everycall.integration import Options, OwnedCall, StainlessRequest, StreamRecorder, get_member, start_request
 from everycall.semconv import ERROR_TYPE, SERVICE_TIER
 from everycall_anthropic._batches import BatchRequest
 from everycall_anthropic._endpoints import SCOPE, BatchEndpoint, MessageEndpoint, endpoint_of
@@ -46,7 +46,7 @@ def start(
 ) -> StainlessRequest | None:
     """Start the recording of a request; returns None for one that is not recorded here. Never raises."""
 
-    def make(request: Any, endpoint: MessageEndpoint | BatchEndpoint, framework: Call | None) -> StainlessRequest:
+    def make(request: Any, endpoint: MessageEndpoint | BatchEndpoint, framework: OwnedCall | None) -> StainlessRequest:
         provider = options.provider or provider_of(client)
         if isinstance(endpoint, BatchEndpoint):
             return BatchRequest(request, endpoint, options, provider)

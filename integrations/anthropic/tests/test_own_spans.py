@@ -107,7 +107,7 @@ async def test_a_span_that_repeats_a_call_tells_nothing(
 async def test_the_call_of_another_process_is_not_passed_on(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    with propagation.continued({"traceparent": REMOTE, "baggage": "everycall.trace_name=support"}):
+    with propagation.use_context({"traceparent": REMOTE, "baggage": "everycall.trace_name=support"}):
         await ask(clients, NoOpTracerProvider())
     assert trace_headers(provider) == [{}]
     assert (records[0].trace_id, records[0].trace_name) == ("1" * 32, "support")

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from everycall.integration import (
     OMIT_INPUTS,
-    Call,
     ModelRequest,
     Options,
+    OwnedCall,
     StreamRecorder,
     framework_call,
     get_member,
@@ -32,7 +32,7 @@ class GoogleRequest(ModelRequest):
 
     framework_attributes = (SERVICE_TIER,)
 
-    def __init__(self, provider: str, request: EndpointRequest, options: Options, framework: Call | None) -> None:
+    def __init__(self, provider: str, request: EndpointRequest, options: Options, framework: OwnedCall | None) -> None:
         self._request = request
         self._stream: Any = None
         super().__init__(SCOPE, request.name, request.endpoint.kind, options, provider, framework)
@@ -40,7 +40,7 @@ class GoogleRequest(ModelRequest):
     def describe(self) -> None:
         """Record the request."""
         fields = {} if self.call.omit & OMIT_INPUTS else self._request.fields(self.provider)
-        self.call.update(model=self._request.model, provider=self.provider, **fields)
+        self.call.set_fields(model=self._request.model, provider=self.provider, **fields)
 
     def read_response(self, response: Any) -> dict[str, Any] | None:
         """Return the fields of a complete response; record a generator of chunks as it is read."""

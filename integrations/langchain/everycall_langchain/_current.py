@@ -12,7 +12,7 @@ from typing import Any, Final
 from langchain_core.runnables.config import var_child_runnable_config
 
 from everycall import limits
-from everycall.integration import Call, register_parent_lookup
+from everycall.integration import OwnedCall, register_parent_lookup
 from everycall_langchain._runs import RUNS, Run, key
 
 __all__ = ["current_call", "register", "running_model"]
@@ -47,7 +47,7 @@ def register() -> None:
         register_parent_lookup(current_call)
 
 
-def current_call(attached: Call | None) -> Call | None:
+def current_call(attached: OwnedCall | None) -> OwnedCall | None:
     """Return the call of the run whose code is running here; None outside of runs, and in runs without a record.
 
     `attached` is the call in OpenTelemetry's context. The frames are searched only if a model is running that began

@@ -14,7 +14,7 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from opentelemetry.trace import get_current_span
 
-from everycall.integration import INHERIT, Call, Inherit, current, current_context, start_below, start_call
+from everycall.integration import INHERIT, Inherit, OwnedCall, current, current_context, start_below, start_call
 from everycall_langchain import _graphs, _render
 from everycall_langchain._completion import Request
 from everycall_langchain._current import running_model
@@ -80,15 +80,15 @@ def begin(
     # A config's labels are set now, not at the start of the call, where they would be declared and outlive the omit
     # flags: a framework may have filled them from inputs.
     if metadata and (names := own_keys(metadata)):
-        call.update(metadata={name: metadata[name] for name in names})
+        call.set_fields(metadata={name: metadata[name] for name in names})
     if tags and not (len(tags) == 1 and tags[0].startswith(STEP_TAG)) and (labels := own_tags(tags)):
-        call.update(tags=labels)
+        call.set_fields(tags=labels)
     return run
 
 
 def _begin_outermost(
     options: Options, kind: str, name: str, metadata: Mapping[str, Any] | None, may_resume: bool
-) -> Call:
+) -> OwnedCall:
     """Begin the call of a run without a parent: below the current call, or in a trace of its own.
 
     A graph that was interrupted in the same process and session continues in its trace. Inside another call or span it
@@ -108,13 +108,13 @@ def _begin_outermost(
     return call
 
 
-def _begin_below(parent: Run, options: Options, kind: str, name: str, metadata: Mapping[str, Any] | None) -> Call:
+def _begin_below(parent: Run, options: Options, kind: str, name: str, metadata: Mapping[str, Any] | None) -> OwnedCall:
     """Begin the call of a run below another run."""
     arguments = options.model if kind == MODEL else options.step
     if metadata and not options.config_names.isdisjoint(metadata):
         arguments = options.with_config(arguments, metadata)
     context = current_context()
-    above: Call | Inherit = parent.call
+    above: OwnedCall | Inherit = parent.call
     if context is not parent.call.begun_in:
         above = parent.parent_of_next(context)
     if RUNS.models and above in RUNS.models and (model := running_model(parent)) is not None:
@@ -147,7 +147,7 @@ def keep_request(run: Run, request: Request) -> None:
     else:
         call.keep("llm_configuration", configuration)
     if configuration["model"] or configuration["provider"]:
-        call.update(model=configuration["model"], provider=configuration["provider"])
+        call.set_fields(model=configuration["model"], provider=configuration["provider"])
 
 
 def keep_inputs(run: Run, inputs: Any) -> None:
@@ -226,7 +226,7 @@ def fail(run_id: Any, error: BaseException, fields: Callable[[Run], Mapping[str,
         return
     try:
         if fields is not None:
-            run.call.update(**fields(run))
+            run.call.set_fields(**fields(run))
     finally:
         if _graphs.is_control_flow(error):
             if _graphs.waits_for_an_answer(error):

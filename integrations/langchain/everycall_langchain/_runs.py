@@ -17,7 +17,7 @@ from typing import Any, Final
 from opentelemetry.context import Context
 
 from everycall import limits
-from everycall.integration import INHERIT, Call, Inherit, current
+from everycall.integration import INHERIT, Inherit, OwnedCall, current
 
 __all__ = ["RUNS", "Run", "Runs", "key"]
 
@@ -41,7 +41,7 @@ class Run:
     blocks: dict[Any, dict[str, Any]] | None = None
     pieces: dict[tuple[Any, str], list[str]] | None = None
 
-    def __init__(self, call: Call, parent: Run | None) -> None:
+    def __init__(self, call: OwnedCall, parent: Run | None) -> None:
         self.call = call
         self.parent = parent
         self.children: dict[Any, None] = {}
@@ -97,10 +97,10 @@ class Run:
     def abandon(self) -> None:
         """End the call as abandoned, with what a model has said so far."""
         if not self.is_hidden:
-            self.call.update(**self.partial_fields())
+            self.call.set_fields(**self.partial_fields())
             self.call.abandon()
 
-    def parent_of_next(self, context: Context) -> Call | Inherit:
+    def parent_of_next(self, context: Context) -> OwnedCall | Inherit:
         """Return the parent of a run that LangChain puts below this one: this run's call, or one open inside it.
 
         A user's code may have opened a call inside the step (`@trace`, `span()`, `context()`): it is then in
@@ -134,7 +134,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.by_key: dict[Any, Run] = {}
-        self.models: dict[Call | None, int] = {}
+        self.models: dict[OwnedCall | None, int] = {}
         self._interrupted: dict[tuple[str, str], str] = {}  # session and graph, with the trace that waits for an answer
         self._lock = threading.Lock()
         self._checked_ns = -_CHECK_INTERVAL_NS

@@ -187,7 +187,7 @@ class CallbackHandler(BaseCallbackHandler):
             run = RUNS.close(run_id.int if type(run_id) is UUID else key(run_id))
             if run is not None:
                 try:
-                    run.call.update(**_completion.response_fields(response, run_id))
+                    run.call.set_fields(**_completion.response_fields(response, run_id))
                 finally:
                     run.call.end()
         except Exception as error:  # noqa: BLE001 - the guard

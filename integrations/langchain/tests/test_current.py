@@ -324,7 +324,7 @@ async def test_nothing_is_attached(run: Any, tree: Any, chat: Any) -> None:
 
     await run(RunnableLambda(body) | chat("one two"), "hi", HANDLER)
     assert current_context() == before == contexts[0]
-    assert everycall.current() is None
+    assert not everycall.current().inference_id
     assert otel_trace.get_current_span() is otel_trace.INVALID_SPAN
 
 

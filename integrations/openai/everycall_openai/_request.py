@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 import openai
 
-from everycall.integration import Call, StainlessRequest, StreamRecorder, get_member, start_request
+from everycall.integration import OwnedCall, StainlessRequest, StreamRecorder, get_member, start_request
 from everycall_openai import _responses
 from everycall_openai._accumulators import is_usage_chunk
 from everycall_openai._endpoints import Endpoint, endpoint_of
@@ -33,7 +33,7 @@ class OpenAIRequest(StainlessRequest):
     framework_attributes: ClassVar[tuple[str, ...]] = ("openai.response.service_tier",)
 
     def __init__(
-        self, client: Client, request: Any, endpoint: Endpoint, options: OpenAIOptions, framework: Call | None
+        self, client: Client, request: Any, endpoint: Endpoint, options: OpenAIOptions, framework: OwnedCall | None
     ) -> None:
         self._client = client
         self._options = options
@@ -114,7 +114,7 @@ def start(
 ) -> OpenAIRequest | None:
     """Start the recording of a request; returns None for one that is not recorded here. Never raises."""
 
-    def make(request: Any, endpoint: Endpoint, framework: Call | None) -> OpenAIRequest:
+    def make(request: Any, endpoint: Endpoint, framework: OwnedCall | None) -> OpenAIRequest:
         return OpenAIRequest(client, request, endpoint, options, framework)
 
     return start_request(SCOPE, args, kwargs, endpoint_of, make)

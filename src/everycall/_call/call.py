@@ -9,53 +9,32 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Unpack
 
 import msgspec
 from msgspec import Raw
-from opentelemetry import trace as otel_trace
 from opentelemetry.context.context import Context
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
 from everycall import _guard, limits
 from everycall._call import context as ids
 from everycall._call import exceptions
-from everycall._call import recorder as _recorder
-from everycall._call.context import Scope, current_node, foreign_span
+from everycall._call.context import Scope, foreign_span
 from everycall._call.context import clipped as _clipped
 from everycall._call.fields import JSON_FIELDS, SETTERS, encodable, note_cut, set_json, tags_of
-from everycall._call.recorder import Recorder, active
+from everycall._call.interface import Call
+from everycall._call.keywords import ATTRIBUTE_ADVICE, UNSET, UPDATE_KEYWORDS, UpdateFields, refuse_keyword
+from everycall._call.recorder import Recorder
 from everycall._capture import processors
 from everycall._capture.serialize import capture_plain
 from everycall._version import SDK
 from everycall.errors import Loss
 from everycall.record import ABSENT, Cut, Labels, error_without_content, omit
-from everycall.sampling import is_sampled, trace_id_hex
 from everycall.semconv import ABANDONED, CANCELLED, CODE_LOCATION, ERROR
-from everycall.settings import OMIT_ALL, OMIT_OUTPUTS, omit_flags, omitted_sides
+from everycall.settings import OMIT_ALL, OMIT_OUTPUTS, omitted_sides
 
-__all__ = ["INHERIT", "UNSET", "Call", "Inherit", "Unset", "begin", "start_below", "start_call"]
+__all__ = ["OwnedCall"]
 
-
-class Inherit:
-    """The type of `INHERIT`: take the parent from the context."""
-
-    def __repr__(self) -> str:
-        return "INHERIT"
-
-
-class Unset:
-    """The type of `UNSET`: not given, as opposed to None."""
-
-    def __repr__(self) -> str:
-        return "UNSET"
-
-    def __bool__(self) -> bool:
-        return False
-
-
-INHERIT: Final = Inherit()
-UNSET: Final = Unset()
 
 _NO_OUTPUT = OMIT_OUTPUTS | OMIT_ALL
 _encode = msgspec.json.Encoder().encode
@@ -63,7 +42,7 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _clock, _monotonic = time.time_ns, time.perf_counter_ns
 
 
-class Call(otel_trace.Span):
+class OwnedCall(Call):
     """One unit of work being recorded, made by `start_call`. Its methods may be called from any thread and never raise.
 
     Attributes for reading: `trace_id` (as the user gave it), `trace_hex`, `inference_id`, `parent_id`, `name`, `kind`,
@@ -72,7 +51,7 @@ class Call(otel_trace.Span):
 
     # What most calls never set stands here once, so that beginning a call sets little (the API's Span has no slots).
     ended = False
-    above: Call | None = None
+    above: OwnedCall | None = None
     parent_id: str | None = None
     trace_name: str | None = None
     end_user_identifier: str | None = None
@@ -85,11 +64,13 @@ class Call(otel_trace.Span):
     _context: SpanContext | None = None
     _declared = Labels()
     begun_in: Context | None = None  # OpenTelemetry's context there; known of a framework's calls, see `_context`
-    around: Call | None = None  # the call above in the code, of one that begins a trace of its own
+    around: OwnedCall | None = None  # the call above in the code, of one that begins a trace of its own
     _sampled_out = False  # not recorded for that reason alone: no flag covers its errors
     _withheld_errors: tuple[exceptions.Identity, ...] = ()
 
-    def __init__(self, name: str, kind: str, node: Scope | Call | None, recorder: Recorder | None, scope: str) -> None:
+    def __init__(
+        self, name: str, kind: str, node: Scope | OwnedCall | None, recorder: Recorder | None, scope: str
+    ) -> None:
         self.name = name
         self.kind = kind
         self._recorder = recorder
@@ -99,7 +80,7 @@ class Call(otel_trace.Span):
         trace, self.span_id = ids.new_ids()
         self.trace_id: str = trace
         self.trace_hex: str = trace
-        if type(node) is Call:  # most calls lie below another; nothing of a `Scope` is to be looked for
+        if type(node) is OwnedCall:  # most calls lie below another; nothing of a `Scope` is to be looked for
             self.above = node
             self.omit |= node.omit
             self.trace_id, self.trace_hex = node.trace_id, node.trace_hex
@@ -114,7 +95,7 @@ class Call(otel_trace.Span):
         self._started: int = _clock()
         self.begun: int = _monotonic()
 
-    def _inherit(self, node: Scope | Call) -> None:
+    def _inherit(self, node: Scope | OwnedCall) -> None:
         above = node.call
         self.above = above
         if above is None:
@@ -130,7 +111,7 @@ class Call(otel_trace.Span):
         elif (foreign := foreign_span()) is not None:
             self._nest_under(foreign)
 
-    def _inherit_labels(self, node: Scope | Call) -> None:
+    def _inherit_labels(self, node: Scope | OwnedCall) -> None:
         self.labelled = True
         if node.trace_name is not None:
             self.trace_name = node.trace_name
@@ -149,12 +130,12 @@ class Call(otel_trace.Span):
         self.parent_id = f"{self.trace_hex}-{foreign.span_id:016x}"
 
     @property
-    def call(self) -> Call:
+    def call(self) -> OwnedCall:
         """This call: a node's nearest call in progress, as of a `Scope`."""
         return self
 
     @property
-    def within(self) -> Call:
+    def within(self) -> OwnedCall:
         """This call: the one in which a node was made, as of a `Scope`."""
         return self
 
@@ -238,14 +219,14 @@ class Call(otel_trace.Span):
 
     # --- everycall's own ---
 
-    def update(self, **fields: Any) -> None:
-        """Set fields of the record: captured at once, as they are now.
+    def update(self, **fields: Unpack[UpdateFields]) -> None:
+        """Set fields of the record; described in `Call.update`."""
+        if not fields.keys() <= UPDATE_KEYWORDS:
+            refuse_keyword("update", fields, UPDATE_KEYWORDS, ATTRIBUTE_ADVICE)
+        self.set_fields(**fields)
 
-        `inputs, output, llm_inputs, llm_configuration, target` take any value; `content` a text; `metadata` is merged,
-        `tags` are added; `name`, `model, provider, input_tokens, output_tokens, total_tokens, usage, cost, cost_source,
-        price_version, saved_cost, cache, cache_hit, time_to_first_token, deployment_id` replace. None leaves a field
-        as it is. Unknown names are kept as attributes. Does nothing once the call has ended.
-        """
+    def set_fields(self, **fields: Any) -> None:
+        """Set fields as `update` does, for integrations: a name that is not a field's is kept as an attribute."""
         if self.ended or self.omit & OMIT_ALL:
             return
         try:
@@ -299,7 +280,7 @@ class Call(otel_trace.Span):
         base = self._recorder.settings.endpoint if self._recorder is not None else ""
         return f"{base}/traces/{quote(self.trace_id, safe='')}?record={quote(self.inference_id, safe='')}"
 
-    def happened_before(self, key: str) -> None:
+    def backdate(self, key: str) -> None:
         """Record what happened earlier and elsewhere, such as a result of a batch; called before anything is below.
 
         How long it took is not known. The id follows from the trace and `key`: recorded again, it is the same record.
@@ -480,93 +461,3 @@ class Call(otel_trace.Span):
         if self._events:
             attributes["events"] = self._events
         set_json(self._draft, "attributes", attributes)
-
-
-def begin(name: str, kind: str, fields: Mapping[str, Any], omit: int) -> Call:
-    """Begin a call of a decorated function: as `start_call`, without its keywords when there are none."""
-    if fields:
-        call = start_call(name, kind=kind, **fields)
-        call._sampled_out = call._sampled_out and not omit
-    else:
-        recorder = active()
-        call = Call(name, kind, current_node(), recorder, "everycall")
-        if call.inherited_metadata is not None or call.inherited_tags:
-            call.declare(None, ())
-        if recorder is not None and recorder.sample_rate < 1.0 and not is_sampled(call.trace_hex, recorder.sample_rate):
-            call._sampled_out = not call.omit | omit
-            call.omit |= OMIT_ALL
-    call.omit |= omit
-    return call
-
-
-def start_below(name: str, kind: str, scope: str, above: Call) -> Call:
-    """Begin a call below another: `start_call(name, kind=kind, scope=scope, parent=above)` at two thirds of its cost.
-
-    For frameworks that run many small steps. `name` and `kind` are texts; the name is cut to its bound.
-    """
-    recorder = _recorder._active or active()
-    call = Call(name, kind, above, recorder, scope)
-    if call.labelled and (call.inherited_metadata or call.inherited_tags):
-        call.declare(None, ())
-    if len(name) > limits.NAME_CHARS_MAX or not name.isascii():
-        call.name = _clipped(name, limits.NAME_CHARS_MAX)
-    if recorder is not None and recorder.sample_rate < 1.0 and not is_sampled(call.trace_hex, recorder.sample_rate):
-        call._sampled_out = not call.omit
-        call.omit |= OMIT_ALL
-    return call
-
-
-def start_call(
-    name: str,
-    *,
-    kind: str = "chain",
-    parent: Call | Inherit | None = INHERIT,
-    scope: str = "everycall",
-    trace_id: str | None = None,
-    trace_name: str | None = None,
-    end_user_identifier: str | None = None,
-    session_id: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    tags: Iterable[str] = (),
-    log_omit: bool = False,
-    log_omit_inputs: bool = False,
-    log_omit_outputs: bool = False,
-    **fields: Any,
-) -> Call:
-    """Begin a call. Never raises, never attaches context (that is `everycall.integration.active`).
-
-    `parent=INHERIT` takes the call or scope of the context, None begins a new root. Trace, end user, session and omit
-    flags come from the parent unless given here; omit flags add up. `fields` are as in `Call.update`. `scope` names the
-    instrumentation. The returned call must be ended by exactly one of its owners; ending it again does nothing.
-    """
-    node = current_node() if isinstance(parent, Inherit) else parent
-    call = Call(name, kind, node, active(), scope)
-    try:
-        if type(name) is not str or len(name) > limits.NAME_CHARS_MAX or not name.isascii():
-            call.name = _clipped(name, limits.NAME_CHARS_MAX)
-        if log_omit or log_omit_inputs or log_omit_outputs:
-            call.omit |= omit_flags(log_omit, log_omit_inputs, log_omit_outputs)
-        if trace_id and trace_id != call.trace_id:
-            text = trace_id if isinstance(trace_id, str) else str(trace_id)
-            call.trace_id, call.trace_hex = _clipped(text, limits.ID_CHARS_MAX), trace_id_hex(text)
-            call.inference_id = f"{call.trace_hex}-{call.span_id}"
-            call.around, call.parent_id, call.above = call.above or call.around, None, None
-        if trace_name or end_user_identifier or session_id:
-            call.labelled = True
-            if trace_name:
-                call.trace_name = _clipped(trace_name, limits.NAME_CHARS_MAX)
-            if end_user_identifier:
-                call.end_user_identifier = _clipped(end_user_identifier, limits.ID_CHARS_MAX)
-            if session_id:
-                call.session_id = _clipped(session_id, limits.ID_CHARS_MAX)
-        if metadata or tags or call.inherited_metadata or call.inherited_tags:
-            call.declare(metadata, tags)
-        if fields:
-            call.update(**fields)
-        recorder = call._recorder
-        if recorder is not None and recorder.sample_rate < 1.0 and not is_sampled(call.trace_hex, recorder.sample_rate):
-            call._sampled_out = not call.omit
-            call.omit |= OMIT_ALL
-    except Exception as error:  # noqa: BLE001 - the guard: a call is always returned
-        _guard.report("start_call", error)
-    return call

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
@@ -17,12 +17,13 @@ from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.trace import SpanContext
 
 from everycall import _guard, limits
+from everycall._call.keywords import CONTEXT_KEYWORDS, OMIT_KEYWORDS, OmitFlags, refuse_keyword
 from everycall._capture.render import plain_text
 from everycall.sampling import trace_id_hex
 from everycall.settings import omit_flags
 
 if TYPE_CHECKING:
-    from everycall._call.call import Call
+    from everycall._call.call import OwnedCall
 
 __all__ = [
     "NODE_KEY",
@@ -96,8 +97,8 @@ class Scope:
         "trace_hex", "trace_id", "trace_name", "within",
     )  # fmt: skip
 
-    def __init__(self, above: Scope | Call | None) -> None:
-        self.call: Call | None = above.call if above is not None else None
+    def __init__(self, above: Scope | OwnedCall | None) -> None:
+        self.call: OwnedCall | None = above.call if above is not None else None
         self.within = self.call  # the call it was made in, also where it begins a trace of its own
         # the span of another process, parent of the calls below while none is in progress here
         self.remote: SpanContext | None = above.remote if isinstance(above, Scope) else None
@@ -111,9 +112,9 @@ class Scope:
         self.inherited_tags: tuple[str, ...] = above.inherited_tags if above is not None else ()
 
 
-Node = "Scope | Call | None"
+Node = "Scope | OwnedCall | None"
 
-Lookup = Callable[["Call | None"], "Call | None"]
+Lookup = Callable[["OwnedCall | None"], "OwnedCall | None"]
 """`lookup(held)` returns the call of a framework that is running here; `held` is the one that the context holds."""
 
 _lookups: list[Lookup] = []
@@ -158,12 +159,12 @@ def add_lookup(lookup: Lookup) -> Callable[[], None]:
     return remove
 
 
-def current_node() -> Scope | Call | None:
+def current_node() -> Scope | OwnedCall | None:
     """Return the innermost node: a call in progress or a scope; None outside of both.
 
     An integration's lookup (LangChain's running step) wins when its call lies below the context's own call.
     """
-    node: Scope | Call | None = _current().get(NODE_KEY)  # type: ignore[assignment]
+    node: Scope | OwnedCall | None = _current().get(NODE_KEY)  # type: ignore[assignment]
     if _lookups:
         held = node.within if node is not None else None
         for lookup in _lookups:
@@ -177,7 +178,7 @@ def current_node() -> Scope | Call | None:
     return node
 
 
-def _is_below(call: Call, held: Call) -> bool:
+def _is_below(call: OwnedCall, held: OwnedCall) -> bool:
     """Tell whether `call` was begun inside the call that the context holds: then it is the true parent."""
     above = call.above or call.around
     steps = 0
@@ -189,13 +190,13 @@ def _is_below(call: Call, held: Call) -> bool:
     return False
 
 
-def current_call() -> Call | None:
+def current_call() -> OwnedCall | None:
     """Return the call in progress, or None."""
     node = current_node()
     return node.call if node is not None else None
 
 
-def attach(node: Scope | Call, span: otel_trace.Span | None) -> object:
+def attach(node: Scope | OwnedCall, span: otel_trace.Span | None) -> object:
     """Make a node current (and its span, for a call) in the OpenTelemetry context; returns the token for `detach`."""
     current = _current()
     if span is None:
@@ -206,7 +207,7 @@ def attach(node: Scope | Call, span: otel_trace.Span | None) -> object:
     return _attach(Context({**current, NODE_KEY: node, SPAN_KEY: span, BEHIND_KEY: before}))
 
 
-def attach_unseen(node: Scope | Call | None) -> object:
+def attach_unseen(node: Scope | OwnedCall | None) -> object:
     """Make a node current for everycall alone: all others see the program's own span, as if everycall were not there.
 
     For a library that traces itself and sends the current span's ids to its host. None keeps the node that is current.
@@ -321,11 +322,10 @@ class context:  # noqa: N801 - used like a function: `with everycall.context(...
         session_id: str | None = None,
         tags: Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
-        **flags: bool,
+        **flags: Unpack[OmitFlags],
     ) -> None:
-        unknown = set(flags) - {"log_omit", "log_omit_inputs", "log_omit_outputs"}
-        if unknown:
-            raise TypeError(f"context() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        if not flags.keys() <= OMIT_KEYWORDS:
+            refuse_keyword("context", flags, CONTEXT_KEYWORDS)
         self._trace_id = _label(trace_id, limits.ID_CHARS_MAX)
         self._trace_hex = trace_id_hex(trace_id if isinstance(trace_id, str) else self._trace_id or "")
         self._trace_name = _label(trace_name, limits.NAME_CHARS_MAX)

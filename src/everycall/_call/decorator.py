@@ -13,12 +13,15 @@ import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, Unpack, overload
 
 from everycall import _guard
 from everycall._call.arguments import Arguments
-from everycall._call.call import UNSET, Call, start_call
+from everycall._call.call import OwnedCall
 from everycall._call.context import attach, detach
+from everycall._call.interface import Call
+from everycall._call.keywords import OMIT_KEYWORDS, SPAN_KEYWORDS, TRACE_KEYWORDS, UNSET, SpanFields, refuse_keyword
+from everycall._call.start import start_call
 from everycall._call.wrappers import Options, Plan, wrapping_of
 from everycall.settings import is_disabled, omit_flags
 
@@ -60,7 +63,7 @@ def trace(
     log_omit_inputs: bool = False,
     log_omit_outputs: bool = False,
 ) -> Decorator: ...
-def trace(what: Any = None, /, *, name: str | None = None, kind: str | None = None, **given: Any) -> Any:
+def trace(what: Any = None, /, *, name: str | None = None, kind: str | None = None, **keywords: Any) -> Any:
     """Record every call of a function, method, class or callable.
 
     Use it bare (`@trace`), with a name (`@trace("answer")`) or with the seed's fields: `name, kind ("chain"),
@@ -77,25 +80,22 @@ def trace(what: Any = None, /, *, name: str | None = None, kind: str | None = No
     """
     if isinstance(what, str):
         name, what = what, None
-    options = _options(name, kind, given)
+    options = _options(name, kind, keywords)
     if what is None:
         return functools.partial(_decorate, options=options)
     return _decorate(what, options=options)
 
 
-_FIELDS = frozenset(
-    {"trace_name", "trace_id", "end_user_identifier", "session_id", "deployment_id", "tags", "metadata", "target"}
-)
-
-
-def _options(name: str | None, kind: str | None, given: dict[str, Any]) -> Options:
-    flags = {key: bool(given.pop(key)) for key in ("log_omit", "log_omit_inputs", "log_omit_outputs") if key in given}
-    unknown = set(given) - _FIELDS
-    if unknown:
-        raise TypeError(f"trace() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-    return Options(
-        name, kind, {k: v for k, v in given.items() if v is not None and v is not UNSET}, omit_flags(**flags)
-    )
+def _options(name: str | None, kind: str | None, keywords: dict[str, Any]) -> Options:
+    if not keywords.keys() <= TRACE_KEYWORDS:
+        refuse_keyword("trace", keywords, TRACE_KEYWORDS)
+    flags = {key: bool(value) for key, value in keywords.items() if key in OMIT_KEYWORDS}
+    fields = {
+        key: value
+        for key, value in keywords.items()
+        if key not in OMIT_KEYWORDS and value is not None and value is not UNSET
+    }
+    return Options(name, kind, fields, omit_flags(**flags))
 
 
 def _decorate(target: Any, *, options: Options) -> Any:
@@ -188,16 +188,19 @@ def _at_home(wrapper: Any, function: types.FunctionType) -> Any:
 class span:  # noqa: N801 - used like a function: `with everycall.span(...) as call`
     """Record a block: `with span("lookup", kind="retriever", inputs={"q": q}) as call: call.update(output=docs)`.
 
-    Also `async with`. Takes the fields of `start_call`: `kind`, `inputs`, the seed's fields, the omit flags. The
-    block's exception passes through and is recorded. `call` is the `Call` in progress.
+    Also `async with`. Takes `kind` ("chain"), `trace_id, trace_name, end_user_identifier, session_id`, the fields of
+    `Call.update`, and `log_omit, log_omit_inputs, log_omit_outputs`. The block's exception is recorded and passes
+    through. `call` is the `Call` in progress. Raises `TypeError` for an unknown keyword.
     """
 
     __slots__ = ("_entered", "_fields", "_name")
 
-    def __init__(self, name: str, **fields: Any) -> None:
+    def __init__(self, name: str, **fields: Unpack[SpanFields]) -> None:
+        if not fields.keys() <= SPAN_KEYWORDS:
+            refuse_keyword("span", fields, SPAN_KEYWORDS)
         self._name = name
         self._fields = fields
-        self._entered: list[tuple[Call, object]] = []
+        self._entered: list[tuple[OwnedCall, object]] = []
 
     def __enter__(self) -> Call:
         call = start_call(self._name, **self._fields)

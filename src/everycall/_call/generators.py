@@ -18,7 +18,7 @@ from msgspec import Raw
 from opentelemetry.context.context import Context
 
 from everycall import _guard, limits
-from everycall._call.call import Call
+from everycall._call.call import OwnedCall
 from everycall._call.context import _attach as resume
 from everycall._call.context import _current as here
 from everycall._call.context import attach, detach
@@ -40,7 +40,7 @@ class Chunks:
 
     __slots__ = ("_begun", "_call", "_cut", "_items", "_keep", "_room", "_text_only")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: OwnedCall) -> None:
         self._call = call
         self._items: list[str | Raw] = []
         self._text_only = True
@@ -95,7 +95,7 @@ class Chunks:
             self._call.abandon()
 
 
-def drive(generator: Generator[Any, Any, Any], call: Call) -> Generator[Any, Any, Any]:
+def drive(generator: Generator[Any, Any, Any], call: OwnedCall) -> Generator[Any, Any, Any]:
     """Return a generator that runs another one as one call: same items, `send`, `throw`, `close` and return value."""
     awaited = generator.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE if inspect.isgenerator(generator) else 0
     steps = (_steps_awaited if awaited else _steps)(generator, call, Chunks(call))
@@ -103,7 +103,7 @@ def drive(generator: Generator[Any, Any, Any], call: Call) -> Generator[Any, Any
     return steps
 
 
-def drive_async(generator: AsyncGenerator[Any, Any], call: Call) -> AsyncGenerator[Any, Any]:
+def drive_async(generator: AsyncGenerator[Any, Any], call: OwnedCall) -> AsyncGenerator[Any, Any]:
     """Return an async generator that runs another one as one call: same items, `asend`, `athrow` and `aclose`."""
     steps = _async_steps(generator, call, Chunks(call))
     _take_names(steps, generator)
@@ -115,7 +115,9 @@ def _take_names(steps: Any, original: Any) -> None:
         setattr(steps, name, getattr(original, name, "generator"))
 
 
-def _end(call: Call, chunks: Chunks, failure: BaseException | None, returned: Any = None, left: bool = False) -> None:
+def _end(
+    call: OwnedCall, chunks: Chunks, failure: BaseException | None, returned: Any = None, left: bool = False
+) -> None:
     """End a call whose body is through: failed, left by its consumer (and it let itself be closed), or at its end."""
     try:
         chunks.finish(returned)
@@ -129,7 +131,7 @@ def _end(call: Call, chunks: Chunks, failure: BaseException | None, returned: An
         _guard.report("stream", error)
 
 
-def _steps(generator: Generator[Any, Any, Any], call: Call, chunks: Chunks) -> Generator[Any, Any, Any]:
+def _steps(generator: Generator[Any, Any, Any], call: OwnedCall, chunks: Chunks) -> Generator[Any, Any, Any]:
     # Items and exceptions pass through lists that are emptied at once: a variable would keep them alive for a step.
     inside: Context | None = None
     thrown: list[BaseException] = []
@@ -165,7 +167,7 @@ _steps_awaited: Any = types.coroutine(types.FunctionType(_steps.__code__, global
 
 
 async def _async_steps(
-    generator: AsyncGenerator[Any, Any], call: Call, chunks: Chunks
+    generator: AsyncGenerator[Any, Any], call: OwnedCall, chunks: Chunks
 ) -> AsyncGenerator[Any, Any]:  # as `_steps`, step for step
     inside: Context | None = None
     thrown: list[BaseException] = []

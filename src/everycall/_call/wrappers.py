@@ -13,9 +13,10 @@ from typing import Any
 
 from everycall import _guard
 from everycall._call.arguments import Arguments
-from everycall._call.call import Call, begin
+from everycall._call.call import OwnedCall
 from everycall._call.context import attach, detach
 from everycall._call.generators import drive, drive_async
+from everycall._call.start import begin
 from everycall.errors import Loss
 from everycall.settings import OMIT_ALL, OMIT_INPUTS
 
@@ -49,7 +50,7 @@ class Plan:
         self.omit = options.omit
         self.arguments = arguments
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OwnedCall | None:
         """Begin a call for these arguments; None when that failed (the function then runs untraced)."""
         try:
             call = begin(self.name, self.kind, self.fields, self.omit)
@@ -64,7 +65,7 @@ class Plan:
         return call
 
 
-def _lose(call: Call, failure: BaseException) -> None:
+def _lose(call: OwnedCall, failure: BaseException) -> None:
     """A call that could not be recorded is a named loss, never an exception in the user's program."""
     try:
         _guard.report("trace", failure)

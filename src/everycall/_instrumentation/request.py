@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, TypedDict
 
-from everycall._call.call import Call, start_call
+from everycall._call.call import OwnedCall
 from everycall._call.context import current_call
+from everycall._call.start import start_call
 from everycall._guard import report
 from everycall._instrumentation.content import get_member
 from everycall.settings import OMIT_ALL, OMIT_OUTPUTS
@@ -96,11 +97,11 @@ class ModelRequest:
     """Attributes that a framework's call gets from the request, beside tokens and the response's id."""
 
     def __init__(
-        self, scope: str, name: str, kind: str, options: Options, provider: str | None, framework: Call | None
+        self, scope: str, name: str, kind: str, options: Options, provider: str | None, framework: OwnedCall | None
     ) -> None:
         self.owns_call = framework is None
         self.provider = options.provider or provider
-        self.call: Call = framework or start_call(name, kind=kind, scope=scope, **options.call_labels())
+        self.call: OwnedCall = framework or start_call(name, kind=kind, scope=scope, **options.call_labels())
 
     @property
     def is_recorded(self) -> bool:
@@ -181,7 +182,7 @@ class ModelRequest:
                 fields.pop("failure", None)
                 self._update(fields)
                 if self.owns_call:
-                    self.call.update(**self.error_attributes(error))
+                    self.call.set_fields(**self.error_attributes(error))
             except Exception as own:  # noqa: BLE001 - the guard
                 report("a client's error", own)
         if self.owns_call:
@@ -189,13 +190,13 @@ class ModelRequest:
 
     def _update(self, fields: Mapping[str, Any]) -> None:
         if self.owns_call:
-            self.call.update(**fields)
+            self.call.set_fields(**fields)
         elif fields:
             client_fields = {name: fields.get(name) for name in (*_CLIENT_FIELDS, *self.framework_attributes)}
-            self.call.update(provider=self.provider, **client_fields)
+            self.call.set_fields(provider=self.provider, **client_fields)
 
 
-def framework_call(scope: str, kind: str) -> Call | None:
+def framework_call(scope: str, kind: str) -> OwnedCall | None:
     """Return the current call if a framework opened it for the request that is being made; None otherwise.
 
     `scope` and `kind` are those of the client integration. A framework's model call (LangChain's chat model) is the

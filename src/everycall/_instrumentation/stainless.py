@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from everycall._call.call import Call
+from everycall._call.call import OwnedCall
 from everycall._guard import report
 from everycall._instrumentation.request import Arguments, Fields, Keywords, ModelRequest, Options, framework_call
 from everycall._instrumentation.stream import (
@@ -73,7 +73,7 @@ class StainlessRequest(ModelRequest):
         endpoint: Endpoint,
         options: Options,
         provider: str | None,
-        framework: Call | None,
+        framework: OwnedCall | None,
     ) -> None:
         self._original = self._request = request
         self._unparsed: Any = None
@@ -90,7 +90,7 @@ class StainlessRequest(ModelRequest):
         """Record the request as it is now."""
         call, model = self.call, self.body.get("model")
         fields = {} if call.omit & OMIT_INPUTS else self.endpoint.request_fields(self.body, self.provider)
-        call.update(model=model if isinstance(model, str) else None, provider=self.provider, **fields)
+        call.set_fields(model=model if isinstance(model, str) else None, provider=self.provider, **fields)
 
     def prepare(self) -> None:
         """Copy the request where something is added to what is sent."""
@@ -179,7 +179,7 @@ def start_request(
     args: Arguments,
     kwargs: Keywords,
     endpoint_of: Callable[[Any], Endpoint | None],
-    make: Callable[[Any, Any, Call | None], Request],
+    make: Callable[[Any, Any, OwnedCall | None], Request],
 ) -> Request | None:
     """Start the recording of a request; returns None for one that is not recorded here.
 

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote_plus, urlsplit
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from everycall import _guard, limits
-from everycall._call.call import Call
+from everycall._call.call import OwnedCall
 from everycall._call.context import Scope, clipped, current_node, remote_span
 from everycall._call.recorder import active
 from everycall.sampling import trace_id_hex
@@ -104,7 +104,7 @@ def additions(headers: Mapping[Any, Any], url: str | None) -> dict[str, str]:
     return found
 
 
-def _own_parent(node: Scope | Call) -> tuple[str | None, str | None]:
+def _own_parent(node: Scope | OwnedCall) -> tuple[str | None, str | None]:
     """Return traceparent and tracestate: of the call in progress, else of the remote span that is passed on."""
     remote, call = remote_span(), node.call
     if remote is not None and node.trace_hex != f"{remote.trace_id:032x}":
@@ -117,7 +117,7 @@ def _own_parent(node: Scope | Call) -> tuple[str | None, str | None]:
     return None, None
 
 
-def _members(node: Scope | Call, omit: int, parent: str | None) -> Iterator[str]:
+def _members(node: Scope | OwnedCall, omit: int, parent: str | None) -> Iterator[str]:
     """The baggage members, the weightiest first: what must not be recorded, then which trace, then its labels."""
     if omit:
         yield f"{BAGGAGE_OMIT}={'.'.join(word for word, flag in _OMIT_WORDS.items() if omit & flag)}"
@@ -172,7 +172,7 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("latin-1")
 
 
-def scope_of(headers: Mapping[str, str], above: Scope | Call | None) -> Scope | None:
+def scope_of(headers: Mapping[str, str], above: Scope | OwnedCall | None) -> Scope | None:
     """Return what the three headers say as a scope below `above`; None when they say nothing to us.
 
     A `traceparent` that is not one counts as none (W3C Trace Context, 4.3); of baggage only our own members are read.

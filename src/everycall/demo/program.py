@@ -103,14 +103,9 @@ async def _ask(client: openai.AsyncOpenAI, model: str, question: str) -> str:
     answer = await client.chat.completions.create(
         model=model, messages=[{"role": "user", "content": question}], max_tokens=ANSWER_TOKENS, temperature=0
     )
-    call, usage = current(), answer.usage
-    if call is not None and usage is not None:
-        call.update(
-            model=answer.model,
-            provider=PROVIDER,
-            input_tokens=usage.prompt_tokens,
-            output_tokens=usage.completion_tokens,
-        )
+    current().update(model=answer.model, provider=PROVIDER)
+    if answer.usage is not None:
+        current().update(input_tokens=answer.usage.prompt_tokens, output_tokens=answer.usage.completion_tokens)
     return answer.choices[0].message.content or ""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import everycall
-from everycall.integration import Call, active, start_call
+from everycall.integration import OwnedCall, active, start_call
 from everycall.record import Record
 from everycall_testkit.client_bench import Clients, decode
 from everycall_testkit.client_contract.adapter import ClientAdapter
@@ -21,7 +21,7 @@ def counted_tokens(records: list[Record]) -> int:
     return sum(record.input_tokens or 0 for record in records if record.kind in ("llm", "embedding"))
 
 
-def framework_call(**labels: Any) -> Call:
+def framework_call(**labels: Any) -> OwnedCall:
     """Start the call of a framework's model that is about to send a request."""
     return start_call("FrameworkModel", kind="llm", scope="everycall_langchain", model="model", **labels)
 
@@ -63,7 +63,7 @@ class Frameworks:
         with active(call):
             await ask(clients, client, stream=stream)
         assert (records, call.ended) == ([], False)
-        call.update(content="the framework's")
+        call.set_fields(content="the framework's")
         call.end()
         (record,) = records
         input_tokens, output_tokens, parts = adapter.framework_tokens
@@ -77,7 +77,7 @@ class Frameworks:
         call = framework_call()
         with active(call):
             await ask(clients, clients.wrapped())
-        call.update(input_tokens=1, output_tokens=2, total_tokens=3)
+        call.set_fields(input_tokens=1, output_tokens=2, total_tokens=3)
         call.end()
         assert (records[0].input_tokens, records[0].total_tokens) == (1, 3)
 
