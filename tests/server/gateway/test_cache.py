@@ -192,3 +192,35 @@ async def test_an_answer_larger_than_the_cache_is_not_kept(
     assert (await bench.ask()).status == "success"
     assert (await bench.ask()).cache_hit is False
     assert (await bench.ask()).cache_hit is True
+
+
+@pytest.mark.parametrize(
+    ("reply", "params", "is_stored"),
+    [
+        ({"finish": "stop"}, {}, True),
+        ({"finish": "length"}, {}, False),
+        ({"finish": "length"}, {"max_length": 9}, True),  # cut where the request said so
+        ({"finish": "length", "content": ""}, {"max_length": 9}, False),  # all of it was thought
+        ({"finish": "content_filter"}, {}, False),
+        ({"finish": "content_filter"}, {"max_length": 9}, False),
+        ({"content": ""}, {}, False),
+        ({"tool_calls": [("f", {})], "content": None}, {}, True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_stream", [False, True], ids=["plain", "stream"])
+async def test_an_answer_that_is_not_whole_is_not_served_again(
+    bench: Bench, provider: Any, reply: dict[str, Any], params: dict[str, Any], is_stored: bool, is_stream: bool
+) -> None:
+    changed = {"model_params": params}
+    provider.reply(**reply)
+    if is_stream:
+        body = {"llm_configuration": {**BASE, **changed}, "llm_inputs": {"x": "hi"}}
+        follower = bench.gateway.stream("default", msgspec.convert(body, CompletionRequest))
+        async for _ in follower:
+            pass
+        follower.close()
+    else:
+        await bench.ask(changed=changed)
+    assert (await bench.ask(changed=changed)).cache_hit is is_stored
+    assert len(provider.requests) == 2 - is_stored

@@ -92,7 +92,7 @@ def test_what_the_provider_behind_a_router_said_is_kept() -> None:
 def test_a_filtered_choice_without_a_message_is_an_answer_with_its_tokens() -> None:
     response = read(chat(None, "content_filter"))
     assert (response.content, response.finish_reasons, response.tokens.total) == ("", ["content_filter"], 7)
-    assert not response.is_complete
+    assert not response.is_complete(has_limit=True)
 
 
 # --- what is beside the text ---

@@ -71,7 +71,7 @@ def merge(request: CompletionRequest, deployment: Deployment | None) -> Provider
     params = configuration.model_params
     if deployment is not None and params == PAREA_DEFAULTS:
         params = None
-    model = configuration.model or (deployment.model if deployment else None)
+    model = configuration.model or (params.model if params else None) or (deployment.model if deployment else None)
     templates: list[dict[str, Any]] = []
     if configuration.messages:
         templates = as_messages(configuration.messages, "llm_configuration.messages")

@@ -218,10 +218,10 @@ class ProviderCalls:
                 await call.run_until_abandoned(self._stream(turn, call))
             else:
                 call.response = await self._whole(turn)
-            response = call.so_far()
+            response, has_limit = call.so_far(), "max_length" in turn.candidate.request.params
             if response is not None:
                 response = _priced(response, turn.candidate.settings)
-                if use.write and response.is_complete:
+                if use.write and response.is_complete(has_limit=has_limit):
                     await self._cache.keep(project, key, response)
             call.end(response)
         except asyncio.CancelledError:

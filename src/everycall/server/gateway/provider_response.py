@@ -37,6 +37,7 @@ _INCOMPLETE = frozenset(
     }
 )  # fmt: skip
 """Finish reasons of a response that another try, or a higher limit, would make a better one."""
+_LENGTHS = frozenset({"length", "max_tokens"})
 
 
 class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,10 +74,13 @@ class ProviderResponse(msgspec.Struct, frozen=True, kw_only=True):
     cost_source: str | None = None
     price_version: str | None = None
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether this is all that the provider would say: neither empty nor cut nor filtered."""
-        return bool(self.content) and _INCOMPLETE.isdisjoint(self.finish_reasons)
+    def is_complete(self, *, has_limit: bool) -> bool:
+        """Return whether this is all that was asked for: neither empty nor filtered nor cut.
+
+        An answer that was cut at a limit which the request set (`has_limit`) is what was asked for.
+        """
+        cut = _INCOMPLETE - _LENGTHS if has_limit else _INCOMPLETE
+        return bool(self.content) and cut.isdisjoint(self.finish_reasons)
 
 
 class ProviderError(Exception):

@@ -55,7 +55,7 @@ class ModelParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unkno
     """The parameters of a model: those of Parea under its names, and more under OpenAI's. None is not sent.
 
     `temperature` is another name of `temp`, and `max_tokens` and `max_completion_tokens` are of `max_length`. What a
-    provider does not have is refused when the request goes there.
+    provider does not have is refused when the request goes there. Parea's oldest clients repeat the `model` here.
     """
 
     temp: float | None = None
@@ -76,6 +76,7 @@ class ModelParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unkno
     temperature: float | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
+    model: Label | None = None
 
     def __post_init__(self) -> None:
         """Move aliases to Parea's names. Raise `ValueError` if two names of one parameter have different values."""
@@ -90,7 +91,9 @@ class ModelParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unkno
 
     def given(self) -> dict[str, Any]:
         """Return the parameters that are not None, by name."""
-        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+        values = msgspec.structs.asdict(self)
+        del values["model"]
+        return {name: value for name, value in values.items() if value is not None}
 
 
 _ALIASES = (("temperature", "temp"), ("max_tokens", "max_length"), ("max_completion_tokens", "max_length"))
