@@ -28,6 +28,8 @@ _BY_CLASS: Final[tuple[tuple[type, str], ...]] = tuple(
     for name in (f"Anthropic{platform}", f"AsyncAnthropic{platform}")
     if isinstance(cls := getattr(anthropic, name, None), type)
 )
+_CLIENTS: Final = frozenset({anthropic.Anthropic, anthropic.AsyncAnthropic})
+"""The clients whose provider only their host tells."""
 
 
 def provider_of(client: Any) -> str | None:
@@ -36,4 +38,6 @@ def provider_of(client: Any) -> str | None:
 
 
 def _provider_of_class(cls: type) -> str | None:
+    if cls in _CLIENTS:
+        return None
     return next((provider for known, provider in _BY_CLASS if issubclass(cls, known)), None)

@@ -169,7 +169,8 @@ class AnthropicAdapter(StainlessAdapter):
         if "http_client" not in settings:
             settings["http_client"] = self.new_http_client(is_async, hook)
         defaults = {"base_url": provider.root, "api_key": "sk-fake", "max_retries": 0}
-        return self.client_types[is_async](**{**defaults, **settings})
+        client_class = settings.pop("client_class", self.client_class(is_async))
+        return client_class(**{**defaults, **settings})
 
     def plain_http_client(self, is_async: bool, **settings: Any) -> Any:
         http = anthropic.DefaultAsyncHttpxClient if is_async else anthropic.DefaultHttpxClient

@@ -171,11 +171,15 @@ class GoogleAdapter(ClientAdapter):
                 "transport": httpx.AsyncHTTPTransport(verify=False),
                 "event_hooks": hooks if is_async else {},
             }
-        client = genai.Client(**{"api_key": "k", **settings}, http_options=types.HttpOptions(**options))
+        client_class = settings.pop("client_class", genai.Client)
+        client = client_class(**{"api_key": "k", **settings}, http_options=types.HttpOptions(**options))
         if not has_arguments:
             sender: Any = client._api_client
             (sender._async_httpx_client if is_async else sender._httpx_client).event_hooks = hooks
         return client.aio if is_async else client
+
+    def client_class(self, is_async: bool) -> type:
+        return genai.Client
 
     async def close(self, client: Any, is_async: bool) -> None:
         """Close both HTTP clients; older versions have no `close`."""

@@ -56,6 +56,7 @@ class _Choice:
     def add_others(self, values: dict[str, Any]) -> None:
         """Add what a chunk's choice has beside its message and text."""
         self.finish_reason = values.get("finish_reason") or self.finish_reason
+        self.whole_message = values.get("message") or self.whole_message
         for name, value in values.items():
             if value is not None and name not in _MERGED_ELSEWHERE:
                 self.others.merge({name: value})
@@ -82,7 +83,8 @@ class Chat(_ChunkAccumulator):
 
     def add(self, chunk: Any) -> None:
         values = members(chunk)
-        self._add_envelope(values)
+        if self._has_news(chunk, values):
+            self._add_envelope(values)
         for entry in values.get("choices") or ():
             choice_values = members(entry)
             choice = self._choice(choice_values.get("index") or 0)
@@ -91,20 +93,35 @@ class Chat(_ChunkAccumulator):
                 self.has_output = _has_output(delta)
             if self.captures_output:
                 choice.message.merge(delta)
-                choice.whole_message = choice_values.get("message") or choice.whole_message
-            choice.add_others(choice_values)
             if choice_values.get("finish_reason") is not None:
+                choice.add_others(choice_values)
                 self.is_complete = all(other.finish_reason is not None for other in self.choices.values())
+            elif choice_values.get("logprobs") is not None or _has_unknown_members(entry):
+                choice.add_others(choice_values)
 
     def fields(self) -> dict[str, Any]:
         choices = [self.choices[index].value() for index in sorted(self.choices)]
         return _responses.chat({**self.envelope, "choices": choices})
+
+    def _has_news(self, chunk: Any, values: dict[str, Any]) -> bool:
+        """Whether a chunk has more of the response's own members than those that every chunk repeats."""
+        return (
+            not self.envelope
+            or values.get("usage") is not None
+            or values.get("service_tier") != self.envelope.get("service_tier")
+            or _has_unknown_members(chunk)
+        )
 
     def _choice(self, index: int) -> _Choice:
         choice = self.choices.get(index)
         if choice is None:
             choice = self.choices[index] = _Choice()
         return choice
+
+
+def _has_unknown_members(value: Any) -> bool:
+    """Whether an object of the library's has members that it does not declare, or is plain JSON."""
+    return type(value) is dict or bool(getattr(value, "__pydantic_extra__", None))
 
 
 def _has_output(delta: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from everycall.integration import StreamAccumulator, get_member, to_plain, to_plain_messages
 from everycall_openai import _accumulators, _responses
@@ -70,8 +70,7 @@ _PARAMETERS: Final = frozenset(
 Body = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestInput:
+class RequestInput(NamedTuple):
     """What a request gives a model: messages, or `inputs` that are none; and parameters that are part of them."""
 
     messages: list[Any] | None = None

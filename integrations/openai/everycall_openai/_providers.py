@@ -26,6 +26,8 @@ _BY_CLASS: Final[tuple[tuple[type, str], ...]] = tuple(
     )
     if isinstance(cls := getattr(openai, name, None), type)
 )
+_CLIENTS: Final = frozenset({openai.OpenAI, openai.AsyncOpenAI})
+"""The clients whose provider only their host tells."""
 _REPORT_STREAM_USAGE: Final = frozenset({"openai", "deepseek", "groq"})
 _AZURE_USAGE_SINCE: Final = "2024-09-01"
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -37,6 +39,8 @@ def provider_of(client: openai.OpenAI | openai.AsyncOpenAI) -> str | None:
 
 
 def _provider_of_class(cls: type) -> str | None:
+    if cls in _CLIENTS:
+        return None
     return next((provider for known, provider in _BY_CLASS if issubclass(cls, known)), None)
 
 

@@ -84,14 +84,16 @@ def message(value: Any) -> Fields:
     """Return an assistant's message with all it has; the arguments of its calls as objects if they are JSON."""
     plain: Fields = {"role": "assistant", "content": None}
     for name, item in members(value).items():
-        if name in _PARSED or not has_content(item):
+        if item is None or name in _PARSED or not has_content(item):
             continue
-        if name == "tool_calls":
+        if type(item) is str:
+            plain[name] = item
+        elif name == "tool_calls":
             plain[name] = [_tool_call(call) for call in _list(item)]
         elif name == "function_call":
             plain[name] = _called(item)
         else:
-            plain[name] = item if type(item) is str else _plain(item)
+            plain[name] = _plain(item)
     return plain
 
 
@@ -233,7 +235,7 @@ def _common_fields(values: Mapping[str, Any], reasons: list[Any], ignored: froze
         usage = get_member(values.get("x_groq"), "usage")
     fields = usage_fields(usage, response=values) if usage is not None else {}
     for name, item in members(usage).items():
-        if name not in _USAGE_COUNTS and has_content(item):
+        if item is not None and name not in _USAGE_COUNTS and has_content(item):
             fields[f"{_USAGE_ATTRIBUTE}{name}"] = _plain(item)
     for name, item in values.items():
         if name == "id" or name == "model":

@@ -179,7 +179,8 @@ class OpenAIAdapter(StainlessAdapter):
         if "http_client" not in settings:
             settings["http_client"] = self.new_http_client(is_async, hook)
         defaults = {"base_url": provider.base_url, "api_key": "sk-fake", "max_retries": 0}
-        return self.client_types[is_async](**{**defaults, **settings})
+        client_class = settings.pop("client_class", self.client_class(is_async))
+        return client_class(**{**defaults, **settings})
 
     def plain_http_client(self, is_async: bool, **settings: Any) -> Any:
         return (openai.DefaultAsyncHttpxClient if is_async else openai.DefaultHttpxClient)(verify=False, **settings)

@@ -153,9 +153,13 @@ class ClientAdapter(ABC):
     def new_client(self, provider: FakeProvider, is_async: bool, **settings: Any) -> Any:
         """Return a client of the provider.
 
-        Settings are `timeout` (seconds), `hook` (a function that is called with each HTTP request), and others that
-        the library takes.
+        Settings are `timeout` (seconds), `hook` (a function that is called with each HTTP request), `client_class`, and
+        others that the library takes.
         """
+
+    def client_class(self, is_async: bool) -> type:
+        """Return the class that `new_client` makes a client of."""
+        return self.client_types[is_async]
 
     async def close(self, client: Any, is_async: bool) -> None:
         """Close a client."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -65,6 +67,22 @@ class Installation:
         for ask in resources:
             await clients.wait(ask())
         assert len(records) == len(resources) > 0
+
+    async def test_a_class_of_clients_is_freed(
+        self, adapter: ClientAdapter, clients: Clients, provider: FakeProvider, records: list[Record]
+    ) -> None:
+        """A program may make a class for each request: nothing keeps it alive when its clients are gone."""
+        cls = type("Mine", (adapter.client_class(clients.is_async),), {})
+        reference = weakref.ref(cls)
+        client = clients.wrap(adapter.new_client(provider, clients.is_async, client_class=cls))
+        await self.ask(clients, client)
+        await adapter.close(client, clients.is_async)
+        del cls, client
+        for _ in range(3):
+            gc.collect()
+            await clients.settle()
+        assert reference() is None
+        assert len(records) == 1
 
     async def test_wrapping_again_replaces_the_options(self, clients: Clients, records: list[Record]) -> None:
         client = clients.wrapped(session_id="s-1")
