@@ -75,7 +75,13 @@ SEGMENT_BYTES = _limit(
     "the unit that is reserved, rotated, dropped and adopted; a longer line has its own",
 )
 SPOOL_BYTES_MAX = _limit(
-    "SPOOL_BYTES_MAX", 1024 * MIB, "bytes", "of one process; the oldest whole segment goes first and is counted"
+    "SPOOL_BYTES_MAX",
+    1024 * MIB,
+    "bytes",
+    "of one process, and of ended ones in a whole spool directory; the oldest file goes first and is counted",
+)
+SPOOL_FILES_MAX = _limit(
+    "SPOOL_FILES_MAX", 100_000, "files", "of ended processes in a spool directory, which is listed"
 )
 MEMORY_BYTES_MAX = _limit(
     "MEMORY_BYTES_MAX", 16 * MIB, "bytes", "held in memory while the spool cannot be written; then counted as lost"
@@ -106,6 +112,7 @@ ADOPT_INTERVAL_S = _time(
     "ADOPT_INTERVAL_S", 1.0, "between looks for what ended processes left, such as a pool's children"
 )
 SPOOL_CHECK_S = _time("SPOOL_CHECK_S", 0.25, "between looks whether somebody deleted or cut the spool's files")
+BOUND_INTERVAL_S = _time("BOUND_INTERVAL_S", 10.0, "between looks at the size of the whole spool directory")
 OUTAGE_WARN_S = _time("OUTAGE_WARN_S", 5.0, "an outage is logged once it has lasted this long; an exit says so itself")
 WARN_INTERVAL_S = _time("WARN_INTERVAL_S", 60.0, "between two warnings of the same kind")
 

@@ -29,14 +29,13 @@ class Pipeline:
     `redirect` is given the lines of calls that end after the pipeline was closed.
     """
 
-    __slots__ = ("_root", "ledger", "pid", "sender", "settings", "spool")
+    __slots__ = ("ledger", "pid", "sender", "settings", "spool")
 
     def __init__(self, settings: Settings, redirect: Callable[[Pipeline, bytes], None]) -> None:
         self.settings = settings
         self.pid = os.getpid()
         self.ledger = Ledger()
-        self._root = _spool_root(settings)
-        self.spool = Spool(self._root, settings.endpoint, settings.project_name, self.ledger)
+        self.spool = Spool(_spool_root(settings), settings.endpoint, settings.project_name, self.ledger)
         self.spool.redirect = lambda line: redirect(self, line)
         self.sender = Sender(self.spool, self._transport, lambda: self.settings.key())
 
@@ -46,7 +45,7 @@ class Pipeline:
 
     def is_for(self, settings: Settings) -> bool:
         """Tell whether records made with these settings go where this pipeline's go."""
-        destination = (self.settings.endpoint, self.settings.project_name, self._root)
+        destination = (self.settings.endpoint, self.settings.project_name, self.spool.root)
         return destination == (settings.endpoint, settings.project_name, _spool_root(settings))
 
     @property

@@ -17,6 +17,7 @@ from opentelemetry import context as otel_context
 
 from everycall import _guard, limits
 from everycall._delivery.batch import Stuck, deliver, ship_segment
+from everycall._delivery.bound import keep_within
 from everycall._delivery.flag import Flag
 from everycall._delivery.fork_gate import gate
 from everycall._delivery.receipt import Unreachable
@@ -24,6 +25,7 @@ from everycall._delivery.segment import adopt, segment_paths
 from everycall._delivery.spool import Spool
 from everycall._delivery.transport import Transport
 from everycall._retry import backoff_s
+from everycall.errors import Loss
 
 __all__ = ["Sender"]
 
@@ -51,7 +53,7 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._transport: Transport | None = None
         self._start_lock = threading.Lock()
-        self._synced_at = self._checked_at = self._adopt_at = 0.0
+        self._synced_at = self._checked_at = self._adopt_at = self._bound_at = 0.0
         self.is_alive = False
         self.last_failure: str | None = None
         """Why the last attempt failed; None once one succeeded."""
@@ -181,6 +183,7 @@ class Sender:
         except Stuck as stuck:
             self._note_failure(stuck.receipt)
             self._sync()
+            self._keep_within_bound()
             self._back_off(stuck.receipt)
         except Exception as error:  # noqa: BLE001 - the sender's guard: it must go on
             _guard.report("sender", error)
@@ -273,6 +276,21 @@ class Sender:
             self._checked_at = now
             self._spool.check()
 
+    def _keep_within_bound(self) -> None:
+        """Keep the whole spool directory within its bounds, now and then."""
+        begun = time.monotonic()
+        root = self._spool.root
+        if root is None or begun < self._bound_at:
+            return
+        lost = keep_within(root, limits.SPOOL_BYTES_MAX, limits.SPOOL_FILES_MAX)
+        self._bound_at = begun + max(limits.BOUND_INTERVAL_S, 50 * (time.monotonic() - begun))
+        if lost:
+            self._spool.ledger.adopt(0, {Loss.SPOOL_FULL: lost})
+            with gate:
+                _guard.warn_once(
+                    "spool_full", "everycall's spool directory %s is full: its oldest %d records are lost", root, lost
+                )
+
     def _sync(self) -> None:
         now = time.monotonic()
         if now - self._synced_at >= limits.SYNC_INTERVAL_S:
@@ -309,6 +327,7 @@ class Sender:
                 self._note_failure(stuck.receipt)
             return
         if is_whole:
+            self._keep_within_bound()
             self._is_swept = True
             took_s = time.monotonic() - begun
             self._adopt_at = begun + max(

@@ -44,6 +44,7 @@ class Spool:
     def __init__(
         self, root: Path | None, endpoint: str, project: str, ledger: Ledger, bytes_max: int = limits.SPOOL_BYTES_MAX
     ) -> None:
+        self.root = root
         self._directories = folder.spool_dirs(root, endpoint, project) if root is not None else []
         self.directory = self._directories[0] if self._directories else None
         """The folder of its segments; None if all is held in memory."""

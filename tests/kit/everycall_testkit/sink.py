@@ -15,6 +15,7 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,13 @@ class Sink:
         """How often each numbered call (`inputs.n`) was stored, counting one per inference_id as the server does."""
         unique = {r["inference_id"]: r for r in self.records}
         return Counter(r["inputs"]["n"] for r in unique.values())
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Wait until something is true; the time-out only ends a test that hangs."""
+        deadline = time.monotonic() + 40
+        while not condition():
+            assert time.monotonic() < deadline, f"{len(self.records)} records so far"
+            time.sleep(0.01)
 
     # --- within ---
 

@@ -1,0 +1,48 @@
+"""The bound of the whole spool directory: what many short processes leave during an outage must not fill the disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from everycall._delivery.folder import SUFFIX
+from everycall._delivery.segment import adopt
+
+__all__ = ["keep_within"]
+
+
+def keep_within(root: Path, bytes_max: int, files_max: int) -> int:
+    """Delete the oldest segments of ended processes until a spool directory is within its bounds.
+
+    All its folders count: of every endpoint and project, and of every user. Segments of running processes stay, each
+    process bounds its own. Return how many records were lost.
+    """
+    segments: list[tuple[str, Path, int]] = []  # the names begin with the time at which they were made
+    try:
+        for directory in [entry.path for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]:
+            segments += _segments_in(directory)
+    except OSError:
+        return 0
+    total, lost = sum(size for _, _, size in segments), 0
+    left = len(segments)
+    for _, path, size in sorted(segments):
+        if total <= bytes_max and left <= files_max:
+            break
+        segment = adopt(path)
+        if segment is not None:
+            lost += segment.pending()
+            segment.remove()
+            segment.release()
+            total, left = total - size, left - 1
+    return lost
+
+
+def _segments_in(directory: str) -> list[tuple[str, Path, int]]:
+    try:
+        return [
+            (entry.name, Path(entry.path), entry.stat(follow_symlinks=False).st_blocks * 512)
+            for entry in os.scandir(directory)
+            if entry.name.endswith(SUFFIX)
+        ]
+    except OSError:  # of another user, or deleted meanwhile
+        return []
