@@ -114,7 +114,8 @@ def _begin(settings: Settings) -> Recorder | None:
             _current.spool.close()
     recorder = Recorder(settings, _current.spool, _current.ledger)
     _recorder.activate(recorder)
-    _propagate(settings)
+    if _exit_left_s is None:
+        _propagate(settings)
     return recorder
 
 

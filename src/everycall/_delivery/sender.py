@@ -7,6 +7,7 @@ puts the line in `refused/` and counts it. Other people's instrumentation does n
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 import time
@@ -118,7 +119,8 @@ class Sender:
 
     def _has_orphans(self) -> bool:
         """Tell whether there are segments of others that were made since this process began to record."""
-        return any(path.name >= self._since for path in self._foreign_paths())
+        own = f"-{os.getpid()}-"
+        return any(path.name >= self._since and own not in path.name for path in self._foreign_paths())
 
     def deliver_here(self, timeout_s: float) -> None:
         """Deliver on the calling thread: for when no thread can be started any more. Returns within the time-out."""
@@ -210,9 +212,9 @@ class Sender:
 
     def _rest(self) -> None:
         """Sleep until there is work; then wait a little for company."""
-        self._wake.clear()
+        self._wake.clear()  # before looking: what is set from now on ends the wait
         self._spool.wake = self.wake
-        if not self._spool.has_pending():
+        if self._is_done() and not self._is_stopping:
             self._wake.wait(limits.IDLE_POLL_S)
         self._spool.wake = None
         self._expedite.wait(limits.BATCH_DELAY_S)
@@ -231,8 +233,10 @@ class Sender:
     def _sleep_until(self, until: float) -> None:
         """Wait, unless stopping. A flush ends it, but not within `limits.BACKOFF_FIRST_S` of the last failure."""
         earliest = self._failed_at + limits.BACKOFF_FIRST_S
-        while not self._is_stopping and (left_s := until - time.monotonic()) > 0:
+        while (left_s := until - time.monotonic()) > 0:
             self._wake.clear()
+            if self._is_stopping:
+                return
             if self._retry_now:
                 left_s = min(left_s, earliest - time.monotonic())
                 if left_s <= 0:

@@ -33,6 +33,8 @@ class Sink:
     def __init__(self, mode: str = "ok", certificate: Path | None = None) -> None:
         """`certificate` is a PEM file with the key, see `certificates`: the sink then speaks https."""
         self.mode = mode
+        self.script: list[str] = []
+        """Modes of the next requests, before `mode`."""
         self._tls: ssl.SSLContext | None = None
         if certificate is not None:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -120,7 +122,7 @@ class Sink:
     # --- within ---
 
     def _post(self, handler: BaseHTTPRequestHandler) -> None:
-        mode, _, value = self.mode.partition(":")
+        mode, _, value = (self.script.pop(0) if self.script else self.mode).partition(":")
         self.times.append(time.monotonic())
         if mode == "reset":
             self._reset(handler)
