@@ -35,6 +35,7 @@ from everycall._client.models import (
 )
 from everycall._client.retry import Attempts, decoded
 from everycall._client.stream import AsyncCompletionStream, CompletionStream, Events
+from everycall._local_server import PROOF_PATH, UNPROVEN, is_proof, nonce
 from everycall._version import __version__
 from everycall.errors import ConfigurationError, UnreachableError
 from everycall.semconv import API_KEY_HEADER, DEFAULT_PROJECT, STREAM_HEADER
@@ -72,6 +73,7 @@ class _ClientOptions(TypedDict):
 
     trust_env: bool
     verify: ssl.SSLContext | bool
+    auth: httpx.Auth | None
 
 
 class _RequestOptions(TypedDict):
@@ -322,7 +324,9 @@ class Parea:
 
     def _options(self) -> _ClientOptions:
         """Return options of httpx: no proxy for loopback, and certificates read once, which takes 30 ms."""
-        return {"trust_env": not self._settings.on_loopback, "verify": self._certificates()}
+        settings = self._settings
+        proof = _proof_first(settings) if settings.requires_proof else None
+        return {"trust_env": not settings.on_loopback, "verify": self._certificates(), "auth": proof}
 
     def _certificates(self) -> ssl.SSLContext | bool:
         if urlsplit(self._base).scheme == "http":
@@ -339,6 +343,47 @@ class Parea:
         if key:
             headers[API_KEY_HEADER] = key
         return headers
+
+
+def _proof_first(settings: Settings) -> httpx.Auth:
+    """Return what has a server on loopback prove that it is this user's, before it is sent a key or a prompt.
+
+    The proof holds for `limits.PROOF_AGE_S`. Requests raise `UnreachableError` if the server does not prove it.
+    """
+    import httpx
+
+    class ProofFirst(httpx.Auth):
+        _proven_at = -limits.PROOF_AGE_S
+
+        def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+            if self._is_due():
+                response = yield self._question(request)
+                response.read()
+                self._check(response)
+            yield request
+
+        async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+            if self._is_due():
+                response = yield self._question(request)
+                await response.aread()
+                self._check(response)
+            yield request
+
+        def _is_due(self) -> bool:
+            return time.monotonic() - self._proven_at >= limits.PROOF_AGE_S
+
+        def _question(self, request: httpx.Request) -> httpx.Request:
+            url = f"{settings.endpoint}{PROOF_PATH}?nonce={nonce()}"
+            return httpx.Request("GET", url, extensions=request.extensions)  # with its time-outs
+
+        def _check(self, response: httpx.Response) -> None:
+            url, key = response.request.url, settings.key()
+            answer, challenge = response.content, url.params["nonce"]
+            if key is None or not response.is_success or not is_proof(answer, key, challenge, url.port or 80):
+                raise UnreachableError(f"{settings.endpoint}: {UNPROVEN}")
+            self._proven_at = time.monotonic()
+
+    return ProofFirst()
 
 
 def _timeout(attempts: Attempts, read_s: float | None = None) -> httpx.Timeout:

@@ -108,6 +108,9 @@ EXIT_TIMEOUT_S = _time("EXIT_TIMEOUT_S", 2.0, "the process's exit is held up by 
 FORK_WAIT_S = _time(
     "FORK_WAIT_S", 0.5, "a fork waits for an import or a TLS step of the sender; a name look-up may hang"
 )
+PROOF_AGE_S = _time(
+    "PROOF_AGE_S", 5.0, "for which a server's proof holds for the client; the sender asks each connection"
+)
 ADOPT_INTERVAL_S = _time(
     "ADOPT_INTERVAL_S", 1.0, "between looks for what ended processes left, such as a pool's children"
 )

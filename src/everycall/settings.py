@@ -166,6 +166,17 @@ class Settings:
         except (OSError, ValueError, ConfigurationError):
             return None
 
+    @property
+    def requires_proof(self) -> bool:
+        """Whether the server has to prove that it is this user's before it is sent anything, see `_local_server`.
+
+        It has to where the local key would be sent, and at the default endpoint, which nobody chose. It does not have
+        to with an API key of the user's own.
+        """
+        if self.api_key or not self.on_loopback:
+            return False
+        return self.endpoint == DEFAULT_ENDPOINT or self.key() is not None
+
     def spool_root(self) -> Path:
         """Return the directory under which this process's spool folder lies."""
         return self.spool_dir or spool_root()

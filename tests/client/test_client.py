@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from everycall import errors, limits, paths
+from everycall._local_server import proof_of
 from everycall.client import Completion, CompletionResponse, LLMInputs, Message, ModelParams, Parea
 
 PROMPT = LLMInputs(model="gpt-3.5-turbo", messages=[Message("hi {{x}}")])
@@ -40,10 +41,20 @@ class Stub:
         self.script: deque[tuple[int, bytes, dict[str, str]] | None] = deque()
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.local_key = ""
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                """Prove that this is the server of the user whose local key is `stub.local_key`."""
+                challenge = self.path.partition("?nonce=")[2]
+                body = json.dumps({"proof": proof_of(stub.local_key, challenge, stub.port)}).encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
             def do_POST(self) -> None:
                 stub.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
@@ -63,7 +74,8 @@ class Stub:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.port = int(self._server.server_address[1])
+        self.address = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
@@ -231,6 +243,7 @@ def test_endpoint_and_key_come_from_arguments_or_environment(stub: Stub, monkeyp
         with Parea(base_url=base_url) as parea:
             parea.completion(request)
     path.write_text("local-key\n")
+    stub.local_key = "local-key"
     monkeypatch.setenv("EVERYCALL_ENDPOINT", stub.address)
     with Parea() as parea:
         parea.completion(request)

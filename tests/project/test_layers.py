@@ -22,7 +22,8 @@ THIRD_PARTY: dict[str, frozenset[str] | set[str]] = {
         ("_event_stream", "_version", "_terminal", "errors", "limits", "paths", "sampling", "semconv"), frozenset()
     ),
     **dict.fromkeys(
-        ("_capture", "_guard", "_ledger", "_patches", "_redaction", "_retry", "_usage", "dialects"), ENCODING
+        ("_capture", "_guard", "_ledger", "_local_server", "_patches", "_redaction", "_retry", "_usage", "dialects"),
+        ENCODING,
     ),
     **dict.fromkeys(("masks", "record", "settings"), ENCODING),
     **dict.fromkeys(("_client", "_delivery", "_instrumentation", "_runtime"), CORE),
@@ -121,7 +122,7 @@ def test_every_module_has_its_packages() -> None:
 def test_http_is_spoken_in_few_places() -> None:
     """The SDK's batches leave through the transport alone."""
     users = {e.module for e in IMPORTS if e.target == "http.client" and e.module.partition(".")[0] not in NOT_SDK}
-    assert users == {"_delivery.connection", "_delivery.transport"}
+    assert users == {"_delivery.connection", "_delivery.transport", "_local_server"}
 
 
 def test_the_opentelemetry_sdk_is_nowhere() -> None:

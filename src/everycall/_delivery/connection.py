@@ -207,6 +207,8 @@ def _is_ready(sock: socket.socket, timeout_s: float, *, to_write: bool) -> bool:
 class Connection(http.client.HTTPConnection):
     """One connection to an endpoint, kept alive between requests; through a proxy if `set_tunnel` was called."""
 
+    auto_open = 0  # once it is closed, nothing more is sent: whoever listens then has not proved who it is
+
     def __init__(
         self, host: str, port: int, stream: Stream, context: ssl.SSLContext | None, server_hostname: str
     ) -> None:

@@ -41,7 +41,13 @@ class Pipeline:
 
     def _transport(self) -> Transport:
         settings = self.settings
-        return Transport(settings.endpoint, compress=not settings.on_loopback, client=self.spool.client, user_agent=SDK)
+        return Transport(
+            settings.endpoint,
+            compress=not settings.on_loopback,
+            client=self.spool.client,
+            user_agent=SDK,
+            requires_proof=lambda: self.settings.requires_proof,
+        )
 
     def is_for(self, settings: Settings) -> bool:
         """Tell whether records made with these settings go where this pipeline's go."""

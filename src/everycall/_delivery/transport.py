@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from everycall import limits
 from everycall._delivery.fork_gate import gate
 from everycall._delivery.receipt import Receipt, Unreachable, receipt_of
 from everycall._ledger import Balance
+from everycall._local_server import PROOF_PATH, UNPROVEN, is_proof, nonce
 from everycall.semconv import API_KEY_HEADER, BALANCE_HEADER, CLIENT_HEADER, NDJSON, RECORDS_PATH
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def preload(endpoint: str, *, is_remote: bool) -> None:
     imports a module hangs when it imports the same one. (Also, in CPython an import that runs while an uncaught
     `KeyboardInterrupt` ends the program can change its exit code.)
     """
-    modules = ["everycall._delivery.connection", "email.utils", "encodings.idna"]
+    modules = ["everycall._delivery.connection", "email.utils", "encodings.idna", "hashlib", "hmac"]
     if endpoint.startswith("https:"):
         modules.append("ssl")
     if is_remote:
@@ -48,22 +49,40 @@ def preload(endpoint: str, *, is_remote: bool) -> None:
         "preload".encode("idna")  # the codec is looked up, and imports more, when it is first used
 
 
-class Transport:
-    """A kept-alive connection to one endpoint. One thread uses it; `cancel` may be called from another."""
+class _Unproven(Exception):
+    """The process that listens at the endpoint is not known to be this user's server."""
 
-    def __init__(self, endpoint: str, *, compress: bool, client: str, user_agent: str) -> None:
+
+class Transport:
+    """A kept-alive connection to one endpoint. One thread uses it; `cancel` may be called from another.
+
+    With `requires_proof`, nothing is sent on a connection before the server has proved itself on it.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        compress: bool,
+        client: str,
+        user_agent: str,
+        requires_proof: Callable[[], bool] = lambda: False,
+    ) -> None:
         preload(endpoint, is_remote=compress)
         parts = urlsplit(endpoint)
         self._is_secure = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self._is_secure else 80)
-        self._path = parts.path.rstrip("/") + RECORDS_PATH
+        self._base_path = parts.path.rstrip("/")
         self._compress = compress
         self._client = client
         self._user_agent = user_agent
         self._uses_proxy = compress  # a loopback endpoint is never reached through a proxy
         self._connection: Connection | None = None
         self._context: ssl.SSLContext | None = None
+        self._requires_proof = requires_proof
+        self._proven_with: str | None = None
+        """The key with which the server has proved itself on this connection."""
         self._is_cancelled = False
         self.until = math.inf
         """A `time.monotonic()` at which every attempt ends."""
@@ -92,7 +111,10 @@ class Transport:
             body = gzip.compress(body, 1, mtime=0)
             headers["content-encoding"] = "gzip"
         try:
-            status, answer, answer_headers = self._exchange(body, headers, timeout_s)
+            status, answer, answer_headers = self._exchange(body, headers, key, timeout_s)
+        except _Unproven:
+            self.close()
+            return Unreachable(UNPROVEN, unauthorised=True)
         except (OSError, HTTPException, ValueError) as error:
             self.close()
             return Unreachable(_reason(error))
@@ -107,31 +129,47 @@ class Transport:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self._proven_with = None
 
     def release_in_child(self) -> None:
         """In a forked child: let go of the parent's connection."""
         if self._connection is not None:
             self._connection.stream.release_in_child()
 
-    def _exchange(self, body: bytes, headers: dict[str, str], timeout_s: float) -> _Answer:
+    def _exchange(self, body: bytes, headers: dict[str, str], key: str | None, timeout_s: float) -> _Answer:
         from http.client import CannotSendRequest
 
         is_new = self._connection is None
         connection = self._connection or self._connect()
         connection.stream.allow(timeout_s)
         try:
-            connection.request("POST", self._path, body, headers)
+            self._prove(connection, key)
+            connection.request("POST", self._base_path + RECORDS_PATH, body, headers)
             response = connection.getresponse()
         except (ConnectionError, CannotSendRequest):
             self.close()
             if is_new or self._is_cancelled:
                 raise
             # The endpoint had closed a kept-alive connection: once more on a new one. Ids make this safe.
-            return self._exchange(body, headers, timeout_s)
+            return self._exchange(body, headers, key, timeout_s)
         answer = response.read(limits.ANSWER_BYTES_MAX)
         if response.will_close or not response.isclosed():
             self.close()  # there is more to read, or nothing more will come: either way the connection is done
         return response.status, answer, {name.lower(): value for name, value in response.headers.items()}
+
+    def _prove(self, connection: Connection, key: str | None) -> None:
+        """Have the server prove itself on this connection, if it has to. Raise `_Unproven` if it does not."""
+        if not self._requires_proof() or (key is not None and key == self._proven_with):
+            return
+        if key is None:
+            raise _Unproven
+        challenge = nonce()
+        connection.request("GET", f"{self._base_path}{PROOF_PATH}?nonce={challenge}")
+        response = connection.getresponse()
+        answer = response.read(limits.ANSWER_BYTES_MAX)
+        if response.status != 200 or not is_proof(answer, key, challenge, self._port):
+            raise _Unproven
+        self._proven_with = key
 
     def _connect(self) -> Connection:
         from everycall._delivery.connection import Connection, Stream

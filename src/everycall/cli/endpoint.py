@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from everycall._local_server import UNPROVEN, proves
 from everycall.cli.errors import CommandFailed
 from everycall.semconv import API_KEY_HEADER
 from everycall.settings import Settings
@@ -38,6 +39,7 @@ def ask(
     A server is off when it is the local one and its port is closed. `failed` says what it did not do, for an error.
     Raises `CommandFailed` with a line for the person who asked.
     """
+    _require_proof(settings)
     headers = {"content-type": "application/json"}
     key = settings.key()
     if key is not None:
@@ -63,6 +65,18 @@ def ask(
         ) from None
     except (ValueError, OSError) as error:
         raise CommandFailed(f"{settings.endpoint} does not answer as a server of everycall does: {error}") from None
+
+
+def _require_proof(settings: Settings) -> None:
+    """Raise `CommandFailed` if a server on loopback answers and does not prove that it is this user's."""
+    if not settings.requires_proof:
+        return
+    try:
+        is_proven = proves(settings.endpoint, settings.key())
+    except OSError:
+        return  # nothing answers: the request itself says so
+    if not is_proven:
+        raise CommandFailed(f"{settings.endpoint}: {UNPROVEN}")
 
 
 def _problem(error: urllib.error.HTTPError) -> dict[str, Any]:

@@ -99,7 +99,13 @@ def _ship_folder(directory: Path, endpoint: str | None, api_key: str | None) -> 
             report.problem = "the folder does not name its endpoint; pass --endpoint"
         return report
     settings = _settings(report.endpoint, api_key)
-    transport = Transport(settings.endpoint, compress=not settings.on_loopback, client=client_name(), user_agent=SDK)
+    transport = Transport(
+        settings.endpoint,
+        compress=not settings.on_loopback,
+        client=client_name(),
+        user_agent=SDK,
+        requires_proof=lambda: settings.requires_proof,
+    )
     adopted = 0
     try:
         for segment in adoptable(directory):

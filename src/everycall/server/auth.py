@@ -34,7 +34,7 @@ from everycall.server.store.base import Store
 
 __all__ = ["OPEN_ROUTES", "Access", "Guard", "Identity", "project_of", "require"]
 
-OPEN_ROUTES = frozenset({"/healthz", "/login", "/static/{file_path}"})
+OPEN_ROUTES = frozenset({"/healthz", "/login", "/static/{file_path}", "/v1/proof"})
 """The path templates that answer without credentials. A test compares this list with the router."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 ANONYMOUS = Identity(project=None, role="admin", name="anonymous")
@@ -68,6 +68,7 @@ class Access:
 
     def __init__(self, options: ServerOptions, store: Store, local_secret: str) -> None:
         self.no_auth = options.no_auth
+        self.local_secret = local_secret
         self.keyring = Keyring(store, local_secret)
         self.sessions = Sessions(local_secret)
         self.hosts = AllowedHosts(options)

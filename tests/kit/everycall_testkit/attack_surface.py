@@ -16,7 +16,13 @@ from urllib.parse import quote
 __all__ = ["ASKS", "OPEN", "Ask", "filled", "routes_of"]
 
 PAREA = "/api/parea/v1"
-OPEN = {("GET", "/healthz"), ("GET", "/login"), ("POST", "/login"), ("GET", "/static/{file_path}")}
+OPEN = {
+    ("GET", "/healthz"),
+    ("GET", "/v1/proof"),
+    ("GET", "/login"),
+    ("POST", "/login"),
+    ("GET", "/static/{file_path}"),
+}
 """All that answers without credentials. A new entry is a decision, not an accident."""
 
 
@@ -189,6 +195,7 @@ ASKS = [
         "GET", "/api/deployments/{deployment_id}", path="/api/deployments/<deployment>", query={"project": "<project>"}
     ),
     Ask("GET", "/healthz"),
+    Ask("GET", "/v1/proof", query={"nonce": "<text>"}),
     Ask("GET", "/metrics"),
     Ask("GET", "/api/keys", "admin"),
     Ask("POST", "/api/keys", "admin", body={"name": "n", "project": "<project>"}),

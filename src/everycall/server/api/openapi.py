@@ -182,9 +182,9 @@ def _share(path: str, described: Json) -> None:
     responses = described["responses"]
     if path in OPEN_ROUTES:
         described["security"] = []
-        return
-    for status, text in SHARED_PROBLEMS.items():
-        responses.setdefault(status, {"description": text})
+    else:
+        for status, text in SHARED_PROBLEMS.items():
+            responses.setdefault(status, {"description": text})
     for status, response in responses.items():
         if status >= "400":
             schema = {"$ref": "#/components/schemas/Problem"}
