@@ -101,7 +101,7 @@ def as_deployment(request: DeploymentRequest, project: str, by: str) -> Deployme
         messages=tuple(as_messages(request.messages, "messages")),
         model=request.model,
         provider=_provider(request.model, request.provider),
-        model_params=request.model_params.given() if request.model_params else {},
+        model_params=request.model_params.as_set() if request.model_params else {},
         functions=tuple(as_functions(request.functions or ())),
         function_call=request.function_call,
         description=request.description or "",

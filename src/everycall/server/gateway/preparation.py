@@ -97,7 +97,7 @@ def merge(request: CompletionRequest, deployment: Deployment | None) -> Provider
     return ProviderRequest(
         provider=configuration.provider or (deployment.provider if deployment else None) or None,
         model=model,
-        params={**(deployment.model_params if deployment else {}), **(params or ModelParams()).given()},
+        params={**(deployment.model_params if deployment else {}), **(params or ModelParams()).as_set()},
         messages=messages,
         functions=functions,
         function_call=configuration.function_call or (deployment.function_call if deployment else None),

@@ -1,8 +1,8 @@
-"""What a caller sends to the completion endpoint and gets back, field by field. Decoded by `api/completion.py`.
+"""The request and the response of the completion endpoint, field by field. Decoded by `api/completion.py`.
 
-Request: every field of the seed, and those that Parea's clients really send. Unknown fields are ignored; an empty
-string counts as not given. Deprecated ones (`retry`, `fallback_strategy`, `stream`, `eval_metric_ids`) are
-not declared, so they are accepted and have no effect.
+The request has every field of Parea's documentation, and those that Parea's clients send. An empty string counts as not
+given. Unknown fields are ignored, among them the deprecated `retry`, `fallback_strategy`, `stream` and
+`eval_metric_ids`; but in messages and model parameters, which shape the answer, they are refused.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class ModelParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unkno
             setattr(self, name, value)
             setattr(self, alias, None)
 
-    def given(self) -> dict[str, Any]:
+    def as_set(self) -> dict[str, Any]:
         """Return the parameters that are not None, by name."""
         values = msgspec.structs.asdict(self)
         del values["model"]
@@ -99,11 +99,11 @@ class ModelParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unkno
 _ALIASES = (("temperature", "temp"), ("max_tokens", "max_length"), ("max_completion_tokens", "max_length"))
 
 PAREA_DEFAULTS = ModelParams(temp=1.0, top_p=1.0, frequency_penalty=0.0, presence_penalty=0.0)
-"""What Parea's client sends in every request, whatever its user gave; see `preparation.py`."""
+"""What Parea's client sends in every request, whatever its user set; see `preparation.py`."""
 
 
 class LLMConfiguration(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The seed's `llm_configuration`. What is given here is used instead of the deployment's."""
+    """Parea's `llm_configuration`. Its values override those of the deployment."""
 
     model: Label | None = None
     provider: Label | None = None
@@ -117,9 +117,9 @@ class LLMConfiguration(msgspec.Struct, kw_only=True, omit_defaults=True):
 class CompletionRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The body of `POST /api/parea/v1/completion`.
 
-    `trace_id` has the seed's meaning, the id of a chain of records. `inference_id` makes the request repeatable: the
-    same id is answered again, not asked again. `parent_trace_id` is the `inference_id` of the record above this one.
-    `taget` is the seed's spelling; `target` wins. `session_id` is an addition.
+    `trace_id` is the id of a chain of records. `inference_id` makes the request repeatable: the same id gets the same
+    response, and the provider is not asked again. `parent_trace_id` is the `inference_id` of the record above this one.
+    `taget` is Parea's spelling; `target` wins. `session_id` is an addition of ours.
     """
 
     trace_id: Id | None = None
@@ -149,21 +149,21 @@ class CompletionRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     provider_api_key: str | None = None
 
     def variables(self) -> Mapping[str, Any]:
-        """Return the template's variables: `llm_inputs`, or its older name `inputs`."""
+        """Return the variables of the template: `llm_inputs`, or `inputs`, its older name."""
         return self.llm_inputs or self.inputs or {}
 
     def digest(self) -> str:
-        """Return a SHA-256 of what was asked, to tell a repeated request from another one under the same id."""
+        """Return a SHA-256 of the request, to tell a repeated one from another one under the same id."""
         plain = msgspec.structs.replace(self, provider_api_key=None)
         return hashlib.sha256(msgspec.json.encode(plain, order="deterministic")).hexdigest()
 
 
 class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The seed's answer: exactly these 14 keys, in its order, and a number wherever it has one.
+    """The response: exactly Parea's 14 fields, in its order, and a number wherever it has one.
 
-    Old clients fail on a further key or a null number, so what is not known is 0 here; the record has null. Times are
-    `YYYY-MM-DD HH:MM:SS`, UTC; `latency` is seconds, `cost` US dollars. A cached answer reports its original tokens
-    and cost, as the seed's example does. `status` is success or error; on error `content` is empty.
+    Old clients fail on a further field or a null, so an unknown number is 0 here and null in the record. Times are
+    `YYYY-MM-DD HH:MM:SS`, UTC; `latency` is in seconds, `cost` in US dollars. A cached response has its original tokens
+    and cost. `status` is `success` or `error`; with `error`, `content` is empty.
     """
 
     inference_id: str

@@ -1,4 +1,4 @@
-"""How close an answer is to its target: two scores, kept with the record. Called by `gateway/recording.py`."""
+"""How close an answer is to its target: two scores, kept with the record. Called by `recording.py`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SIMILARITY = "similarity"
 def score(content: str, target: str) -> list[dict[str, Any]]:
     """Return the scores, each from 0 to 1, as Parea's clients read them (`name`, `score`).
 
-    `exact_match` is 1 when both are the same but for white space around them. `similarity` is 1 minus the insertions
-    and deletions that make one of the other, over the characters of both; it is left out where one of them has more
-    than `limits.SCORED_CHARS_MAX`.
+    `exact_match` is 1 if both are the same apart from white space around them. `similarity` is 1 minus the number of
+    insertions and deletions that turn one into the other, divided by the characters of both. It is left out if one of
+    them has more than `limits.SCORED_CHARS_MAX`.
     """
     content, target = content.strip(), target.strip()
     scores = [{"name": EXACT_MATCH, "score": float(content == target)}]
