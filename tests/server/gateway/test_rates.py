@@ -82,7 +82,7 @@ def test_over_http_before_a_body_is_read(gateway_server: Any, provider: Any, pat
         refused = api.post(path, content=b"{" * 1_000, headers=headers)
         assert (refused.status_code, refused.json()["type"]) == (429, "urn:everycall:error:rate_limited")
         assert 1 <= int(refused.headers["retry-after"]) <= 60
-        assert "'ci' may ask for 2 completions a minute" in refused.json()["detail"]
+        assert "'ci' may request 2 completions a minute" in refused.json()["detail"]
         assert api.get("/api/records", headers=headers).status_code == 200  # other routes have no such limit
         assert api.post(path, json=body, headers=admin).status_code == 200
     assert len(provider.requests) == 1
