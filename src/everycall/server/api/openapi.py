@@ -51,6 +51,9 @@ PROBLEM_SCHEMA = {
     },
 }
 
+BODY_PROBLEMS = {415: "The content-encoding of the body is unknown."}
+"""Every operation with a body may answer with these."""
+
 Json = dict[str, Any]
 
 
@@ -95,11 +98,12 @@ def operation(
                 described["parameters"] = list(parameters)
             if body is not None:
                 described["requestBody"] = {"required": True, "content": {body_type: {"schema": body_schema}}}
+            expected = {**(BODY_PROBLEMS if body is not None else {}), **(problems or {})}
             success = next(status for status in described["responses"] if status < "300")
             description = described["responses"][success]["description"]
             described["responses"] = {
                 success: {"description": description, "content": {response_type: {"schema": response_schema}}},
-                **{str(status): {"description": text} for status, text in (problems or {}).items()},
+                **{str(status): {"description": text} for status, text in expected.items()},
             }
             return described
 
