@@ -41,8 +41,8 @@ def speaks(path: str) -> bool:
 
 def model_of(path: str, body: dict[str, Any]) -> str:
     """Return the model that a request names, in its body or in its path."""
-    found = MODEL_IN_PATH.search(path)
-    return str(body["model"]) if "model" in body else unquote(found[1]) if found else "none"
+    match = MODEL_IN_PATH.search(path)
+    return str(body["model"]) if "model" in body else unquote(match[1]) if match else "none"
 
 
 def failure(reply: Any) -> dict[str, Any]:
@@ -68,14 +68,14 @@ def answer(path: str, body: dict[str, Any], reply: Any, model: str) -> dict[str,
 
 def message(reply: Any, model: str) -> dict[str, Any]:
     """Return a message. `reply.message` has members that replace the usual ones, such as `content` with its blocks."""
-    made: dict[str, Any] = {
+    body: dict[str, Any] = {
         **_begun(model),
         "content": _blocks(reply),
         "stop_reason": reply.finish or ("tool_use" if reply.tool_calls else "end_turn"),
         **reply.message,
     }
     usage = USAGE if reply.usage == "default" else reply.usage
-    return made if usage is None else {**made, "usage": usage}
+    return body if usage is None else {**body, "usage": usage}
 
 
 def got(path: str, root: str, reply: Any) -> bytes | None:
@@ -92,10 +92,10 @@ def events(path: str, body: dict[str, Any], reply: Any, model: str) -> list[tupl
     """Return the events of a streamed answer, each with whether it is a piece of what the model says."""
     if path.endswith("/complete"):
         return _completions(reply, model)
-    made: list[tuple[bool, bytes]] = []
+    sent: list[tuple[bool, bytes]] = []
 
-    def event(kind: str, spoken: bool = False, **fields: Any) -> None:
-        made.append((spoken, _event(kind, {"type": kind, **fields})))
+    def event(kind: str, is_piece: bool = False, **fields: Any) -> None:
+        sent.append((is_piece, _event(kind, {"type": kind, **fields})))
 
     whole = message(reply, model)
     usage = whole.get("usage")
@@ -108,10 +108,10 @@ def events(path: str, body: dict[str, Any], reply: Any, model: str) -> list[tupl
         for delta in deltas:
             event("content_block_delta", True, index=index, delta=delta)
         event("content_block_stop", index=index)
-    told = {name: whole[name] for name in ("stop_reason", "stop_sequence", "stop_details") if name in whole}
-    event("message_delta", delta=told, **({} if usage is None else {"usage": usage}))
+    stop = {name: whole[name] for name in ("stop_reason", "stop_sequence", "stop_details") if name in whole}
+    event("message_delta", delta=stop, **({} if usage is None else {"usage": usage}))
     event("message_stop")
-    return made
+    return sent
 
 
 def _event(kind: str, data: dict[str, Any]) -> bytes:
@@ -127,21 +127,21 @@ def _pieces(reply: Any) -> list[str]:
 
 
 def _blocks(reply: Any) -> list[dict[str, Any]]:
-    said = "".join(_pieces(reply))
+    text = "".join(_pieces(reply))
     calls = [
         {"type": "tool_use", "id": f"toolu_{n}", "name": name, "input": arguments}
         for n, (name, arguments) in enumerate(reply.tool_calls, 1)
     ]
-    return [*([{"type": "text", "text": said}] if said else []), *calls]
+    return [*([{"type": "text", "text": text}] if text else []), *calls]
 
 
 def _deltas(block: dict[str, Any], pieces: list[str] | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return a block as it begins, and what it is then told in."""
+    """Return a block as it begins, and the deltas that follow."""
     kind = block["type"]
     if kind == "text":
-        said = pieces or [block["text"][:2], block["text"][2:]]
+        texts = pieces or [block["text"][:2], block["text"][2:]]
         cited = [{"type": "citations_delta", "citation": citation} for citation in block.get("citations") or ()]
-        return {**block, "text": "", "citations": None}, [*({"type": "text_delta", "text": t} for t in said), *cited]
+        return {**block, "text": "", "citations": None}, [*({"type": "text_delta", "text": t} for t in texts), *cited]
     if kind == "thinking":
         thought, signature = block["thinking"], block["signature"]
         deltas = [{"type": "thinking_delta", "thinking": part} for part in (thought[:3], thought[3:])]
@@ -150,8 +150,8 @@ def _deltas(block: dict[str, Any], pieces: list[str] | None) -> tuple[dict[str, 
             {"type": "signature_delta", "signature": signature},
         ]
     if kind in ("tool_use", "server_tool_use"):
-        given = json.dumps(block["input"])
-        parts = [{"type": "input_json_delta", "partial_json": part} for part in ("", given[:3], given[3:])]
+        arguments = json.dumps(block["input"])
+        parts = [{"type": "input_json_delta", "partial_json": part} for part in ("", arguments[:3], arguments[3:])]
         return {**block, "input": {}}, parts
     return block, []
 
@@ -162,8 +162,8 @@ def _completion(model: str) -> dict[str, Any]:
 
 def _completions(reply: Any, model: str) -> list[tuple[bool, bytes]]:
     about = _completion(model)
-    made = [
+    sent = [
         (True, _event("completion", {**about, "completion": piece, "stop_reason": None})) for piece in _pieces(reply)
     ]
     last = {**about, "completion": "", "stop_reason": reply.finish or "stop_sequence"}
-    return [*made, (False, _event("completion", last))]
+    return [*sent, (False, _event("completion", last))]

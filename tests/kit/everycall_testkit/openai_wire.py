@@ -36,17 +36,17 @@ RESPONSE_USAGE = {
 def answer(path: str, body: dict[str, Any], reply: Any, model: str) -> dict[str, Any]:
     """Return the whole answer to a request that is not streamed."""
     if path.endswith("/chat/completions"):
-        made: dict[str, Any] = _chat(body, reply, model)
+        answer_body: dict[str, Any] = _chat(body, reply, model)
     elif path.endswith("/completions"):
-        made = _completion(body, reply, model)
+        answer_body = _completion(body, reply, model)
     elif path.endswith("/responses"):
         return _response(reply, model, reply.finish or "completed", _items(reply))
     else:
-        made = _embeddings(body, model)
+        answer_body = _embeddings(body, model)
     usage = USAGE if reply.usage == "default" else reply.usage
     if path.endswith("/embeddings") and reply.usage == "default":
         usage = {"prompt_tokens": 7, "total_tokens": 7}
-    return made if usage is None else {**made, "usage": usage}
+    return answer_body if usage is None else {**answer_body, "usage": usage}
 
 
 def events(path: str, body: dict[str, Any], reply: Any, model: str) -> list[tuple[bool, bytes]]:
@@ -54,16 +54,18 @@ def events(path: str, body: dict[str, Any], reply: Any, model: str) -> list[tupl
     if path.endswith("/responses"):
         return _response_events(reply, model)
     chat = path.endswith("/chat/completions")
-    asked = bool((body.get("stream_options") or {}).get("include_usage"))
+    with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
     about: dict[str, Any] = {"id": "chatcmpl-1" if chat else "cmpl-1", "created": CREATED, "model": model,
                              "object": "chat.completion.chunk" if chat else "text_completion"}  # fmt: skip
-    if asked:
+    if with_usage:
         about["usage"] = None
-    made = [(spoken, {**about, "choices": choices}) for spoken, choices in (_deltas if chat else _texts)(body, reply)]
-    if asked and reply.usage is not None:
+    chunks = [
+        (is_piece, {**about, "choices": choices}) for is_piece, choices in (_deltas if chat else _texts)(body, reply)
+    ]
+    if with_usage and reply.usage is not None:
         usage = USAGE if reply.usage == "default" else reply.usage
-        made.append((False, {**about, "choices": [], "usage": usage}))
-    return [*((spoken, _event(data)) for spoken, data in made), (False, b"data: [DONE]\n\n")]
+        chunks.append((False, {**about, "choices": [], "usage": usage}))
+    return [*((is_piece, _event(data)) for is_piece, data in chunks), (False, b"data: [DONE]\n\n")]
 
 
 def _event(data: dict[str, Any], kind: str | None = None) -> bytes:
@@ -109,8 +111,8 @@ def _completion(body: dict[str, Any], reply: Any, model: str) -> dict[str, Any]:
 
 
 def _embeddings(body: dict[str, Any], model: str) -> dict[str, Any]:
-    given = body["input"]
-    number = len(given) if isinstance(given, list) and given and not isinstance(given[0], int) else 1
+    texts = body["input"]
+    number = len(texts) if isinstance(texts, list) and texts and not isinstance(texts[0], int) else 1
     vector: Any = [0.25] * (body.get("dimensions") or 4)
     if body.get("encoding_format") == "base64":
         vector = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
@@ -122,28 +124,28 @@ def _deltas(body: dict[str, Any], reply: Any) -> list[tuple[bool, list[dict[str,
     def choice(index: int, delta: dict[str, Any], reason: str | None = None) -> list[dict[str, Any]]:
         return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}]
 
-    made = []
+    chunks = []
     for index in range(body.get("n") or 1):
-        made.append((False, choice(index, {"role": "assistant", "content": "", "refusal": None})))
-        made += [(True, choice(index, {"content": piece})) for piece in _pieces(reply)]
+        chunks.append((False, choice(index, {"role": "assistant", "content": "", "refusal": None})))
+        chunks += [(True, choice(index, {"content": piece})) for piece in _pieces(reply)]
         if reply.refusal:
-            made.append((True, choice(index, {"refusal": reply.refusal})))
+            chunks.append((True, choice(index, {"refusal": reply.refusal})))
         if reply.message:
-            made.append((True, choice(index, reply.message)))
+            chunks.append((True, choice(index, reply.message)))
         for at, call in enumerate(_calls(reply)):
             arguments = call["function"]["arguments"]
             first = {**call, "index": at, "function": {"name": call["function"]["name"], "arguments": ""}}
-            made.append((True, choice(index, {"tool_calls": [first]})))
+            chunks.append((True, choice(index, {"tool_calls": [first]})))
             for part in (arguments[:3], arguments[3:]):
-                made.append((True, choice(index, {"tool_calls": [{"index": at, "function": {"arguments": part}}]})))
-        made.append((False, choice(index, {}, _reason(reply))))
-    return made
+                chunks.append((True, choice(index, {"tool_calls": [{"index": at, "function": {"arguments": part}}]})))
+        chunks.append((False, choice(index, {}, _reason(reply))))
+    return chunks
 
 
 def _texts(body: dict[str, Any], reply: Any) -> list[tuple[bool, list[dict[str, Any]]]]:
     blank = {"index": 0, "logprobs": None}
-    made = [(True, [{**blank, "text": piece, "finish_reason": None}]) for piece in _pieces(reply)]
-    return [*made, (False, [{**blank, "text": "", "finish_reason": _reason(reply)}])]
+    chunks = [(True, [{**blank, "text": piece, "finish_reason": None}]) for piece in _pieces(reply)]
+    return [*chunks, (False, [{**blank, "text": "", "finish_reason": _reason(reply)}])]
 
 
 def _items(reply: Any) -> list[dict[str, Any]]:
@@ -170,21 +172,21 @@ def _items(reply: Any) -> list[dict[str, Any]]:
 
 
 def _response(reply: Any, model: str, status: str, items: list[dict[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {**RESPONSE, "id": "resp_1", "model": model, "status": status, "output": items}
+    response: dict[str, Any] = {**RESPONSE, "id": "resp_1", "model": model, "status": status, "output": items}
     if status == "failed":
-        made["error"] = {"code": "server_error", "message": reply.error}
+        response["error"] = {"code": "server_error", "message": reply.error}
     if status == "incomplete":
-        made["incomplete_details"] = {"reason": "max_output_tokens"}
+        response["incomplete_details"] = {"reason": "max_output_tokens"}
     if status in ("in_progress", "failed"):
-        return {**made, "usage": None}
-    return {**made, "usage": RESPONSE_USAGE if reply.usage == "default" else reply.usage}
+        return {**response, "usage": None}
+    return {**response, "usage": RESPONSE_USAGE if reply.usage == "default" else reply.usage}
 
 
 def _response_events(reply: Any, model: str) -> list[tuple[bool, bytes]]:
-    made: list[tuple[bool, str, dict[str, Any]]] = []
+    chunks: list[tuple[bool, str, dict[str, Any]]] = []
 
-    def event(kind: str, spoken: bool = False, **fields: Any) -> None:
-        made.append((spoken, kind, {"type": kind, "sequence_number": len(made), **fields}))
+    def event(kind: str, is_piece: bool = False, **fields: Any) -> None:
+        chunks.append((is_piece, kind, {"type": kind, "sequence_number": len(chunks), **fields}))
 
     begun = _response(reply, model, "in_progress", [])
     event("response.created", response=begun)
@@ -195,13 +197,13 @@ def _response_events(reply: Any, model: str) -> list[tuple[bool, bytes]]:
             event("response.output_item.added", output_index=index, item={**item, "content": []})
             part = item["content"][0]
             inside = {**where, "content_index": 0}
-            spoken = "text" in part
-            empty = {**part, "text": ""} if spoken else {**part, "refusal": ""}
+            is_piece = "text" in part
+            empty = {**part, "text": ""} if is_piece else {**part, "refusal": ""}
             event("response.content_part.added", part=empty, **inside)
-            for piece in _pieces(reply) if spoken else [reply.refusal]:
-                kind = "response.output_text.delta" if spoken else "response.refusal.delta"
-                event(kind, True, delta=piece, **inside, **({"logprobs": []} if spoken else {}))
-            if spoken:
+            for piece in _pieces(reply) if is_piece else [reply.refusal]:
+                kind = "response.output_text.delta" if is_piece else "response.refusal.delta"
+                event(kind, True, delta=piece, **inside, **({"logprobs": []} if is_piece else {}))
+            if is_piece:
                 event("response.output_text.done", text=part["text"], logprobs=[], **inside)
             else:
                 event("response.refusal.done", refusal=part["refusal"], **inside)
@@ -214,4 +216,4 @@ def _response_events(reply: Any, model: str) -> list[tuple[bool, bytes]]:
         event("response.output_item.done", output_index=index, item=item)
     status = reply.finish or "completed"
     event(f"response.{status}", response=_response(reply, model, status, _items(reply)))
-    return [(spoken, _event(data, kind)) for spoken, kind, data in made]
+    return [(is_piece, _event(data, kind)) for is_piece, kind, data in chunks]

@@ -1,9 +1,9 @@
 """A provider of language models on loopback: a real HTTP server with OpenAI's, Azure's, Anthropic's and Google's APIs.
 
-The same request gets the same answer. `script(...)` says how the next requests go instead: failures, slow answers,
-tool calls. What was asked is in `requests`. Loaded by fixtures; used from any client library. OpenAI's APIs are spoken
-whole (chat, legacy completions, responses, embeddings), also streamed; what they send is made by `openai_wire.py`,
-what Anthropic's sends by `anthropic_wire.py`, Google's by `gemini_wire.py`.
+The same request gets the same answer. `script(...)` says what the next requests get instead: failures, slow answers,
+tool calls. `requests` has what was received. Used by fixtures, from any client library. It has all of OpenAI's APIs
+(chat, legacy completions, responses, embeddings), also streamed. `openai_wire.py`, `anthropic_wire.py` and
+`gemini_wire.py` make what is sent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RESOLVED = {"gpt-3.5-turbo": "gpt-3.5-turbo-0613", "gpt-4o": "gpt-4o-2024-08-06"
 
 @dataclass(frozen=True)
 class Seen:
-    """One request as it came: `body` decoded, header names in lower case."""
+    """One request as it was received: `body` decoded, header names in lower case."""
 
     path: str
     headers: dict[str, str]
@@ -40,7 +40,7 @@ class Seen:
 
 @dataclass
 class Reply:
-    """How one request goes. The default is a success: "hello", 22 input tokens and 189 output tokens.
+    """The reply to one request. The default is a success: "hello", 22 input tokens and 189 output tokens.
 
     `usage` None sends none; "default" the one above; a dict is sent as it is. `error` is the message of a failure with
     `status`. `body` replaces the whole body. `cut` closes the connection in the middle of the body. `hold` is waited
@@ -119,7 +119,7 @@ class FakeProvider:
         return f"{self.root}/v1"
 
     def script(self, *replies: Reply) -> None:
-        """Let the next requests go like this, one each, in order; later ones go as `default` says."""
+        """Answer the next requests with these replies, in order, and later ones with `default`."""
         with self._lock:
             self._script.extend(replies)
 
@@ -130,7 +130,7 @@ class FakeProvider:
         return reply
 
     def take(self, seen: Seen) -> Reply:
-        """Note a request and return how it goes."""
+        """Keep a request and return its reply."""
         with self._lock:
             self.requests.append(seen)
             reply = self._script.popleft() if self._script else self.default
@@ -144,7 +144,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that went away are part of the tests."""
+        """Log nothing: clients that go away are part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -175,11 +175,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(reply.status, reply.body, reply)
         elif reply.status >= 400:
             error = {"type": "error", "message": reply.error, "code": None, "param": None}
-            told = anthropic_wire.failure(reply) if anthropic else {"type": "error", "error": error}
-            self._send(reply.status, json.dumps(told).encode(), reply)
+            failure = anthropic_wire.failure(reply) if anthropic else {"type": "error", "error": error}
+            self._send(reply.status, json.dumps(failure).encode(), reply)
         else:
-            asked = anthropic_wire.model_of(path, body) if anthropic else body["model"]
-            model = reply.model or RESOLVED.get(asked, asked)
+            name = anthropic_wire.model_of(path, body) if anthropic else body["model"]
+            model = reply.model or RESOLVED.get(name, name)
             wire = anthropic_wire if anthropic else openai_wire
             if body.get("stream"):
                 self._stream(wire.events(path, body, reply, model), reply)
@@ -190,8 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer for Anthropic's batches; only a request for results takes a scripted reply."""
         path, seen = self.path.partition("?")[0], Seen(self.path, {k.lower(): v for k, v in self.headers.items()}, {})
         reply = self.provider.take(seen) if path.endswith("/results") else Reply()
-        found = anthropic_wire.got(path, self.provider.root, reply)
-        self._send(404 if found is None else reply.status, found or b"{}", reply)
+        batch = anthropic_wire.got(path, self.provider.root, reply)
+        self._send(404 if batch is None else reply.status, batch or b"{}", reply)
 
     def _send(self, status: int, body: bytes, reply: Reply) -> None:
         self.send_response(status)
@@ -237,12 +237,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, *args: object) -> None:
-        """Say nothing on stderr."""
+        """Print nothing."""
 
 
 def _openai(reply: Reply, model: str) -> dict[str, Any]:
-    made: dict[str, Any] = openai_wire.answer("/chat/completions", {}, reply, model)
-    return made
+    body: dict[str, Any] = openai_wire.answer("/chat/completions", {}, reply, model)
+    return body
 
 
 _anthropic = anthropic_wire.message

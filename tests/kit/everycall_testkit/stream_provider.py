@@ -1,7 +1,7 @@
 """The fake provider, which also streams: server-sent events as OpenAI and Anthropic send them, under a test's control.
 
-`provider.stream(...)` says how the next streamed requests go. Without it a stream gives the default answer in pieces of
-two characters. Plain requests go as the fake provider's own scripts say.
+`provider.stream(...)` says what the next streamed requests get. Without it a stream has the default answer in pieces of
+two characters. Plain requests get what the fake provider's own scripts say.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["StreamProvider", "StreamReply"]
 
 @dataclass
 class StreamReply:
-    """How one stream goes: `pieces` are sent one by one.
+    """The reply to one streamed request: `pieces` are sent one by one.
 
     After `pause_after` pieces it waits for `go` (at most ten seconds) or for the client to hang up, which sets `gone`.
     `break_after` closes the connection after so many pieces, `error_after` sends an error event instead of the next.
@@ -64,7 +64,7 @@ class StreamProvider(base.FakeProvider):
         return self
 
     def take_stream(self) -> StreamReply:
-        """Return how the next stream goes."""
+        """Return the reply to the next stream."""
         return self._streams.popleft() if self._streams else StreamReply()
 
 
