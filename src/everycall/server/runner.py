@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import signal
 import socket
 import sys
@@ -167,6 +168,8 @@ def run(options: ServerOptions, started: Callable[[str, str], None] | None = Non
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
+        gc.collect()
+        gc.freeze()  # what the imports made stays for good: full collections need not visit it
         if started is not None:
             login = address if options.no_auth else f"{address}/login?token={access.sessions.token()}"
             started(address, login)
