@@ -1,4 +1,4 @@
-"""The demo: a real small model on this machine, a server, and a program that makes calls of every kind.
+"""The demo: a small model and a server on this machine, and a program that calls the model in several ways.
 
-`everycall demo` runs it; nothing else in the package imports it.
+`everycall demo` runs it. Nothing else in the package imports it.
 """

@@ -1,6 +1,6 @@
-"""A LangChain chat model over the official `openai` client: what the demo's chain and the LangChain example talk with.
+"""A LangChain chat model on the official `openai` client, for the demo's chain and the LangChain example.
 
-LangChain's own package for this is not a dependency; a chain needs no more than these lines.
+It saves the demo a dependency on LangChain's own package for OpenAI.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["LocalChatModel"]
 
 
 class LocalChatModel(BaseChatModel):
-    """A chat model behind any OpenAI-compatible address. Reports the tokens that the server counted."""
+    """A chat model at any OpenAI-compatible URL. It reports the tokens that the server counted."""
 
     model: str
     base_url: str
@@ -34,7 +34,7 @@ class LocalChatModel(BaseChatModel):
         return {"model": self.model, "max_tokens": self.max_tokens, "temperature": 0.0}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        # The names under which LangChain tells every callback handler which model ran.
+        # LangChain passes these names to every callback handler.
         parameters = super()._get_ls_params(stop=stop, **kwargs)
         parameters["ls_provider"] = "openai_compatible"
         parameters["ls_model_name"] = self.model

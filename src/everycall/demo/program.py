@@ -1,6 +1,6 @@
-"""The program that the demo observes: what a user would write, through the public face of everycall alone.
+"""The program that the demo observes, written with the public API of everycall, as a user would write it.
 
-Each function is one step of the demo and returns what the demo shows of it. `demo/run.py` calls them.
+Each method of `Program` is a step of the demo, and returns what the demo shows. `run` calls them.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ SHELF = {
 
 
 class StockError(Exception):
-    """What the failing call fails with."""
+    """The error of the call that fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The endpoint's client, the prompt deployed there, and the model that is called past it."""
+    """The client of the server, the prompt deployed there, and the model that the program calls directly."""
 
     parea: Parea
     deployment_id: str
@@ -45,13 +45,13 @@ class Program:
     base_url: str
 
     def complete(self) -> CompletionResponse:
-        """Make the completion of a deployed prompt, as Parea's documentation does. Cached by what is asked."""
+        """Request a completion of the deployed prompt, as in Parea's documentation. The server caches it."""
         return self.parea.completion(
             Completion(deployment_id=self.deployment_id, llm_inputs=SEED_INPUTS, metadata={"purpose": "testing"})
         )
 
     def complete_omitting(self, flag: str) -> CompletionResponse:
-        """Make a completion with one of the `log_omit*` flags, past the cache."""
+        """Request a completion with one of the `log_omit*` flags, without the cache."""
         return self.parea.completion(
             Completion(
                 deployment_id=self.deployment_id,
@@ -65,7 +65,7 @@ class Program:
         )
 
     def run_chain(self) -> str:
-        """Run a LangChain chain of prompt, chat model and parser, with one callback handler for all of it."""
+        """Run a LangChain chain of prompt, chat model and parser, with one callback handler."""
         chat_model = LocalChatModel(model=self.model, base_url=self.base_url, max_tokens=ANSWER_TOKENS)
         prompt = ChatPromptTemplate.from_messages([("user", "Say hello to a {language} developer in one sentence.")])
         chain = prompt | chat_model | StrOutputParser()
@@ -74,11 +74,11 @@ class Program:
         )
 
     def compare(self) -> str:
-        """Run traced functions inside each other: a retriever, and two questions to the model at the same time."""
+        """Run nested traced functions: a retriever, and two concurrent requests to the model."""
         return asyncio.run(_compare(self.model, self.base_url, "Fiber", "Flask"))
 
     def order(self) -> None:
-        """Call a traced tool that fails. Raises the tool's own `StockError`."""
+        """Call a traced tool that raises `StockError`."""
         _order("Rails", 3)
 
 
@@ -112,5 +112,5 @@ async def _ask(client: openai.AsyncOpenAI, model: str, question: str) -> str:
 @trace(name="order a framework", kind="tool", trace_name="a call that fails")
 def _order(name: str, count: int) -> dict[str, Any]:
     if name not in SHELF:
-        raise StockError(f"no {name} on the shelf, {count} asked for")
+        raise StockError(f"{name} is out of stock, {count} ordered")
     return {"ordered": name, "count": count}

@@ -1,6 +1,6 @@
-"""`everycall demo`: starts a model and a server, runs the program step by step, and shows what was recorded.
+"""`everycall demo`: start a model and a server, run a program step by step, and show what was recorded.
 
-The command line calls `run_demo`. It passes (exit code 0) only if each step did what it says and nothing was lost.
+The command line calls `run_demo`. It succeeds (exit code 0) only if each step did what it says and no record was lost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SEED_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """How to run: `once` exits after the steps, `port` 0 is any free one, `stand_in` does without the real model."""
+    """Options of the demo: `once` exits after the steps, `port` 0 is any free port, `stand_in` uses a fake model."""
 
     once: bool = False
     port: int = 0
@@ -48,11 +48,11 @@ class DemoOptions:
 
 
 class StepFailed(Exception):
-    """A step ran, and what came of it is not what the demo promises."""
+    """The result of a step is not what the demo promises."""
 
 
 def run_demo(options: DemoOptions, terminal: Terminal | None = None) -> int:
-    """Run all of it; returns the exit code: 0, or 1 when a step failed or a record was lost."""
+    """Run the demo. Return the exit code: 0, or 1 if a step failed or a record was lost."""
     screen = terminal or Terminal()
     _forget_settings()
     data_dir = (options.data_dir or state_dir() / "demo").expanduser().resolve()
@@ -62,23 +62,27 @@ def run_demo(options: DemoOptions, terminal: Terminal | None = None) -> int:
         model = _start_model(screen, options, running)
         server = _start_server(screen, options, data_dir, model, running)
         api = report.Api(server)
+        running.callback(api.close)
         program = _prepare(screen, server, api, data_dir, model, running)
         since = time.time_ns()
         steps = _Steps(screen, api, program)
         passed = steps.run() & _show(screen, api, since, steps.completions)
         screen.heading("See it")
-        screen.line(f"  {screen.style(server.login_url(), 'cyan')}")
-        screen.note("the address logs a browser in, once")
-        screen.note(f"records: {_shown(data_dir)}")
-        if not options.once:
+        if options.once:
+            screen.line(f"  {screen.style(f'everycall serve --data {_display(data_dir)}', 'cyan')}")
+            screen.note("serves the page of these records")
+        else:
+            screen.line(f"  {screen.style(server.login_url(), 'cyan')}")
+            screen.note("this URL logs a browser in, once")
+            screen.note(f"records: {_display(data_dir)}")
             screen.line()
             screen.line("Serving. Ctrl-C ends it.")
-            _wait_for_the_end()
+            _wait_for_signal()
     return 0 if passed else 1
 
 
 def _forget_settings() -> None:
-    """Drop this process's own settings: what a user has set for programs must not change what the demo shows."""
+    """Remove the user's settings from the environment: they must not change what the demo shows."""
     for name in list(os.environ):
         if name.startswith(("EVERYCALL_", "OTEL_", "LANGCHAIN_", "LANGSMITH_")) and name != "EVERYCALL_HOME":
             del os.environ[name]
@@ -122,9 +126,10 @@ def _prepare(
 ) -> Program:
     from everycall.demo.program import PROVIDER, TEMPLATE, Program
 
-    forgotten = api.clear_cache()
-    if forgotten:
-        screen.note(f"{_responses(forgotten)} of an earlier demo forgotten, so that the first call is a miss again")
+    count = api.clear_cache()
+    if count:
+        responses = "1 cached response" if count == 1 else f"{count} cached responses"
+        screen.note(f"deleted {responses} of an earlier demo, so that the first call is a miss again")
     with screen.step("deploy a prompt"):
         deployment_id = api.deploy(
             {
@@ -132,7 +137,8 @@ def _prepare(
                 "messages": [{"role": "user", "content": TEMPLATE}],
                 "model": model.name,
                 "provider": PROVIDER,
-                "model_params": {"temp": 0.0, "max_length": 96},
+                # Stops at the end of the code block: an answer that is cut at a length is not cached.
+                "model_params": {"temp": 0.0, "max_length": 200, "stop": ["\n```\n"]},
             }
         )
     screen.note(f"{deployment_id}: {TEMPLATE}")
@@ -144,18 +150,18 @@ def _prepare(
 
 
 class _Steps:
-    """The steps, one after the other; a failed one is shown and does not keep the rest from running."""
+    """The steps, in order. A failed step is shown, and the others still run."""
 
     def __init__(self, screen: Terminal, api: report.Api, program: Program) -> None:
         self.screen = screen
         self.api = api
         self.program = program
-        self.completions = 0  # records that the server makes itself, beside those delivered to it
+        self.completions = 0  # completions recorded by the server itself, beside the records delivered to it
         self.passed = True
         self._first_id: str | None = None
 
     def run(self) -> bool:
-        """Run all steps; returns whether all did what they say."""
+        """Run all steps. Return whether all succeeded."""
         self._step("a", "the completion of a deployed prompt", self._complete)
         self._step("b", "the same completion again: answered from the cache", self._complete_again)
         self._step("c", "a LangChain chain: prompt | model | parser", self._chain)
@@ -170,7 +176,7 @@ class _Steps:
         try:
             with self.screen.step(f"({letter}) {title}"):
                 notes = run()
-        except Exception as error:  # noqa: BLE001 - a step's failure is a line and the exit code, whatever it was
+        except Exception as error:  # noqa: BLE001 - any failure of a step is shown, and decides the exit code
             self.passed = False
             notes = [f"{type(error).__name__}: {error}"]
         for note in notes:
@@ -179,7 +185,7 @@ class _Steps:
     def _complete(self) -> list[str]:
         answer = asdict(self.program.complete())
         self.completions += 1
-        _expect(answer.keys() == set(SEED_FIELDS), f"the answer has the fields {', '.join(answer)}")
+        _expect(answer.keys() == set(SEED_FIELDS), f"the response has the fields {', '.join(answer)}")
         _expect(answer["status"] == "success", f"the model's server failed: {answer['error']}")
         _expect(answer["cache_hit"] is False, "the first completion came from the cache")
         _expect(answer["input_tokens"] > 0 and answer["output_tokens"] > 0, "no tokens were counted")
@@ -196,7 +202,7 @@ class _Steps:
 
     def _chain(self) -> list[str]:
         answer = self.program.run_chain()
-        _expect(bool(answer), "the chain answered nothing")
+        _expect(bool(answer), "the chain returned nothing")
         return [answer]
 
     def _compare(self) -> list[str]:
@@ -228,38 +234,34 @@ class _Steps:
             _expect(stored is not None, f"{flag}: the call was not stored")
             assert stored is not None
             self.completions += 1
-            found = tuple(name for name in ("llm_inputs", "llm_configuration", "content", "output") if name in stored)
-            _expect(found == kept, f"{flag}: the store kept {', '.join(found) or 'no content'}")
-            notes.append(f"{flag}: the store kept {', '.join(found)}, and says omitted: {stored['omitted']}")
+            fields = tuple(name for name in ("llm_inputs", "llm_configuration", "content", "output") if name in stored)
+            _expect(fields == kept, f"{flag}: the store kept {', '.join(fields) or 'no content'}")
+            notes.append(f"{flag}: the store kept {', '.join(fields)}, with omitted: {stored['omitted']}")
         return notes
 
 
 def _show(screen: Terminal, api: report.Api, since: int, completions: int) -> bool:
-    """Deliver what is left, show the table and the balance sheet; returns whether nothing is missing."""
+    """Deliver what is left, and show the table and the balance sheet. Return whether nothing is missing."""
     flushed = everycall.flush(FLUSH_TIMEOUT_S)
     records = api.records(since)
     screen.heading("What the store has")
     report.show_records(screen, records)
-    screen.note("tokens: in → out. — is unknown, never 0: no price is known of a model that runs here")
+    screen.note("tokens: in → out. — is unknown, never 0: a local model has no known price")
     screen.heading("The balance sheet of this process")
     good = report.show_balance(screen, everycall.stats())
-    screen.note(f"and {completions} completions, whose records the server made itself")
+    screen.note(f"and {completions} completions, which the server recorded itself")
     expected = flushed.delivered + completions
     if len(records) != expected:
         screen.line(f"  {screen.style(f'the store has {len(records)} records of {expected}', 'red')}")
     return good and len(records) == expected
 
 
-def _responses(count: int) -> str:
-    return "1 cached response" if count == 1 else f"{count} cached responses"
-
-
-def _expect(condition: bool, otherwise: str) -> None:
+def _expect(condition: bool, failure: str) -> None:
     if not condition:
-        raise StepFailed(otherwise)
+        raise StepFailed(failure)
 
 
-def _shown(path: Path) -> str:
+def _display(path: Path) -> str:
     return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
 
 
@@ -268,12 +270,12 @@ def _short(text: str) -> str:
     return line if len(line) <= NOTE_CHARS_MAX else f"{line[: NOTE_CHARS_MAX - 1]}…"
 
 
-def _wait_for_the_end() -> None:
-    """Return at Ctrl-C or SIGTERM."""
-    over = threading.Event()
-    before = {number: signal.signal(number, lambda *_: over.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+def _wait_for_signal() -> None:
+    """Return at SIGINT (Ctrl-C) or SIGTERM."""
+    received = threading.Event()
+    handlers = {number: signal.signal(number, lambda *_: received.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        over.wait()
+        received.wait()
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,7 +1,7 @@
-"""A deterministic OpenAI-compatible model server: the same prompt always gets the same words, and nothing is computed.
+"""A fake OpenAI-compatible model server: the same prompt always gets the same answer, at once.
 
-The demo uses it where the real local model cannot run; the examples' tests use it because it answers at once. It knows
-`POST /v1/chat/completions` (plain and streamed) and `GET /v1/models`; tokens are words and marks of punctuation.
+The demo uses it where the real local model cannot run, and the tests of the examples use it. It serves
+`POST /v1/chat/completions` (plain and streamed) and `GET /v1/models`. Its tokens are words and punctuation marks.
 """
 
 from __future__ import annotations
