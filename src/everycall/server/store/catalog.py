@@ -66,9 +66,9 @@ def put_client(connection: sqlite3.Connection, project: int, report: ClientRepor
     )
     if is_known is None:
         connection.execute(
-            "DELETE FROM clients WHERE project = ?1 AND client IN"
-            " (SELECT client FROM clients WHERE project = ?1 ORDER BY seen DESC LIMIT -1 OFFSET ?2)",
-            (project, limits.CLIENTS_MAX),
+            "DELETE FROM clients WHERE project = :project AND client IN"
+            " (SELECT client FROM clients WHERE project = :project ORDER BY seen DESC LIMIT -1 OFFSET :kept)",
+            {"project": project, "kept": limits.CLIENTS_MAX},
         )
 
 

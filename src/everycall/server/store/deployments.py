@@ -34,7 +34,7 @@ _encoder = msgspec.json.Encoder()
 _deployments = msgspec.json.Decoder(Deployment)
 _versions = msgspec.json.Decoder(DeploymentVersion)
 _activations = msgspec.json.Decoder(Activation)
-_PROJECT = "(SELECT id FROM projects WHERE name = ?1)"
+_PROJECT = "(SELECT id FROM projects WHERE name = :project)"
 _NOT_CONTENT = ("version", "created_unix_nano", "created_by", "active", "project_name", "deployment_id")
 
 
@@ -105,9 +105,9 @@ def roll_back(
 def deployment(read: Read, project: str, deployment_id: str, version: int | None) -> Deployment | None:
     """Return a version, or the served one if `version` is None."""
     row = read.one(
-        f"SELECT body, active FROM deployments WHERE project = {_PROJECT} AND deployment_id = ?2"  # noqa: S608
-        " AND CASE WHEN ?3 IS NULL THEN active = 1 ELSE version = ?3 END",
-        (project, deployment_id, version),
+        f"SELECT body, active FROM deployments WHERE project = {_PROJECT} AND deployment_id = :id"  # noqa: S608
+        " AND CASE WHEN :version IS NULL THEN active = 1 ELSE version = :version END",
+        {"project": project, "id": deployment_id, "version": version},
     )
     return None if row is None else replace(_deployments.decode(row[0]), active=bool(row[1]))
 
@@ -123,13 +123,14 @@ def deployments(
             " AND deployment_id = d.deployment_id) AND NOT EXISTS (SELECT 1 FROM deployments"
             " WHERE project = d.project AND deployment_id = d.deployment_id AND active = 1)"
         )
-    where = "" if after is None else " AND (d.name, d.deployment_id) > (?3, ?4)"
+    where = "" if after is None else " AND (d.name, d.deployment_id) > (:name, :id)"
+    name, deployment_id = after or (None, None)
     return [
         replace(_deployments.decode(body), active=active)
         for body in read.texts(
             "SELECT CAST(group_concat(body, char(30)) AS BLOB) FROM (SELECT d.body FROM deployments d"  # noqa: S608
-            f" WHERE d.project = {_PROJECT} AND {served}{where} ORDER BY d.name, d.deployment_id LIMIT ?2)",
-            (project, limit, *(after or ())),
+            f" WHERE d.project = {_PROJECT} AND {served}{where} ORDER BY d.name, d.deployment_id LIMIT :limit)",
+            {"project": project, "limit": limit, "name": name, "id": deployment_id},
         )
     ]
 
@@ -146,8 +147,9 @@ def versions(read: Read, project: str, deployment_id: str, before: int | None, l
             "SELECT CAST(group_concat(text, char(30)) AS BLOB) FROM (SELECT json_object("  # noqa: S608 - constants
             f"'version', version, 'active', json(iif(active, 'true', 'false')), {shown}) AS text"
             " FROM (SELECT version, active, CAST(body AS TEXT) AS body FROM deployments"
-            f" WHERE project = {_PROJECT} AND deployment_id = ?2 AND version < ?3 ORDER BY version DESC LIMIT ?4))",
-            (project, deployment_id, before or 2**62, limit),
+            f" WHERE project = {_PROJECT} AND deployment_id = :id AND version < :before"
+            " ORDER BY version DESC LIMIT :limit))",
+            {"project": project, "id": deployment_id, "before": before or 2**62, "limit": limit},
         )
     ]
 
@@ -160,8 +162,8 @@ def activations(read: Read, project: str, deployment_id: str, limit: int) -> lis
             "SELECT CAST(group_concat(text, char(30)) AS BLOB) FROM (SELECT json_object('version', a.version,"  # noqa: S608
             " 'unix_nano', a.at, 'by', a.actor, 'roll_back_to', e.version) AS text"
             " FROM activations a LEFT JOIN activations e ON e.id = a.earlier"
-            f" WHERE a.project = {_PROJECT} AND a.deployment_id = ?2 ORDER BY a.id DESC LIMIT ?3)",
-            (project, deployment_id, limit),
+            f" WHERE a.project = {_PROJECT} AND a.deployment_id = :id ORDER BY a.id DESC LIMIT :limit)",
+            {"project": project, "id": deployment_id, "limit": limit},
         )
     ]
 
@@ -171,22 +173,22 @@ def uses(read: Read, project: str, deployment_ids: Sequence[str], since: int) ->
     usage: dict[str, DeploymentUse] = {}
     share = min(limits.DEPLOYMENT_USES_MAX, limits.DEPLOYMENT_COSTS_MAX // max(1, len(deployment_ids)))
     latest = (
-        f"FROM records r WHERE r.project = {_PROJECT} AND r.deployment = ?2 AND r.start >= ?3"
-        " ORDER BY r.start DESC LIMIT ?4"
+        f"FROM records r WHERE r.project = {_PROJECT} AND r.deployment = :id AND r.start >= :since"
+        " ORDER BY r.start DESC LIMIT :limit"
     )
     for deployment_id in deployment_ids:
-        of = (project, deployment_id)
+        of = {"project": project, "id": deployment_id}
         count, errors = read.one(
             f"SELECT count(*), coalesce(sum(failed), 0) FROM (SELECT r.failed {latest})",  # noqa: S608 - constants
-            (*of, since, limits.DEPLOYMENT_USES_MAX),
+            {**of, "since": since, "limit": limits.DEPLOYMENT_USES_MAX},
         ) or (0, 0)
         cost, priced = read.one(
             "SELECT sum(cost), count(cost) FROM (SELECT CAST(b.body AS TEXT) ->> '$.cost' AS cost"  # noqa: S608
             f" FROM (SELECT r.id {latest}) r JOIN bodies b ON b.record = r.id)",
-            (*of, since, share),
+            {**of, "since": since, "limit": share},
         ) or (None, 0)
         last = read.one(
-            f"SELECT max(start) FROM records WHERE project = {_PROJECT} AND deployment = ?2",  # noqa: S608
+            f"SELECT max(start) FROM records WHERE project = {_PROJECT} AND deployment = :id",  # noqa: S608
             of,
         )
         costed = min(count, share)

@@ -95,13 +95,17 @@ def _stored_with_answers(
     numbers, bodies = connection.execute(
         """
         SELECT group_concat(r.id), CAST(group_concat(b.body, char(30)) AS BLOB)
-        FROM json_each(?2) j
-        CROSS JOIN traces t ON t.project = ?1 AND t.trace_id = j.value ->> 0
+        FROM json_each(:keys) j
+        CROSS JOIN traces t ON t.project = :project AND t.trace_id = j.value ->> 0
         CROSS JOIN records r ON r.id IN (
-            SELECT id FROM records WHERE trace = t.id AND answer = j.value ->> 1 LIMIT ?3)
+            SELECT id FROM records WHERE trace = t.id AND answer = j.value ->> 1 LIMIT :per_answer)
         CROSS JOIN bodies b ON b.record = r.id
         """,
-        (project, msgspec.json.encode(list(keys)).decode(), limits.SAME_ANSWER_MAX + 1),
+        {
+            "project": project,
+            "keys": msgspec.json.encode(list(keys)).decode(),
+            "per_answer": limits.SAME_ANSWER_MAX + 1,
+        },
     ).fetchone()
     return {} if numbers is None else read_stored(numbers, bodies)
 

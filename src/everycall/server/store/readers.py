@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -44,7 +44,7 @@ class Read:
         """Whether it was interrupted, or will not start."""
         return self._stopped
 
-    def one(self, statement: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+    def one(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> tuple[Any, ...] | None:
         """Return the first row of a statement, or None. Raise `StoreBusy` if the read was stopped."""
         if self._stopped or self._connection is None:
             raise _too_slow()
@@ -52,7 +52,7 @@ class Read:
         row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
         return row
 
-    def texts(self, statement: str, values: Sequence[Any] = ()) -> list[bytes]:
+    def texts(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[bytes]:
         """Return the JSON texts that a statement joined in its first column with `bulk.SEPARATOR`."""
         row = self.one(statement, values)
         return row[0].split(SEPARATOR) if row is not None and row[0] is not None else []

@@ -133,13 +133,13 @@ class TraceRows:
             SELECT CAST(group_concat(b.body, char(30)) AS BLOB), group_concat(root IS NULL) FROM (
                 SELECT
                     (SELECT r.id FROM records r WHERE r.trace = j.value AND (r.parent_id IS NULL OR NOT EXISTS (
-                        SELECT 1 FROM records p WHERE p.project = ?1 AND p.inference_id = r.parent_id
+                        SELECT 1 FROM records p WHERE p.project = :project AND p.inference_id = r.parent_id
                         AND p.trace = r.trace AND p.id <> r.id)) ORDER BY r.start, r.id LIMIT 1) AS root,
                     (SELECT r.id FROM records r WHERE r.trace = j.value ORDER BY r.start, r.id LIMIT 1) AS earliest
-                FROM json_each(?2) j
+                FROM json_each(:traces) j
             ) JOIN bodies b ON b.record = coalesce(root, earliest)
             """,
-            (project, msgspec.json.encode([trace.id for trace in traces]).decode()),
+            {"project": project, "traces": msgspec.json.encode([trace.id for trace in traces]).decode()},
         ).fetchone()
         roots: dict[str, Root] = {}
         for body, is_ring in zip(bodies.split(SEPARATOR), rings.split(","), strict=True):
