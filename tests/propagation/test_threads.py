@@ -44,6 +44,7 @@ def records() -> Iterator[list[Record]]:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
+    _threads.uninstall()  # an earlier test of this process need not have shut down
     yield
     assert threading.Thread.start is START
     assert ThreadPoolExecutor.submit is SUBMIT

@@ -186,6 +186,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self._send(200, json.dumps(wire.answer(path, body, reply, model)).encode(), reply)
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Return one date for all replies, so that a test can compare two of them."""
+        return super().date_time_string(1_767_225_600)
+
     def do_GET(self) -> None:
         """Answer for Anthropic's batches; only a request for results takes a scripted reply."""
         path, seen = self.path.partition("?")[0], Seen(self.path, {k.lower(): v for k, v in self.headers.items()}, {})
