@@ -1,4 +1,4 @@
-"""A headless Chromium, a page that is logged in to a started server, and what it did that it should not have.
+"""A headless Chromium, and a page that is logged in to a server and watched for errors and foreign requests.
 
 Without a Chromium these tests are skipped and say so; under CI=true that is a failure.
 """
@@ -29,7 +29,7 @@ ARGUMENTS = [
 
 
 def _chromium(bundled: str) -> str | None:
-    """The browser to use: the one named by CHROMIUM, Playwright's own, or the system's."""
+    """Return the browser to use: the one named by CHROMIUM, Playwright's, or the system's."""
     candidates = [os.environ.get("CHROMIUM"), bundled]
     candidates += [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
     return next((path for path in candidates if path and Path(path).exists()), None)
@@ -52,7 +52,7 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass
 class Watched:
-    """What a page did besides showing itself."""
+    """What a page did besides showing its content."""
 
     console: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
@@ -78,7 +78,7 @@ def _watch(page: Page, address: str) -> Watched:
 
 @dataclass
 class Visit:
-    """A logged-in page and what was seen of it. `go` opens a path of the server."""
+    """A logged-in page and what it did. `go` opens a path of the server."""
 
     page: Page
     seen: Watched

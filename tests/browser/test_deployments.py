@@ -1,4 +1,4 @@
-"""Deployments in a real browser: written, tried, changed, compared, activated, rolled back; and logging out."""
+"""Deployments in a real browser: creating, running, changing, comparing, activating, rolling back; and logging out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def asked(page: Page, **values: str) -> None:
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
 def test_the_life_of_a_deployment(visit: Callable[..., Any], provider: Any, scripts: bool) -> None:
-    """All of it through the pages: what a person does who has no command line."""
+    """All of it on the pages, as a person without a command line does it."""
     opened = visit(java_script_enabled=scripts)
     page = opened.page
     page.get_by_role("link", name="Deployments").click()
@@ -108,7 +108,7 @@ def test_the_life_of_a_deployment(visit: Callable[..., Any], provider: Any, scri
     assert (opened.seen.console, opened.seen.dialogs, opened.seen.outside) == ([], [], [])
 
 
-def test_the_answer_appears_while_it_comes(visit: Callable[..., Any], provider: Any, deployed: str) -> None:
+def test_the_response_appears_while_it_is_generated(visit: Callable[..., Any], provider: Any, deployed: str) -> None:
     reply = type(provider.default)(content="one two three", pieces=["one ", "two ", "three"], pause_after=2)
     provider.default = reply
     opened = visit()
@@ -129,7 +129,7 @@ def test_the_answer_appears_while_it_comes(visit: Callable[..., Any], provider: 
     assert opened.seen.console == []
 
 
-def test_failures_are_told(visit: Callable[..., Any], provider: Any, deployed: str) -> None:
+def test_failures_are_explained(visit: Callable[..., Any], provider: Any, deployed: str) -> None:
     provider.default = type(provider.default)(status=400, error="<img src=x onerror=alert(1)> is refused")
     opened = visit()
     page = opened.go(deployed)
@@ -147,7 +147,7 @@ def test_failures_are_told(visit: Callable[..., Any], provider: Any, deployed: s
     assert opened.seen.dialogs == []
 
 
-def test_a_session_that_ended_leads_to_the_login(visit: Callable[..., Any], deployed: str) -> None:
+def test_an_ended_session_leads_to_the_login(visit: Callable[..., Any], deployed: str) -> None:
     opened = visit()
     page = opened.go(deployed)
     page.context.clear_cookies()
@@ -209,7 +209,7 @@ def named_server(tmp_path: Path, provider: Any) -> Iterator[Server]:
 
 
 def test_forms_work_under_a_plain_http_name(chromium: Browser, named_server: Server) -> None:
-    """There browsers send no `Sec-Fetch-Site`: what a form's `Origin` says has to be this server."""
+    """There browsers send no `Sec-Fetch-Site`, so the `Origin` of a form must be this server."""
     address = named_server.address.replace("127.0.0.1", "calls.example")
     port = named_server.address.rpartition(":")[2]
     browser = chromium.browser_type.launch(

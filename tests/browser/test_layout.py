@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 
 LONG = "a-name-without-any-place-to-break-" * 6
 WIDE = "* { font-family: monospace !important; letter-spacing: .12em !important; word-spacing: .16em !important }"
-"""Letters as wide as in any font, with the spacing that WCAG 2.2 (1.4.12) asks pages to bear."""
+"""Wide letters, with the text spacing that pages must support by WCAG 2.2 (1.4.12)."""
 PATHS = (
     "/traces", "/traces?status=error", "/traces?tag=none", "/traces?status=fine", "/traces/t1?record=t1-call",
     "/traces/none", "/status", "/deployments", "/deployments/support", "/deployments/support?version=1",

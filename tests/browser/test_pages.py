@@ -1,4 +1,4 @@
-"""The pages in a real browser, over a real server: what a person sees and does there."""
+"""The pages in a real browser with a real server: what a person sees and does."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_list_shows_every_trace_with_its_figures(visit: Callable[..., Any], 
         expect(strip).to_contain_text(text)
 
 
-def test_filters_narrow_the_list_and_chips_take_them_away(visit: Callable[..., Any], seeded: None) -> None:
+def test_filters_narrow_the_list_and_chips_remove_them(visit: Callable[..., Any], seeded: None) -> None:
     opened = visit()
     page = opened.page
     rows = page.locator("table.traces tbody tr")
@@ -99,7 +99,7 @@ def test_filters_narrow_the_list_and_chips_take_them_away(visit: Callable[..., A
     assert page.url.endswith("/traces?tag=beta")
 
 
-def test_bars_stand_in_the_waterfall_where_the_times_say(visit: Callable[..., Any], seeded: None) -> None:
+def test_bars_of_the_waterfall_are_placed_by_the_times(visit: Callable[..., Any], seeded: None) -> None:
     page = visit().page
     page.locator("a.open", has_text="support").click()
     boxes = {}
@@ -161,7 +161,7 @@ def test_selecting_works_without_a_script(visit: Callable[..., Any], seeded: Non
     expect(page.locator(".copy").first).to_be_hidden()
 
 
-def test_what_was_omitted_is_said_and_not_shown(visit: Callable[..., Any], seeded: None) -> None:
+def test_omitted_content_is_named_and_not_shown(visit: Callable[..., Any], seeded: None) -> None:
     page = visit().go("/traces/t1?record=t1-check")
     panel = page.locator("#record")
     expect(panel).to_contain_text("inputs omitted by log_omit_inputs")
@@ -220,7 +220,7 @@ def test_long_text_is_folded_and_unfolds(visit: Callable[..., Any], send: Callab
     assert panel.locator(".s-output .text:visible").count() == 1
 
 
-def test_trees_that_are_none_are_shown_and_marked(visit: Callable[..., Any], send: Callable[..., None]) -> None:
+def test_broken_trees_are_shown_and_marked(visit: Callable[..., Any], send: Callable[..., None]) -> None:
     send(
         call("root"),
         call("lost", 10, parent_id="never-stored"),
@@ -252,9 +252,7 @@ def test_the_browser_finds_a_trace_with_any_id(
 
 
 @pytest.mark.parametrize("width", [390, 800, 1440])
-def test_nothing_runs_out_of_the_screen_or_over_another(
-    visit: Callable[..., Any], send: Callable[..., None], width: int
-) -> None:
+def test_nothing_overflows_or_overlaps(visit: Callable[..., Any], send: Callable[..., None], width: int) -> None:
     long = "an-identifier-without-any-place-to-break-" * 8
     send(
         call("root", trace_name=long, end_user_identifier=long, session_id=long, tags=[long, "b", "c"]),
@@ -276,7 +274,7 @@ def test_nothing_runs_out_of_the_screen_or_over_another(
         assert spilling == [], path
 
 
-def test_no_page_complains_or_asks_another_host(visit: Callable[..., Any], seeded: None) -> None:
+def test_no_page_logs_errors_or_calls_another_host(visit: Callable[..., Any], seeded: None) -> None:
     for scheme in ("light", "dark"):
         opened = visit(color_scheme=scheme)
         for path in ("/traces", "/traces?search=x", "/traces/t1", "/traces/t1?record=t1-draft", "/status"):

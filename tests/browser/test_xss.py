@@ -1,4 +1,4 @@
-"""Hostile text in every field of a record: nothing of it runs, and no request leaves the server's origin."""
+"""Hostile text in every field of a record: nothing of it runs, and no request goes to another origin."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PAYLOADS = [
 
 
 def hostile(number: int, payload: str) -> list[Record]:
-    """Two records whose every text is the payload: one as instrumented clients send chats, one as functions do."""
+    """Return two records with the payload in every text: one as clients of models send it, one as functions do."""
     start = time.time_ns() - 3_600_000_000_000 + number * 1_000_000_000
     label = f"{payload} {number}"
     texts: dict[str, Any] = {
@@ -122,7 +122,7 @@ def test_there_are_forty_different_payloads() -> None:
 
 
 @pytest.mark.timeout(180)
-def test_no_text_of_a_record_runs_or_calls_out(visit: Callable[..., Any], send: Callable[..., None]) -> None:
+def test_no_text_of_a_record_runs_or_sends_a_request(visit: Callable[..., Any], send: Callable[..., None]) -> None:
     for number, payload in enumerate(PAYLOADS):
         send(*hostile(number, payload))
     opened = visit()
@@ -160,7 +160,7 @@ def test_a_payload_is_shown_as_the_text_it_is(visit: Callable[..., Any], send: C
 
 
 @pytest.mark.timeout(180)
-def test_no_text_beside_the_records_runs_or_calls_out(
+def test_no_other_text_runs_or_sends_a_request(
     visit: Callable[..., Any], send: Callable[..., None], client: httpx.Client
 ) -> None:
     """Deployments with their versions, differences and forms; the names of projects, client processes and datasets."""

@@ -50,7 +50,7 @@ PACKAGES = {
 
 
 def environment_of(version: str) -> Path:
-    """Return the Python of a client's environment, made if it is not there. Raises `RuntimeError` with the reason."""
+    """Return the Python of a client's environment, created if needed. Raise `RuntimeError` with the reason."""
     uv = shutil.which("uv")
     if uv is None:
         raise RuntimeError("uv is not installed")
@@ -128,7 +128,7 @@ def deployment_id(api: httpx.Client) -> str:
 def run_program(
     gateway_server: Any, provider: Any, parea_python: Callable[[str], Path], tmp_path: Path
 ) -> Callable[..., Any]:
-    """Run a program of `programs/` on a client's version; returns what it said last, read as JSON.
+    """Run a program of `programs/` with a version of the client; return its last line, decoded from JSON.
 
     A client that could not do something logs it and goes on; so whatever it logs as an error fails the test.
     """

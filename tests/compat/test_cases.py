@@ -170,7 +170,7 @@ def test_case_5_outputs_or_all_left_out(
 def test_case_5_flags_reach_the_calls_inside(
     gateway_server: Any, api: httpx.Client, provider: Any, tmp_path: Path
 ) -> None:
-    """A decorator's flags hold for the completion inside it, in the server's record too."""
+    """The flags of a decorator apply to the completion inside it, also in the server's record."""
     program = (
         "import everycall, sys\n"
         "everycall.init(endpoint=sys.argv[1], api_key=sys.argv[2])\n"
@@ -242,7 +242,7 @@ def test_case_9_failures_and_bad_input(api: httpx.Client, complete: Any, provide
 
 
 def test_case_10_what_the_client_reads_back(api: httpx.Client) -> None:
-    """The nulls with which its logs come are not given back: on each of these its parser fails."""
+    """The nulls that its logs have are not returned: its parser fails on each of them."""
     project = api.post(f"{BASE}/project", json={"name": "default"}).json()
     assert set(project) == {"name", "uuid", "created_at", "was_created"}
     sent = {
@@ -397,7 +397,7 @@ print(json.dumps(said))
 
 @pytest.fixture
 def nowhere() -> Iterator[str]:
-    """An address at which nobody listens."""
+    """Return a URL at which no server listens."""
     import socket
 
     with socket.socket() as bound:

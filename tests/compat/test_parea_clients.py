@@ -1,4 +1,4 @@
-"""The genuine `parea-ai` clients against a running server: their programs work unchanged but for the address."""
+"""The genuine `parea-ai` clients with a running server: programs work unchanged except for the URL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def record(api: httpx.Client, inference_id: str) -> dict[str, Any]:
 
 
 def names(tree: dict[str, Any]) -> list[Any]:
-    """A tree's names, and those below each."""
+    """Return the names of a tree."""
     return [tree["trace_name"], *(names(child) for child in tree["children_logs"])]
 
 

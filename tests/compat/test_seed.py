@@ -1,4 +1,4 @@
-"""The page that this endpoint is made after, as tests: one for each thing it says, in its order.
+"""The page that documents the original endpoint, as tests: one for each statement, in its order.
 
 The page: `POST /api/parea/v1/completion`, a call of it in Python, an answer, the fields of the body, the fields of the
 answer. What a test is named after is the page's own name for it; its docstring says in other words what the page says.
@@ -87,7 +87,7 @@ def ids(api: httpx.Client, **query: Any) -> list[str]:
 
 
 def test_endpoint(api: httpx.Client) -> None:
-    """It is a POST at this path, and nothing else there."""
+    """It is a POST at this path; other methods are refused."""
     assert PATH == "/api/parea/v1/completion"
     assert api.post(PATH, json={}).status_code == 422
     assert api.get(PATH).status_code == 405
@@ -109,7 +109,7 @@ def test_sample_call(gateway_server: Any, provider: Any, deployment_id: str) -> 
 
 
 def test_sample_answer(call: Any) -> None:
-    """These keys, in this order, and values of these types; a hit in the cache was no second call."""
+    """These keys, in this order, with values of these types; a cache hit is not a second call."""
     call()
     answer = call()
     assert list(answer) == list(EXAMPLE)
@@ -154,7 +154,7 @@ def test_deployment_id(api: httpx.Client, call: Any, provider: Any, deployment_i
 
 
 def test_deployment_id_and_llm_configuration(call: Any, provider: Any) -> None:
-    """What the configuration gives is used instead of the deployed prompt's."""
+    """Values in the configuration are used instead of the deployed prompt's."""
     messages = [{"role": "user", "content": "Only {{x}}"}]
     call(llm_configuration={"model": "gpt-4o", "model_params": {"temp": 0.9}, "messages": messages, "functions": []})
     body = provider.requests[0].body
@@ -172,7 +172,7 @@ def test_name(api: httpx.Client, call: Any) -> None:
 
 
 def test_project_name(api: httpx.Client, call: Any) -> None:
-    """The project, `default` when it is not given."""
+    """The project, `default` if it is missing."""
     answer = call()
     assert record(api, answer).get("project_name", "default") == "default"
     body = {"llm_configuration": {"model": "gpt-4o", "messages": [{"content": "hi"}]}, "project_name": "shop"}
@@ -182,14 +182,14 @@ def test_project_name(api: httpx.Client, call: Any) -> None:
 
 
 def test_llm_inputs(call: Any, provider: Any) -> None:
-    """Its keys are the variables of the deployed template; others change nothing, one without a value stays."""
+    """Its keys are the variables of the template; others have no effect, and a variable without a value stays."""
     call(llm_inputs={"x": "Golang", "z": "unused"})
     (message,) = provider.requests[0].messages
     assert message["content"] == "I want a Hello World program in Golang. Using the {{y}} framework."
 
 
 def test_llm_configuration(call: Any, provider: Any) -> None:
-    """A configuration alone is a whole request."""
+    """A configuration without a deployment is a complete request."""
     configuration = {
         "model": "gpt-4o", "provider": "openai", "model_params": {"temp": 0.1, "top_p": 0.2, "max_length": 7},
         "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}],
@@ -204,13 +204,13 @@ def test_llm_configuration(call: Any, provider: Any) -> None:
 
 @pytest.mark.parametrize("metadata", [{"purpose": "testing"}, {"n": 1, "deep": {"a": [True, None]}}, {}], ids=str)
 def test_metadata(api: httpx.Client, call: Any, metadata: dict[str, Any]) -> None:
-    """Anything further to record."""
+    """Any other data to record."""
     assert record(api, call(metadata=metadata)).get("metadata", {}) == metadata
 
 
 @pytest.mark.parametrize("name", ["taget", "target"])
 def test_taget(api: httpx.Client, call: Any, name: str) -> None:
-    """The gold standard of the answer; spelt as the page spells it, and as it meant to."""
+    """The expected answer; in the page's spelling and in the correct one."""
     assert record(api, call(**{name: "gold"}))["target"] == "gold"
 
 
@@ -222,7 +222,7 @@ def test_tags(api: httpx.Client, call: Any) -> None:
 
 
 def test_cache(call: Any, provider: Any) -> None:
-    """On when it is not given; off, nothing is taken from it."""
+    """On by default; if off, nothing is taken from the cache."""
     assert [call()["cache_hit"], call()["cache_hit"], call(cache=True)["cache_hit"]] == [False, True, True]
     assert call(cache=False)["cache_hit"] is False
     assert len(provider.requests) == 2
@@ -242,7 +242,7 @@ def test_cache(call: Any, provider: Any) -> None:
     ids=["inputs", "model", "parameter", "none of both"],
 )
 def test_cache_is_based_on_inputs_and_configuration(call: Any, fields: dict[str, Any], hit: bool) -> None:
-    """The inputs and the configuration tell whether a request is the same; nothing else does."""
+    """Two requests are the same if their inputs and configuration are; nothing else matters."""
     call()
     assert call(**fields)["cache_hit"] is hit
 
@@ -256,7 +256,7 @@ def stored(folder: Path) -> str:
 
 
 def test_log_omit_inputs(api: httpx.Client, call: Any, provider: Any, tmp_path: Path) -> None:
-    """Off when it is not given; on, `llm_inputs` and `llm_configuration` are not in the log, nor anywhere."""
+    """Off by default; if on, `llm_inputs` and `llm_configuration` are stored nowhere."""
     kept = record(api, call(llm_configuration=CONFIGURATION, **SECRETS, cache=False))
     assert (kept["llm_inputs"], kept["llm_configuration"]["messages"][0]["content"]) == (
         {"x": "CANARY-X"}, "CANARY-IN CANARY-X",
@@ -271,7 +271,7 @@ def test_log_omit_inputs(api: httpx.Client, call: Any, provider: Any, tmp_path: 
 
 
 def test_log_omit_outputs(api: httpx.Client, call: Any, provider: Any, tmp_path: Path) -> None:
-    """Off when it is not given; on, the answer is given and is not in the log, nor anywhere."""
+    """Off by default; if on, the answer is returned and stored nowhere."""
     assert record(api, call())["content"] == EXAMPLE["content"]
     provider.default.content = "SECRET"
     answer = call(llm_inputs={"x": "Rust", "y": "Rocket"}, log_omit_outputs=True)
@@ -282,7 +282,7 @@ def test_log_omit_outputs(api: httpx.Client, call: Any, provider: Any, tmp_path:
 
 
 def test_log_omit(api: httpx.Client, call: Any, provider: Any, tmp_path: Path) -> None:
-    """Off when it is not given; on, there is no log of this completion."""
+    """Off by default; if on, the completion is not logged."""
     provider.default.content = "SECRET"
     answer = call(llm_inputs={"x": "SECRET", "y": "SECRET"}, log_omit=True)
     assert answer["content"] == "SECRET"
@@ -322,14 +322,14 @@ def test_latency(call: Any, provider: Any) -> None:
 
 @pytest.mark.parametrize("name", ["input_tokens", "output_tokens", "total_tokens"])
 def test_tokens(call: Any, name: str) -> None:
-    """Tokens of the prompt, of the answer, and of both."""
+    """Tokens of the prompt, of the answer, and their sum."""
     answer = call()
     assert answer[name] == EXAMPLE[name]
     assert answer["total_tokens"] == answer["input_tokens"] + answer["output_tokens"]
 
 
 def test_cost(call: Any) -> None:
-    """US dollars: 22 tokens at 1.5 and 189 at 2 a million. The page's example has the price of a larger context."""
+    """US dollars: 22 tokens at 1.5 and 189 at 2 per million. The page's example has the price of a larger context."""
     assert call()["cost"] == pytest.approx((22 * 1.5 + 189 * 2.0) / 1e6)
 
 
@@ -339,7 +339,7 @@ def test_model(call: Any) -> None:
 
 
 def test_provider(call: Any) -> None:
-    """One of the supported providers. The page's example shows the name of a Python object, which is none."""
+    """One of the supported providers. The page's example has the name of a Python object, which is not one."""
     assert call()["provider"] in ("openai", "anthropic", "azure")
 
 
@@ -358,7 +358,7 @@ def test_status(call: Any, provider: Any) -> None:
 
 @pytest.mark.parametrize("name", ["start_timestamp", "end_timestamp"])
 def test_timestamps(call: Any, name: str) -> None:
-    """When it began and when it was done, in this form, UTC."""
+    """The start and the end, in this format, UTC."""
     before = datetime.now(UTC).replace(microsecond=0, tzinfo=None)
     text = call()[name]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ?", text)
@@ -366,7 +366,7 @@ def test_timestamps(call: Any, name: str) -> None:
 
 
 def test_error(call: Any, provider: Any) -> None:
-    """What went wrong, when something did."""
+    """The error, if there was one."""
     provider.reply(status=400, error="the prompt is too long")
     answer = call()
     assert "the prompt is too long" in answer["error"]

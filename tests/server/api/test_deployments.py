@@ -1,4 +1,4 @@
-"""Deployments over HTTP: made, versioned, activated, rolled back, archived, compared; read, kept apart by project."""
+"""Deployments over HTTP: creating, versions, activation, roll-back, archiving, differences, reading, isolation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BODY: dict[str, Any] = {
 
 
 def said(content: str, **fields: Any) -> dict[str, Any]:
-    """A body whose one message says this."""
+    """Return a body with one message."""
     return {**BODY, "messages": [{"role": "user", "content": content}], **fields}
 
 
@@ -48,7 +48,7 @@ def served(client: httpx.Client, deployment_id: str = "hello") -> int | None:
 
 
 def history(client: httpx.Client, deployment_id: str = "hello") -> list[tuple[int, int | None]]:
-    """What was served, the latest first, each with the version that a roll-back led to then."""
+    """Return the served versions, the latest first, each with the version that a roll-back led to then."""
     found = client.get(f"/api/deployments/{deployment_id}/activations").json()["activations"]
     return [(one["version"], one["roll_back_to"]) for one in found]
 
@@ -56,7 +56,7 @@ def history(client: httpx.Client, deployment_id: str = "hello") -> list[tuple[in
 # --- made and read ---
 
 
-def test_a_deployment_is_made_and_read(client: httpx.Client) -> None:
+def test_a_deployment_is_created_and_read(client: httpx.Client) -> None:
     made = client.post("/api/deployments", json=BODY)
     assert made.status_code == 200
     found = made.json()
@@ -82,7 +82,7 @@ def test_a_deployment_is_made_and_read(client: httpx.Client) -> None:
     assert client.get("/api/deployments").json() == {"deployments": [found], "next_cursor": None}
 
 
-def test_everything_that_is_given_comes_back(client: httpx.Client, put: Callable[..., dict[str, Any]]) -> None:
+def test_all_fields_are_returned(client: httpx.Client, put: Callable[..., dict[str, Any]]) -> None:
     given = {
         **BODY,
         "description": "greets",
@@ -116,10 +116,10 @@ def test_versions_never_change(client: httpx.Client) -> None:
     assert len(client.get("/api/deployments").json()["deployments"]) == 1
 
 
-def test_the_content_of_an_old_version_is_that_version(
+def test_content_of_an_old_version_serves_that_version_again(
     client: httpx.Client, put: Callable[..., dict[str, Any]]
 ) -> None:
-    """Reverting a file in a repository leads back to the version that it was, not to a copy of it."""
+    """So reverting a file in a repository serves the earlier version, not a copy of it."""
     first = put(said("one"))
     assert (first["outcome"], first["deployment"]["version"]) == ("created", 1)
     assert put(said("two"))["outcome"] == "changed"
@@ -174,7 +174,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
 def test_a_wrong_field_is_named(
     client: httpx.Client, put: Callable[..., dict[str, Any]], changed: dict[str, Any], field: str
 ) -> None:
-    """And the name of one that there is not is not repeated: it may be content."""
+    """The name of an unknown field is not repeated: it may be content."""
     answer = put({**BODY, **changed}, 422)
     assert answer["field"] == field
     assert "canary" not in str(answer)
@@ -182,18 +182,18 @@ def test_a_wrong_field_is_named(
 
 
 @pytest.mark.parametrize("wrong", ["-x", "a.b", "a b", "new", "x" * 129, "é", "p%2Fq"])
-def test_an_id_is_made_of_few_characters(client: httpx.Client, wrong: str) -> None:
+def test_an_id_has_only_allowed_characters(client: httpx.Client, wrong: str) -> None:
     assert client.put(f"/api/deployments/{wrong}", json=BODY).status_code in (404, 405, 422)
     assert client.get("/api/deployments").json()["deployments"] == []
 
 
-def test_one_that_is_too_large_is_refused(put: Callable[..., dict[str, Any]]) -> None:
+def test_a_deployment_that_is_too_large_is_refused(put: Callable[..., dict[str, Any]]) -> None:
     message = {"role": "user", "content": "x" * limits.TEMPLATE_CHARS_MAX}
     answer = put({**BODY, "messages": [message] * 9}, 400)
     assert "bytes" in answer["detail"]
 
 
-def test_a_version_of_nothing_is_404(client: httpx.Client) -> None:
+def test_an_unknown_deployment_is_404(client: httpx.Client) -> None:
     answer = client.post("/api/deployments", json={**BODY, "deployment_id": "p-none"})
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:everycall:error:unknown_deployment")
     for path in ("", "/versions", "/activations", "/diff"):
@@ -210,7 +210,7 @@ def test_a_version_of_nothing_is_404(client: httpx.Client) -> None:
 # --- which version is served ---
 
 
-def test_a_version_is_made_without_being_served(client: httpx.Client, put: Callable[..., dict[str, Any]]) -> None:
+def test_a_version_is_created_without_being_served(client: httpx.Client, put: Callable[..., dict[str, Any]]) -> None:
     put(said("one"))
     made = put(said("two", activate=False))
     assert (made["outcome"], made["deployment"]["version"], made["deployment"]["active"]) == ("changed", 2, False)
@@ -221,7 +221,7 @@ def test_a_version_is_made_without_being_served(client: httpx.Client, put: Calla
 
 
 def test_activating_and_rolling_back(client: httpx.Client, put: Callable[..., dict[str, Any]]) -> None:
-    """Rolling back twice goes further back, not forth."""
+    """Rolling back twice goes further back, never forward."""
     for text in ("one", "two", "three"):
         put(said(text))
     back = "/api/deployments/hello/roll-back"
@@ -278,10 +278,10 @@ def test_a_change_that_expects_another_version_does_nothing(
     assert client.post("/api/deployments/hello/roll-back", json={"expected_version": 2}).json()["version"] == 1
 
 
-def test_of_many_activations_at_once_each_is_whole(
+def test_concurrent_activations_happen_one_after_the_other(
     server: Any, client: httpx.Client, put: Callable[..., dict[str, Any]]
 ) -> None:
-    """One version is served at any moment, of those who expect the same one alone wins, and the history is a line."""
+    """One version is served at any time, only one of those who expect the same version wins, and none is lost."""
     for number in range(1, 9):
         put(said(f"version {number}"))
 
@@ -306,7 +306,7 @@ def test_of_many_activations_at_once_each_is_whole(
         assert later["roll_back_to"] == earlier["version"] != later["version"]
 
 
-def test_the_same_new_deployment_from_many_sides_is_made_once(client: httpx.Client) -> None:
+def test_concurrent_requests_create_a_deployment_once(client: httpx.Client) -> None:
     def putting(_: int) -> str:
         return str(client.put("/api/deployments/hello", json=BODY).json()["deployment"]["version"])
 
@@ -347,7 +347,7 @@ def test_an_archived_deployment_is_gone_until_it_is_activated(
         assert history(client) == [(2, 1), (0, 2), (2, 1), (1, None)]
 
 
-def test_one_that_was_never_served_is_410_too(client: httpx.Client, put: Callable[..., dict[str, Any]]) -> None:
+def test_a_deployment_that_was_never_served_is_410(client: httpx.Client, put: Callable[..., dict[str, Any]]) -> None:
     put(said("one", activate=False))
     answer = client.post("/api/parea/v1/completion", json={"deployment_id": "hello"})
     assert answer.status_code == 410
@@ -455,7 +455,7 @@ def test_projects_do_not_see_each_other(server: Any, client: httpx.Client, make_
 # --- kept ---
 
 
-def test_what_was_activated_outlives_a_restart(tmp_path: Path) -> None:
+def test_activations_survive_a_restart(tmp_path: Path) -> None:
     options = ServerOptions(data_dir=tmp_path / "data", port=0)
     for expected in (None, 1):
         with (
@@ -469,8 +469,8 @@ def test_what_was_activated_outlives_a_restart(tmp_path: Path) -> None:
             assert (served(client), history(client)) == (1, [(1, None), (2, 1), (1, None)])
 
 
-def test_deployments_of_an_older_database_are_taken_over(tmp_path: Path) -> None:
-    """Versions from before there was a history: each was served when it was made, and none is made twice."""
+def test_deployments_of_an_older_database_are_migrated(tmp_path: Path) -> None:
+    """Versions from before there was a history were served when they were created, and none is created twice."""
     options = ServerOptions(data_dir=tmp_path / "data", port=0)
     with Server(options) as server, httpx.Client(base_url=server.address, headers={"x-api-key": server.key}) as client:
         for text in ("one", "two"):

@@ -80,8 +80,8 @@ def test_nothing_is_executed_opened_or_imported() -> None:
     assert json.loads(done.stdout) == []
 
 
-def test_the_watch_would_see_it() -> None:
-    """The same watch over a template engine sees it compile and execute."""
+def test_the_audit_hook_would_notice_it() -> None:
+    """With a template engine, the same hook notices compilation and execution."""
     program = (
         "import sys, jinja2\nseen = []\nsys.addaudithook(lambda event, _: seen.append(event))\n"
         "jinja2.Template('{{ x.__class__ }}').render(x=1)\nprint('compile' in seen, 'exec' in seen)\n"
@@ -91,7 +91,7 @@ def test_the_watch_would_see_it() -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_text_comes_out_as_it_went_in(text: str) -> None:
+def test_hostile_text_is_unchanged(text: str) -> None:
     assert "".join(piece for piece, _ in pieces(text)) == text
     assert fill("{{x}}", {"x": text}) == text
     assert fill("a {{x}} {{x}} b", {"x": text, "y": "never"}) == f"a {text} {text} b"
@@ -99,7 +99,7 @@ def test_hostile_text_comes_out_as_it_went_in(text: str) -> None:
 
 
 def test_a_value_is_not_a_template() -> None:
-    """Neither a value that names another one, nor one that becomes a variable together with what is around it."""
+    """Not if a value names another one, nor if it becomes a variable together with the text around it."""
     values = {"x": "{{y}}", "y": "{{x}}", "z": "{{", "w": "}}"}
     assert fill("{{x}} {{y}}", values) == "{{y}} {{x}}"
     assert fill("{{z}}x{{w}}", values) == "{{x}}"
@@ -120,7 +120,7 @@ def test_ten_thousand_variables_in_a_long_template() -> None:
     "piece", ["{{", "{{a", "}}", "{{{{}}", "{{a}", "{{" + "a" * 500, "{ {", "{{é", "{{x}}{"], ids=range(9)
 )
 def test_templates_that_nearly_match_are_read_once(piece: str) -> None:
-    """The longest template of each is looked through in one go: no part of it is read again and again."""
+    """The longest template of each kind is read in linear time."""
     template = piece * (limits.TEMPLATE_CHARS_MAX // len(piece))
     assert fill(template, {"b": "c"}) == template
     assert "".join(text for text, _ in pieces(template)) == template
@@ -158,7 +158,7 @@ def version(number: int, content: str) -> Deployment:
     ids=["cycles", "repeats", "reversed", "one line"],
 )
 def test_long_texts_are_compared_within_a_bound(old: str, new: str) -> None:
-    """And what comes out is right: the lines of each side, in order, are the text of each side."""
+    """And the result is right: the lines of each side, in order, are the text of that side."""
     before, after = version(1, old), version(2, new)
     compared = lines(before, after)
     assert [line.text for line in compared if line.before] == [line.text for line in lines(None, before)]

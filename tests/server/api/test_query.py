@@ -1,4 +1,4 @@
-"""Reading what is stored: filters, cursors, ids with any characters, and the errors of each."""
+"""Reading records and traces: filters, cursors, ids with any characters, and the errors of each."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def stored(client: httpx.Client) -> httpx.Client:
     ],
 )
 def test_filters_of_records(stored: httpx.Client, filters: dict[str, str], expected: list[str]) -> None:
-    """Each filter by its own name; those given all apply; newest first."""
+    """Each filter by its name; all of them must match; newest first."""
     assert ids(stored.get("/api/records", params=filters)) == expected
 
 
@@ -153,19 +153,19 @@ def test_filters_of_traces(stored: httpx.Client, filters: dict[str, str], expect
         (f"search={'x' * 3000}", "at most 2048 characters"),
     ],
 )
-def test_an_unusable_filter_is_an_error(client: httpx.Client, path: str, query: str, says: str) -> None:
-    """Never ignored: a list that is not what was asked for would be believed."""
+def test_an_invalid_filter_is_an_error(client: httpx.Client, path: str, query: str, says: str) -> None:
+    """It is never ignored, or the reader would take another list for the requested one."""
     answer = client.get(f"{path}?{query}")
     assert answer.status_code == 400
     assert says in answer.json()["detail"]
 
 
-def test_a_wrong_truth_is_an_error(client: httpx.Client) -> None:
+def test_an_invalid_boolean_is_an_error(client: httpx.Client) -> None:
     assert "true or false" in client.get("/api/records?cache_hit=maybe").json()["detail"]
 
 
-def test_pages_of_records_leave_nothing_out(client: httpx.Client) -> None:
-    """Whatever the page's size, also among records of the same instant."""
+def test_pages_of_records_miss_no_record(client: httpx.Client) -> None:
+    """For any page size, also among records with the same time."""
     names = [f"r-{number:02}" for number in range(23)]
     send(
         client,
@@ -197,8 +197,8 @@ def test_one_trace(stored: httpx.Client) -> None:
     assert stored.get("/api/traces/t-2").json()["trace"]["cost"] is None
 
 
-def test_ids_may_hold_any_character(client: httpx.Client) -> None:
-    """A trace's id is any text a user gave; percent-encoded once, it is found again."""
+def test_ids_may_have_any_character(client: httpx.Client) -> None:
+    """A trace id is any text that a user chose; percent-encoded once, it is found."""
     send(client, *({"inference_id": f"r:{one}", "trace_id": one} for one in STRANGE_IDS))
     for one in STRANGE_IDS:
         encoded = quote(one, safe="").replace(".", "%2E")
@@ -218,7 +218,7 @@ def test_what_does_not_exist_is_not_found(client: httpx.Client) -> None:
         assert answer.json()["type"] == "urn:everycall:error:not_found"
 
 
-def test_unknown_parameters_of_one_thing_are_errors(stored: httpx.Client) -> None:
+def test_unknown_parameters_are_errors(stored: httpx.Client) -> None:
     assert stored.get("/api/records/a?colour=red").status_code == 400
     assert stored.get("/api/traces/t-1?limit=3").status_code == 400
     assert stored.get("/api/clients?limit=3").status_code == 400
@@ -241,12 +241,12 @@ def test_unknown_parameters_of_one_thing_are_errors(stored: httpx.Client) -> Non
     ],
 )
 def test_times(text: str, expected: int) -> None:
-    """RFC 3339 or nanoseconds; a `+` that a query string turned into a space is one."""
+    """RFC 3339 or nanoseconds; a `+` that became a space in the query string is accepted."""
     assert parse_time("since", text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "now", "-1", "2026-13-01", "2026-02-30T00:00:00Z", "1969-12-31", "9" * 30, "٣"])
-def test_what_is_no_time(text: str) -> None:
+def test_an_invalid_time_is_an_error(text: str) -> None:
     with pytest.raises(ProblemError, match="since must be a time"):
         parse_time("since", text)
 

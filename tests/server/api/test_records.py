@@ -1,4 +1,4 @@
-"""`POST /v1/records`: what is stored, what is refused and how it is said, and that nothing a client sends is a 500."""
+"""`POST /v1/records`: what is stored, what is refused and why, and that no body causes a 500."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def send(client: httpx.Client, *lines: bytes, **headers: str) -> dict[str, Any]:
     return receipt
 
 
-def test_a_record_comes_back_as_it_was_sent(client: httpx.Client) -> None:
-    """What one codec wrote the other reads, every field of it."""
+def test_a_record_is_returned_as_it_was_sent(client: httpx.Client) -> None:
+    """The server's codec reads every field that the SDK's wrote."""
     assert send(client, encode(FULL)) == {"committed": 1, "refused": [], "refused_count": 0}
     stored = client.get("/api/records/full-1").content
     assert json.loads(stored) == json.loads(encode(FULL))
 
 
 def test_the_same_batch_again_changes_nothing(client: httpx.Client) -> None:
-    """Delivery is at least once; records there already count as committed, also within one batch."""
+    """Delivery is at least once: stored records count as committed, also within one batch."""
     batch = [line("a", name="one"), line("b"), line("a", name="one")]
     assert send(client, *batch)["committed"] == 3
     assert send(client, *batch)["committed"] == 3
@@ -86,12 +86,12 @@ def test_blank_lines_and_line_ends_do_not_count(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"  \n\n"])
-def test_an_empty_batch_is_one(client: httpx.Client, body: bytes) -> None:
+def test_an_empty_batch_is_accepted(client: httpx.Client, body: bytes) -> None:
     assert client.post("/v1/records", content=body).json() == {"committed": 0, "refused": [], "refused_count": 0}
 
 
 def test_a_bad_line_is_refused_alone(client: httpx.Client) -> None:
-    """By its place, its id where it can be read, and a reason that names the field."""
+    """By its index, its id if it can be read, and a reason that names the field."""
     deep = b'{"inference_id":"deep","trace_id":"t","inputs":' + b"[" * 500 + b"]" * 500 + b"}"
     deeper = deep.replace(b"[", b"[" * 1000).replace(b"]", b"]" * 1000)
     bad = {
@@ -123,7 +123,7 @@ def test_a_bad_line_is_refused_alone(client: httpx.Client) -> None:
     assert {found["inference_id"] for found in stored} == {"good-1", "good-2"}
 
 
-def test_json_that_readers_can_read_is_let_through() -> None:
+def test_json_that_can_be_read_back_is_accepted() -> None:
     check_json(b'{"a":' + b"[" * 150 + b"]" * 150 + b"}")
     check_json(b"[" + b"{}," * 5_000 + b"{}]")
     with pytest.raises(ValueError, match="nested"):
@@ -133,7 +133,7 @@ def test_json_that_readers_can_read_is_let_through() -> None:
 def test_a_project_key_writes_into_its_own_project(
     server: Any, client: httpx.Client, make_key: Callable[..., str]
 ) -> None:
-    """A record that names none is its own; one that names another project is refused."""
+    """A record without a project goes into the key's project; one with another project is refused."""
     with httpx.Client(base_url=server.address, headers={"x-api-key": make_key("alpha")}) as alpha:
         answer = send(alpha, line("none"), line("own", project_name="alpha"), line("other", project_name="beta"))
         assert answer["committed"] == 2
@@ -145,7 +145,7 @@ def test_a_project_key_writes_into_its_own_project(
     assert client.get("/api/records", params={"project": "beta"}).json()["records"] == []
 
 
-def test_the_local_key_writes_into_each_records_project(client: httpx.Client) -> None:
+def test_the_local_key_writes_into_the_project_of_each_record(client: httpx.Client) -> None:
     send(client, line("a"), line("b", project_name="beta"), b"bad", line("c", project_name="beta"))
     for project, ids in (("default", {"a"}), ("beta", {"b", "c"})):
         found = client.get("/api/records", params={"project": project}).json()["records"]
@@ -154,7 +154,7 @@ def test_the_local_key_writes_into_each_records_project(client: httpx.Client) ->
 
 
 def test_nothing_omitted_is_stored(client: httpx.Client, server: Any) -> None:
-    """What a record says was left out is not taken, even if a client sends it."""
+    """Content that a record says is omitted is not stored, even if a client sends it."""
     inputs = ("llm_inputs", "llm_configuration", "inputs", "target")
     fields: dict[str, Any] = {name: {"k": f"CANARY-{name}"} for name in inputs}
     fields |= {"output": ["CANARY-output"]}
@@ -176,7 +176,7 @@ def test_nothing_omitted_is_stored(client: httpx.Client, server: Any) -> None:
 
 
 def test_records_with_tokens_and_no_cost_are_priced(client: httpx.Client) -> None:
-    """Where money is spent and the price is known; unknown stays unknown, measured zero stays zero."""
+    """If the call costs money and the price is known; unknown stays unknown, and a measured zero stays zero."""
     tokens = {"input_tokens": 1_000, "output_tokens": 100, "provider": "openai"}
     send(
         client,
@@ -197,7 +197,7 @@ def test_records_with_tokens_and_no_cost_are_priced(client: httpx.Client) -> Non
 
 
 def test_balance_sheets_of_clients(client: httpx.Client) -> None:
-    """The latest one of each process, also when it comes without any record."""
+    """The latest report of each process, also if it comes without records."""
     first = {"recorded": 2, "delivered": 0, "spooled": 2, "dropped": {}}
     last = {"recorded": 3, "delivered": 2, "spooled": 0, "dropped": {"spool_full": 1}}
     headers = {"x-everycall-client": "host:1:100"}
@@ -217,7 +217,7 @@ def test_a_malformed_balance_is_ignored(client: httpx.Client, balance: str) -> N
     assert client.get("/api/clients").json()["clients"] == []
 
 
-def test_a_batch_has_a_bound_of_records(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_records_of_a_batch_are_bounded(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BODY_RECORDS_MAX", 10)
     answer = client.post("/v1/records", content=b"\n".join(line(str(number)) for number in range(12)))
     assert answer.status_code == 413
@@ -225,7 +225,7 @@ def test_a_batch_has_a_bound_of_records(client: httpx.Client, monkeypatch: pytes
 
 
 def test_a_receipt_is_never_longer_than_a_client_reads(client: httpx.Client) -> None:
-    """Every refusal is counted; as many are listed as fit."""
+    """All refusals are counted, and as many as fit are listed."""
     answer = client.post("/v1/records", content=b"\n".join(b'{"inference_id":"%04d"}' % n for n in range(3_000)))
     body = answer.json()
     assert body["refused_count"] == 3_000
@@ -234,8 +234,8 @@ def test_a_receipt_is_never_longer_than_a_client_reads(client: httpx.Client) -> 
     assert [refusal["index"] for refusal in body["refused"]] == list(range(len(body["refused"])))
 
 
-def test_what_was_acknowledged_outlives_a_kill(server_process: Callable[..., Any]) -> None:
-    """200 means committed: the process is killed at once, and another one has the records."""
+def test_acknowledged_records_survive_a_kill(server_process: Callable[..., Any]) -> None:
+    """200 means committed: the process is killed immediately, and the next one has the records."""
     first = server_process()
     batch = b"\n".join(line(f"r-{number}") for number in range(200))
     answer = httpx.post(f"{first.address}/v1/records", headers={"x-api-key": first.key}, content=batch)
@@ -263,7 +263,7 @@ SEED_BODY = encode(FULL) + b"\n" + encode(msgspec.structs.replace(FULL, inferenc
 
 @st.composite
 def mutated_bodies(draw: st.DrawFn) -> bytes:
-    """A good batch with bytes changed, cut out, put in, or doubled."""
+    """Return a valid batch with bytes changed, removed, inserted or repeated."""
     body = bytearray(SEED_BODY)
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.integers(0, len(body)))
@@ -282,8 +282,8 @@ def mutated_bodies(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=mutated_bodies())
-def test_no_body_is_a_failure(lasting_server: httpx.Client, body: bytes) -> None:
-    """Each line is committed or refused, whatever it is; and what was committed can be read again."""
+def test_no_body_causes_a_server_error(lasting_server: httpx.Client, body: bytes) -> None:
+    """Each line is committed or refused, and committed records can be read."""
     answer = lasting_server.post("/v1/records", content=body)
     assert answer.status_code == 200
     receipt = answer.json()
@@ -297,13 +297,13 @@ def test_no_body_is_a_failure(lasting_server: httpx.Client, body: bytes) -> None
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.binary(max_size=200), encoding=st.sampled_from(["gzip", "zstd", "deflate", "identity", "x", ""]))
-def test_no_bytes_are_a_failure(lasting_server: httpx.Client, body: bytes, encoding: str) -> None:
+def test_no_encoding_causes_a_server_error(lasting_server: httpx.Client, body: bytes, encoding: str) -> None:
     answer = lasting_server.post("/v1/records", content=body, headers={"content-encoding": encoding})
     assert answer.status_code in (200, 400, 413, 415)
 
 
-def test_a_full_write_queue_is_said_and_loses_nothing(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """503 with Retry-After, nothing stored; the same batch goes in later."""
+def test_a_full_write_queue_is_503_and_loses_nothing(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 with Retry-After, and nothing is stored; the same batch is accepted later."""
     with monkeypatch.context() as full:
         full.setattr(limits, "WRITE_QUEUE_MAX", 0)
         answer = client.post("/v1/records", content=line("a"))

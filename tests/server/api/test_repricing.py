@@ -1,4 +1,4 @@
-"""Repricing: a diff first, nothing written without a yes, bounded pages, and the same again changes nothing."""
+"""Repricing: the changes first, nothing written without `dry_run` off, bounded pages, and repeating changes nothing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def costs(client: httpx.Client, project: str = "default") -> dict[str, tuple[flo
 
 
 def ask(client: httpx.Client, **body: Any) -> dict[str, Any]:
-    """Ask for all pages; returns the models by name, and the sum of what was written."""
+    """Request all pages; return the models by name, and the number of records written."""
     models: dict[str, dict[str, Any]] = {}
     written, cursor = 0, None
     while True:
@@ -85,7 +85,7 @@ def ask(client: httpx.Client, **body: Any) -> dict[str, Any]:
             return {"models": models, "written": written}
 
 
-def test_a_dry_run_tells_and_writes_nothing(filled: httpx.Client) -> None:
+def test_a_dry_run_returns_changes_and_writes_nothing(filled: httpx.Client) -> None:
     before = costs(filled)
     found = ask(filled)
     assert found == {
@@ -120,7 +120,7 @@ def test_it_writes_what_changes_and_nothing_else(filled: httpx.Client) -> None:
 
 
 def test_a_new_price_list_leaves_old_records_as_they_are(filled: httpx.Client) -> None:
-    """Read again by the server, the new prices count for what comes; the same record sent again keeps its price."""
+    """When the server reads the new prices, they apply to new records; a record that is sent again keeps its price."""
     ask(filled)
     filled.post("/v1/records", content="\n".join(json.dumps(one) for one in (LINES[0], line("fresh"))))
     found = costs(filled)
@@ -140,15 +140,15 @@ def test_a_new_price_list_leaves_old_records_as_they_are(filled: httpx.Client) -
     ],
     ids=str,
 )
-def test_it_keeps_to_what_was_asked_for(filled: httpx.Client, body: dict[str, Any], changed: list[str]) -> None:
+def test_only_matching_records_are_repriced(filled: httpx.Client, body: dict[str, Any], changed: list[str]) -> None:
     before = costs(filled)
     ask(filled, dry_run=False, **body)
     assert sorted(name for name, found in costs(filled).items() if found != before[name]) == changed
     assert costs(filled, "other")["elsewhere"][0] == (3.0 if "project" in body else 2.0)
 
 
-def test_pages_are_bounded_and_lead_to_the_end(filled: httpx.Client, prices: Path) -> None:
-    """More records than a page has: several answers, each record once."""
+def test_pages_are_bounded_and_complete(filled: httpx.Client, prices: Path) -> None:
+    """More records than a page has: several responses, with each record once."""
     many = limits.PAGE_ROWS_MAX + 5
     lines = [
         line(f"many-{number}", trace_id=f"m{number % 7}", start_time_unix_nano=T0 + number) for number in range(many)
@@ -173,13 +173,13 @@ def test_pages_are_bounded_and_lead_to_the_end(filled: httpx.Client, prices: Pat
     ],
     ids=str,
 )
-def test_what_cannot_be_asked(client: httpx.Client, body: dict[str, Any], status: int, said: str) -> None:
+def test_an_invalid_request_is_refused(client: httpx.Client, body: dict[str, Any], status: int, said: str) -> None:
     answer = client.post("/api/reprice", json=body)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert said in answer.json()["detail"]
 
 
-def test_only_an_admin_may_and_only_in_its_project(filled: httpx.Client, make_key: Callable[..., str]) -> None:
+def test_only_an_admin_may_reprice_and_only_its_project(filled: httpx.Client, make_key: Callable[..., str]) -> None:
     write, admin = make_key("default", "write"), make_key("other", "admin")
     assert filled.post("/api/reprice", json={"since": "0"}, headers={"x-api-key": write}).status_code == 403
     mine = filled.post("/api/reprice", json={"since": "0", "dry_run": False}, headers={"x-api-key": admin}).json()
@@ -190,7 +190,7 @@ def test_only_an_admin_may_and_only_in_its_project(filled: httpx.Client, make_ke
     assert costs(filled, "other")["elsewhere"][0] == 3.0
 
 
-def test_prices_that_cannot_be_used_are_refused_and_the_old_ones_kept(filled: httpx.Client, prices: Path) -> None:
+def test_invalid_prices_are_refused_and_the_old_ones_stay(filled: httpx.Client, prices: Path) -> None:
     prices.write_text('[[price]]\nmodel = "acme"\ninputs = 1\n')
     answer = filled.post("/api/reprice", json={"since": "0"})
     assert answer.status_code == 422
@@ -215,7 +215,7 @@ def reprice(*arguments: str, endpoint: str = "http://127.0.0.1:9") -> subprocess
     )
 
 
-def test_the_command_at_a_running_server(filled: httpx.Client, server: Server) -> None:
+def test_the_command_with_a_running_server(filled: httpx.Client, server: Server) -> None:
     before = costs(filled)
     since = ("--since", "2026-05-01")
     dry = reprice(*since, "--dry-run", endpoint=server.address)
@@ -238,8 +238,8 @@ def test_the_command_at_a_running_server(filled: httpx.Client, server: Server) -
     assert "Nothing changes." in reprice(*since, "--project", "default", endpoint=server.address).stdout
 
 
-def test_the_command_on_the_store_of_a_server_that_is_off(tmp_path: Path) -> None:
-    """It takes the store for itself; while a server has it, it says so and leaves it alone."""
+def test_the_command_with_the_store_of_a_stopped_server(tmp_path: Path) -> None:
+    """It opens the store itself; if a server uses the store, it says so and changes nothing."""
     data = tmp_path / "data"
     data.mkdir()
     (data / "prices.toml").write_text(OLD)
@@ -275,7 +275,7 @@ def test_the_command_on_the_store_of_a_server_that_is_off(tmp_path: Path) -> Non
     ],
     ids=str,
 )
-def test_the_command_says_what_is_wrong_in_one_line(arguments: list[str], code: int, said: str) -> None:
+def test_the_command_explains_an_error_in_one_line(arguments: list[str], code: int, said: str) -> None:
     done = reprice(*arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
     assert said in done.stderr

@@ -1,4 +1,4 @@
-"""What a record holds, recognised and bounded: messages, text, JSON, notes of what is not there."""
+"""The content of a record as bounded blocks: messages, text, JSON, and notes on missing content."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sections(**fields: Any) -> dict[str, Section]:
         ),
     ],
 )
-def test_each_vocabulary_of_messages_is_read(value: dict[str, Any], role: str, text: str) -> None:
+def test_each_format_of_messages_is_recognised(value: dict[str, Any], role: str, text: str) -> None:
     message = as_message(value)
     assert message is not None
     assert (message.role, [part.text for part in message.parts]) == (role, [Text(text)])
@@ -62,7 +62,7 @@ def test_each_vocabulary_of_messages_is_read(value: dict[str, Any], role: str, t
         ["user", "x"],
     ],
 )
-def test_what_is_no_message_is_left_alone(value: Any) -> None:
+def test_other_values_are_not_messages(value: Any) -> None:
     assert as_message(value) is None
 
 
@@ -73,14 +73,14 @@ def test_what_is_no_message_is_left_alone(value: Any) -> None:
         {"id": "c1", "name": "find", "args": {"q": 1}},
     ],
 )
-def test_calls_of_tools_show_name_and_arguments(call: dict[str, Any]) -> None:
+def test_tool_calls_show_name_and_arguments(call: dict[str, Any]) -> None:
     message = as_message({"role": "assistant", "content": None, "tool_calls": [call]})
     assert message is not None
     (part,) = message.parts
     assert (part.tool, part.tool_id, part.node) == ("find", "c1", node_of({"q": 1}))
 
 
-def test_arguments_that_are_no_json_are_shown_as_they_are() -> None:
+def test_arguments_that_are_not_json_are_shown_as_text() -> None:
     message = as_message({"role": "assistant", "tool_calls": [{"function": {"name": "find", "arguments": "{oops"}}]})
     assert message is not None
     assert message.parts[0].text == Text("{oops")
@@ -95,7 +95,7 @@ def test_anthropic_tool_use_and_result() -> None:
     assert (result.parts[0].label, result.parts[0].text) == ("result of u1", Text("done"))
 
 
-def test_batches_of_conversations_are_kept_apart() -> None:
+def test_batches_of_conversations_are_separate() -> None:
     chats = as_chats([[{"role": "user", "content": "a"}], [{"type": "human", "content": "b"}]])
     assert chats is not None
     assert [chat[0].parts[0].text for chat in chats] == [Text("a"), Text("b")]
@@ -153,7 +153,7 @@ def test_json_beyond_the_bound_is_counted_not_drawn() -> None:
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-def test_deep_json_neither_fails_nor_disappears(opening: bytes) -> None:
+def test_deep_json_is_shown(opening: bytes) -> None:
     for depth in (50, 400, 20_000):
         closing = b"]" if opening == b"[" else b"}"
         raw = Raw(opening * depth + b'"bottom"' + closing * depth)
@@ -169,7 +169,7 @@ def test_deep_json_neither_fails_nor_disappears(opening: bytes) -> None:
         assert "bottom" in html
 
 
-def test_long_text_is_folded_at_a_lines_end_and_kept_whole() -> None:
+def test_long_text_is_folded_at_the_end_of_a_line() -> None:
     text = "\n".join(f"line {index}" for index in range(1000))
     folded = text_of(text)
     assert folded.whole == text

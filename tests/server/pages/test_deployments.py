@@ -1,4 +1,4 @@
-"""The pages of deployments without a browser: what they show, what their forms do, and who may."""
+"""The pages of deployments without a browser: what they show, what their forms do, and permissions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BODY: dict[str, Any] = {
     "name": "Support reply",
     "description": "Answers customers",
     "messages": [
-        {"role": "system", "content": "You work for {{company}}.\nBe {{tone}}."},
+        {"role": "system", "content": "You work for {{company}}.\nBe {{tone}}. Answer in JSON."},
         {"role": "user", "content": "{{question}} {{company}}"},
     ],
     "model": "gpt-4o-mini",
@@ -132,7 +132,7 @@ def test_the_list_shows_what_is_served_and_how_it_is_used(
     assert row["use"]["last_unix_nano"] == max(record["start_time_unix_nano"] for record in records)
 
 
-def test_lists_go_on(browser: httpx.Client, api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_have_pages(browser: httpx.Client, api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PAGE_ROWS", 2)
     for number in range(5):
         api.put(f"/api/deployments/d{number}", json={**BODY, "name": f"n{number}"}).raise_for_status()
@@ -238,7 +238,7 @@ def test_failures_are_shown(browser: httpx.Client, api: httpx.Client, deployed: 
 
 
 def test_the_stream_of_a_run(browser: httpx.Client, api: httpx.Client, deployed: str, provider: Any) -> None:
-    """What the script asks for: the texts as they come, then the page with the record's figures."""
+    """The requests of the script: the text while it is generated, then the page with the figures of the record."""
     provider.default = type(provider.default)(content="hello you", pieces=["hello ", "you"])
     form = read(browser, deployed).form("run")
     sent = {**form["fields"], "action": "run", "var.question": "why?"}
@@ -274,7 +274,7 @@ def test_activating_rolling_back_and_archiving(browser: httpx.Client, deployed: 
     assert browser.post("/deployments/none", data={"action": "archive"}).status_code == 404
 
 
-def test_a_deployment_is_written_and_changed_in_the_form(
+def test_a_deployment_is_created_and_changed_in_the_form(
     browser: httpx.Client, api: httpx.Client, provider: Any
 ) -> None:
     page = read(browser, "/deployments/new")
@@ -307,7 +307,7 @@ def test_a_deployment_is_written_and_changed_in_the_form(
 
 
 def test_what_the_form_shows_is_what_it_saves(browser: httpx.Client, api: httpx.Client) -> None:
-    """A version that says everything there is to say goes through the form unchanged."""
+    """A version with all fields set is unchanged by the form."""
     whole = {
         **BODY,
         "messages": [
@@ -347,7 +347,7 @@ def test_what_the_form_shows_is_what_it_saves(browser: httpx.Client, api: httpx.
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_wrong_field_is_named_and_nothing_typed_is_lost(
+def test_an_invalid_field_is_named_and_the_input_stays(
     browser: httpx.Client, changed: dict[str, str], told: str
 ) -> None:
     page = read(browser, "/deployments/new")
@@ -359,7 +359,7 @@ def test_a_wrong_field_is_named_and_nothing_typed_is_lost(
     assert browser.get("/deployments.json").json()["deployments"] == []
 
 
-def test_editing_what_somebody_changed_meanwhile(browser: httpx.Client, api: httpx.Client, deployed: str) -> None:
+def test_editing_a_version_that_was_replaced_meanwhile(browser: httpx.Client, api: httpx.Client, deployed: str) -> None:
     page = read(browser, f"{deployed}/edit")
     api.put("/api/deployments/support", json={**BODY, "model": "gpt-5"}).raise_for_status()
     late = press(browser, page, "save", name="mine")
@@ -407,7 +407,7 @@ def test_projects_do_not_see_each_other(gateway_server: Any, api: httpx.Client, 
     [{"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}, {"origin": "http://evil.example"}],
     ids=lambda headers: "-".join(headers.values()),
 )
-def test_another_sites_page_can_send_no_form(
+def test_a_page_of_another_site_cannot_send_a_form(
     gateway_server: Any, deployed: str, path: str, headers: dict[str, str]
 ) -> None:
     with httpx.Client(base_url=gateway_server.address) as victim:
@@ -417,7 +417,7 @@ def test_another_sites_page_can_send_no_form(
         assert victim.get(f"{deployed}.json").json()["served"] == 2  # still logged in, still served
 
 
-def test_a_session_that_ended_leads_to_the_login(gateway_server: Any, deployed: str) -> None:
+def test_an_ended_session_leads_to_the_login(gateway_server: Any, deployed: str) -> None:
     with httpx.Client(base_url=gateway_server.address, headers={"accept": "text/html"}) as stranger:
         answer = stranger.post(deployed, data={"action": "archive"})
         assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=%2Fdeployments%2Fsupport")
@@ -438,7 +438,7 @@ def test_a_form_has_bounds(browser: httpx.Client, deployed: str) -> None:
 
 
 def test_hostile_text_stays_text(browser: httpx.Client, api: httpx.Client) -> None:
-    """In every field of a deployment; a template engine's code in it is shown as it is."""
+    """In every field of a deployment; code for template engines is shown as text."""
     hostile = "</textarea></mark><script>alert(1)</script>{{ cycler.__init__.__globals__ }}{{7*7}}{% raw %}"
     body = {
         "name": hostile,

@@ -1,4 +1,4 @@
-"""Numbers, times and addresses of the pages."""
+"""Numbers, times and URLs of the pages."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def read(address: str) -> tuple[str, bool]:
 
 @given(st.text(min_size=1))
 @pytest.mark.parametrize("twin", [False, True])
-def test_any_trace_id_has_an_address_of_its_own(twin: bool, trace_id: str) -> None:
+def test_every_trace_id_has_its_own_path(twin: bool, trace_id: str) -> None:
     if any("\ud800" <= character <= "\udfff" for character in trace_id):
         return
     assert read(trace_path(trace_id, twin=twin)) == (trace_id, twin)
@@ -122,7 +122,7 @@ def test_any_trace_id_has_an_address_of_its_own(twin: bool, trace_id: str) -> No
 
 @pytest.mark.parametrize("trace_id", [".", "..", "/", "//", "./..", "~.", "~", ".json", "a.json", "a/../b", "%2E%2E"])
 @pytest.mark.parametrize("twin", [False, True])
-def test_troublesome_ids_have_addresses_that_browsers_leave_alone(twin: bool, trace_id: str) -> None:
+def test_special_ids_have_paths_that_browsers_do_not_change(twin: bool, trace_id: str) -> None:
     address = trace_path(trace_id, twin=twin)
     assert read(address) == (trace_id, twin)
     segment = address.removeprefix("/traces/")
@@ -130,7 +130,7 @@ def test_troublesome_ids_have_addresses_that_browsers_leave_alone(twin: bool, tr
     assert segment.lower().replace("%2e", ".") not in (".", "..")
 
 
-def test_a_query_holds_what_is_given() -> None:
+def test_a_query_has_the_parameters_that_are_set() -> None:
     assert with_query("/traces", tag="a&b", cursor=None, search="", limit=0) == "/traces?tag=a%26b&limit=0"
     assert with_query("/traces") == "/traces"
 
@@ -166,7 +166,7 @@ def test_a_range_counts_back_from_now() -> None:
         ("limit", "ten"),
     ],
 )
-def test_a_filter_that_cannot_be_read_says_what_it_may_be(name: str, value: str) -> None:
+def test_an_invalid_filter_says_what_it_may_be(name: str, value: str) -> None:
     with pytest.raises(FilterError, match=rf"^{name} may be .*{value}"):
         read_filters({name: value}, None, NOW)
 

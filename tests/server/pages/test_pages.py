@@ -1,4 +1,4 @@
-"""The pages over HTTP, on a real server with a real store: what they show, for whom, within which bounds."""
+"""The pages over HTTP, on a real server with a real store: content, permissions and bounds."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def page(client: httpx.Client, path: str, status: int = 200) -> str:
     return answer.text
 
 
-def test_the_front_leads_to_the_traces(client: httpx.Client) -> None:
+def test_the_home_page_redirects_to_the_traces(client: httpx.Client) -> None:
     answer = client.get("/", headers=HTML)
     assert (answer.is_redirect, answer.headers["location"]) == (True, "/traces")
 
@@ -105,7 +105,7 @@ def test_sums_of_the_page_are_the_sums_of_its_rows(client: httpx.Client, send: C
     }
 
 
-def test_pages_go_on_by_cursor_without_gap_or_repeat(client: httpx.Client, send: Callable[..., None]) -> None:
+def test_pages_continue_by_cursor_without_gap_or_repeat(client: httpx.Client, send: Callable[..., None]) -> None:
     send(*(call("a", f"t{number}", start_time_unix_nano=START + number * MS) for number in range(7)))
     seen: list[str] = []
     path = "/traces?limit=3"
@@ -131,7 +131,7 @@ def test_the_page_links_its_twin_with_the_same_filters(client: httpx.Client, sen
 
 
 @pytest.mark.parametrize("query", ["status=maybe", "limit=0", "since=yesterday", "cursor=nonsense", "range=1y"])
-def test_what_cannot_be_asked_is_answered_with_what_can(client: httpx.Client, query: str) -> None:
+def test_an_invalid_parameter_says_what_it_may_be(client: httpx.Client, query: str) -> None:
     text = page(client, f"/traces?{query}", 400)
     assert query.split("=")[0] in text
     answer = client.get(f"/traces.json?{query}")
@@ -225,7 +225,7 @@ def test_a_browser_without_a_session_is_sent_to_the_login_and_a_twin_is_refused(
         assert httpx.get(server.address + path).status_code == 401
 
 
-def test_a_project_sees_itself_alone(
+def test_a_project_sees_only_itself(
     server: Any, client: httpx.Client, send: Callable[..., None], make_key: Callable[..., str]
 ) -> None:
     send(call("secret", "theirs", project_name="other", content="not yours"))
@@ -260,7 +260,7 @@ def test_the_status_shows_balance_sheets_and_every_limit(client: httpx.Client, s
 
 
 @pytest.mark.parametrize("name", sorted(STATIC_FILES))
-def test_static_files_are_kept_for_ever_under_their_hash(server: Any, name: str) -> None:
+def test_static_files_are_cached_forever_with_their_hash(server: Any, name: str) -> None:
     hashed = httpx.get(server.address + asset_href(name))
     assert (hashed.status_code, hashed.headers["cache-control"]) == (200, "public, max-age=31536000, immutable")
     assert hashed.headers["content-type"].split(";")[0] == STATIC_FILES[name]
@@ -273,11 +273,11 @@ def test_static_files_are_kept_for_ever_under_their_hash(server: Any, name: str)
 @pytest.mark.parametrize(
     "name", ["", "nothing.js", "../app.py", "..%2Fapp.py", "%2e%2e/%2e%2e/record.py", "/etc/passwd"]
 )
-def test_no_other_file_is_given(server: Any, name: str) -> None:
+def test_no_other_file_is_served(server: Any, name: str) -> None:
     assert httpx.get(f"{server.address}/static/{name}").status_code == 404
 
 
-def test_no_page_needs_what_the_policy_forbids(client: httpx.Client, send: Callable[..., None]) -> None:
+def test_no_page_violates_the_content_security_policy(client: httpx.Client, send: Callable[..., None]) -> None:
     send(call("a", kind="llm", content="x", inputs=to_raw({"a": [1]})))
     for path in ("/traces", "/traces/t1", "/status", "/traces?tag=none", "/login", "/traces/none"):
         answer = client.get(path, headers=HTML)

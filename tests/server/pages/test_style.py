@@ -1,4 +1,4 @@
-"""The style sheet and the script: readable in light and dark, and nothing in them from elsewhere."""
+"""The style sheet and the script: contrast in light and dark, and nothing from other servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUNDS = {
     "good-ground": ("good",),
     "accent": ("on-accent",),
 }
-"""Ground -> the texts written on it."""
+"""Background -> the text colours used on it."""
 
 
 def luminance(colour: str) -> float:
@@ -36,7 +36,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("sheet", [LIGHT, DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("ground", GROUNDS)
-def test_every_text_can_be_read_on_its_ground(sheet: str, ground: str) -> None:
+def test_every_text_has_enough_contrast(sheet: str, ground: str) -> None:
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]+);", sheet))
     for text in GROUNDS[ground]:
         pair = sorted((luminance(colours[ground]), luminance(colours[text])))
@@ -49,7 +49,7 @@ def test_every_colour_has_a_light_and_a_dark_value() -> None:
     assert names[0] == names[1]
 
 
-def test_the_own_files_load_nothing_and_insert_no_markup() -> None:
+def test_static_files_load_nothing_and_insert_no_markup() -> None:
     script = static_file("everycall.js")[0].decode()
     assert re.findall(r"url\(|@import|https?:", CSS) == []
     assert re.findall(r"https?:|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", script) == []

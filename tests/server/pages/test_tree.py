@@ -1,4 +1,4 @@
-"""The rows of a trace: every record once, whatever its parent says, in an order and place that can be drawn."""
+"""The rows of a trace: every record once, whatever its parent, in the right order and place."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_record_that_is_its_own_parent_is_a_marked_root() -> None:
     assert shape([call("self", "self"), call("below", "self", 1)]) == [("self", 0, "circle"), ("below", 1, "child")]
 
 
-def test_a_circle_is_entered_at_its_first_record_and_what_hangs_below_it_is_kept() -> None:
+def test_a_cycle_starts_at_its_first_record_and_keeps_its_descendants() -> None:
     records = [call("hanging", "a", 0), call("a", "b", 3), call("b", "c", 1), call("c", "a", 2)]
     assert shape(records) == [
         ("b", 0, "circle"),
@@ -76,7 +76,7 @@ def test_every_record_is_one_row_below_its_parent_and_inside_the_axis(
 
 
 @given(st.lists(st.integers(0, 6), max_size=30))
-def test_a_guide_line_goes_on_exactly_while_a_sibling_follows(steps: list[int]) -> None:
+def test_a_guide_line_continues_exactly_while_a_sibling_follows(steps: list[int]) -> None:
     depths: list[int] = []
     for step in steps:
         depths.append(min(step, depths[-1] + 1 if depths else 0))
@@ -99,7 +99,7 @@ def test_a_chain_of_ten_thousand_nested_calls_needs_no_recursion() -> None:
     assert [row.depth for row in rows_of(records, axis_of(records))] == list(range(10_000))
 
 
-def test_bars_stand_where_the_times_say() -> None:
+def test_bars_are_placed_by_the_times() -> None:
     records = [call("root", None, 0, 10), call("half", "root", 5, 10, time_to_first_token=2.5)]
     root, half = rows_of(records, axis_of(records))
     assert (root.left, root.width, root.first_token) == (0, 100, None)
@@ -120,7 +120,7 @@ def test_an_end_before_the_start_is_taken_from_the_latency() -> None:
     assert axis_of([call("x", None, 5, 1, latency=1e300)]).seconds == 1e9
 
 
-def test_an_instant_has_a_full_bar_and_no_marks() -> None:
+def test_a_trace_without_duration_has_a_full_bar_and_no_ticks() -> None:
     axis = axis_of([call("x", None, 3, 3)])
     assert (axis.seconds, axis.ticks) == (0, ())
     (row,) = rows_of([call("x", None, 3, 3)], axis)
@@ -131,7 +131,7 @@ def test_an_instant_has_a_full_bar_and_no_marks() -> None:
     ("seconds", "step"),
     [(4, 1), (10, 2), (60, 15), (192, 60), (3_600, 900), (864_000, 172_800), (1, 0.2), (0.01, 0.002)],
 )
-def test_the_axis_has_round_marks(seconds: float, step: float) -> None:
+def test_the_axis_has_round_ticks(seconds: float, step: float) -> None:
     lasting = Record(inference_id="x", trace_id="t", start_time_unix_nano=SECOND, latency=float(seconds))
     ticks = axis_of([lasting]).ticks
     assert ticks[1][0] == pytest.approx(step)
@@ -149,5 +149,5 @@ def test_the_axis_has_round_marks(seconds: float, step: float) -> None:
         ("success", "cancelled", "success"),
     ],
 )
-def test_a_stopped_call_is_told_from_a_failed_one(status: str, error_type: str | None, state: str) -> None:
+def test_a_stopped_call_differs_from_a_failed_one(status: str, error_type: str | None, state: str) -> None:
     assert state_of(call("x", status=status, error_type=error_type)) == state

@@ -1,4 +1,4 @@
-"""Parea's experiments and datasets: what is stored, what the statistics say, and that projects are apart."""
+"""Parea's experiments and datasets: storage, statistics, and isolation of projects."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_experiment_from_start_to_end(client: httpx.Client, project_uuid: str
     }  # fmt: skip
 
 
-def test_what_is_not_known_is_null(client: httpx.Client, project_uuid: str) -> None:
+def test_unknown_values_are_null(client: httpx.Client, project_uuid: str) -> None:
     own = post(client, "/experiment", {"name": "n", "run_name": "r", "project_uuid": project_uuid})["uuid"]
     log(client, "root", "root", 1, experiment_uuid=own, latency=None)
     (found,) = client.get(f"{BASE}/experiment/{own}/stats").json()["parent_trace_stats"]
@@ -118,7 +118,7 @@ def test_an_experiment_of_many_traces_is_read_in_parts(
     assert [(one["trace_id"], one["total_tokens"]) for one in found] == [(f"root-{n}", 15) for n in range(7)]
 
 
-def test_which_experiments_are_listed(client: httpx.Client, project_uuid: str) -> None:
+def test_experiments_are_filtered(client: httpx.Client, project_uuid: str) -> None:
     for name, run, metadata in [
         ("greeting", "a-1", {"k": "v"}),
         ("greeting", "b-2", {"k": "w"}),
@@ -157,7 +157,7 @@ def test_which_experiments_are_listed(client: httpx.Client, project_uuid: str) -
         ("/testcases", {"test_cases": []}),
     ],
 )
-def test_what_cannot_be_used(client: httpx.Client, project_uuid: str, path: str, body: Any) -> None:
+def test_invalid_bodies_are_refused(client: httpx.Client, project_uuid: str, path: str, body: Any) -> None:
     own = post(client, "/experiment", {"name": "n", "run_name": "r", "project_uuid": project_uuid})["uuid"]
     post(client, path.replace("OWN", own), body, 422)
 
@@ -191,20 +191,20 @@ def test_a_dataset(client: httpx.Client) -> None:
     assert (changed["inputs"], changed["target"], changed["tags"]) == ({"x": "5/2"}, "2.5", [])
 
 
-def test_a_dataset_is_made_once(client: httpx.Client) -> None:
+def test_a_dataset_is_created_once(client: httpx.Client) -> None:
     body = {"name": "sums", "test_cases": CASES}
     assert post(client, "/collection", body) == post(client, "/collection", body)
     assert post(client, "/collection", {**body, "test_cases": CASES[:1]}, 400)["field"] == "name"
 
 
-def test_cases_make_the_dataset_that_they_name(client: httpx.Client) -> None:
+def test_adding_cases_creates_the_dataset(client: httpx.Client) -> None:
     ids = post(client, "/testcases", {"name": "a b/c?", "test_cases": CASES})
     more = post(client, "/testcases", {"name": "a b/c?", "test_cases": CASES[:1]})
     found = client.get(f"{BASE}/collection/a%20b%2Fc%3F").json()
     assert [int(number) for number in found["test_cases"]] == [*ids, *more]
 
 
-def test_what_is_not_there(client: httpx.Client) -> None:
+def test_missing_objects_are_not_found(client: httpx.Client) -> None:
     assert client.get(f"{BASE}/collection/none").json() is None
     assert client.get(f"{BASE}/collection/999999999999999999999").json() is None
     assert client.get(f"{BASE}/experiment/none/stats").status_code == 404
@@ -215,7 +215,7 @@ def test_what_is_not_there(client: httpx.Client) -> None:
         post(client, path, {}, 404)
 
 
-def test_projects_are_apart(client: httpx.Client, shop: httpx.Client, project_uuid: str) -> None:
+def test_projects_are_isolated(client: httpx.Client, shop: httpx.Client, project_uuid: str) -> None:
     own = post(client, "/experiment", {"name": "n", "run_name": "r", "project_uuid": project_uuid})["uuid"]
     made = post(client, "/collection", {"name": "sums", "test_cases": CASES})
     post(shop, "/experiment", {"name": "n", "run_name": "r", "project_uuid": project_uuid}, 403)

@@ -1,4 +1,4 @@
-"""The runs of Parea's LangChain tracer: each one record, in one tree, whatever comes twice and in whichever order."""
+"""The runs of Parea's LangChain tracer: one record each, in one tree, in any order and with repetitions."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def records(client: httpx.Client) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("order", range(4))
 def test_each_run_is_one_record(client: httpx.Client, order: int) -> None:
-    """As a chain of three steps is sent: each step alone, then the root with all of them inside, twice."""
+    """A chain of three steps is sent like this: each step alone, then twice the root with all steps inside."""
     bodies = SENT if order == 0 else random.Random(order).sample(SENT, len(SENT))
     for body in bodies:
         send(client, body)
@@ -134,7 +134,7 @@ def test_a_chain_alone_is_a_trace_of_its_own(client: httpx.Client) -> None:
     assert found["chain"]["trace_name"] == "name of chain"
 
 
-def test_below_the_log_around_it(client: httpx.Client) -> None:
+def test_a_chain_inside_a_log_is_below_it(client: httpx.Client) -> None:
     for body in SENT:
         send(client, body)
     for own, parent in (("step", "outer"), ("outer", "outer")):
@@ -170,14 +170,14 @@ def test_a_run_that_failed(client: httpx.Client) -> None:
         ({"_session_id": ["s"]}, "_session_id must be text"),
     ],
 )
-def test_what_is_no_run(client: httpx.Client, fields: dict[str, Any], says: str) -> None:
+def test_an_invalid_run_is_refused(client: httpx.Client, fields: dict[str, Any], says: str) -> None:
     assert says.casefold() in send(client, {**ROOT, **fields}, 422)["detail"].casefold()
     assert records(client) == {}
 
 
 @pytest.mark.parametrize("name", ["extra", "outputs", "inputs", "events", "child_runs", "tags", "_metadata", "_tags"])
 @pytest.mark.parametrize("value", [None, [], {}, "text", 7, [[]], [None]])
-def test_odd_shapes_are_stored_all_the_same(client: httpx.Client, name: str, value: Any) -> None:
+def test_unexpected_shapes_are_stored(client: httpx.Client, name: str, value: Any) -> None:
     send(client, {**LLM_RUN, **PAREA, name: value})
     assert list(records(client)) == ["llm"]
     assert client.get(f"{BASE}/trace_log/llm").status_code == 200

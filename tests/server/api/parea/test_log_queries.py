@@ -1,4 +1,4 @@
-"""Reading logs as Parea's clients do: one with its tree, the filtered list, feedback, deployed prompts."""
+"""Reading logs as Parea's clients do: a log with its tree, the filtered list, feedback, deployed prompts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def tree(client: httpx.Client, own: str) -> dict[str, Any]:
 
 
 def names(logs: list[dict[str, Any]]) -> list[Any]:
-    """The ids of logs, and of those below each."""
+    """Return the ids of a log and of the logs below it, as a tree."""
     return [[one["trace_id"], names(one["children_logs"])] if one["children_logs"] else one["trace_id"] for one in logs]
 
 
@@ -54,7 +54,7 @@ NEVER_NULL = (
 
 
 def check(one: dict[str, Any]) -> None:
-    """No null where Parea's client fails on one, in a log and all below it."""
+    """Check that a log and all logs below it have no null on which Parea's client fails."""
     assert [name for name in NEVER_NULL if one[name] is None] == []
     assert one["configuration"]["messages"] is not None
     assert one["configuration"]["model_params"] is not None
@@ -79,7 +79,7 @@ def test_a_log_with_its_tree(client: httpx.Client) -> None:
     assert names([tree(client, "middle")]) == [["middle", ["leaf"]]]
 
 
-def test_what_was_kept_comes_back(client: httpx.Client) -> None:
+def test_stored_values_are_returned(client: httpx.Client) -> None:
     more: dict[str, Any] = {
         "scores": [{"name": "exact", "score": 1.0, "reason": "same"}, {"name": "broken"}, {"name": "n", "score": None}],
         "images": [{"url": "http://example.invalid/x.png", "caption": None}, {"caption": "none"}],
@@ -132,7 +132,7 @@ def test_a_record_of_any_origin(client: httpx.Client) -> None:
     assert names([tree(client, "a")]) == [["a-1", ["a-2", "a-3"]]]
 
 
-def test_rings_and_deep_chains(client: httpx.Client) -> None:
+def test_cycles_and_deep_chains(client: httpx.Client) -> None:
     ring = [{"inference_id": f"r{n}", "trace_id": "ring", "parent_id": f"r{(n + 1) % 3}"} for n in range(3)]
     deep = [
         {
@@ -155,7 +155,7 @@ def test_rings_and_deep_chains(client: httpx.Client) -> None:
     assert levels <= 62
 
 
-def test_a_tree_that_is_too_large_is_said(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tree_that_is_too_large_is_413(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     from everycall import limits
 
     send(client, *({"inference_id": f"r{n}", "trace_id": "big"} for n in range(5)))
@@ -164,7 +164,7 @@ def test_a_tree_that_is_too_large_is_said(client: httpx.Client, monkeypatch: pyt
     assert (answer.status_code, answer.json()["records_max"]) == (413, 3)
 
 
-def test_an_unknown_log_and_anothers_are_alike(client: httpx.Client, make_key: Callable[..., str]) -> None:
+def test_a_log_of_another_project_is_like_an_unknown_one(client: httpx.Client, make_key: Callable[..., str]) -> None:
     key = make_key("shop", "write")
     shop = httpx.Client(base_url=client.base_url, headers={"x-api-key": key})
     with shop:
@@ -198,7 +198,7 @@ def test_the_list_of_logs(client: httpx.Client) -> None:
     assert listed(client, page=9) == []
 
 
-def test_every_field_can_be_asked_for(client: httpx.Client) -> None:
+def test_every_field_can_be_filtered(client: httpx.Client) -> None:
     log(
         client, "root", metadata={"purpose": "testing"}, tags=["beta"], end_user_identifier="u", session_id="s",
         deployment_id="p", experiment_uuid="e", inputs={"q": "why"}, output="because", target="gold", error="boom",
@@ -267,7 +267,7 @@ def test_the_time_range(client: httpx.Client) -> None:
         ({"filter_value": [1]}, "filter_value"),
     ],
 )
-def test_a_list_that_cannot_be_asked_for(client: httpx.Client, body: dict[str, Any], says: str) -> None:
+def test_an_invalid_filter_is_refused(client: httpx.Client, body: dict[str, Any], says: str) -> None:
     answer = client.post(f"{BASE}/get_trace_logs", json={"project_name": "default", **body})
     assert answer.status_code == 422
     assert says.casefold() in answer.json()["detail"].casefold()
@@ -290,7 +290,7 @@ def test_feedback_before_its_log(client: httpx.Client) -> None:
     assert tree(client, "late")["feedback_score"] == 0.25
 
 
-def test_feedback_on_a_chain_is_on_its_first_log(client: httpx.Client) -> None:
+def test_feedback_on_a_trace_belongs_to_its_first_log(client: httpx.Client) -> None:
     send(
         client,
         {"inference_id": "c-1", "trace_id": "chain", "start_time_unix_nano": NOON},
@@ -301,7 +301,7 @@ def test_feedback_on_a_chain_is_on_its_first_log(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("score", [2, -0.1, "good", None])
-def test_feedback_that_is_none(client: httpx.Client, score: Any) -> None:
+def test_invalid_feedback_is_refused(client: httpx.Client, score: Any) -> None:
     assert client.post(f"{BASE}/feedback", json={"trace_id": "x", "score": score}).status_code == 422
     assert client.post(f"{BASE}/feedback", json={"score": 1}).status_code == 422
 
@@ -353,7 +353,7 @@ def test_a_deployed_prompt(client: httpx.Client, deployment_id: str) -> None:
     assert plain["prompt"] == {"raw_messages": raw, "messages": raw, "inputs": None}
 
 
-def test_the_first_clients_get_no_field_they_do_not_know(client: httpx.Client, deployment_id: str) -> None:
+def test_the_first_clients_get_no_unknown_field(client: httpx.Client, deployment_id: str) -> None:
     answer = client.post(f"{BASE}/deployed-prompt", json={"deployment_id": deployment_id})
     assert "version_number" not in answer.json()
     other = client.post(
@@ -362,7 +362,7 @@ def test_the_first_clients_get_no_field_they_do_not_know(client: httpx.Client, d
     assert other.json()["version_number"] == 1
 
 
-def test_a_prompt_that_is_not_there(client: httpx.Client, make_key: Callable[..., str], deployment_id: str) -> None:
+def test_an_unknown_prompt_is_404(client: httpx.Client, make_key: Callable[..., str], deployment_id: str) -> None:
     answer = client.post(f"{BASE}/deployed-prompt", json={"deployment_id": "p-none"})
     assert (answer.status_code, answer.json()["field"]) == (404, "deployment_id")
     assert client.post(f"{BASE}/deployed-prompt", json={}).status_code == 422

@@ -1,4 +1,4 @@
-"""Parea's trace logs: what its clients send, in any order and form, becomes records with nothing lost or invented."""
+"""Parea's trace logs: logs in any order and form become records, with nothing lost or invented."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def record_of(client: httpx.Client, inference_id: str, project: str = "default")
 
 
 def test_a_log_of_a_function(client: httpx.Client) -> None:
-    """Defaults and zeros are what a client sends when it knows nothing; they are not stored as if it did."""
+    """Clients send defaults and zeros for unknown values; these are stored as unknown."""
     post(client, log("root"))
     assert record_of(client, "root") == {
         "inference_id": "root",
@@ -138,7 +138,7 @@ def test_a_log_of_a_model(client: httpx.Client) -> None:
     assert "output" not in found
 
 
-def test_everything_else_is_kept(client: httpx.Client) -> None:
+def test_all_other_fields_are_stored(client: httpx.Client) -> None:
     more = {
         "scores": [{"name": "exact", "score": 1.0, "reason": None}],
         "feedback_score": 0.5,
@@ -178,14 +178,14 @@ def test_everything_else_is_kept(client: httpx.Client) -> None:
     ],
 )
 def test_statuses(client: httpx.Client, fields: dict[str, Any], expected: tuple[str, str | None]) -> None:
-    """Null without an error is success; an error is one whatever the status says."""
+    """Null without an error is success; with an error text, the status is an error."""
     post(client, log("root", **fields))
     found = record_of(client, "root")
     assert (found.get("status", "success"), found.get("error")) == expected
 
 
 def test_money(client: httpx.Client) -> None:
-    """The client's price stays; a zero is unknown; a hit in the client's cache cost nothing and saved its price."""
+    """The client's cost stays, a zero is unknown, and a hit in the client's cache costs nothing and saves its cost."""
     unknown = {**LLM, "configuration": {**LLM["configuration"], "model": "no-such-model"}}
     post(client, log("paid", **LLM, cost=0.5))
     post(client, log("hit", **LLM, cost=0.5, cache_hit=True))
@@ -213,8 +213,8 @@ def test_money(client: httpx.Client) -> None:
         ("2021-06-01T00:00:00Z", 1_622_505_600_000_000_000),
     ],
 )
-def test_every_form_of_a_time(client: httpx.Client, text: str, expected: int) -> None:
-    """Equal instants are equal, whichever client wrote them; a named zone's text is kept beside."""
+def test_every_format_of_a_time(client: httpx.Client, text: str, expected: int) -> None:
+    """Equal times are equal, whichever client wrote them; the text of a named zone is kept too."""
     assert read_timestamp(text) == expected
     post(client, log("root", start_timestamp=text, end_timestamp=None, latency=2.0))
     found = record_of(client, "root")
@@ -227,7 +227,7 @@ def test_every_form_of_a_time(client: httpx.Client, text: str, expected: int) ->
 @pytest.mark.parametrize(
     "text", ["", "now", "2024-13-01 00:00:00", "1", "2024-05-30", "1969-01-01 00:00:00", "x" * 500]
 )
-def test_what_is_no_time_is_unprocessable(client: httpx.Client, text: str) -> None:
+def test_an_invalid_time_is_unprocessable(client: httpx.Client, text: str) -> None:
     body = post(client, log("root", start_timestamp=text), 422)
     assert body["errors"][0]["loc"] == ["body"]
     assert "start_timestamp" in body["errors"][0]["msg"]
@@ -256,7 +256,7 @@ def test_times_are_written_as_the_seed_has_them() -> None:
         b'{"trace_id":"a","start_timestamp":"2024-05-30 13:48:34","project_uuid":7}',
     ],
 )
-def test_what_is_no_log_is_unprocessable(client: httpx.Client, body: bytes) -> None:
+def test_an_invalid_log_is_unprocessable(client: httpx.Client, body: bytes) -> None:
     answer = client.post(f"{BASE}/trace_log", content=body)
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"][0]["type"] == "value_error"
@@ -264,7 +264,7 @@ def test_what_is_no_log_is_unprocessable(client: httpx.Client, body: bytes) -> N
 
 
 def test_children_come_before_parents_and_everything_twice(client: httpx.Client) -> None:
-    """One record each, and the tree as the ids say."""
+    """Each log is one record, in the tree that the ids describe."""
     child = log("child", parent_trace_id="root", root_trace_id="root", **LLM)
     for body in (child, log("root"), child, log("root")):
         post(client, body)
@@ -277,7 +277,7 @@ def test_children_come_before_parents_and_everything_twice(client: httpx.Client)
     assert trace["trace"]["total_tokens"] == 1_100
 
 
-def test_a_repeated_log_sets_what_it_gives_and_keeps_the_rest(client: httpx.Client) -> None:
+def test_a_repeated_log_sets_its_fields_and_keeps_the_others(client: httpx.Client) -> None:
     post(client, log("root", metadata={"a": "1"}, scores=[{"name": "s", "score": 1.0}]))
     post(client, log("root", metadata=None, output=None, output_for_eval_metrics=None, feedback_score=0.5))
     found = record_of(client, "root")
@@ -296,7 +296,7 @@ def test_an_update_after_the_log(client: httpx.Client) -> None:
 
 
 def test_an_update_of_a_models_log(client: httpx.Client) -> None:
-    """The output of a model's log is its content, also when the update does not say what it is."""
+    """The output of a model call is its content, also if the update does not say that it is a model call."""
     post(client, log("leaf", **LLM, output=None))
     put(client, "leaf", {"output": "later", "cost": 0.75})
     found = record_of(client, "leaf")
@@ -304,7 +304,7 @@ def test_an_update_of_a_models_log(client: httpx.Client) -> None:
 
 
 def test_an_update_before_the_log(client: httpx.Client) -> None:
-    """It waits for its log, whose nulls do not undo it."""
+    """It is stored until its log arrives, whose nulls do not undo it."""
     put(client, "root", {"output": "late", "scores": [{"name": "s", "score": 1.0}]}, root_trace_id="root")
     put(client, "other", {"metadata": {"a": "1"}})
     post(client, log("root", output=None, output_for_eval_metrics=None, feedback_score=0.5))
@@ -328,12 +328,12 @@ def test_an_update_before_the_log(client: httpx.Client) -> None:
         {"trace_id": "a", "field_name_to_value_map": {"status": 7}},
     ],
 )
-def test_what_is_no_update_is_unprocessable(client: httpx.Client, body: dict[str, Any]) -> None:
+def test_an_invalid_update_is_unprocessable(client: httpx.Client, body: dict[str, Any]) -> None:
     assert client.put(f"{BASE}/trace_log", json=body).status_code == 422
 
 
 def test_projects(client: httpx.Client) -> None:
-    """Every client asks for its project first; the same name has the same id, and logs may name either."""
+    """Every client requests its project first; the same name has the same id, and logs may use either."""
     first = client.post(f"{BASE}/project", json={"name": "beta"}).json()
     again = client.post(f"{BASE}/project", json={"name": "beta"}).json()
     assert set(first) == {"name", "uuid", "created_at", "was_created"}
@@ -350,8 +350,10 @@ def test_projects(client: httpx.Client) -> None:
         assert client.post(f"{BASE}/project", json=body).status_code == 422
 
 
-def test_a_project_key_stays_in_its_project(server: Any, client: httpx.Client, make_key: Callable[..., str]) -> None:
-    """`default`, which every client asks for unless told otherwise, is the key's own project."""
+def test_a_project_key_works_only_in_its_project(
+    server: Any, client: httpx.Client, make_key: Callable[..., str]
+) -> None:
+    """`default`, which every client requests by default, is the key's own project."""
     other = client.post(f"{BASE}/project", json={"name": "beta"}).json()["uuid"]
     with httpx.Client(base_url=server.address, headers={"x-api-key": make_key("alpha")}) as alpha:
         own = alpha.post(f"{BASE}/project", json={"name": "default"}).json()
@@ -366,7 +368,7 @@ def test_a_project_key_stays_in_its_project(server: Any, client: httpx.Client, m
 
 
 def test_health(client: httpx.Client) -> None:
-    """An object of strings, at the address with and without its last slash."""
+    """An object of strings, at the path with and without a slash at its end."""
     for path in (BASE, f"{BASE}/"):
         body = client.get(path).json()
         assert body["status"] == "ok"
