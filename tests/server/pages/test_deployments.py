@@ -185,7 +185,7 @@ def test_running_shows_the_answer_its_figures_and_its_record(
     for text in ("hello", "22", "189", "gpt-4o", "View record"):
         assert text in answer.text, text
     assert provider.requests[0].messages == [
-        {"role": "system", "content": "You work for ACME {{tone}}.\nBe brief\nand kind."},
+        {"role": "system", "content": "You work for ACME {{tone}}.\nBe brief\nand kind. Answer in JSON."},
         {"role": "user", "content": "why? ACME {{tone}}"},
     ]
     [record] = api.get("/api/records").json()["records"]
@@ -211,11 +211,11 @@ def test_sending_the_form_twice_pays_once(browser: httpx.Client, deployed: str, 
 def test_another_model_and_another_version_can_be_tried(
     browser: httpx.Client, api: httpx.Client, deployed: str, provider: Any
 ) -> None:
-    press(browser, read(browser, deployed), "run", model="gpt-5-mini")
+    press(browser, read(browser, deployed), "run", model="gpt-4.1-mini")
     press(browser, read(browser, f"{deployed}?version=1"), "run", **{"var.tone": "kind"})
     asked = [request.body for request in provider.requests]
-    assert [body["model"] for body in asked] == ["gpt-5-mini", "gpt-4o-mini"]
-    assert asked[1]["messages"][0]["content"].endswith("Be kind.")
+    assert [body["model"] for body in asked] == ["gpt-4.1-mini", "gpt-4o-mini"]
+    assert asked[1]["messages"][0]["content"].endswith("Be kind. Answer in JSON.")
     assert asked[1]["response_format"] == {"type": "json_object"}
     records = {record["model"]: record for record in api.get("/api/records").json()["records"]}
     tried = records["gpt-4o-mini"]
