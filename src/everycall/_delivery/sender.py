@@ -46,6 +46,8 @@ class Sender:
         self._is_stopping = False
         self._is_retired = False
         self._is_swept = True  # nobody waits for the segments of others
+        self._is_reported = True  # the endpoint has the balance that counts the last batch as delivered
+        self._reports_now = False  # somebody waits for that
         self._since = f"{time.time_ns():020d}"  # segments made since then have names that sort after it
         self._failures = 0
         self._failing_since = self._failed_at = 0.0
@@ -95,6 +97,7 @@ class Sender:
         """
         deadline = time.monotonic() + timeout_s
         self._is_swept = not (is_last and self._has_orphans())
+        self._reports_now = is_last
         if self._is_done():
             return True
         self._retry_now = True
@@ -115,7 +118,7 @@ class Sender:
         return not self._spool.has_pending()
 
     def _is_done(self) -> bool:
-        return self._is_swept and not self._spool.has_pending()
+        return self._is_swept and not self._spool.has_pending() and (self._is_reported or not self._reports_now)
 
     def _has_orphans(self) -> bool:
         """Tell whether there are segments of others that were made since this process began to record."""
@@ -182,6 +185,8 @@ class Sender:
             self._check()
             is_busy = self._deliver_chunk(transport)
             self._adopt(transport)
+            if self._reports_now and not self._spool.has_pending():
+                self._report(transport)
         except Stuck as stuck:
             self._note_failure(stuck.receipt)
             self._sync()
@@ -196,7 +201,7 @@ class Sender:
             if self._is_retired and self._spool.close_if_drained():
                 self._is_stopping = True
             elif not is_busy:
-                self._rest()
+                self._rest(transport)
 
     def _deliver_chunk(self, transport: Transport) -> bool:
         """Deliver the oldest chunk; return whether there was one. Raise `Stuck` if the endpoint cannot be reached."""
@@ -206,16 +211,23 @@ class Sender:
         segment, chunk = pending
         delivered, losses = deliver(chunk, transport, self._key(), self._spool.balance(), self._spool.directory)
         self._spool.acknowledge(segment, chunk, delivered, losses)
+        self._is_reported = False
         self._failures = 0
         self.last_failure = None
         return True
 
-    def _rest(self) -> None:
-        """Sleep until there is work; then wait a little for company."""
+    def _report(self, transport: Transport) -> None:
+        """Send the balance without records: the one sent with the last batch counts that batch as spooled."""
+        if not self._is_reported:
+            transport.send((), self._key(), self._spool.balance(), limits.REPORT_TIMEOUT_S)
+            self._is_reported = True  # also if it failed: the records are delivered, and the next batch reports again
+
+    def _rest(self, transport: Transport) -> None:
+        """Sleep until there is work; then wait a little for company. Report the balance when there is none."""
         self._wake.clear()  # before looking: what is set from now on ends the wait
         self._spool.wake = self.wake
-        if self._is_done() and not self._is_stopping:
-            self._wake.wait(limits.IDLE_POLL_S)
+        if self._is_done() and not self._is_stopping and not self._wake.wait(limits.IDLE_POLL_S):
+            self._report(transport)
         self._spool.wake = None
         self._expedite.wait(limits.BATCH_DELAY_S)
 
