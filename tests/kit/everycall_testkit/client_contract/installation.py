@@ -74,7 +74,7 @@ class Installation:
         """A program may make a class for each request: nothing keeps it alive when its clients are gone."""
         cls = type("Mine", (adapter.client_class(clients.is_async),), {})
         reference = weakref.ref(cls)
-        client = clients.wrap(adapter.new_client(provider, clients.is_async, client_class=cls))
+        client = adapter.integration.wrap(adapter.new_client(provider, clients.is_async, client_class=cls))
         await self.ask(clients, client)
         await adapter.close(client, clients.is_async)
         del cls, client
