@@ -28,7 +28,16 @@ from everycall._instrumentation.content import (
 from everycall._instrumentation.deltas import MergedObject
 from everycall._instrumentation.generators import keep_context
 from everycall._instrumentation.providers import provider_at
-from everycall._instrumentation.request import Labels, ModelRequest, Options, SharedLabels, framework_call
+from everycall._instrumentation.request import (
+    Arguments,
+    Fields,
+    Keywords,
+    Labels,
+    ModelRequest,
+    Options,
+    SharedLabels,
+    framework_call,
+)
 from everycall._instrumentation.stainless import StainlessRequest, start_request
 from everycall._instrumentation.stream import (
     StreamAccumulator,
@@ -50,9 +59,12 @@ __all__ = [
     "OMIT_NOTHING",
     "OMIT_OUTPUTS",
     "UNSET",
+    "Arguments",
     "Chunks",
     "ClientWrapper",
+    "Fields",
     "Inherit",
+    "Keywords",
     "Labels",
     "MergedObject",
     "ModelRequest",

@@ -10,7 +10,7 @@ import json
 from typing import Any, Final
 
 from everycall import limits
-from everycall.integration import MergedObject, StreamAccumulator, TextBuffer, get_member, members
+from everycall.integration import Fields, MergedObject, StreamAccumulator, TextBuffer, get_member, members
 from everycall_anthropic import _responses
 
 __all__ = ["Completion", "Message"]
@@ -25,14 +25,14 @@ class _Block:
 
     __slots__ = ("_deltas", "_input", "_start")
 
-    def __init__(self, start: Any) -> None:
+    def __init__(self, start: object) -> None:
         values = members(start)
         self._start = {name: value for name, value in values.items() if value is not None}
         self._input = TextBuffer()
         self._deltas = MergedObject()
         self._deltas.merge({name: value for name, value in values.items() if type(value) is str})
 
-    def add(self, delta: dict[str, Any]) -> None:
+    def add(self, delta: Fields) -> None:
         """Add a delta. Its members are those of the block, but for the two that have a name of their own."""
         for name, value in delta.items():
             if name == "partial_json":
@@ -42,7 +42,7 @@ class _Block:
             elif name != "type":
                 self._deltas.merge({name: value})
 
-    def value(self) -> dict[str, Any]:
+    def value(self) -> Fields:
         """Return the block as a response that is not streamed has it."""
         block = {**self._start, **self._deltas.value()}
         if self._input:
@@ -65,13 +65,13 @@ class Message(StreamAccumulator):
 
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
-        self.envelope: dict[str, Any] = {}
+        self.envelope: Fields = {}
         """The members of the message but for its blocks and its usage: the last value of each."""
-        self.usage: dict[str, Any] = {}
+        self.usage: Fields = {}
         self.has_final_usage = False
         self.blocks: dict[Any, _Block] = {}
 
-    def add(self, chunk: Any) -> None:
+    def add(self, chunk: object) -> None:
         event = members(chunk)
         kind = event.get("type")
         if kind == "content_block_delta":
@@ -95,22 +95,22 @@ class Message(StreamAccumulator):
         elif kind == "message_stop":
             self.is_complete = True
 
-    def _start_block(self, index: Any, block: Any) -> None:
+    def _start_block(self, index: object, block: object) -> None:
         kind = get_member(block, "type")
         self.has_output = self.has_output or kind not in ("text", "thinking") or bool(get_member(block, "text"))
         if self.captures_output and len(self.blocks) < limits.STREAM_CHUNKS_MAX:
             self.blocks[index] = _Block(block)
 
-    def _add_envelope(self, values: dict[str, Any]) -> None:
+    def _add_envelope(self, values: Fields) -> None:
         self.envelope.update(
             (name, value) for name, value in values.items() if value is not None and name not in _READ_ELSEWHERE
         )
 
-    def _add_usage(self, usage: Any) -> None:
+    def _add_usage(self, usage: object) -> None:
         """Add a report of tokens. Each is of all so far, and leaves out the counts it does not know."""
         self.usage.update((name, value) for name, value in members(usage).items() if value is not None)
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Fields:
         usage = self.usage
         if not self.has_final_usage:
             usage = {name: value for name, value in usage.items() if name not in _FINAL_COUNTS}
@@ -125,10 +125,10 @@ class Completion(StreamAccumulator):
 
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
-        self.envelope: dict[str, Any] = {}
+        self.envelope: Fields = {}
         self.text = TextBuffer()
 
-    def add(self, chunk: Any) -> None:
+    def add(self, chunk: object) -> None:
         event = members(chunk)
         for name, value in event.items():
             if value is not None and name != "completion":
@@ -139,5 +139,5 @@ class Completion(StreamAccumulator):
             if self.captures_output:
                 self.text.add(text)
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Fields:
         return _responses.completion({**self.envelope, "completion": str(self.text) if self.text else None})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from everycall.integration import Options, StainlessRequest, StreamAccumulator, get_member, start_call
+from everycall.integration import Fields, Options, StainlessRequest, StreamAccumulator, get_member, start_call
 from everycall.semconv import ERROR_TYPE, SERVICE_TIER
 from everycall_anthropic import _responses
 from everycall_anthropic._endpoints import SCOPE, BatchEndpoint
@@ -39,7 +39,7 @@ class BatchRequest(StainlessRequest):
         """Return an accumulator that records each result."""
         return _Results(self)
 
-    def record_result(self, result: Any) -> str:
+    def record_result(self, result: object) -> str:
         """Record one result if a model was asked for it; returns its outcome."""
         response = get_member(result, "result")
         outcome = str(get_member(response, "type"))
@@ -78,9 +78,9 @@ class _Results(StreamAccumulator):
         self._request = request
         self._counts = dict.fromkeys(_OUTCOMES, 0)
 
-    def add(self, chunk: Any) -> None:
+    def add(self, chunk: object) -> None:
         outcome = self._request.record_result(chunk)
         self._counts[outcome] = self._counts.get(outcome, 0) + 1
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Fields:
         return {"output": dict(self._counts)}

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import anthropic
 
-from everycall.integration import StreamAccumulator, get_member, to_plain, to_plain_messages
+from everycall.integration import Fields, StreamAccumulator, get_member, to_plain, to_plain_messages
 from everycall_anthropic import _accumulators, _responses
 
 __all__ = ["SCOPE", "BatchEndpoint", "MessageEndpoint", "endpoint_of"]
@@ -41,11 +41,11 @@ class MessageEndpoint:
 
     operation: str
     read_messages: Callable[[Body], list[Any]]
-    read_response: Callable[[Any], dict[str, Any]]
+    read_response: Callable[[Any], Fields]
     accumulator: Callable[[bool], StreamAccumulator] | None
     kind: str = "llm"
 
-    def request_fields(self, body: Body, provider: str | None) -> dict[str, Any]:
+    def request_fields(self, body: Body, provider: str | None) -> Fields:
         """Return `llm_configuration`, with messages and tools in Anthropic's own shape."""
         values = {name: value for name, value in body.items() if value is not None and not isinstance(value, _OMITTED)}
         parameters = {
@@ -55,7 +55,7 @@ class MessageEndpoint:
         }
         if "mcp_servers" in values:
             parameters["mcp_servers"] = [get_member(server, "name") for server in values["mcp_servers"]]
-        configuration: dict[str, Any] = {
+        configuration: Fields = {
             "model": values.get("model"),
             "provider": provider,
             "model_params": parameters,
@@ -94,11 +94,11 @@ class BatchEndpoint:
     kind: str = "chain"
     accumulator: None = None
 
-    def read_response(self, response: Any) -> dict[str, Any]:  # noqa: ARG002 - the results never come as a whole
+    def read_response(self, response: object) -> Fields:  # noqa: ARG002 - the results never come as a whole
         """Return nothing."""
         return {}
 
-    def request_fields(self, body: Body, provider: str | None) -> dict[str, Any]:  # noqa: ARG002 - as every endpoint
+    def request_fields(self, body: Body, provider: str | None) -> Fields:  # noqa: ARG002 - as every endpoint
         """Return the batch whose results are read."""
         return {"inputs": {"message_batch_id": self.batch_id}}
 

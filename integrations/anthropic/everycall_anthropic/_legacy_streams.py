@@ -13,7 +13,7 @@ from typing import Any, Final
 import wrapt
 from anthropic.lib.streaming import MessageStream
 
-from everycall.integration import StreamAccumulator, StreamRecorder, wrap_iterator
+from everycall.integration import Fields, StreamAccumulator, StreamRecorder, wrap_iterator
 
 __all__ = ["record_legacy_stream"]
 
@@ -30,7 +30,7 @@ def record_legacy_stream(stream: Any, recorder: StreamRecorder) -> None:
 class _Client(wrapt.ObjectProxy):  # type: ignore[misc, type-arg, unused-ignore]
     """The client as a stream sees it: it makes the decoder of events, and the errors of error events."""
 
-    def __init__(self, client: Any, recorder: StreamRecorder) -> None:
+    def __init__(self, client: object, recorder: StreamRecorder) -> None:
         super().__init__(client)
         self._self_recorder = recorder
 
@@ -75,5 +75,5 @@ class _EventAccumulator(StreamAccumulator):
             self._inner.add(json.loads(chunk.data))
             self.has_output, self.is_complete = self._inner.has_output, self._inner.is_complete
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Fields:
         return self._inner.fields()

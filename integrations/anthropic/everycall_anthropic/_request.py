@@ -6,7 +6,17 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
-from everycall.integration import Options, OwnedCall, StainlessRequest, StreamRecorder, get_member, start_request
+from everycall.integration import (
+    Arguments,
+    Fields,
+    Keywords,
+    Options,
+    OwnedCall,
+    StainlessRequest,
+    StreamRecorder,
+    get_member,
+    start_request,
+)
 from everycall.semconv import ERROR_TYPE, SERVICE_TIER
 from everycall_anthropic._batches import BatchRequest
 from everycall_anthropic._endpoints import SCOPE, BatchEndpoint, MessageEndpoint, endpoint_of
@@ -26,12 +36,12 @@ class AnthropicRequest(StainlessRequest):
 
     framework_attributes: ClassVar[tuple[str, ...]] = (SERVICE_TIER, REPORTED_SERVICE_TIER)
 
-    def record_stream(self, stream: Any, recorder: StreamRecorder) -> None:
+    def record_stream(self, stream: object, recorder: StreamRecorder) -> None:
         """Record a stream of the library's, and one that its helpers make of it."""
         super().record_stream(stream, recorder)
         record_legacy_stream(stream, recorder)
 
-    def error_attributes(self, error: BaseException) -> dict[str, Any]:
+    def error_attributes(self, error: BaseException) -> Fields:
         """Return the status, the request's id, and Anthropic's type of the error, such as `overloaded_error`."""
         kind = get_member(get_member(get_member(error, "body"), "error"), "type")
         return {
@@ -41,12 +51,12 @@ class AnthropicRequest(StainlessRequest):
         }
 
 
-def start(
-    client: Any, _method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
-) -> StainlessRequest | None:
+def start(client: object, _method: str, args: Arguments, kwargs: Keywords, options: Options) -> StainlessRequest | None:
     """Start the recording of a request; returns None for one that is not recorded here. Never raises."""
 
-    def make(request: Any, endpoint: MessageEndpoint | BatchEndpoint, framework: OwnedCall | None) -> StainlessRequest:
+    def make(
+        request: object, endpoint: MessageEndpoint | BatchEndpoint, framework: OwnedCall | None
+    ) -> StainlessRequest:
         provider = options.provider or provider_of(client)
         if isinstance(endpoint, BatchEndpoint):
             return BatchRequest(request, endpoint, options, provider)

@@ -11,12 +11,11 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from everycall.integration import get_member, members, to_plain, usage_fields
+from everycall.integration import Fields, get_member, members, to_plain, usage_fields
 from everycall.semconv import GEN_AI_FINISH_REASONS, GEN_AI_RESPONSE_ID, USAGE_UNPRICED
 
 __all__ = ["REPORTED_SERVICE_TIER", "completion", "failure", "message"]
 
-Fields = dict[str, Any]
 
 REPORTED_SERVICE_TIER: Final = "anthropic.response.service_tier"
 _ATTRIBUTE: Final = "anthropic.response."
@@ -33,7 +32,7 @@ _CACHE_LIFETIMES: Final = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_toke
 _plain: Final = functools.partial(to_plain, keep_none=False)
 
 
-def message(response: Any) -> Fields:
+def message(response: object) -> Fields:
     """Read a message: `content` is its text, `output` the message with its blocks if there is more than text.
 
     More is thinking, the use or the result of a tool, or text with citations. Signatures and encrypted thinking are
@@ -56,7 +55,7 @@ def message(response: Any) -> Fields:
     return fields
 
 
-def _is_plain_text(block: Any) -> bool:
+def _is_plain_text(block: object) -> bool:
     """Whether a block is text only, which `content` tells completely."""
     values = members(block)
     return values.get("type") == "text" and all(
@@ -64,20 +63,20 @@ def _is_plain_text(block: Any) -> bool:
     )
 
 
-def _plain_block(block: Any) -> Any:
+def _plain_block(block: object) -> Any:
     plain = _plain(block)
     if isinstance(plain, dict):
         plain.pop(_PARSED, None)
     return plain
 
 
-def completion(response: Any) -> Fields:
+def completion(response: object) -> Fields:
     """Read a legacy completion, which reports no tokens."""
     values = members(response)
     return {**_common_fields(values), "content": values.get("completion")}
 
 
-def failure(error: Any) -> str:
+def failure(error: object) -> str:
     """Return the text of an error that a result reports: its type and message."""
     parts = (get_member(error, "type"), get_member(error, "message"))
     return ": ".join(str(part) for part in parts if part) or "the request failed"
@@ -101,7 +100,7 @@ def _common_fields(values: Mapping[str, Any]) -> Fields:
     return fields
 
 
-def _token_fields(usage: Any) -> Fields:
+def _token_fields(usage: object) -> Fields:
     """Read a report of tokens, the uses of Anthropic's own tools, and the service tier."""
     report: Fields = {**_ANTHROPIC_MARK, **members(usage)}
     iterations = report.pop("iterations", None)

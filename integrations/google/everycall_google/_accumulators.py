@@ -10,7 +10,7 @@ import re
 from typing import Any, Final
 
 from everycall import limits
-from everycall.integration import StreamAccumulator, TextBuffer, members
+from everycall.integration import Fields, StreamAccumulator, TextBuffer, members
 from everycall_google import _responses
 from everycall_google._content import items, snake_case
 
@@ -27,10 +27,10 @@ class _FunctionCall:
     __slots__ = ("_arguments", "_others")
 
     def __init__(self) -> None:
-        self._others: dict[str, Any] = {}
-        self._arguments: dict[str, Any] = {}
+        self._others: Fields = {}
+        self._arguments: Fields = {}
 
-    def add(self, call: dict[str, Any]) -> None:
+    def add(self, call: Fields) -> None:
         """Add a piece of the call, with its names in snake case."""
         for name, value in call.items():
             if name == "partial_args":
@@ -41,17 +41,17 @@ class _FunctionCall:
             elif name != "will_continue":
                 self._others[name] = value
 
-    def part(self) -> dict[str, Any]:
+    def part(self) -> Fields:
         """Return the part as a response that is not streamed has it."""
         return {"functionCall": {**self._others, "args": _joined(self._arguments)}}
 
-    def _add_argument(self, piece: dict[str, Any]) -> None:
+    def _add_argument(self, piece: Fields) -> None:
         """Set the value at a path such as `$.places[0].city`; pieces of a text at one path are joined."""
         value = next((piece[name] for name in _VALUES if name in piece), None)
         steps = [
             match[1] or match[3] or int(match[2] or 0) for match in _PATH_STEP.finditer(piece.get("json_path", ""))
         ]
-        target: Any = self._arguments
+        target: object = self._arguments
         for step, following in zip(steps, [*steps[1:], None], strict=True):
             is_last = following is None
             current = _get(target, step)
@@ -67,13 +67,13 @@ class _FunctionCall:
             target = _get(target, step)
 
 
-def _get(target: Any, step: str | int) -> Any:
+def _get(target: object, step: str | int) -> Any:
     if isinstance(target, list):
         return target[step] if isinstance(step, int) and step < len(target) else None
     return target.get(step) if isinstance(target, dict) else None
 
 
-def _set(target: Any, step: str | int, value: Any) -> None:
+def _set(target: object, step: str | int, value: object) -> None:
     """Set a member or an item; items that have not come yet are None."""
     if isinstance(target, dict):
         target[step] = value
@@ -82,7 +82,7 @@ def _set(target: Any, step: str | int, value: Any) -> None:
         target[step] = value
 
 
-def _joined(value: Any) -> Any:
+def _joined(value: object) -> Any:
     if isinstance(value, dict):
         return {name: _joined(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -98,12 +98,12 @@ class _Candidate:
     def __init__(self) -> None:
         self.parts: list[Any] = []
         """Parts as they came, and a `_FunctionCall` for a call in pieces."""
-        self.others: dict[str, Any] = {}
+        self.others: Fields = {}
         self._is_thought = False
         self._text = TextBuffer()
         self._call: _FunctionCall | None = None
 
-    def add_part(self, part: dict[str, Any]) -> None:
+    def add_part(self, part: Fields) -> None:
         """Add one part."""
         text = part.get("text")
         if isinstance(text, str) and part.keys() <= _TEXT_MEMBERS | {"thoughtSignature", "thought_signature"}:
@@ -119,20 +119,20 @@ class _Candidate:
         else:
             self._append(part)
 
-    def add_others(self, candidate: dict[str, Any]) -> None:
+    def add_others(self, candidate: Fields) -> None:
         """Add the members beside the content: the last value of each; lists that go on are joined."""
         for name, value in candidate.items():
             if value and name not in ("content", "index"):
                 self.others[name] = _merge(self.others.get(name), value)
 
-    def value(self) -> dict[str, Any]:
+    def value(self) -> Fields:
         """Return the candidate as a response that is not streamed has it."""
         parts = [part.part() if isinstance(part, _FunctionCall) else part for part in self.parts]
         if self._text:
             parts.append({"text": str(self._text), "thought": self._is_thought})
         return {**self.others, "content": {"role": "model", "parts": parts}}
 
-    def _add_call(self, part: dict[str, Any], call: dict[str, Any]) -> None:
+    def _add_call(self, part: Fields, call: Fields) -> None:
         """Add a function call, or a piece of the one before: a piece has no name, or says that more will come."""
         continues = self._call is not None and not call.get("name")
         if not continues and not call.get("will_continue") and "partial_args" not in call:
@@ -147,7 +147,7 @@ class _Candidate:
         if not call.get("will_continue"):
             self._call = None
 
-    def _append(self, part: Any) -> None:
+    def _append(self, part: object) -> None:
         self._end_text()
         if len(self.parts) < limits.STREAM_CHUNKS_MAX:
             self.parts.append(part)
@@ -158,7 +158,7 @@ class _Candidate:
         self._text = TextBuffer()
 
 
-def _merge(current: Any, value: Any) -> Any:
+def _merge(current: object, value: object) -> Any:
     """Merge two values of a member: objects by member, lists one after the other unless the second has the first."""
     if isinstance(current, dict) and isinstance(value, dict):
         return {**current, **{name: _merge(current.get(name), item) for name, item in value.items()}}
@@ -175,11 +175,11 @@ class Generation(StreamAccumulator):
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
         self.candidates: dict[int, _Candidate] = {}
-        self.envelope: dict[str, Any] = {}
+        self.envelope: Fields = {}
         """The members of the response but for its candidates: the last value of each. Each report of tokens is of all
         so far."""
 
-    def add(self, chunk: Any) -> None:
+    def add(self, chunk: object) -> None:
         values = members(_responses.body_of(chunk))
         for name, value in values.items():
             if value and name != "candidates":
@@ -197,7 +197,7 @@ class Generation(StreamAccumulator):
         else:
             self.is_complete = bool(members(self.envelope.get("promptFeedback")).get("blockReason"))
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Fields:
         candidates = [self.candidates[index].value() for index in sorted(self.candidates)]
         fields = _responses.generation({**self.envelope, "candidates": candidates})
         error = self.envelope.get("error")

@@ -7,7 +7,7 @@ library's own.
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeVar, Unpack
+from typing import Final, TypeVar, Unpack
 
 from google.genai._api_client import BaseApiClient
 from google.genai.client import AsyncClient, Client
@@ -66,6 +66,6 @@ def uninstrument() -> None:
         leave_contexts()
 
 
-def _check(client: Any) -> None:
+def _check(client: object) -> None:
     if not isinstance(client, (Client, AsyncClient)):
         raise TypeError(f"wrap() takes a client such as genai.Client(), not {type(client).__name__}")

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from everycall import limits
-from everycall.integration import media_reference, members, to_plain
+from everycall.integration import Fields, media_reference, members, to_plain
 
 __all__ = ["items", "message", "parts", "python_names", "snake_case"]
 
@@ -38,12 +38,12 @@ def snake_case(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
-def python_names(value: Any) -> Any:
+def python_names(value: object) -> Any:
     """Return JSON of the wire with Python names, and media by reference."""
     return _python_names(to_plain(value), 0)
 
 
-def _python_names(value: Any, depth: int) -> Any:
+def _python_names(value: object, depth: int) -> Any:
     if depth > limits.CAPTURE_DEPTH_MAX:
         return value
     if type(value) is dict:
@@ -60,12 +60,12 @@ def _python_names(value: Any, depth: int) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _media_type(media: dict[str, Any]) -> str:
+def _media_type(media: Fields) -> str:
     media_type = media.get("mime_type")
     return media_type if isinstance(media_type, str) else "base64"
 
 
-def message(content: Any) -> dict[str, Any]:
+def message(content: object) -> Fields:
     """Return a content as a message. Its `content` is a text if it has one text part only, else the list of parts."""
     values = members(content)
     message_parts = parts(values.get("parts"))
@@ -75,7 +75,7 @@ def message(content: Any) -> dict[str, Any]:
     return {"role": _ROLES.get(role, role), "content": message_parts}
 
 
-def parts(values: Any) -> list[dict[str, Any]]:
+def parts(values: object) -> list[Fields]:
     """Return the parts that are not empty; text, `reasoning` (a thought), tool calls and their responses have a `type`.
 
     The types are those of OpenTelemetry's message parts. All other members are kept with their names, as are parts of
@@ -85,7 +85,7 @@ def parts(values: Any) -> list[dict[str, Any]]:
     return [part for value in items(values) if (part := _part(value))]
 
 
-def _part(value: Any) -> dict[str, Any]:
+def _part(value: object) -> Fields:
     if type(value) is dict and len(value) == 1 and type(text := value.get("text")) is str:  # the most common case
         return {"type": "text", "text": text} if text else {}
     part = python_names(value)
@@ -107,16 +107,16 @@ def _part(value: Any) -> dict[str, Any]:
     return part
 
 
-def _function(values: Mapping[str, Any], payload: str, name: str) -> dict[str, Any]:
+def _function(values: Mapping[str, Any], payload: str, name: str) -> Fields:
     """Return the members of a function call or its response, with its payload under a name."""
     others = {key: value for key, value in values.items() if key != payload and value is not None}
     return {**others, name: values.get(payload)}
 
 
-def _without(part: dict[str, Any], name: str) -> dict[str, Any]:
+def _without(part: Fields, name: str) -> Fields:
     return {key: value for key, value in part.items() if key != name}
 
 
-def items(value: Any) -> list[Any]:
+def items(value: object) -> list[Any]:
     """Return a list as it is; an empty list for anything else."""
     return value if isinstance(value, list) else []

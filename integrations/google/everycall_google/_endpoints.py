@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from everycall.integration import StreamAccumulator, members
+from everycall.integration import Fields, StreamAccumulator, members
 from everycall_google import _accumulators, _responses
 from everycall_google._content import items, message, parts, python_names, snake_case
 
@@ -37,8 +37,8 @@ class Endpoint:
 
     operation: str
     kind: str
-    read_input: Callable[[Body], tuple[dict[str, Any], Any]]
-    read_response: Callable[[Any], dict[str, Any]]
+    read_input: Callable[[Body], tuple[Fields, Any]]
+    read_response: Callable[[Any], Fields]
     accumulator: Callable[[bool], StreamAccumulator] | None = None
 
 
@@ -55,19 +55,19 @@ class EndpointRequest:
         """The name of its call: the operation and the model."""
         return f"{self.endpoint.operation} {self.model}"
 
-    def fields(self, provider: str | None) -> dict[str, Any]:
+    def fields(self, provider: str | None) -> Fields:
         """Return `llm_configuration` and `inputs`, as `Call.update` takes them."""
         configuration, inputs = self.endpoint.read_input(self.body)
         return {"llm_configuration": {"model": self.model, "provider": provider, **configuration}, "inputs": inputs}
 
 
-def _generation_input(body: Body) -> tuple[dict[str, Any], Any]:
+def _generation_input(body: Body) -> tuple[Fields, Any]:
     messages = [message(content) for content in items(body.get("contents"))]
     system = body.get("systemInstruction")
     if system is not None:
         messages.insert(0, {**message(system), "role": "system"})
     parameters = {name: body[name] for name in _GENERATION_PARAMETERS if body.get(name) is not None}
-    configuration: dict[str, Any] = {
+    configuration: Fields = {
         "model_params": python_names({**members(body.get("generationConfig")), **parameters}),
         "messages": messages,
     }
@@ -91,7 +91,7 @@ def _functions(tool: Body) -> list[Any]:
     return functions
 
 
-def _embedding_input(body: Body) -> tuple[dict[str, Any], Any]:
+def _embedding_input(body: Body) -> tuple[Fields, Any]:
     """Read a request for embeddings, in each of the three forms that Google's hosts accept."""
     requests = [members(request) for request in items(body.get("requests") or body.get("instances"))]
     if not requests:
@@ -109,7 +109,7 @@ def _embedding_input(body: Body) -> tuple[dict[str, Any], Any]:
     return {"model_params": python_names(parameters)}, {"input": inputs}
 
 
-def _embedded_content(content: Any) -> Any:
+def _embedded_content(content: object) -> Any:
     """Return the content that is embedded: a text if it is one text, else its parts."""
     if isinstance(content, str):
         return content
@@ -132,7 +132,7 @@ _ENDPOINTS: Final = {
 }
 
 
-def parse_request(method: Any, path: Any, body: Any) -> EndpointRequest | None:
+def parse_request(method: object, path: object, body: object) -> EndpointRequest | None:
     """Return the endpoint, model and body of a request; None if the request is not recorded."""
     if type(body) is not dict or str(method).lower() != "post" or not isinstance(path, str):
         return None

@@ -55,6 +55,6 @@ def _wrap_method(is_recorded: Callable[[Any], bool], original: Callable[..., Any
     return wrapt.FunctionWrapper(original, make_stream_async if inspect.iscoroutinefunction(original) else make_stream)
 
 
-def _api_client_of(owner: Any) -> Any:
+def _api_client_of(owner: object) -> Any:
     """Return what sends the requests of `models`, or of a chat through its `models`."""
     return getattr(getattr(owner, "_modules", owner), "_api_client", None)

@@ -6,6 +6,9 @@ from typing import Any, Final
 
 from everycall.integration import (
     OMIT_INPUTS,
+    Arguments,
+    Fields,
+    Keywords,
     ModelRequest,
     Options,
     OwnedCall,
@@ -42,7 +45,7 @@ class GoogleRequest(ModelRequest):
         fields = {} if self.call.omit & OMIT_INPUTS else self._request.fields(self.provider)
         self.call.set_fields(model=self._request.model, provider=self.provider, **fields)
 
-    def read_response(self, response: Any) -> dict[str, Any] | None:
+    def read_response(self, response: object) -> Fields | None:
         """Return the fields of a complete response; record a generator of chunks as it is read."""
         accumulator = self._request.endpoint.accumulator
         if accumulator is not None and (hasattr(response, "__next__") or hasattr(response, "__anext__")):
@@ -51,12 +54,12 @@ class GoogleRequest(ModelRequest):
             return None
         return self._request.endpoint.read_response(body_of(response))
 
-    def replace_response(self, response: Any) -> Any:
+    def replace_response(self, response: object) -> Any:
         """Return what the library's own generators read in place of the chunks."""
         stream, self._stream = self._stream, None  # kept here, it would be a reference cycle
         return response if stream is None else stream
 
-    def error_attributes(self, error: BaseException) -> dict[str, Any]:
+    def error_attributes(self, error: BaseException) -> Fields:
         """Return the status, as a number and as Google's name."""
         return {
             "http.response.status_code": get_member(error, "code"),
@@ -65,7 +68,7 @@ class GoogleRequest(ModelRequest):
 
 
 def start(
-    api_client: Any, _method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    api_client: object, _method: str, args: Arguments, kwargs: Keywords, options: Options
 ) -> GoogleRequest | None:
     """Start the recording of a request; returns None for one that is not recorded here.
 

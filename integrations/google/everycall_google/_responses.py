@@ -13,12 +13,11 @@ from typing import Any, Final
 
 import msgspec
 
-from everycall.integration import members, nonempty_text, usage_fields
+from everycall.integration import Fields, members, nonempty_text, usage_fields
 from everycall_google._content import items, message, python_names, snake_case
 
 __all__ = ["BLOCK_REASON", "body_of", "embedding", "failure", "generation"]
 
-Fields = dict[str, Any]
 
 BLOCK_REASON: Final = "google.response.block_reason"
 """The attribute of a response to a prompt that Google's filter refused."""
@@ -40,7 +39,7 @@ _NOT_GROUNDING: Final = frozenset({"groundingChunks", "groundingSupports", "webS
 """What is read elsewhere, and the HTML of a search widget."""
 
 
-def body_of(response: Any) -> Any:
+def body_of(response: object) -> Any:
     """Return a response, or a chunk of one, as JSON. Some versions of the library have it decoded, some as text.
 
     Returns None for what cannot be decoded: the library will say so itself.
@@ -54,7 +53,7 @@ def body_of(response: Any) -> Any:
         return None
 
 
-def generation(response: Any) -> Fields:
+def generation(response: object) -> Fields:
     """Read generated content: `content` is the text of the first candidate, `output` what the text does not tell.
 
     `output` is a message with its parts (thoughts, function calls, code, media by reference), what it is grounded on,
@@ -92,7 +91,7 @@ def generation(response: Any) -> Fields:
     return fields
 
 
-def failure(error: Any) -> str:
+def failure(error: object) -> str:
     """Return the text of an error that a stream reports, as the library's errors have it; older versions raise none."""
     values = members(error)
     return f"{values.get('code')} {values.get('status')}. {values.get('message')}"
@@ -177,7 +176,7 @@ def _support(support: Mapping[str, Any]) -> Fields:
     return {**python_names(segment), **python_names({k: v for k, v in support.items() if k != "segment" and v})}
 
 
-def embedding(response: Any) -> Fields:
+def embedding(response: object) -> Fields:
     """Read embeddings: their number and dimensions. The numbers themselves are not kept."""
     values = members(response)
     predictions = [members(prediction).get("embeddings") for prediction in items(values.get("predictions"))]

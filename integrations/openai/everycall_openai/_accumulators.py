@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from everycall import limits
-from everycall.integration import MergedObject, StreamAccumulator, TextBuffer, members
+from everycall.integration import Fields, MergedObject, StreamAccumulator, TextBuffer, members
 from everycall_openai import _responses
 
 __all__ = ["Chat", "Completion", "Response", "is_usage_chunk"]
@@ -28,10 +28,10 @@ class _ChunkAccumulator(StreamAccumulator):
 
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
-        self.envelope: dict[str, Any] = {}
+        self.envelope: Fields = {}
         """The members of the response but for its choices or items: the last value of each, objects merged."""
 
-    def _add_envelope(self, values: dict[str, Any]) -> None:
+    def _add_envelope(self, values: Fields) -> None:
         envelope = self.envelope
         for name, value in values.items():
             if value is None or name in _ENVELOPE or (value == "" and name in envelope):
@@ -53,7 +53,7 @@ class _Choice:
         self.whole_message: Any = None
         self.others = MergedObject(joins_texts=False)
 
-    def add_others(self, values: dict[str, Any]) -> None:
+    def add_others(self, values: Fields) -> None:
         """Add what a chunk's choice has beside its message and text."""
         self.finish_reason = values.get("finish_reason") or self.finish_reason
         self.whole_message = values.get("message") or self.whole_message
@@ -61,7 +61,7 @@ class _Choice:
             if value is not None and name not in _MERGED_ELSEWHERE:
                 self.others.merge({name: value})
 
-    def value(self) -> dict[str, Any]:
+    def value(self) -> Fields:
         """Return the choice as a response that is not streamed has it."""
         message = self.message.value() or self.whole_message
         return {
@@ -81,7 +81,7 @@ class Chat(_ChunkAccumulator):
         super().__init__(captures_output)
         self.choices: dict[int, _Choice] = {}
 
-    def add(self, chunk: Any) -> None:
+    def add(self, chunk: object) -> None:
         values = members(chunk)
         if self._has_news(chunk, values):
             self._add_envelope(values)
@@ -99,11 +99,11 @@ class Chat(_ChunkAccumulator):
             elif choice_values.get("logprobs") is not None or _has_unknown_members(entry):
                 choice.add_others(choice_values)
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Fields:
         choices = [self.choices[index].value() for index in sorted(self.choices)]
         return _responses.chat({**self.envelope, "choices": choices})
 
-    def _has_news(self, chunk: Any, values: dict[str, Any]) -> bool:
+    def _has_news(self, chunk: object, values: Fields) -> bool:
         """Whether a chunk has more of the response's own members than those that every chunk repeats."""
         return (
             not self.envelope
@@ -119,12 +119,12 @@ class Chat(_ChunkAccumulator):
         return choice
 
 
-def _has_unknown_members(value: Any) -> bool:
+def _has_unknown_members(value: object) -> bool:
     """Whether an object of the library's has members that it does not declare, or is plain JSON."""
     return type(value) is dict or bool(getattr(value, "__pydantic_extra__", None))
 
 
-def _has_output(delta: dict[str, Any]) -> bool:
+def _has_output(delta: Fields) -> bool:
     return any(
         value is not None and name not in _NOT_OUTPUT and _responses.has_content(value) for name, value in delta.items()
     )
@@ -135,7 +135,7 @@ class Completion(Chat):
 
     __slots__ = ()
 
-    def add(self, chunk: Any) -> None:
+    def add(self, chunk: object) -> None:
         values = members(chunk)
         self._add_envelope(values)
         for entry in values.get("choices") or ():
@@ -150,7 +150,7 @@ class Completion(Chat):
             choice.finish_reason is not None for choice in self.choices.values()
         )
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Fields:
         choices = [self.choices[index].value() for index in sorted(self.choices)]
         return _responses.completion({**self.envelope, "choices": choices})
 
@@ -167,7 +167,7 @@ class Response(_ChunkAccumulator):
         self.response: Any = None
         self.error: Any = None
 
-    def add(self, chunk: Any) -> None:
+    def add(self, chunk: object) -> None:
         values = members(chunk)
         kind = values.get("type")
         if not isinstance(kind, str):
@@ -190,7 +190,7 @@ class Response(_ChunkAccumulator):
         """Whether a member of the response has its final value in an event that has the whole response."""
         return name != "output" and (self.is_complete or name != "status")
 
-    def _item(self, values: dict[str, Any]) -> MergedObject | None:
+    def _item(self, values: Fields) -> MergedObject | None:
         """Return the item of an event as far as it has come; None if it is complete, or if there are too many."""
         index = values.get("output_index") or 0
         if index not in self.items:
@@ -200,7 +200,7 @@ class Response(_ChunkAccumulator):
         item = self.items[index]
         return item if isinstance(item, MergedObject) else None
 
-    def _add_delta(self, kind: str, values: dict[str, Any]) -> None:
+    def _add_delta(self, kind: str, values: Fields) -> None:
         """Add a piece of a text. `kind` is such as `output_text`, and names the member that the text belongs to."""
         item, piece = self._item(values), values.get("delta")
         if item is None or not isinstance(piece, str):
@@ -213,7 +213,7 @@ class Response(_ChunkAccumulator):
         else:
             item.merge({_MEMBERS.get(kind.rpartition("_")[2], kind): piece})
 
-    def _add_part(self, kind: str, values: dict[str, Any]) -> None:
+    def _add_part(self, kind: str, values: Fields) -> None:
         """Add an item or a part of one: with its start it has an id and a type, with its end all of it."""
         if kind == "response.output_item.done":
             if self._item(values) is not None:
@@ -228,7 +228,7 @@ class Response(_ChunkAccumulator):
                 part = {"index": values.get("content_index"), "annotations": [values.get("annotation")]}
                 item.merge({"content": [part]})
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> Fields:
         items = [self._plain_item(self.items[index]) for index in sorted(self.items)]
         response = {**self.envelope, "output": items}
         if self.response is not None and self.response.get("output"):
@@ -237,7 +237,7 @@ class Response(_ChunkAccumulator):
             response = {**response, "error": self.error}
         return _responses.response(response)
 
-    def _plain_item(self, item: Any) -> Any:
+    def _plain_item(self, item: object) -> Any:
         if not isinstance(item, MergedObject):
             return item
         values = item.value()
@@ -252,16 +252,16 @@ _MEMBERS: Final = {"arguments": "arguments", "input": "input", "code": "code", "
 """The member of an item that a delta belongs to, by the last word of the event's name."""
 
 
-def _without_parts(item: dict[str, Any]) -> dict[str, Any]:
+def _without_parts(item: Fields) -> Fields:
     """Return an item without its parts and empty texts, which come in deltas."""
     return {name: value for name, value in item.items() if value != "" and name not in ("content", "summary")}
 
 
-def _without_index(part: Any) -> Any:
+def _without_index(part: object) -> Any:
     return {name: value for name, value in part.items() if name != "index"} if isinstance(part, dict) else part
 
 
-def is_usage_chunk(chunk: Any) -> bool:
+def is_usage_chunk(chunk: object) -> bool:
     """Whether a chunk of a chat only has the usage; streams of the Responses API have no such chunk."""
     values = members(chunk)
     return not values.get("choices") and values.get("usage") is not None

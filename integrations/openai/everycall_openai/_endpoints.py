@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from everycall.integration import StreamAccumulator, get_member, to_plain, to_plain_messages
+from everycall.integration import Fields, StreamAccumulator, get_member, to_plain, to_plain_messages
 from everycall_openai import _accumulators, _responses
 
 __all__ = ["Endpoint", "endpoint_of"]
@@ -74,7 +74,7 @@ class RequestInput(NamedTuple):
     """What a request gives a model: messages, or `inputs` that are none; and parameters that are part of them."""
 
     messages: list[Any] | None = None
-    inputs: Any = None
+    inputs: object = None
     parameters: tuple[str, ...] = ()
 
 
@@ -89,14 +89,14 @@ class Endpoint:
     operation: str
     kind: str
     read_input: Callable[[Body], RequestInput]
-    read_response: Callable[[Any], dict[str, Any]]
+    read_response: Callable[[Any], Fields]
     accumulator: Callable[[bool], StreamAccumulator] | None
     usage_needs_option: bool = False
 
-    def request_fields(self, body: Body, provider: str | None) -> dict[str, Any]:
+    def request_fields(self, body: Body, provider: str | None) -> Fields:
         """Return `llm_configuration` and `inputs`, as `Call.update` takes them."""
         request_input = self.read_input(body)
-        configuration: dict[str, Any] = {
+        configuration: Fields = {
             "model": body.get("model"),
             "provider": provider,
             "model_params": {

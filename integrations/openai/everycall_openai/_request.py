@@ -8,7 +8,16 @@ from typing import Any, ClassVar, Final
 
 import openai
 
-from everycall.integration import OwnedCall, StainlessRequest, StreamRecorder, get_member, start_request
+from everycall.integration import (
+    Arguments,
+    Fields,
+    Keywords,
+    OwnedCall,
+    StainlessRequest,
+    StreamRecorder,
+    get_member,
+    start_request,
+)
 from everycall_openai import _responses
 from everycall_openai._accumulators import is_usage_chunk
 from everycall_openai._endpoints import Endpoint, endpoint_of
@@ -88,13 +97,13 @@ class OpenAIRequest(StainlessRequest):
                 chunk.model_fields_set.discard("usage")
         return False
 
-    def partial_response(self, error: BaseException) -> dict[str, Any]:
+    def partial_response(self, error: BaseException) -> Fields:
         """Return the fields of a response that could not be parsed, or that was cut off at its maximal length."""
         if self._unparsed is None and (completion := get_member(error, "completion")) is not None:
             return self.endpoint.read_response(completion)
         return super().partial_response(error)
 
-    def error_attributes(self, error: BaseException) -> dict[str, Any]:
+    def error_attributes(self, error: BaseException) -> Fields:
         """Return the status, the request's id, and what the error says beside its text, such as its code."""
         return {
             **_responses.error_attributes(get_member(error, "body")),
@@ -102,7 +111,7 @@ class OpenAIRequest(StainlessRequest):
             "openai.request_id": get_member(error, "request_id"),
         }
 
-    def record_stream(self, stream: Any, recorder: StreamRecorder) -> None:
+    def record_stream(self, stream: object, recorder: StreamRecorder) -> None:
         """Record a stream, and the chunk with an error that the library raises without returning it."""
         super().record_stream(stream, recorder)
         if hasattr(stream, "_decoder"):
@@ -110,11 +119,11 @@ class OpenAIRequest(StainlessRequest):
 
 
 def start(
-    client: Client, _method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: OpenAIOptions
+    client: Client, _method: str, args: Arguments, kwargs: Keywords, options: OpenAIOptions
 ) -> OpenAIRequest | None:
     """Start the recording of a request; returns None for one that is not recorded here. Never raises."""
 
-    def make(request: Any, endpoint: Endpoint, framework: OwnedCall | None) -> OpenAIRequest:
+    def make(request: object, endpoint: Endpoint, framework: OwnedCall | None) -> OpenAIRequest:
         return OpenAIRequest(client, request, endpoint, options, framework)
 
     return start_request(SCOPE, args, kwargs, endpoint_of, make)

@@ -12,11 +12,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from everycall.integration import get_member, members, to_plain, usage_fields
+from everycall.integration import Fields, get_member, members, to_plain, usage_fields
 
 __all__ = ["chat", "completion", "embeddings", "error_attributes", "failure", "has_content", "message", "response"]
 
-Fields = dict[str, Any]
 
 _plain: Final = functools.partial(to_plain, keep_none=False)
 
@@ -53,7 +52,7 @@ _PLAIN_PART: Final = frozenset({"type", "text"})
 _PLAIN_MESSAGE: Final = frozenset({"id", "type", "role", "status", "content"})
 
 
-def chat(answer: Any) -> Fields:
+def chat(answer: object) -> Fields:
     """Read a chat completion: `content` is the text of the first choice, `output` what the text alone does not tell.
 
     `output` is the message with its tool calls, refusal, reasoning or audio; a list of messages for several choices.
@@ -80,7 +79,7 @@ def chat(answer: Any) -> Fields:
     return fields
 
 
-def message(value: Any) -> Fields:
+def message(value: object) -> Fields:
     """Return an assistant's message with all it has; the arguments of its calls as objects if they are JSON."""
     plain: Fields = {"role": "assistant", "content": None}
     for name, item in members(value).items():
@@ -97,7 +96,7 @@ def message(value: Any) -> Fields:
     return plain
 
 
-def _tool_call(value: Any) -> Fields:
+def _tool_call(value: object) -> Fields:
     """Return a tool call. Its `index` only tells the pieces of a stream apart."""
     values = members(value)
     plain: Fields = {"id": values.get("id"), "type": values.get("type") or "function"}
@@ -108,7 +107,7 @@ def _tool_call(value: Any) -> Fields:
     return plain
 
 
-def _called(value: Any) -> Any:
+def _called(value: object) -> Any:
     plain = _item(value)
     if isinstance(plain, dict) and isinstance(arguments := plain.get("arguments"), str):
         return {**plain, "arguments": _parse(arguments)}
@@ -122,7 +121,7 @@ def _parse(arguments: str) -> Any:
         return arguments
 
 
-def _text_of(content: Any) -> str | None:
+def _text_of(content: object) -> str | None:
     """Return the text of a message's content, which is a text or a list of parts."""
     if isinstance(content, str):
         return content or None
@@ -134,7 +133,7 @@ def _text_of(content: Any) -> str | None:
     return "".join(texts) or None
 
 
-def completion(answer: Any) -> Fields:
+def completion(answer: object) -> Fields:
     """Read a legacy completion: `content` is the first text, `output` has all texts if there are several."""
     values = members(answer)
     choices = [members(choice) for choice in _list(values.get("choices"))]
@@ -148,7 +147,7 @@ def completion(answer: Any) -> Fields:
     return fields
 
 
-def response(answer: Any) -> Fields:
+def response(answer: object) -> Fields:
     """Read a response of the Responses API: `content` is its text, `output` its items if there is more than text.
 
     `failure` is the text of the error of a response that failed.
@@ -169,7 +168,7 @@ def response(answer: Any) -> Fields:
     return fields
 
 
-def _item(value: Any) -> Any:
+def _item(value: object) -> Any:
     """Return an item of a response as plain JSON."""
     plain = _plain(value)
     if isinstance(plain, dict) and not plain.keys().isdisjoint(_PARSED):
@@ -177,7 +176,7 @@ def _item(value: Any) -> Any:
     return plain
 
 
-def _item_texts(item: Any) -> Iterable[str]:
+def _item_texts(item: object) -> Iterable[str]:
     if get_member(item, "type") == "message":
         for part in _list(get_member(item, "content")):
             text = get_member(part, "text")
@@ -185,7 +184,7 @@ def _item_texts(item: Any) -> Iterable[str]:
                 yield text
 
 
-def _is_plain_message(item: Any) -> bool:
+def _is_plain_message(item: object) -> bool:
     """Whether an item is a message of text only, which `content` tells completely."""
     values = members(item)
     if values.get("type") != "message" or not _content_names(values) <= _PLAIN_MESSAGE:
@@ -198,7 +197,7 @@ def _content_names(values: Mapping[str, Any]) -> set[str]:
     return {name for name, item in values.items() if has_content(item) and name not in _PARSED}
 
 
-def failure(error: Any) -> str:
+def failure(error: object) -> str:
     """Return the text of an error that a response reports: its code and message."""
     if isinstance(error, str):
         return error
@@ -206,7 +205,7 @@ def failure(error: Any) -> str:
     return ": ".join(str(part) for part in (code, text) if part) or "the response failed"
 
 
-def error_attributes(error: Any) -> Fields:
+def error_attributes(error: object) -> Fields:
     """Return the members of an error but for its text, such as `code`, `type`, `param` and `failed_generation`."""
     return {
         f"{_ERROR_ATTRIBUTE}{name}": _plain(item)
@@ -215,7 +214,7 @@ def error_attributes(error: Any) -> Fields:
     }
 
 
-def embeddings(answer: Any) -> Fields:
+def embeddings(answer: object) -> Fields:
     """Read embeddings: their number and dimensions. The numbers themselves are not kept."""
     values = members(answer)
     vectors = _list(values.get("data"))
@@ -251,7 +250,7 @@ def _common_fields(values: Mapping[str, Any], reasons: list[Any], ignored: froze
     return fields
 
 
-def _choice_attributes(choices: list[dict[str, Any]], messages: list[Fields] | None) -> Fields:
+def _choice_attributes(choices: list[Fields], messages: list[Fields] | None) -> Fields:
     """Return what choices have beside their messages: attributes for one choice, else members of each message."""
     attributes: Fields = {}
     for index, choice in enumerate(choices):
@@ -267,7 +266,7 @@ def _choice_attributes(choices: list[dict[str, Any]], messages: list[Fields] | N
     return attributes
 
 
-def has_content(value: Any) -> bool:
+def has_content(value: object) -> bool:
     """Whether a value says anything: it is not None, an empty text or list, or an object of such and of zeros."""
     if value is None or value == "":
         return False
@@ -278,5 +277,5 @@ def has_content(value: Any) -> bool:
     return any(has_content(item) and not (type(item) is int and item == 0) for item in members(value).values())
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []

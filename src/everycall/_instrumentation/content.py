@@ -41,7 +41,7 @@ _DATA_URL_HEAD_CHARS: Final = 4_096
 _URL_SAFE_ALPHABET: Final = str.maketrans("-_", "+/")
 
 
-def get_member(value: Any, name: str) -> Any:
+def get_member(value: object, name: str) -> Any:
     """Return a member of a JSON object or of a library's object; None if it has no such member."""
     if type(value) is dict:
         return value.get(name)
@@ -55,7 +55,7 @@ def get_member(value: Any, name: str) -> Any:
     return member
 
 
-def nonempty_text(value: Any) -> str | None:
+def nonempty_text(value: object) -> str | None:
     """Return a non-empty text; None for anything else."""
     return value if isinstance(value, str) and value else None
 
@@ -83,12 +83,12 @@ def to_plain(value: Any, depth: int = 0, *, keep_none: bool = True) -> Any:
     return _plain_members({**stored, **extra} if extra else stored, depth, False, keep_none)
 
 
-def to_plain_messages(messages: Any) -> list[Any]:
+def to_plain_messages(messages: object) -> list[Any]:
     """Return the messages of a request as plain JSON. A single message, or anything else, becomes a list of one."""
     return [_plain_message(item) for item in messages] if isinstance(messages, list) else [to_plain(messages)]
 
 
-def _plain_message(message: Any) -> Any:
+def _plain_message(message: object) -> Any:
     """Return a message as plain JSON; the same object in the most common case, a role and a text."""
     if type(message) is dict and type(message.get("content")) is str and len(message) == 2:
         return message

@@ -43,7 +43,7 @@ class MergedObject:
         self._joins_texts = joins_texts
         self._members: dict[str, Any] = {}
 
-    def merge(self, piece: Any) -> None:
+    def merge(self, piece: object) -> None:
         """Add a piece: a JSON object, or a library's object. Members that are None are ignored."""
         merged = self._members
         for name, value in members(piece).items():
@@ -73,14 +73,14 @@ class MergedObject:
         """Return the object as it is now."""
         return {name: _value_of(item, self._members) for name, item in self._members.items()}
 
-    def _set(self, name: str, value: Any) -> Any:
+    def _set(self, name: str, value: object) -> Any:
         """Set a member and return its value; return None if the object has too many members."""
         if name not in self._members and len(self._members) >= limits.STREAM_CHUNKS_MAX:
             return None
         self._members[name] = value
         return value
 
-    def _new_list(self, name: str, current: Any) -> MergedList:
+    def _new_list(self, name: str, current: object) -> MergedList:
         """Return a new list for a member. Text that came before it becomes its first part."""
         merged = ToolCalls() if name == "tool_calls" else MergedList(joins_texts=self._joins_texts)
         if type(current) is TextBuffer and current:
@@ -199,7 +199,7 @@ def is_json(text: Any) -> bool:
     return True
 
 
-def _value_of(item: Any, values: Mapping[str, Any]) -> Any:
+def _value_of(item: object, values: Mapping[str, Any]) -> Any:
     if type(item) is TextBuffer:
         return str(item)
     if type(item) is Base64Buffer:

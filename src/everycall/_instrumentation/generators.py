@@ -14,14 +14,14 @@ from everycall._call.generators import _first_step, _take_names
 __all__ = ["keep_context"]
 
 
-def keep_context(stream: Any) -> Any:
+def keep_context(stream: object) -> Any:
     """Return a generator that runs `stream` in the current context, wherever it is read; never raises.
 
     For a library's generator that sends its requests when it is read: their calls are then below the call in which the
     generator was made, and under its omit flags. Items, `send`, `throw` and `close` are those of `stream`. Anything but
     a generator or an asynchronous generator is returned as it is.
     """
-    wrapped: Any
+    wrapped: object
     if inspect.isgenerator(stream):
         wrapped = _run(stream, snapshot() or _current())
     elif inspect.isasyncgen(stream):

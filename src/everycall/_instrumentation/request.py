@@ -121,18 +121,18 @@ class ModelRequest:
         """Whether everycall's additions made the request fail, so that it is sent again as the caller made it."""
         return False
 
-    def read_response(self, response: Any) -> Fields | None:
+    def read_response(self, response: object) -> Fields | None:
         """Return the fields of the record that a response gives; None for a stream, which is recorded as it is read.
 
         `failure` among the fields is the text of an error that the response reports. May raise: then nothing is known.
         """
         raise NotImplementedError
 
-    def replace_response(self, response: Any) -> Any:
+    def replace_response(self, response: object) -> Any:
         """Return what the caller gets: the response itself, or what stands in its place."""
         return response
 
-    def should_hide(self, chunk: Any) -> bool:  # noqa: ARG002
+    def should_hide(self, chunk: object) -> bool:  # noqa: ARG002
         """Whether a chunk of a stream is one that the caller did not ask for. May raise."""
         return False
 
@@ -144,7 +144,7 @@ class ModelRequest:
         """Return what an error says beside its text, as attributes."""
         return {"http.response.status_code": get_member(error, "status_code")}
 
-    def record_response(self, response: Any) -> None:
+    def record_response(self, response: object) -> None:
         """Record a response; a stream is recorded as it is read."""
         fields: Fields = {}
         if self.is_recorded:

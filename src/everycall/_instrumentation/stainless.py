@@ -103,7 +103,7 @@ class StainlessRequest(ModelRequest):
     def _keep_unparsed(self, parser: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Wrap the parser of the response, so that a response which it cannot parse is recorded."""
 
-        def parse(response: Any) -> Any:
+        def parse(response: object) -> Any:
             self._unparsed = response
             return parser(response)
 
@@ -166,7 +166,7 @@ class StainlessRequest(ModelRequest):
         return {} if self._unparsed is None else self.endpoint.read_response(self._unparsed)
 
 
-def _is_stream(response: Any) -> bool:
+def _is_stream(response: object) -> bool:
     """Whether a response is read chunk by chunk. In some versions its iterator is made when it is first used."""
     return "_iterator" in getattr(response, "__dict__", ()) or hasattr(type(response), "_iterator")
 

@@ -36,7 +36,7 @@ class TextBuffer:
         self._pieces: list[str] = []
         self._chars_left = limits.FIELD_BYTES_MAX
 
-    def add(self, piece: Any) -> None:
+    def add(self, piece: object) -> None:
         """Add a piece; anything but text is ignored."""
         if isinstance(piece, str) and self._chars_left >= 0:
             self._pieces.append(piece)
@@ -68,7 +68,7 @@ class StreamAccumulator:
         self.has_output = False
         self.is_complete = False
 
-    def add(self, chunk: Any) -> None:
+    def add(self, chunk: object) -> None:
         """Add one chunk of the stream."""
         raise NotImplementedError
 
@@ -106,7 +106,7 @@ class StreamRecorder:
     def __exit__(self, *exc_info: object) -> None:
         self._steps -= 1
 
-    def add(self, chunk: Any) -> bool:
+    def add(self, chunk: object) -> bool:
         """Add a chunk; returns whether it is hidden from the caller. Never raises."""
         accumulator = self.accumulator
         if accumulator is None or self._is_over:

@@ -48,7 +48,7 @@ class ClientWrapper:
         self._traces_itself = traces_itself
         self._class_options: Any = _NO_OPTIONS
 
-    def wrap(self, client: Any, options: Options) -> None:
+    def wrap(self, client: object, options: Options) -> None:
         """Record what one client sends. Wrapping it again replaces the options."""
         for name in self._methods:
             setattr(client, name, self._instance_method(client, name, _unwrapped(client, name), options))
@@ -70,26 +70,26 @@ class ClientWrapper:
         """Undo `instrument`: the classes are as they were. Wrapped clients stay wrapped, open streams are recorded."""
         self._patches.undo()
 
-    def is_recorded(self, client: Any) -> bool:
+    def is_recorded(self, client: object) -> bool:
         """Whether the requests of a client are recorded, because it is wrapped or its class is."""
         return self._patches.on or any(_is_wrapper(getattr(client, name, None)) for name in self._methods)
 
-    def _instance_method(self, client: Any, name: str, original: Callable[..., Any], options: Options) -> MethodType:
+    def _instance_method(self, client: object, name: str, original: Callable[..., Any], options: Options) -> MethodType:
         """Return the wrapper of a bound method, to be set on its client."""
         if inspect.iscoroutinefunction(original):
 
-            async def send_async(client: Any, *args: Any, **kwargs: Any) -> Any:
+            async def send_async(client: object, *args: Any, **kwargs: Any) -> Any:
                 return await self._send_async(options, client, name, original, args, kwargs)
 
             return _bind(send_async, client, original)
 
-        def send(client: Any, *args: Any, **kwargs: Any) -> Any:
+        def send(client: object, *args: Any, **kwargs: Any) -> Any:
             return self._send(options, client, name, original, args, kwargs)
 
         return _bind(send, client, original)
 
-    def _copy_method(self, client: Any, original: Callable[..., Any], options: Options) -> MethodType:
-        def copy(_client: Any, *args: Any, **kwargs: Any) -> Any:
+    def _copy_method(self, client: object, original: Callable[..., Any], options: Options) -> MethodType:
+        def copy(_client: object, *args: Any, **kwargs: Any) -> Any:
             copied = original(*args, **kwargs)
             self.wrap(copied, options)
             return copied
@@ -100,7 +100,7 @@ class ClientWrapper:
         """Return the function that stands in the class. It leaves wrapped clients to their own wrappers."""
         if inspect.iscoroutinefunction(original):
 
-            async def send_async(client: Any, *args: Any, **kwargs: Any) -> Any:
+            async def send_async(client: object, *args: Any, **kwargs: Any) -> Any:
                 if not self._patches.on or _is_wrapper(vars(client).get(name)):
                     return await original(client, *args, **kwargs)
                 bound = functools.partial(original, client)
@@ -108,7 +108,7 @@ class ClientWrapper:
 
             return send_async
 
-        def send(client: Any, *args: Any, **kwargs: Any) -> Any:
+        def send(client: object, *args: Any, **kwargs: Any) -> Any:
             if not self._patches.on or _is_wrapper(vars(client).get(name)):
                 return original(client, *args, **kwargs)
             bound = functools.partial(original, client)
@@ -117,7 +117,13 @@ class ClientWrapper:
         return send
 
     def _send(
-        self, options: Any, client: Any, name: str, original: Callable[..., Any], args: Arguments, kwargs: Keywords
+        self,
+        options: object,
+        client: object,
+        name: str,
+        original: Callable[..., Any],
+        args: Arguments,
+        kwargs: Keywords,
     ) -> Any:
         """Send a request as the library does, and record it."""
         request = self._start(client, name, args, kwargs, options)
@@ -140,7 +146,13 @@ class ClientWrapper:
         return request.replace_response(response)
 
     async def _send_async(
-        self, options: Any, client: Any, name: str, original: Callable[..., Any], args: Arguments, kwargs: Keywords
+        self,
+        options: object,
+        client: object,
+        name: str,
+        original: Callable[..., Any],
+        args: Arguments,
+        kwargs: Keywords,
     ) -> Any:  # as `_send`, step for step
         request = self._start(client, name, args, kwargs, options)
         if request is None:
@@ -184,7 +196,7 @@ class ClientWrapper:
             detach(token)
 
 
-def _bind(function: Callable[..., Any], client: Any, original: Callable[..., Any]) -> MethodType:
+def _bind(function: Callable[..., Any], client: object, original: Callable[..., Any]) -> MethodType:
     """Bind a wrapper to a client, with the name and signature of the method it stands for."""
     functools.update_wrapper(function, original)
     if isinstance(original, MethodType):
@@ -195,11 +207,11 @@ def _bind(function: Callable[..., Any], client: Any, original: Callable[..., Any
     return MethodType(function, client)
 
 
-def _is_wrapper(method: Any) -> bool:
+def _is_wrapper(method: object) -> bool:
     return _ORIGINAL in getattr(method, "__dict__", ())
 
 
-def _unwrapped(client: Any, name: str) -> Any:
+def _unwrapped(client: object, name: str) -> Any:
     """Return a method of a client without our wrapper."""
     method = getattr(client, name)
     return getattr(method, _ORIGINAL) if _is_wrapper(method) else method
