@@ -107,7 +107,7 @@ def langchain(pairs: int) -> list[Figure]:
     from everycall_langchain import CallbackHandler
 
     chain: Any = (
-        RunnableLambda(lambda asked: asked["question"]) | FakeListChatModel(responses=["a reel"]) | StrOutputParser()
+        RunnableLambda(lambda inputs: inputs["question"]) | FakeListChatModel(responses=["a reel"]) | StrOutputParser()
     )
     question = {"question": "What is a spool?"}
 
@@ -183,10 +183,10 @@ async def serve() -> None:
                     for line in headers.split(b"\r\n")
                     if line.lower().startswith(b"content-length:")
                 )
-                asked = json.loads(await reader.readexactly(length))
-                if asked.get("stream"):
-                    told = [usage] if asked.get("stream_options") else []
-                    body = b"".join([*words, end, *told, b"data: [DONE]\n\n"])
+                request = json.loads(await reader.readexactly(length))
+                if request.get("stream"):
+                    reports = [usage] if request.get("stream_options") else []
+                    body = b"".join([*words, end, *reports, b"data: [DONE]\n\n"])
                     writer.write(head % (b"text/event-stream", len(body), body))
                 else:
                     writer.write(head % (b"application/json", len(ANSWER), ANSWER))
@@ -244,7 +244,7 @@ def main() -> None:
         f"a wrapped OpenAI call adds {added_us:.0f} us, its delivery included; the ratio is to be at most {bound:.3f}\n"
     )
     if options.json:
-        found = {
+        figures_by_name = {
             "langchain_invoke_ratio": round(chain.caller_ratio, 4),
             "langchain_cpu_ratio": round(chain.cpu_ratio, 4),
             "langchain_idle_ratio": round(idle.caller_ratio, 4),
@@ -254,7 +254,7 @@ def main() -> None:
             "openai_added_us": round(added_us, 1),
             "openai_stream_cpu_ratio": round(streamed.cpu_ratio, 4),
         }
-        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.write(json.dumps(figures_by_name) + "\n")
 
 
 if __name__ == "__main__":

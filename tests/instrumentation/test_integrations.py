@@ -18,7 +18,7 @@ from everycall.testing import capture_records
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays_on() -> Any:
+def uninstrument_after_test() -> Any:
     yield
     everycall.uninstrument()
 
@@ -75,7 +75,7 @@ def test_an_unknown_label_is_an_error_of_the_caller() -> None:
 
 @pytest.mark.process
 def test_a_library_that_is_not_installed(tmp_path: Path) -> None:
-    """By name it is an error that tells why; among all, it is left, with a warning."""
+    """By name it is an error with the reason; among all, it is skipped with a warning."""
     (tmp_path / "openai.py").write_text("raise ImportError('openai is broken here')")
     code = """
 import everycall, logging
@@ -87,14 +87,14 @@ try:
 except everycall.errors.ConfigurationError as error:
     print(error)
 """
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1])\nimport everycall.errors" + code, tmp_path],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "the integration 'openai' cannot be imported: openai is broken here" in done.stdout
-    assert "the integration openai cannot be imported: openai is broken here" in done.stderr
+    assert "the integration 'openai' cannot be imported: openai is broken here" in completed.stdout
+    assert "the integration openai cannot be imported: openai is broken here" in completed.stderr
 
 
 def test_integrations_build_on_a_module_and_users_call_a_function(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""What a record says of requests and answers of every shape, whole and streamed."""
+"""What a record keeps of requests and answers of every shape, whole and streamed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from everycall_testkit.client_bench import Clients, decode
 from everycall_testkit.provider import FakeProvider
 
 MODEL = "claude-test"
-ASKED: dict[str, Any] = {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+REQUEST: dict[str, Any] = {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
 SIGNATURE = base64.b64encode(b"s" * 300).decode()
 CIPHER = base64.b64encode(b"c" * 300).decode()
 SIGNATURE_SHOWN = f"<base64, 300 bytes, sha256 {hashlib.sha256(b's' * 300).hexdigest()}>"
-CIPHER_SHOWN = f"<base64, 300 bytes, sha256 {hashlib.sha256(b'c' * 300).hexdigest()}>"
+CIPHER_REFERENCE = f"<base64, 300 bytes, sha256 {hashlib.sha256(b'c' * 300).hexdigest()}>"
 whole_or_streamed = pytest.mark.parametrize("how", ["whole", "stream", "stream()"])
 
 
@@ -29,10 +29,10 @@ async def ask(clients: Clients, how: str, client: Any = None, **more: Any) -> An
     """Ask a wrapped client, and read the answer to its end."""
     client = client or clients.wrapped()
     if how == "whole":
-        return await clients.wait(client.messages.create(**{**ASKED, **more}))
+        return await clients.wait(client.messages.create(**{**REQUEST, **more}))
     if how == "stream":
-        return await clients.all(await clients.wait(client.messages.create(**{**ASKED, **more}, stream=True)))
-    manager = client.messages.stream(**{**ASKED, **more})
+        return await clients.all(await clients.wait(client.messages.create(**{**REQUEST, **more}, stream=True)))
+    manager = client.messages.stream(**{**REQUEST, **more})
     stream = await clients.enter(manager)
     events = await clients.all(stream)
     await clients.leave(manager)
@@ -41,7 +41,7 @@ async def ask(clients: Clients, how: str, client: Any = None, **more: Any) -> An
 
 @whole_or_streamed
 async def test_tool_use(how: str, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """Whole or in pieces, a message has its calls, with their arguments as objects, beside its text."""
+    """A message has its tool calls, with their arguments as objects, beside its text, streamed or not."""
     provider.reply(content="Let me look.", tool_calls=[("look_up", {"city": "Rome"}), ("stop", {})])
     await ask(clients, how)
     assert records[0].content == "Let me look."
@@ -58,7 +58,7 @@ async def test_tool_use(how: str, clients: Clients, provider: FakeProvider, reco
 
 @whole_or_streamed
 async def test_thinking(how: str, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """What it thought is kept; signatures, and thoughts in cipher, by reference."""
+    """Thinking is kept; signatures and encrypted thinking by reference."""
     blocks = [
         {"type": "thinking", "thinking": "Is it Rome?", "signature": SIGNATURE},
         {"type": "redacted_thinking", "data": CIPHER},
@@ -70,7 +70,7 @@ async def test_thinking(how: str, clients: Clients, provider: FakeProvider, reco
     assert records[0].content == "It is Rome."
     assert decode(records[0].output)["content"] == [
         {"type": "thinking", "thinking": "Is it Rome?", "signature": SIGNATURE_SHOWN},
-        {"type": "redacted_thinking", "data": CIPHER_SHOWN},
+        {"type": "redacted_thinking", "data": CIPHER_REFERENCE},
         {"type": "text", "text": "It is Rome."},
     ]
     assert (records[0].input_tokens, records[0].output_tokens, records[0].usage) == (7, 90, {"reasoning": 80})
@@ -84,10 +84,10 @@ async def test_citations_and_server_tools(
 ) -> None:
     cited = {"type": "char_location", "cited_text": "Rome", "document_index": 0, "document_title": "Atlas",
              "start_char_index": 0, "end_char_index": 4}  # fmt: skip
-    found = {"type": "web_search_result", "title": "Rome", "url": "https://rome.example", "encrypted_content": CIPHER}
+    source = {"type": "web_search_result", "title": "Rome", "url": "https://rome.example", "encrypted_content": CIPHER}
     blocks = [
         {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "capital"}},
-        {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [found]},
+        {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [source]},
         {"type": "text", "text": "It is "},
         {"type": "text", "text": "Rome.", "citations": [cited]},
     ]
@@ -96,10 +96,10 @@ async def test_citations_and_server_tools(
     provider.reply(message={"content": blocks}, usage=usage)
     await ask(clients, how)
     assert records[0].content == "It is Rome."
-    shown = decode(records[0].output)["content"]
-    assert shown[1]["content"] == [{**found, "encrypted_content": CIPHER_SHOWN}]
-    assert shown[0]["input"] == {"query": "capital"}
-    assert shown[3]["citations"] == [cited]
+    blocks = decode(records[0].output)["content"]
+    assert blocks[1]["content"] == [{**source, "encrypted_content": CIPHER_REFERENCE}]
+    assert blocks[0]["input"] == {"query": "capital"}
+    assert blocks[3]["citations"] == [cited]
     assert records[0].usage == {"web_searches": 2}
     attributes = decode(records[0].attributes)
     assert attributes["anthropic.usage.server_tool_use.web_fetch_requests"] == 1
@@ -108,7 +108,7 @@ async def test_citations_and_server_tools(
 
 @whole_or_streamed
 async def test_a_refusal(how: str, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """It is an answer, no error; why it stopped is told."""
+    """It is an answer and not an error. The record says why the model stopped."""
     details = {"type": "refusal", "category": "cyber", "explanation": "no"}
     provider.reply(content="I", finish="refusal", message={"stop_details": details})
     await ask(clients, how)
@@ -194,7 +194,7 @@ async def test_reports_of_tokens(
     provider: FakeProvider,
     records: list[Record],
 ) -> None:
-    """Input includes what was read from and written to the cache; what is not reported is not there."""
+    """Input includes cache reads and writes; a count that is not reported is missing."""
     provider.reply(usage=usage)
     await ask(clients, how)
     record = records[0]
@@ -206,7 +206,7 @@ async def test_reports_of_tokens(
 
 
 async def test_the_whole_request(clients: Clients, records: list[Record]) -> None:
-    """System, tools and choice have places of their own; what is no known parameter is not kept."""
+    """The system prompt, tools and choice have fields of their own. Unknown parameters are not kept."""
     system = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
     tools = [{"name": "look_up", "description": "looks up", "input_schema": {"type": "object"}}]
     await ask(
@@ -217,7 +217,7 @@ async def test_the_whole_request(clients: Clients, records: list[Record]) -> Non
         "model": MODEL,
         "provider": "anthropic",
         "model_params": {"max_tokens": 9, "stop_sequences": ["END"], "metadata": {"user_id": "u-7"}, "top_k": 3},
-        "messages": [{"role": "system", "content": system}, *ASKED["messages"]],
+        "messages": [{"role": "system", "content": system}, *REQUEST["messages"]],
         "functions": tools,
         "function_call": {"type": "any"},
     }
@@ -237,10 +237,10 @@ async def test_servers_of_tools_are_named_without_their_keys(clients: Clients, r
 
 
 async def test_media_are_shown_by_reference(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """What is sent is whole; of what is kept no part is base64, and the file can be found by its hash."""
+    """The request is sent unchanged. The record has no base64; the hash identifies the file."""
     data = bytes(range(256)) * 4
     sent = base64.b64encode(data).decode()
-    shown = f"{len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}>"
+    reference = f"{len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}>"
     content = [
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": sent}},
         {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": sent}},
@@ -249,14 +249,14 @@ async def test_media_are_shown_by_reference(clients: Clients, provider: FakeProv
     ]
     await ask(clients, "whole", messages=[{"role": "user", "content": content}])
     assert provider.requests[0].messages[0]["content"] == content
-    kept = decode(records[0].llm_configuration)["messages"][0]["content"]
-    assert [part.get("source", {}).get("data") for part in kept] == [
-        f"<image/png, {shown}",
-        f"<application/pdf, {shown}",
+    recorded = decode(records[0].llm_configuration)["messages"][0]["content"]
+    assert [part.get("source", {}).get("data") for part in recorded] == [
+        f"<image/png, {reference}",
+        f"<application/pdf, {reference}",
         None,
         None,
     ]
-    assert kept[2:] == content[2:]
+    assert recorded[2:] == content[2:]
     assert sent not in repr(records[0])
 
 
@@ -271,46 +271,46 @@ async def test_text_is_not_taken_for_base64(clients: Clients, records: list[Reco
 
 
 async def test_inputs_are_kept_as_they_were(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """What a program does to its messages while it waits does not reach the record."""
-    held = threading.Event()
-    provider.reply(hold=held)
+    """Changes that the program makes to its messages later are not in the record."""
+    hold = threading.Event()
+    provider.reply(hold=hold)
     messages = [{"role": "user", "content": "before"}]
     client = clients.wrapped()
     if clients.is_async:
-        task = asyncio.create_task(client.messages.create(**{**ASKED, "messages": messages}))
+        task = asyncio.create_task(client.messages.create(**{**REQUEST, "messages": messages}))
     else:
-        task = asyncio.create_task(asyncio.to_thread(client.messages.create, **{**ASKED, "messages": messages}))
+        task = asyncio.create_task(asyncio.to_thread(client.messages.create, **{**REQUEST, "messages": messages}))
     await asyncio.to_thread(provider.arrived.acquire)
     messages[0]["content"] = "after"
-    held.set()
+    hold.set()
     await task
     assert decode(records[0].llm_configuration)["messages"] == [{"role": "user", "content": "before"}]
 
 
 async def test_the_librarys_own_messages(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """An answer's blocks put back among the messages are read like any other."""
+    """Blocks of an answer that are sent again are read as other messages are."""
     provider.reply(content=None, tool_calls=[("look_up", {"city": "Rome"})])
     client = clients.wrapped()
     answer = await ask(clients, "whole", client)
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "a city"}
-    messages = [*ASKED["messages"], {"role": "assistant", "content": answer.content},
+    messages = [*REQUEST["messages"], {"role": "assistant", "content": answer.content},
                 {"role": "user", "content": [result]}]  # fmt: skip
     await ask(clients, "whole", client, messages=messages)
     used = {"type": "tool_use", "id": "toolu_1", "name": "look_up", "input": {"city": "Rome"}}
-    kept = decode(records[1].llm_configuration)["messages"]
-    assert kept[1] == {"role": "assistant", "content": [used]}
-    assert kept[2]["content"] == [result]
+    recorded = decode(records[1].llm_configuration)["messages"]
+    assert recorded[1] == {"role": "assistant", "content": [used]}
+    assert recorded[2]["content"] == [result]
 
 
 async def test_messages_that_can_be_read_once(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """A generator is sent and recorded whole; what it raises is raised to the caller as ever."""
+    """All items of a generator are sent and recorded. An exception of the generator reaches the caller."""
     client = clients.wrapped()
-    await ask(clients, "whole", client, messages=(message for message in ASKED["messages"]))
-    assert provider.requests[0].messages == ASKED["messages"]
-    assert decode(records[0].llm_configuration)["messages"] == ASKED["messages"]
+    await ask(clients, "whole", client, messages=(message for message in REQUEST["messages"]))
+    assert provider.requests[0].messages == REQUEST["messages"]
+    assert decode(records[0].llm_configuration)["messages"] == REQUEST["messages"]
 
     def broken() -> Any:
-        yield ASKED["messages"][0]
+        yield REQUEST["messages"][0]
         raise LookupError("the program's own")
 
     with pytest.raises(LookupError, match="the program's own"):
@@ -327,17 +327,17 @@ class Answer(pydantic.BaseModel):
 async def test_an_answer_that_does_not_fit_its_format(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """`parse` raises; what was answered and paid for is recorded."""
+    """`parse` raises; the answer, which was paid for, is recorded."""
     provider.reply(content='{"city": 7}')
     with pytest.raises(pydantic.ValidationError):
-        await clients.wait(clients.wrapped().messages.parse(**ASKED, output_format=Answer))
+        await clients.wait(clients.wrapped().messages.parse(**REQUEST, output_format=Answer))
     assert [(r.status, r.content, r.input_tokens) for r in records] == [("error", '{"city": 7}', 22)]
 
 
 async def test_a_tools_arguments_that_are_cut_off(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """What has come of them is kept as text."""
+    """The part that had come is kept as text."""
     provider.reply(content=None, tool_calls=[("look_up", {"city": "Rome"})], break_after=2)
     with pytest.raises(Exception, match=r".+"):
         await ask(clients, "stream")
@@ -380,7 +380,7 @@ async def test_the_tool_runner_is_a_record_for_each_request(
 
     tool = make(look_later if clients.is_async else look)
     provider.reply(content=None, tool_calls=[(tool.name, {"city": "Rome"})])
-    runner = clients.wrapped().beta.messages.tool_runner(**ASKED, tools=[tool])
+    runner = clients.wrapped().beta.messages.tool_runner(**REQUEST, tools=[tool])
     final = await clients.wait(runner.until_done())
     assert final.content[0].text == "hello"
     assert [(r.name, r.content, r.input_tokens) for r in records] == [(f"chat {MODEL}", None, 22),

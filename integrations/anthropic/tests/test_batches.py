@@ -1,4 +1,4 @@
-"""Results of batches: a completion for each, however often and wherever they are read."""
+"""Results of batches: one completion for each, however often and wherever it is read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def get_member(clients: Clients, client: Any, batches_of: Any) -> list[Any
 async def test_each_result_is_a_completion(
     clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
 ) -> None:
-    """Below the batch, in a trace that is named by it. How long a result took nobody knows."""
+    """Below the batch, in a trace with the batch's id. The latency of a result is unknown."""
     provider.reply(body=LINES)
     results = await get_member(clients, clients.wrapped(tags=["nightly"]), batches_of)
     assert [result.custom_id for result in results] == ["one", "two", "three", "four", "five"]
@@ -91,7 +91,7 @@ async def test_each_result_is_a_completion(
 async def test_results_that_are_read_again_are_the_same_records(
     clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
 ) -> None:
-    """Also elsewhere, in a call of one's own: so an endpoint stores them once."""
+    """Also when they are read elsewhere, within another call: so an endpoint stores them once."""
     provider.script(*(type(provider.default)(body=LINES) for _ in range(2)))
     await get_member(clients, clients.wrapped(), batches_of)
     first = [record.inference_id for record in records]
@@ -105,7 +105,7 @@ async def test_results_that_are_read_again_are_the_same_records(
 async def test_an_endpoint_stores_them_once(
     clients: Clients, provider: FakeProvider, batches_of: Any, tmp_path: Any, monkeypatch: Any
 ) -> None:
-    """Sent twice, there once."""
+    """Sent twice, stored once."""
     pytest.importorskip("litestar")
     import httpx
 
@@ -122,8 +122,8 @@ async def test_an_endpoint_stores_them_once(
         finally:
             everycall.shutdown(2)
         address = f"{server.address}/api/records"
-        found = httpx.get(address, headers={"x-api-key": server.key}).json()["records"]
-    assert sorted(record["name"] for record in found) == [
+        stored = httpx.get(address, headers={"x-api-key": server.key}).json()["records"]
+    assert sorted(record["name"] for record in stored) == [
         "chat", "chat claude-test", "chat claude-test", "message_batch msgbatch_1"
     ]  # fmt: skip
 
@@ -131,7 +131,7 @@ async def test_an_endpoint_stores_them_once(
 async def test_results_that_are_left(
     clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
 ) -> None:
-    """Those that were read are recorded, the others are not."""
+    """Results that were read are recorded; the others are not."""
     provider.reply(body=LINES)
     results = await clients.wait(batches_of(clients.wrapped()).results("msgbatch_1"))
     await clients.next(results)
@@ -145,7 +145,7 @@ async def test_results_that_are_left(
 async def test_omitted(
     flag: str, clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
 ) -> None:
-    """What a result or its error says is left out, its tokens are not."""
+    """The text of a result or of its error is left out; its tokens are kept."""
     provider.reply(body=LINES)
     assert len(await get_member(clients, clients.wrapped(**{flag: True}), batches_of)) == 5
     assert "canary" not in repr(records)
@@ -167,6 +167,6 @@ async def test_making_and_looking_after_a_batch_is_no_completion(
 ) -> None:
     params = {"model": "claude-test", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
     batches = batches_of(clients.wrapped())
-    made = await clients.wait(batches.create(requests=[{"custom_id": "one", "params": params}]))
-    assert (await clients.wait(batches.retrieve(made.id))).processing_status == "ended"
+    batch = await clients.wait(batches.create(requests=[{"custom_id": "one", "params": params}]))
+    assert (await clients.wait(batches.retrieve(batch.id))).processing_status == "ended"
     assert records == []

@@ -19,7 +19,7 @@ PIECES = ["storks", " fly", " south"]
 
 
 def test_every_way_is_one_of_the_librarys() -> None:
-    """`create`, `stream` and `parse` are all there are; a method that a new version adds is to be tested here too."""
+    """A method that a new version adds has to be tested here too."""
     public = {
         name
         for name, _ in inspect.getmembers(anthropic.resources.Messages, inspect.isfunction)
@@ -32,7 +32,7 @@ def test_every_way_is_one_of_the_librarys() -> None:
 async def test_a_client_with_middleware_is_recorded_once(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """What the middleware makes of a request is below it: the record has the answer that the caller has."""
+    """The requests that a middleware makes of one are below it. The record has the answer that the caller gets."""
 
     def twice(request: Any, call_next: Any) -> Any:
         call_next(request)
@@ -50,9 +50,9 @@ async def test_a_client_with_middleware_is_recorded_once(
 async def test_the_helpers_events_and_final_message(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """They are what they are without us."""
+    """They are the same as without everycall."""
     provider.default.pieces = PIECES
-    found = []
+    results = []
     for client in (clients.new(), clients.wrapped()):
         manager = client.messages.stream(**REQUEST)
         stream = await clients.enter(manager)
@@ -60,9 +60,9 @@ async def test_the_helpers_events_and_final_message(
         final = await clients.wait(stream.get_final_message())
         text = await clients.wait(stream.get_final_text())
         await clients.leave(manager)
-        found.append((type(manager), type(stream), kinds, final.to_dict(), text, stream.current_message_snapshot))
-    assert found[0] == found[1]
-    assert found[1][4] == "storks fly south"
+        results.append((type(manager), type(stream), kinds, final.to_dict(), text, stream.current_message_snapshot))
+    assert results[0] == results[1]
+    assert results[1][4] == "storks fly south"
     assert [(r.content, r.input_tokens, r.output_tokens) for r in records] == [("storks fly south", 22, 189)]
 
 
@@ -111,4 +111,6 @@ async def test_langchains_run_is_not_propagated(
     with everycall.span("outer"):
         await invoke()
     assert len(provider.requests) == 2
-    assert [name for seen in provider.requests for name in seen.headers if name in ("traceparent", "baggage")] == []
+    assert [
+        name for request in provider.requests for name in request.headers if name in ("traceparent", "baggage")
+    ] == []

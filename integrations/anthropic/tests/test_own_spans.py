@@ -27,9 +27,9 @@ pytestmark = pytest.mark.skipif(
     reason="this version opens no spans",
 )
 
-ASKED: dict[str, Any] = {"model": "claude-test", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+REQUEST: dict[str, Any] = {"model": "claude-test", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
 OWN = "anthropic.messages.create"
-TOLD = ("traceparent", "tracestate", "baggage")
+TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
 REMOTE = "00-11111111111111111111111111111111-2222222222222222-01"
 
 
@@ -59,20 +59,23 @@ def stack() -> Stack:
 
 
 def trace_headers(provider: FakeProvider) -> list[dict[str, str]]:
-    """What each request told Anthropic of a trace."""
-    return [{name: seen.headers[name] for name in TOLD if name in seen.headers} for seen in provider.requests]
+    """Return the trace headers of each request."""
+    return [
+        {name: request.headers[name] for name in TRACE_HEADERS if name in request.headers}
+        for request in provider.requests
+    ]
 
 
 async def ask(clients: Clients, provider_of_spans: Any, **more: Any) -> Any:
     client = clients.new(open_telemetry={"tracer_provider": provider_of_spans})
     everycall_client = clients.wrap(client)
-    return await clients.wait(everycall_client.messages.create(**ASKED, **more))
+    return await clients.wait(everycall_client.messages.create(**REQUEST, **more))
 
 
 async def test_without_a_provider_nothing_is_told(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """OpenTelemetry's API alone passes on the ids of the current span: a call's are not shown to it."""
+    """OpenTelemetry's API alone propagates the ids of the current span; those of a call are hidden from it."""
     await ask(clients, NoOpTracerProvider())
     with everycall.span("outer"):
         await ask(clients, NoOpTracerProvider())
@@ -85,11 +88,11 @@ async def test_requests_that_are_not_recorded_tell_nothing_either(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     client = clients.wrapped()
-    asked = {name: given for name, given in ASKED.items() if name != "max_tokens"}
+    request = {name: value for name, value in REQUEST.items() if name != "max_tokens"}
     with everycall.span("outer"):
-        await clients.wait(client.messages.count_tokens(**asked))
+        await clients.wait(client.messages.count_tokens(**request))
         with everycall.context(log_omit=True):
-            await clients.wait(client.messages.create(**ASKED))
+            await clients.wait(client.messages.create(**REQUEST))
     assert trace_headers(provider) == [{}, {}]
 
 
@@ -116,12 +119,12 @@ async def test_the_call_of_another_process_is_not_passed_on(
 async def test_a_span_of_its_own_is_the_programs(
     clients: Clients, provider: FakeProvider, records: list[Record], stack: Stack
 ) -> None:
-    """Alone it is a root, with ids of its own: nothing in it is the call's. There is one record."""
+    """A span alone is a root with ids of its own, and has nothing of the call. There is one record."""
     with everycall.span("outer") as outer:
         await ask(clients, stack.provider)
     span = stack.spans[OWN]
     assert span.parent is None
-    assert f"{span.context.trace_id:032x}" != outer.trace_hex
+    assert f"{span.context.trace_id:032x}" != outer.inference_id.partition("-")[0]
     (header,) = trace_headers(provider)
     assert header["traceparent"].startswith(f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-")
     assert [r.name for r in records] == ["chat claude-test", "outer"]
@@ -130,7 +133,7 @@ async def test_a_span_of_its_own_is_the_programs(
 async def test_it_is_below_the_programs_own_span(
     clients: Clients, provider: FakeProvider, records: list[Record], stack: Stack
 ) -> None:
-    """Around the calls, or between them: as if there were no calls."""
+    """The program's own spans are its parents, as if there were no calls."""
     with stack.tracer.start_as_current_span("request"), everycall.span("outer"):
         await ask(clients, stack.provider)
     spans = stack.spans
@@ -147,7 +150,7 @@ async def test_it_is_below_the_programs_own_span(
 async def test_the_programs_sampling_is_its_own(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """A call is no sampled parent: a program that samples nothing exports nothing, and the record is there."""
+    """A call is not a sampled parent: a program that samples nothing exports nothing, and has the record."""
     pytest.importorskip("opentelemetry.sdk")
     from opentelemetry.sdk.trace.sampling import DEFAULT_OFF
 
@@ -164,15 +167,15 @@ async def test_the_programs_sampling_is_its_own(
 async def test_its_span_is_what_it_would_be(
     how: str, clients: Clients, provider: FakeProvider, records: list[Record], stack: Stack
 ) -> None:
-    """With the same attributes, status and end as that of a client that is not wrapped."""
-    found = []
+    """It has the attributes, status and end of the span of a client that is not wrapped."""
+    spans = []
     for wraps in (False, True):
         if how == "error":
             provider.reply(status=529)
         client = clients.new(open_telemetry={"tracer_provider": stack.provider})
         client = clients.wrap(client) if wraps else client
         try:
-            answer = await clients.wait(client.messages.create(**ASKED, stream=how in ("stream", "left")))
+            answer = await clients.wait(client.messages.create(**REQUEST, stream=how in ("stream", "left")))
             if how == "stream":
                 await clients.all(answer)
             elif how == "left":
@@ -182,14 +185,14 @@ async def test_its_span_is_what_it_would_be(
             assert how == "error"
         span = stack.spans[OWN]
         attributes = {k: v for k, v in span.attributes.items() if not k.endswith("time_to_first_chunk")}
-        found.append((attributes, span.status.status_code, span.kind, len(span.events)))
+        spans.append((attributes, span.status.status_code, span.kind, len(span.events)))
         stack._exporter.clear()
-    assert found[0] == found[1]
+    assert spans[0] == spans[1]
     assert len(records) == 1
 
 
 async def test_a_host_that_is_named_is_told_of_the_call(clients: Clients, provider: FakeProvider) -> None:
-    """`propagate_to` names the hosts that continue a trace, such as a gateway of one's own."""
+    """`propagate_to` names the hosts that continue a trace, such as your own gateway."""
     with capture_records(Settings(propagate_threads=False, propagate_to=("127.0.0.1",))) as records:
         propagation.instrument_httpx()
         try:

@@ -1,4 +1,4 @@
-"""Who answers, by class and host; and the library's clients of other platforms."""
+"""The provider by class and host, and the library's clients of other platforms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOSTS = {
     "https://api.anthropic.com.example.org": None,
 }
 GATEWAY = "https://gateway.example.com/v1"
-ASKED: dict[str, Any] = {"model": "claude-test", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+REQUEST: dict[str, Any] = {"model": "claude-test", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.mark.parametrize(("base_url", "provider"), HOSTS.items(), ids=HOSTS.keys())
@@ -47,7 +47,7 @@ PLATFORMS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("prefix", ["", "Async"])
 @pytest.mark.parametrize(("name", "settings", "provider"), [(n, *p) for n, p in PLATFORMS.items()], ids=PLATFORMS)
 def test_the_class_names_the_provider(prefix: str, name: str, settings: dict[str, Any], provider: str) -> None:
-    """Also behind a gateway of one's own."""
+    """Also behind a gateway of your own."""
     kind = getattr(anthropic, f"{prefix}{name}", None)
     if kind is None:
         pytest.skip("this version has no such client")
@@ -58,10 +58,10 @@ def test_the_class_names_the_provider(prefix: str, name: str, settings: dict[str
 
 async def ask(client: Any) -> None:
     """Ask once whole, once in a stream, and close."""
-    answer = client.messages.create(**ASKED)
+    answer = client.messages.create(**REQUEST)
     answer = await answer if isawaitable(answer) else answer
     assert answer.content[0].text == "hello"
-    stream = client.with_options(timeout=5).messages.create(**ASKED, stream=True)
+    stream = client.with_options(timeout=5).messages.create(**REQUEST, stream=True)
     if isawaitable(stream):
         assert [event async for event in await stream][-1].type == "message_stop"
     else:
@@ -73,15 +73,15 @@ async def ask(client: Any) -> None:
 
 @pytest.mark.parametrize("kind", [anthropic.AnthropicVertex, anthropic.AsyncAnthropicVertex])
 async def test_vertex(kind: Any, provider: FakeProvider, records: list[Record]) -> None:
-    """The model is in the path there; the record has the one that answered."""
+    """The path names the model; the record has the model that answered."""
     settings = {"region": "r", "project_id": "p", "access_token": "t", "max_retries": 0}
     await ask(everycall_anthropic.wrap(kind(**settings, base_url=provider.base_url)))
-    assert [seen.path.rpartition("/")[2] for seen in provider.requests] == [
+    assert [request.path.rpartition("/")[2] for request in provider.requests] == [
         "claude-test:rawPredict",
         "claude-test:streamRawPredict",
     ]
-    told = [(r.provider, r.name, r.model, r.content, r.input_tokens) for r in records]
-    assert told == [("gcp.vertex_ai", "chat claude-test", "claude-test", "hello", 22)] * 2
+    fields = [(r.provider, r.name, r.model, r.content, r.input_tokens) for r in records]
+    assert fields == [("gcp.vertex_ai", "chat claude-test", "claude-test", "hello", 22)] * 2
 
 
 @pytest.mark.parametrize("name", ["AnthropicFoundry", "AsyncAnthropicFoundry"])
@@ -95,13 +95,13 @@ async def test_foundry(name: str, provider: FakeProvider, records: list[Record])
 
 @pytest.mark.parametrize("name", ["AnthropicBedrock", "AsyncAnthropicBedrock"])
 async def test_bedrock(name: str, provider: FakeProvider, records: list[Record]) -> None:
-    """Not streamed: its streams come in AWS's own frames, which take AWS's own package to read."""
+    """Not streamed: streams come in AWS's own frames, which only AWS's package reads."""
     kind = getattr(anthropic, name)
     try:
         client = kind(aws_region="r", api_key="k", base_url=provider.root, max_retries=0)
     except TypeError:
         pytest.skip("this version signs with AWS's own package alone")
-    answer = everycall_anthropic.wrap(client).messages.create(**{**ASKED, "model": "us.anthropic.claude-test:0"})
+    answer = everycall_anthropic.wrap(client).messages.create(**{**REQUEST, "model": "us.anthropic.claude-test:0"})
     answer = await answer if isawaitable(answer) else answer
     closed = client.close()
     if isawaitable(closed):

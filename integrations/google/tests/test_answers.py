@@ -1,4 +1,4 @@
-"""What is kept of requests and answers: contents in every shape, tools, schemas, media, thoughts, filters, tokens."""
+"""What a record keeps of requests and answers: contents of every shape, tools, media, thoughts, filters, tokens."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def get_weather(city: str) -> str:
 
 
 async def ask(clients: Clients, client: Any, stream: bool = False, contents: Any = "hi", **config: Any) -> Any:
-    asked = {"model": MODEL, "contents": contents, "config": config or None}
+    request = {"model": MODEL, "contents": contents, "config": config or None}
     if stream:
-        return await clients.all(await clients.wait(client.models.generate_content_stream(**asked)))
-    return await clients.wait(client.models.generate_content(**asked))
+        return await clients.all(await clients.wait(client.models.generate_content_stream(**request)))
+    return await clients.wait(client.models.generate_content(**request))
 
 
 @pytest.fixture
@@ -47,11 +47,11 @@ def configuration(records: list[Record]) -> Any:
 get_weather.__annotations__ = {"city": str, "return": str}  # older versions cannot read those of this file
 
 
-# --- what is asked ---
+# --- what is request ---
 
 
-def text(said: str) -> dict[str, Any]:
-    return {"role": "user", "content": said}
+def text(value: str) -> dict[str, Any]:
+    return {"role": "user", "content": value}
 
 
 SHAPES: dict[str, tuple[Any, list[dict[str, Any]]]] = {
@@ -138,22 +138,24 @@ async def test_an_image_of_pillow(clients: Clients, records: list[Record], confi
     """By reference: what the library makes of it, and its hash."""
     image = pytest.importorskip("PIL.Image").new("RGB", (40, 30), "red")
     await ask(clients, clients.wrapped(), contents=["what?", image])
-    shown = configuration()["messages"][0]["content"][1]["inline_data"]["data"]
-    assert shown.startswith("<image/")
-    assert "sha256" in shown
+    reference = configuration()["messages"][0]["content"][1]["inline_data"]["data"]
+    assert reference.startswith("<image/")
+    assert "sha256" in reference
 
 
 @pytest.mark.parametrize(
-    "given", ["be kind", types.Content(parts=[types.Part(text="be kind")]), {"parts": [{"text": "be kind"}]}],
+    "instruction", ["be kind", types.Content(parts=[types.Part(text="be kind")]), {"parts": [{"text": "be kind"}]}],
     ids=["text", "content", "dict"],
 )  # fmt: skip
-async def test_the_system_instruction(given: Any, clients: Clients, records: list[Record], configuration: Any) -> None:
-    await ask(clients, clients.wrapped(), system_instruction=given)
+async def test_the_system_instruction(
+    instruction: Any, clients: Clients, records: list[Record], configuration: Any
+) -> None:
+    await ask(clients, clients.wrapped(), system_instruction=instruction)
     assert configuration()["messages"] == [{"role": "system", "content": "be kind"}, text("hi")]
 
 
 async def test_parameters(clients: Clients, records: list[Record], configuration: Any) -> None:
-    """With their names in Python, whichever way they were given; nothing of `http_options`."""
+    """With their Python names, however they were passed. Nothing of `http_options` is kept."""
     config = types.GenerateContentConfig(
         temperature=0.5,
         top_p=0.9,
@@ -200,7 +202,7 @@ async def test_a_schema(
 
 
 async def test_tools(clients: Clients, provider: FakeProvider, records: list[Record], configuration: Any) -> None:
-    """A Python function as it is declared to the model; of a tool that Google runs the name."""
+    """A Python function is kept as it is declared to the model; a tool that Google runs by its name."""
     schema = types.Schema.model_validate({"type": "OBJECT", "properties": {"someKey": {"type": "STRING"}}})
     declared = types.FunctionDeclaration(name="look_up", description="Looks up.", parameters=schema)
     tools = [
@@ -210,24 +212,24 @@ async def test_tools(clients: Clients, provider: FakeProvider, records: list[Rec
     ]
     choice = {"function_calling_config": {"mode": "ANY"}}
     await ask(clients, clients.wrapped(), tools=tools, tool_config=choice, automatic_function_calling={"disable": True})
-    found = configuration()
-    functions = {one.get("name"): one for one in found["functions"]}
+    settings = configuration()
+    functions = {one.get("name"): one for one in settings["functions"]}
     assert functions["get_weather"]["description"] == "Tell the weather of a city."
     assert functions["look_up"]["parameters"]["properties"]["someKey"]
     assert functions[None] == {"type": "google_search"}
-    assert len(found["functions"]) == 3
-    assert found["function_call"] == {"function_calling_config": {"mode": "ANY"}}
+    assert len(settings["functions"]) == 3
+    assert settings["function_call"] == {"function_calling_config": {"mode": "ANY"}}
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("model", "name"),
     [("models/gemini-2.5-flash", "gemini-2.5-flash"), ("tunedModels/mine", "tunedModels/mine")],
 )
 async def test_names_of_models(
-    given: str, shown: str, clients: Clients, records: list[Record], configuration: Any
+    model: str, name: str, clients: Clients, records: list[Record], configuration: Any
 ) -> None:
-    await clients.wait(clients.wrapped().models.generate_content(model=given, contents="hi"))
-    assert (records[0].name, configuration()["model"]) == (f"generate_content {shown}", shown)
+    await clients.wait(clients.wrapped().models.generate_content(model=model, contents="hi"))
+    assert (records[0].name, configuration()["model"]) == (f"generate_content {name}", name)
 
 
 # --- what is answered ---
@@ -249,7 +251,7 @@ async def test_function_calls(stream: bool, clients: Clients, provider: FakeProv
 
 @stream_or_not
 async def test_thoughts(stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """Apart from the answer; of their signatures, which nobody can read, nothing."""
+    """They are apart from the answer. Their signatures, which nobody can read, are left out."""
     parts = [{"text": "Let me ", "thought": True}, {"text": "see.", "thought": True, "thoughtSignature": "c2ln"}]
     provider.reply(pieces=["storks", " fly"], message={"parts": parts})
     await ask(clients, clients.wrapped(), stream)
@@ -294,7 +296,7 @@ RATINGS = [{"category": "HARM_CATEGORY_HARASSMENT", "probability": "HIGH", "bloc
 async def test_an_answer_that_a_filter_stopped(
     stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """No error, and to be seen."""
+    """A filter's stop is not an error, and the record shows it."""
     candidate = {"safetyRatings": RATINGS, "finishMessage": "stopped"}
     provider.reply(content=None, finish="SAFETY", message={"candidate": candidate})
     await ask(clients, clients.wrapped(), stream)
@@ -360,9 +362,9 @@ async def test_an_answer_without_a_word(
 ) -> None:
     provider.reply(content=None, finish=reason)
     await ask(clients, clients.wrapped())
-    found = content_of(records[0])
-    assert ("content" in found, "output" in found) == (False, False)
-    assert found["attributes"]["gen_ai.response.finish_reasons"] == [reason]
+    content = content_of(records[0])
+    assert ("content" in content, "output" in content) == (False, False)
+    assert content["attributes"]["gen_ai.response.finish_reasons"] == [reason]
 
 
 # --- tokens ---
@@ -424,8 +426,8 @@ USAGES: dict[str, tuple[dict[str, Any], tuple[int | None, int | None, int | None
 async def test_tokens(
     usage: str, stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    given, (tokens_in, tokens_out, total, parts) = USAGES[usage]
-    provider.reply(usage=given)
+    report, (tokens_in, tokens_out, total, parts) = USAGES[usage]
+    provider.reply(usage=report)
     await ask(clients, clients.wrapped(), stream)
     (record,) = records
     assert (record.input_tokens, record.output_tokens, record.total_tokens) == (tokens_in, tokens_out, total)
@@ -444,7 +446,7 @@ async def test_tokens_that_are_not_told_are_unknown(
 async def test_the_last_report_of_a_stream_counts(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """Each is of the stream so far: they do not add up."""
+    """Each report is of the stream so far, so they are not added up."""
     provider.reply(pieces=["a", "b", "c"])
     await ask(clients, clients.wrapped(), stream=True)
     assert (records[0].input_tokens, records[0].output_tokens, records[0].total_tokens) == (22, 189, 211)

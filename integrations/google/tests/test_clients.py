@@ -14,16 +14,16 @@ from everycall.record import Record
 from everycall_testkit.client_bench import Clients, decode, run_program
 from everycall_testkit.provider import FakeProvider
 
-ASKED: dict[str, Any] = {"model": "gemini-2.5-flash", "contents": "hi"}
+REQUEST: dict[str, Any] = {"model": "gemini-2.5-flash", "contents": "hi"}
 PIECES = ["storks", " fly", " south"]
 
 
 async def test_both_sides_of_a_client_are_wrapped(clients: Clients, records: list[Record]) -> None:
-    """`wrap(client)` and `wrap(client.aio)` are the same: they share what sends."""
+    """`wrap(client)` and `wrap(client.aio)` are the same: both send with the same object."""
     client = clients.adapter.new_client(clients.provider, False)
     everycall_google.wrap(client.aio if clients.is_async else client, session_id="s-1")
-    client.models.generate_content(**ASKED)
-    await client.aio.models.generate_content(**ASKED)
+    client.models.generate_content(**REQUEST)
+    await client.aio.models.generate_content(**REQUEST)
     client.chats.create(model="gemini-2.5-flash").send_message("hi")
     assert [(r.content, r.session_id) for r in records] == [("hello", "s-1")] * 3
     await clients.adapter.close(client, False)
@@ -48,9 +48,9 @@ def vertex(clients: Clients, **options: Any) -> Any:
 async def test_vertex_ai(stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     client = vertex(clients)
     if stream:
-        await clients.all(await clients.wait(client.models.generate_content_stream(**ASKED)))
+        await clients.all(await clients.wait(client.models.generate_content_stream(**REQUEST)))
     else:
-        await clients.wait(client.models.generate_content(**ASKED))
+        await clients.wait(client.models.generate_content(**REQUEST))
     (record,) = records
     assert (record.provider, record.name) == ("gcp.vertex_ai", "generate_content gemini-2.5-flash")
     assert (record.model, record.content, record.output_tokens) == ("gemini-2.5-flash", "hello", 189)
@@ -68,20 +68,20 @@ async def test_embeddings_of_vertex_ai(clients: Clients, provider: FakeProvider,
 async def test_images_of_vertex_ai_are_not_embeddings(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """They go by the same verb."""
+    """Both have the verb `predict`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's, of its next version
-        made = await clients.wait(
+        response = await clients.wait(
             vertex(clients).models.generate_images(model="imagen-3.0-generate-002", prompt="a stork")
         )
-    assert len(made.generated_images) == 1
+    assert len(response.generated_images) == 1
     assert records == []
 
 
 async def test_a_client_beside_a_wrapped_one_is_untouched(clients: Clients, records: list[Record]) -> None:
     """Its streams are the library's own generators."""
     clients.wrapped()
-    stream = await clients.wait(clients.new().models.generate_content_stream(**ASKED))
+    stream = await clients.wait(clients.new().models.generate_content_stream(**REQUEST))
     code = stream.ag_code if clients.is_async else stream.gi_code
     assert code.co_filename.endswith("models.py")
     await clients.all(stream)
@@ -94,7 +94,7 @@ async def test_a_reader_that_fails_abandons_its_stream(
     reply = provider.reply(pieces=PIECES, pause_after=1)
 
     async def get_member() -> None:
-        stream = await clients.wait(clients.wrapped().models.generate_content_stream(**ASKED))
+        stream = await clients.wait(clients.wrapped().models.generate_content_stream(**REQUEST))
         await clients.next(stream)
         raise ValueError("the reader's own")
 
@@ -109,10 +109,10 @@ async def test_a_reader_that_fails_abandons_its_stream(
 async def test_what_is_thrown_into_a_stream_is_its_own(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """As the library's generator has it: it ends with it."""
+    """The stream ends with it, as the library's generator does."""
     provider.default.pieces = PIECES
     for client in (clients.new(), clients.wrapped()):
-        stream = await clients.wait(client.models.generate_content_stream(**ASKED))
+        stream = await clients.wait(client.models.generate_content_stream(**REQUEST))
         await clients.next(stream)
         with pytest.raises(ZeroDivisionError):
             await clients.wait((stream.athrow if clients.is_async else stream.throw)(ZeroDivisionError()))

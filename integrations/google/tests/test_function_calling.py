@@ -1,4 +1,4 @@
-"""Automatic function calling: the library asks again with what functions returned, and each request is a record."""
+"""Automatic function calling: the library sends the results of functions in further requests, each a record."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from everycall.record import Record
 from everycall_testkit.client_bench import Clients, decode
 from everycall_testkit.provider import FakeProvider
 
-ASKED: dict[str, Any] = {"model": "gemini-2.5-flash", "contents": "hi"}
+REQUEST: dict[str, Any] = {"model": "gemini-2.5-flash", "contents": "hi"}
 NAME = "generate_content gemini-2.5-flash"
 
 
 async def ask(clients: Clients, client: Any, stream: bool = False, **more: Any) -> Any:
     if stream:
-        return await clients.all(await clients.wait(client.models.generate_content_stream(**ASKED, **more)))
-    return await clients.wait(client.models.generate_content(**ASKED, **more))
+        return await clients.all(await clients.wait(client.models.generate_content_stream(**REQUEST, **more)))
+    return await clients.wait(client.models.generate_content(**REQUEST, **more))
 
 
 def tool(clients: Clients) -> Any:
-    """A function that the library runs, and which the program traces."""
+    """A function that the library runs and the program traces."""
 
     def get_weather(city: str) -> str:
         """Tell the weather of a city."""
@@ -37,7 +37,7 @@ def tool(clients: Clients) -> Any:
 async def test_each_request_of_function_calling_is_a_record(
     of: str, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """Requests and the functions between them stand beside each other, below the call that asked."""
+    """Requests and the functions between them are beside each other, below the call that asked."""
     provider.reply(content=None, tool_calls=[("get_weather", {"city": "Rome"})])
     client, config = clients.wrapped(), types.GenerateContentConfig(tools=[tool(clients)])
     with everycall.span("asks"):
@@ -67,7 +67,7 @@ async def test_each_request_of_function_calling_is_a_record(
 
 
 async def test_function_calling_that_fails(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """The second request's error is its own."""
+    """Only the second request's record is an error."""
     provider.reply(content=None, tool_calls=[("get_weather", {"city": "Rome"})])
     provider.reply(status=503)
     with pytest.raises(errors.ServerError):

@@ -1,4 +1,4 @@
-"""What is kept of requests and answers: tools, structured answers, media, reasoning, and every report of tokens."""
+"""What a record keeps of requests and answers: tools, structured answers, media, reasoning, and token reports."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from everycall_testkit.client_bench import Clients, decode
 from everycall_testkit.provider import FakeProvider
 
 MESSAGES = [{"role": "user", "content": "hi"}]
-ASKED: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES}
+CHAT_REQUEST: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES}
 CALLS = [("weather", {"city": "Rome"}), ("time", {"zone": "CET"})]
-SHOWN = {
+ASSISTANT_MESSAGE = {
     "role": "assistant",
     "content": "let me see",
     "tool_calls": [
@@ -32,26 +32,26 @@ SHOWN = {
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 PNG = b"\x89PNG" + bytes(range(256)) * 4
 PICTURE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
-PICTURE_SHOWN = f"<image/png, 1028 bytes, sha256 {hashlib.sha256(PNG).hexdigest()}>"
+PICTURE_REFERENCE = f"<image/png, 1028 bytes, sha256 {hashlib.sha256(PNG).hexdigest()}>"
 has_responses = pytest.mark.skipif(
     find_spec("openai.resources.responses") is None, reason="this version has no Responses API"
 )
 
 
 async def ask(clients: Clients, client: Any, stream: bool, **more: Any) -> None:
-    answer = await clients.wait(client.chat.completions.create(**{**ASKED, **more}, stream=stream))
+    answer = await clients.wait(client.chat.completions.create(**{**CHAT_REQUEST, **more}, stream=stream))
     if stream:
         await clients.all(answer)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_tool_calls(stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """Whole or in pieces, a message has its calls, with their arguments as objects."""
+    """A message has its tool calls, with their arguments as objects, streamed or not."""
     provider.reply(content="let me see", tool_calls=CALLS)
     await ask(clients, clients.wrapped(), stream, tools=[TOOL], tool_choice="auto")
-    asked = decode(records[0].llm_configuration)
-    assert (asked["functions"], asked["function_call"]) == ([TOOL["function"]], "auto")
-    assert (decode(records[0].output), records[0].content) == (SHOWN, "let me see")
+    configuration = decode(records[0].llm_configuration)
+    assert (configuration["functions"], configuration["function_call"]) == ([TOOL["function"]], "auto")
+    assert (decode(records[0].output), records[0].content) == (ASSISTANT_MESSAGE, "let me see")
     assert decode(records[0].attributes)["gen_ai.response.finish_reasons"] == ["tool_calls"]
 
 
@@ -67,7 +67,7 @@ async def test_a_refusal(stream: bool, clients: Clients, provider: FakeProvider,
 async def test_reasoning_of_other_hosts(
     stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """DeepSeek, vLLM and others put it beside the content."""
+    """DeepSeek, vLLM and others send it beside the content."""
     provider.reply(message={"reasoning_content": "hm"})
     await ask(clients, clients.wrapped(), stream)
     assert decode(records[0].output) == {"role": "assistant", "content": "hello", "reasoning_content": "hm"}
@@ -94,21 +94,21 @@ async def test_an_answer_cut_at_its_bound(
 async def test_a_spoken_answer(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     """The transcript is kept; the sound by reference, in a stream too, whose pieces are cut anywhere."""
     sound = bytes(range(256)) * 3
-    spoken = {"id": "audio_1", "data": base64.b64encode(sound).decode(), "transcript": "hello", "expires_at": 1}
-    provider.default.content, provider.default.message = None, {"audio": spoken}
+    audio = {"id": "audio_1", "data": base64.b64encode(sound).decode(), "transcript": "hello", "expires_at": 1}
+    provider.default.content, provider.default.message = None, {"audio": audio}
     client = clients.wrapped()
-    spoken_by = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
-    await ask(clients, client, False, extra_body=spoken_by)
+    parameters = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+    await ask(clients, client, False, extra_body=parameters)
     await ask(clients, client, True)
-    shown = f"<audio, 768 bytes, sha256 {hashlib.sha256(sound).hexdigest()}>"
+    reference = f"<audio, 768 bytes, sha256 {hashlib.sha256(sound).hexdigest()}>"
     whole, streamed = (decode(record.output)["audio"] for record in records)
-    assert decode(records[0].llm_configuration)["model_params"] == spoken_by
-    assert whole == {"id": "audio_1", "transcript": "hello", "data": shown, "expires_at": 1}
+    assert decode(records[0].llm_configuration)["model_params"] == parameters
+    assert whole == {"id": "audio_1", "transcript": "hello", "data": reference, "expires_at": 1}
     assert streamed == whole
 
 
 async def test_media_are_shown_by_reference(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """What is sent is whole; of what is kept no part is base64, and the file can be found by its hash."""
+    """The request is sent unchanged. The record has no base64; the hash identifies the file."""
     sound = base64.b64encode(PNG).decode()
     parts = [
         {"type": "text", "text": "what is this?"},
@@ -122,7 +122,7 @@ async def test_media_are_shown_by_reference(clients: Clients, provider: FakeProv
     digest = hashlib.sha256(PNG).hexdigest()
     assert decode(records[0].llm_configuration)["messages"][0]["content"] == [
         parts[0],
-        {"type": "image_url", "image_url": {"url": PICTURE_SHOWN, "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": PICTURE_REFERENCE, "detail": "low"}},
         parts[2],
         {"type": "input_audio", "input_audio": {"data": f"<audio/wav, 1028 bytes, sha256 {digest}>", "format": "wav"}},
         {"type": "file", "file": {"filename": "a.pdf", "file_data": f"<application/pdf, 1028 bytes, sha256 {digest}>"}},
@@ -130,7 +130,7 @@ async def test_media_are_shown_by_reference(clients: Clients, provider: FakeProv
 
 
 def test_references() -> None:
-    """Of what is too large to hash the size is kept; what is no base64 stays, or is said to be none."""
+    """Media too large to hash are kept by size. Text that is not base64 stays as it is."""
     large = "data:image/png;base64," + "A" * (limits.MEDIA_HASH_BYTES_MAX * 4 // 3 + 8)
     assert media_reference(large) == f"<image/png, {(len(large) - 22) * 3 // 4} bytes>"
     assert media_reference("data:text/plain,hello") == "data:text/plain,hello"
@@ -140,7 +140,7 @@ def test_references() -> None:
 
 
 async def test_only_known_parameters_are_kept(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """A body may hold keys, as for Azure's data sources."""
+    """A body may have keys, such as those of Azure's data sources."""
     secret = {"data_sources": [{"parameters": {"authentication": {"key": "canary"}}}], "top_k": 5}
     await ask(clients, clients.wrapped(), False, temperature=0.0, user="u-7", seed=1, extra_body=secret)
     assert provider.requests[0].body["data_sources"] == secret["data_sources"]
@@ -154,7 +154,7 @@ async def test_only_known_parameters_are_kept(clients: Clients, provider: FakePr
 
 
 async def test_inputs_are_kept_as_they_were(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """What a program does to its messages while it waits does not reach the record."""
+    """Changes that the program makes to its messages later are not in the record."""
     messages = [{"role": "user", "content": "before"}]
     stream = await clients.wait(
         clients.wrapped().chat.completions.create(model="gpt-4o", messages=messages, stream=True)
@@ -169,25 +169,25 @@ async def test_the_librarys_own_messages(clients: Clients, provider: FakeProvide
     """An answer put back among the messages is read like any other message."""
     provider.reply(content=None, tool_calls=CALLS[:1])
     client = clients.wrapped()
-    answer = await clients.wait(client.chat.completions.create(**ASKED))
+    answer = await clients.wait(client.chat.completions.create(**CHAT_REQUEST))
     back = [*MESSAGES, answer.choices[0].message, {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}]
     await clients.wait(client.chat.completions.create(model="gpt-4o", messages=back))
-    asked = decode(records[1].llm_configuration)["messages"]
-    assert [message["role"] for message in asked] == ["user", "assistant", "tool"]
-    assert asked[1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city": "Rome"}'}
+    sent_messages = decode(records[1].llm_configuration)["messages"]
+    assert [message["role"] for message in sent_messages] == ["user", "assistant", "tool"]
+    assert sent_messages[1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city": "Rome"}'}
 
 
 async def test_an_answer_that_does_not_fit_its_format(
     clients: Clients, provider: FakeProvider, records: list[Record], chat_helpers: Any
 ) -> None:
-    """`parse` raises; what was answered and paid for is recorded."""
+    """`parse` raises; the answer, which was paid for, is recorded."""
 
     class Answer(pydantic.BaseModel):
         city: str
 
     provider.reply(content='{"city": "Ro', finish="length")
     with pytest.raises(openai.LengthFinishReasonError):
-        await clients.wait(chat_helpers(clients.wrapped()).parse(**ASKED, response_format=Answer))
+        await clients.wait(chat_helpers(clients.wrapped()).parse(**CHAT_REQUEST, response_format=Answer))
     assert (records[0].content, records[0].input_tokens, records[0].output_tokens) == ('{"city": "Ro', 22, 189)
     # `parse` was not yet part of the request in the first versions: there the request is a success
     assert records[0].error_type in ("openai.LengthFinishReasonError", None)
@@ -221,17 +221,17 @@ async def test_a_response_with_tool_calls(
 ) -> None:
     provider.reply(content="let me see", tool_calls=CALLS[:1])
     tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
-    asked = [{"role": "user", "content": [{"type": "input_image", "image_url": PICTURE, "detail": "low"}]}]
+    messages = [{"role": "user", "content": [{"type": "input_image", "image_url": PICTURE, "detail": "low"}]}]
     client = clients.wrapped()
     answer = await clients.wait(
-        client.responses.create(model="gpt-4o", input=asked, instructions="be brief", tools=[tool], stream=stream)
+        client.responses.create(model="gpt-4o", input=messages, instructions="be brief", tools=[tool], stream=stream)
     )
     if stream:
         await clients.all(answer)
     configuration = decode(records[0].llm_configuration)
     assert configuration["messages"] == [
         {"role": "system", "content": "be brief"},
-        {"role": "user", "content": [{"type": "input_image", "image_url": PICTURE_SHOWN, "detail": "low"}]},
+        {"role": "user", "content": [{"type": "input_image", "image_url": PICTURE_REFERENCE, "detail": "low"}]},
     ]
     assert configuration["functions"] == [tool]
     message, call = decode(records[0].output)
@@ -244,7 +244,7 @@ async def test_a_response_with_tool_calls(
 async def test_a_response_that_failed(
     stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """The library raises nothing; the record is an error, for the model gave no answer."""
+    """The library raises nothing. The record is an error, because the model gave no answer."""
     provider.reply(finish="failed", error="the model broke")
     answer = await clients.wait(clients.wrapped().responses.create(model="gpt-4o", input="hi", stream=stream))
     if stream:
@@ -287,8 +287,8 @@ async def test_a_refusal_that_is_broken_off(clients: Clients, provider: FakeProv
     await clients.wait(stream.close())
     reply.go.set()
     begun = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed"}
-    shown = [{**begun, "content": [{"type": "refusal", "refusal": "I will not"}]}]
-    assert (decode(records[0].output), records[0].error_type) == (shown, "abandoned")
+    items = [{**begun, "content": [{"type": "refusal", "refusal": "I will not"}]}]
+    assert (decode(records[0].output), records[0].error_type) == (items, "abandoned")
 
 
 # --- tokens ---
@@ -341,10 +341,10 @@ REPORTS = {
 
 @pytest.mark.parametrize(("usage", "counts", "parts"), REPORTS.values(), ids=REPORTS.keys())
 def test_reports_of_tokens(usage: dict[str, Any], counts: tuple[Any, ...], parts: dict[str, int]) -> None:
-    """Input includes what was cached, output what was reasoned; what is not reported is not there."""
-    found = usage_fields(usage)
-    assert (found.get("input_tokens"), found.get("output_tokens"), found.get("total_tokens")) == counts
-    assert found.get("usage", {}) == parts
+    """Input includes cached tokens, output includes reasoning; a count that is not reported is missing."""
+    fields = usage_fields(usage)
+    assert (fields.get("input_tokens"), fields.get("output_tokens"), fields.get("total_tokens")) == counts
+    assert fields.get("usage", {}) == parts
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -409,7 +409,7 @@ async def test_no_report_of_tokens(
 
 
 async def test_groqs_report_in_a_stream(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """It comes beside the choices, asked for or not."""
+    """It comes in a chunk without choices, also if it was not requested."""
     body = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "llama"}
     last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "x_groq": {"usage": CHAT}}
     provider.reply(body=f"data: {json.dumps({**body, **last})}\n\ndata: [DONE]\n\n".encode())

@@ -1,4 +1,4 @@
-"""A real model on this machine, asked through the library: what it says and counts is what is recorded."""
+"""A real model on this machine, called through the library: the record has its answer and its token counts."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def test_the_local_model(records: list[Record]) -> None:
     try:
         with openai.OpenAI(base_url=model.base_url, api_key="local", max_retries=0) as client:
             everycall_openai.wrap(client, provider="llama.cpp", stream_usage=True)
-            asked: dict[str, Any] = {
+            request: dict[str, Any] = {
                 "model": model.name,
                 "messages": [{"role": "user", "content": "Name one colour."}],
                 "max_tokens": 8,
                 "temperature": 0,
             }
-            answer = client.chat.completions.create(**asked)
-            chunks = list(client.chat.completions.create(**asked, stream=True))
+            answer = client.chat.completions.create(**request)
+            chunks = list(client.chat.completions.create(**request, stream=True))
     finally:
         model.stop()
     whole, streamed = records
-    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert whole.content == answer.choices[0].message.content
-    assert streamed.content == said
+    assert streamed.content == text
     assert (whole.input_tokens, whole.output_tokens) == (answer.usage.prompt_tokens, answer.usage.completion_tokens)
     assert (streamed.input_tokens, streamed.provider) == (whole.input_tokens, "llama.cpp")
     assert streamed.time_to_first_token is not None

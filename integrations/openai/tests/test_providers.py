@@ -1,4 +1,4 @@
-"""Who answers, by class and host; and whom a stream's usage is asked of."""
+"""The provider by class and host, and which providers report the usage of a stream."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_host_names_the_provider(base_url: str, provider: str | None) -> Non
 
 @pytest.mark.parametrize("kind", [openai.AzureOpenAI, openai.AsyncAzureOpenAI])
 def test_azures_client_names_the_provider(kind: Any) -> None:
-    """Also behind a gateway of one's own."""
+    """Also behind a gateway of your own."""
     client = kind(api_key="k", api_version="2024-10-21", base_url="https://gateway.example.com/openai")
     assert provider_of(client) == "azure.ai.openai"
 
@@ -88,7 +88,7 @@ def test_azures_v1_reports_stream_usage() -> None:
 
 @pytest.mark.parametrize("kind", [openai.AzureOpenAI, openai.AsyncAzureOpenAI])
 async def test_a_request_to_azure(kind: Any, provider: FakeProvider, records: list[Record]) -> None:
-    """Deployments are named in the path; the model is what answered."""
+    """The path names the deployment; the record has the model that answered."""
     client = everycall_openai.wrap(
         kind(api_key="k", api_version="2024-10-21", azure_endpoint=provider.root, azure_deployment="my-gpt")
     )
@@ -97,7 +97,7 @@ async def test_a_request_to_azure(kind: Any, provider: FakeProvider, records: li
     copied = client.with_options(timeout=5).chat.completions.create(model="my-gpt", messages=[], stream=True)
     chunks = [chunk async for chunk in await copied] if isawaitable(copied) else list(copied)
     assert all(chunk.choices for chunk in chunks)
-    assert [seen.path.partition("?")[0] for seen in provider.requests] == [
+    assert [request.path.partition("?")[0] for request in provider.requests] == [
         "/openai/deployments/my-gpt/chat/completions"
     ] * 2
     assert provider.requests[1].body["stream_options"] == {"include_usage": True}

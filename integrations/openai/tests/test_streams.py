@@ -1,4 +1,4 @@
-"""Usage in OpenAI's streams, which everycall asks for and hides; and the library's own helpers for streams."""
+"""Usage in OpenAI's streams, which everycall requests and hides; and the library's own helpers for streams."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def open_stream(clients: Clients, client: Any, **more: Any) -> Any:
 
 
 async def test_the_chunk_with_usage_is_hidden(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """It is asked for, recorded, and not seen: the caller has what it would have had."""
+    """everycall requests it and records it. The caller gets the chunks it would get without everycall."""
     chunks = await clients.all(await open_stream(clients, clients.wrapped()))
     assert provider.requests[0].body["stream_options"] == {"include_usage": True}
     assert all(chunk.choices and "usage" not in chunk.to_dict() for chunk in chunks)
@@ -74,12 +74,12 @@ async def test_a_host_can_be_asked_by_option(clients: Clients, provider: FakePro
 async def test_a_server_that_refuses_to_tell_usage(
     status: int, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
-    """The request goes as the caller made it, once; later ones do not ask, nor do those of a copied client."""
+    """The request is sent again as the caller made it. Later ones, also of a copied client, do not ask for usage."""
     provider.reply(status=status, error="Unrecognized request argument supplied: stream_options")
     client = clients.wrapped()
     assert text_of(await clients.all(await open_stream(clients, client))) == "hello"
     assert text_of(await clients.all(await open_stream(clients, client.with_options(timeout=20)))) == "hello"
-    assert ["stream_options" in seen.body for seen in provider.requests] == [True, False, False]
+    assert ["stream_options" in request.body for request in provider.requests] == [True, False, False]
     assert [(r.status, r.content, r.input_tokens) for r in records] == [("success", "hello", None)] * 2
 
 
@@ -112,18 +112,18 @@ async def test_usage_is_not_asked_for_in_a_raw_response(
 async def test_the_helpers_snapshots_and_final_completion(
     clients: Clients, provider: FakeProvider, records: list[Record], chat_helpers: Any
 ) -> None:
-    """They are what they are without us: no usage, since the caller did not ask for it."""
+    """They are the same as without everycall: no usage, because the caller did not ask for it."""
     provider.default.pieces = PIECES
-    found = []
+    results = []
     for client in (clients.new(), clients.wrapped()):
         manager = chat_helpers(client).stream(**CHAT)
         stream = await clients.enter(manager)
         kinds = [event.type for event in await clients.all(stream)]
         final = await clients.wait(stream.get_final_completion())
         await clients.leave(manager)
-        found.append((type(manager), type(stream), kinds, final.to_dict(), stream.current_completion_snapshot))
-    assert found[0] == found[1]
-    assert found[1][3]["choices"][0]["message"]["content"] == "storks fly south"
+        results.append((type(manager), type(stream), kinds, final.to_dict(), stream.current_completion_snapshot))
+    assert results[0] == results[1]
+    assert results[1][3]["choices"][0]["message"]["content"] == "storks fly south"
     assert [(r.content, r.input_tokens) for r in records] == [("storks fly south", 22)]
 
 

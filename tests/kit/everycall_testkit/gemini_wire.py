@@ -1,8 +1,8 @@
-"""What Gemini's API and Vertex AI send: generated content, whole and as server-sent events, embeddings, counts, errors.
+"""Responses of Gemini's API and Vertex AI: generated content, streamed or not, embeddings, token counts, errors.
 
-Pure functions from a request and a `Reply` of the fake provider to bodies; the provider sends them. Of a reply,
-`message` may hold `parts` (before the text) and `more` (after it) as they are on the wire, and what else a `candidate`
-or the whole `answer` has; `candidates` is their number.
+Pure functions from a request and a `Reply` of the fake provider to bodies; the provider sends them. The reply's
+`message` may have `parts` (before the text) and `more` (after it) as they are on the wire, other members of a
+`candidate` and of the `answer`, and the number of `candidates`.
 """
 
 from __future__ import annotations
@@ -26,64 +26,67 @@ VERBS = ("generateContent", "streamGenerateContent", "embedContent", "batchEmbed
 
 
 def verb(path: str) -> str:
-    """Return what is asked of a model: `/v1beta/models/gemini-2.5-flash:generateContent` asks `generateContent`."""
+    """Return the verb of a path: that of `/v1beta/models/gemini-2.5-flash:generateContent` is `generateContent`."""
     return path.partition("?")[0].rpartition(":")[2]
 
 
 def is_asked(path: str) -> bool:
-    """Tell whether a path is one of Google's."""
+    """Whether a path is one of Google's."""
     return ":" in path and verb(path) in VERBS
 
 
 def is_streamed(path: str, reply: Any) -> bool:
-    """Tell whether the answer to a request comes as events."""
+    """Whether the response to a request is streamed."""
     return reply.status < 400 and reply.body is None and verb(path) == "streamGenerateContent"
 
 
 def failure(reply: Any) -> dict[str, Any]:
-    """Return an error as Google says it."""
+    """Return an error in Google's shape."""
     return {"error": {"code": reply.status, "message": reply.error, "status": STATUSES.get(reply.status, "UNKNOWN")}}
 
 
 def answer(path: str, body: dict[str, Any], reply: Any) -> bytes:
-    """Return the whole answer to a request that is not streamed, a failure too."""
+    """Return the response to a request that is not streamed, or an error."""
     return reply.body if reply.body is not None else json.dumps(_answer(path, body, reply)).encode()
 
 
 def _answer(path: str, body: dict[str, Any], reply: Any) -> dict[str, Any]:
     if reply.status >= 400:
         return failure(reply)
-    asked = verb(path)
-    if asked == "countTokens":
+    operation = verb(path)
+    if operation == "countTokens":
         return {"totalTokens": 7}
-    if asked == "predict":
+    if operation == "predict":
         return {"predictions": [_predicted(one) for one in body["instances"]]}
-    if asked == "embedContent":
+    if operation == "embedContent":
         return {"embedding": {"values": _vector(body.get("embedContentConfig") or body)}}
-    if asked == "batchEmbedContents":
-        made: dict[str, Any] = {"embeddings": [{"values": _vector(one)} for one in body["requests"]]}
-        return made if reply.usage in ("default", None) else {**made, "usageMetadata": reply.usage}
+    if operation == "batchEmbedContents":
+        response: dict[str, Any] = {"embeddings": [{"values": _vector(one)} for one in body["requests"]]}
+        return response if reply.usage in ("default", None) else {**response, "usageMetadata": reply.usage}
     parts = [*reply.message.get("parts", ()), *_text(reply), *_calls(reply), *reply.message.get("more", ())]
     usage = USAGE if reply.usage == "default" else reply.usage
     return _whole(path, reply, _candidates(reply, parts, reply.finish or "STOP"), usage)
 
 
 def events(path: str, reply: Any) -> list[tuple[bool, bytes]]:
-    """Return the events of a streamed answer, each with whether it is a piece of what the model says."""
-    made: list[tuple[bool, bytes]] = []
+    """Return the events of a streamed response, each with whether it has a piece of the model's text."""
+    chunks: list[tuple[bool, bytes]] = []
     usage: Any
     for part in reply.message.get("parts", ()):
-        made.append((False, _event(_whole(path, reply, _candidates(reply, [part], None), None))))
+        chunks.append((False, _event(_whole(path, reply, _candidates(reply, [part], None), None))))
     for count, piece in enumerate(_pieces(reply), 1):
         if count - 1 == reply.error_after:
-            return [*made, (False, _event({"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}}))]
+            return [
+                *chunks,
+                (False, _event({"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}})),
+            ]
         so_far = {"promptTokenCount": 22, "candidatesTokenCount": count, "totalTokenCount": 22 + count}
         usage = so_far if reply.usage == "default" else None
-        made.append((True, _event(_whole(path, reply, _candidates(reply, [{"text": piece}], None), usage))))
+        chunks.append((True, _event(_whole(path, reply, _candidates(reply, [{"text": piece}], None), usage))))
     last = [*_calls(reply), *reply.message.get("more", ())] or [{"text": ""}]
     usage = USAGE if reply.usage == "default" else reply.usage
-    made.append((False, _event(_whole(path, reply, _candidates(reply, last, reply.finish or "STOP"), usage))))
-    return made
+    chunks.append((False, _event(_whole(path, reply, _candidates(reply, last, reply.finish or "STOP"), usage))))
+    return chunks
 
 
 def _event(data: dict[str, Any]) -> bytes:
@@ -93,8 +96,8 @@ def _event(data: dict[str, Any]) -> bytes:
 def _whole(path: str, reply: Any, candidates: list[dict[str, Any]], usage: Any) -> dict[str, Any]:
     model = reply.model or path.partition("?")[0].rpartition(":")[0].rpartition("/")[2]
     about = {"modelVersion": model, "responseId": "resp-1", **reply.message.get("answer", {})}
-    made = {"candidates": candidates, **about} if candidates else about
-    return made if usage is None else {**made, "usageMetadata": usage}
+    response = {"candidates": candidates, **about} if candidates else about
+    return response if usage is None else {**response, "usageMetadata": usage}
 
 
 def _candidates(reply: Any, parts: list[dict[str, Any]], reason: str | None) -> list[dict[str, Any]]:
@@ -108,16 +111,16 @@ def _pieces(reply: Any) -> list[str]:
 
 
 def _text(reply: Any) -> list[dict[str, Any]]:
-    said = "".join(_pieces(reply))
-    return [{"text": said}] if said else []
+    text = "".join(_pieces(reply))
+    return [{"text": text}] if text else []
 
 
 def _calls(reply: Any) -> list[dict[str, Any]]:
     return [{"functionCall": {"name": name, "args": arguments}} for name, arguments in reply.tool_calls]
 
 
-def _vector(asked: dict[str, Any]) -> list[float]:
-    return [0.25] * (asked.get("outputDimensionality") or 4)
+def _vector(request: dict[str, Any]) -> list[float]:
+    return [0.25] * (request.get("outputDimensionality") or 4)
 
 
 def _predicted(instance: dict[str, Any]) -> dict[str, Any]:
