@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from everycall.integration import Fields, get_member, members, to_plain, usage_fields
-from everycall.semconv import GEN_AI_FINISH_REASONS, GEN_AI_RESPONSE_ID, USAGE_UNPRICED
+from everycall.semconv import ERROR_TYPE, GEN_AI_FINISH_REASONS, GEN_AI_RESPONSE_ID, USAGE_UNPRICED
 
 __all__ = ["REPORTED_SERVICE_TIER", "completion", "failure", "message"]
 
@@ -20,7 +20,7 @@ __all__ = ["REPORTED_SERVICE_TIER", "completion", "failure", "message"]
 REPORTED_SERVICE_TIER: Final = "anthropic.response.service_tier"
 _ATTRIBUTE: Final = "anthropic.response."
 _USAGE_ATTRIBUTE: Final = "anthropic.usage."
-_FIELDS: Final = frozenset({"id", "type", "role", "model", "content", "completion", "usage", "stop_reason"})
+_FIELDS: Final = frozenset({"id", "type", "role", "model", "content", "completion", "usage", "stop_reason", "error"})
 _STOP_DETAILS: Final = frozenset({"stop_details", "stop_sequence"})
 _PARSED: Final = "parsed_output"
 """What the library's `parse` makes of a block's text."""
@@ -36,10 +36,14 @@ def message(response: object) -> Fields:
     """Read a message: `content` is its text, `output` the message with its blocks if there is more than text.
 
     More is thinking, the use or the result of a tool, or text with citations. Signatures and encrypted thinking are
-    kept by reference.
+    kept by reference. `failure` is the text of an error that came with status 200.
     """
     values = members(response)
     fields = _common_fields(values)
+    error = values.get("error")
+    if error:  # sent with status 200
+        fields["failure"] = failure(error)
+        fields[ERROR_TYPE] = get_member(error, "type")
     blocks = values.get("content")
     if not isinstance(blocks, list) or not blocks:
         return fields

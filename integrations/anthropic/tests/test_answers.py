@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import threading
 from typing import Any
 
@@ -129,6 +130,16 @@ async def test_reasons_for_the_end(
     assert attributes["gen_ai.response.finish_reasons"] == [reason]
     assert attributes.get("anthropic.stop_sequence") == ("END" if reason == "stop_sequence" else None)
     assert records[0].error_type is None
+
+
+async def test_an_error_with_status_200(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """The library raises nothing. The record is an error, because the model gave no answer."""
+    error = {"type": "overloaded_error", "message": "Overloaded"}
+    provider.reply(body=json.dumps({"type": "error", "error": error}).encode())
+    await ask(clients, "whole")
+    (record,) = records
+    assert (record.status, record.error) == ("error", "overloaded_error: Overloaded")
+    assert decode(record.attributes)["error.type"] == "overloaded_error"
 
 
 @whole_or_streamed

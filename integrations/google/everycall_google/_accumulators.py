@@ -199,6 +199,4 @@ class Generation(StreamAccumulator):
 
     def fields(self) -> Fields:
         candidates = [self.candidates[index].value() for index in sorted(self.candidates)]
-        fields = _responses.generation({**self.envelope, "candidates": candidates})
-        error = self.envelope.get("error")
-        return fields if error is None else {**fields, "failure": _responses.failure(error)}
+        return _responses.generation({**self.envelope, "candidates": candidates})

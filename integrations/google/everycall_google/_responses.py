@@ -58,7 +58,8 @@ def generation(response: object) -> Fields:
 
     `output` is a message with its parts (thoughts, function calls, code, media by reference), what it is grounded on,
     and ratings if a filter stopped it; a list of messages for several candidates. For a prompt that was refused it has
-    the reason: that is not an error.
+    the reason: that is not an error. `failure` is the text of an error that a stream, or a response with status 200,
+    reports.
     """
     values = members(response)
     candidates = [members(candidate) for candidate in items(values.get("candidates"))]
@@ -81,6 +82,8 @@ def generation(response: object) -> Fields:
             fields["output"] = messages
         elif len(messages[0]) > 2 or not isinstance(messages[0]["content"], str):
             fields["output"] = messages[0]
+    if values.get("error"):
+        fields["failure"] = failure(values["error"])
     feedback = members(values.get("promptFeedback"))
     reason = nonempty_text(feedback.get("blockReason"))
     if reason:

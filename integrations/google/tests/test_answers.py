@@ -356,6 +356,14 @@ async def test_grounding(stream: bool, clients: Clients, provider: FakeProvider,
     }
 
 
+async def test_an_error_with_status_200(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """The library raises nothing. The record is an error, because the model gave no answer."""
+    error = {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}
+    provider.reply(body=json.dumps({"error": error}).encode())
+    await ask(clients, clients.wrapped())
+    assert [(record.status, record.error) for record in records] == [("error", "503 UNAVAILABLE. overloaded")]
+
+
 @pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS"])
 async def test_an_answer_without_a_word(
     reason: str, clients: Clients, provider: FakeProvider, records: list[Record]
