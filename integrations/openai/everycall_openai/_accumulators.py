@@ -18,6 +18,9 @@ _NOT_OUTPUT: Final = frozenset({"role", "channel", "id", "type", "index"})
 """Members of a delta that the model did not make."""
 _ENVELOPE: Final = frozenset({"choices", "object", "created", "obfuscation", "p"})
 """Members of a chunk that are read elsewhere, or not kept."""
+_RARELY_CHANGED: Final = ("service_tier", "system_fingerprint")
+_REPEATED: Final = frozenset({*_ENVELOPE, *_RARELY_CHANGED, "id", "model"})
+"""Members that each chunk repeats."""
 _MERGED_ELSEWHERE: Final = frozenset({"index", "delta", "message", "text", "finish_reason"})
 
 
@@ -75,11 +78,12 @@ class _Choice:
 class Chat(_ChunkAccumulator):
     """The chunks of a chat completion."""
 
-    __slots__ = ("choices",)
+    __slots__ = ("_rare_members", "choices")
 
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
         self.choices: dict[int, _Choice] = {}
+        self._rare_members: tuple[str, ...] = ()
 
     def add(self, chunk: object) -> None:
         values = members(chunk)
@@ -105,12 +109,16 @@ class Chat(_ChunkAccumulator):
 
     def _has_news(self, chunk: object, values: Fields) -> bool:
         """Whether a chunk has more of the response's own members than those that every chunk repeats."""
-        return (
-            not self.envelope
-            or values.get("usage") is not None
-            or values.get("service_tier") != self.envelope.get("service_tier")
-            or _has_unknown_members(chunk)
-        )
+        if not self.envelope:
+            self._rare_members = tuple(getattr(type(chunk), "model_fields", {}).keys() - _REPEATED)
+            return True
+        for name in self._rare_members:
+            if values.get(name) is not None:
+                return True
+        for name in _RARELY_CHANGED:
+            if values.get(name) != self.envelope.get(name):
+                return True
+        return _has_unknown_members(chunk)
 
     def _choice(self, index: int) -> _Choice:
         choice = self.choices.get(index)

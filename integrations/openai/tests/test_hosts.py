@@ -87,7 +87,8 @@ async def test_what_a_response_has_beside_its_message(
         choice = {"index": 0, "delta": {"content": "ok"}, "finish_reason": None, "content_filter_results": filters}
         last = {"index": 0, "delta": {}, "finish_reason": "stop", **beside}
         send(provider, {**ABOUT, "choices": [choice]}, {**ABOUT, "choices": [last]},
-             {**ABOUT, "choices": [], "usage": usage, **others})  # fmt: skip
+             {**ABOUT, "choices": [], "usage": usage, "x_empty": others["x_empty"], "p": others["p"]},
+             {**ABOUT, "choices": [], "moderation": others["moderation"], "provider": "WandB"})  # fmt: skip
     else:
         choice = {"index": 0, "message": {"content": "ok"}, "finish_reason": "stop", **beside}
         provider.reply(body=json.dumps({**ABOUT, "choices": [choice], "usage": usage, **others}).encode())
