@@ -18,9 +18,6 @@ _NOT_OUTPUT: Final = frozenset({"role", "channel", "id", "type", "index"})
 """Members of a delta that the model did not make."""
 _ENVELOPE: Final = frozenset({"choices", "object", "created", "obfuscation", "p"})
 """Members of a chunk that are read elsewhere, or not kept."""
-_RARELY_CHANGED: Final = ("service_tier", "system_fingerprint")
-_REPEATED: Final = frozenset({*_ENVELOPE, *_RARELY_CHANGED, "id", "model"})
-"""Members that each chunk repeats."""
 _MERGED_ELSEWHERE: Final = frozenset({"index", "delta", "message", "text", "finish_reason"})
 
 
@@ -78,12 +75,14 @@ class _Choice:
 class Chat(_ChunkAccumulator):
     """The chunks of a chat completion."""
 
-    __slots__ = ("_rare_members", "choices")
+    __slots__ = ("_member_count", "_other_names", "_others", "choices")
 
     def __init__(self, captures_output: bool) -> None:
         super().__init__(captures_output)
         self.choices: dict[int, _Choice] = {}
-        self._rare_members: tuple[str, ...] = ()
+        self._member_count = -1
+        self._other_names: tuple[str, ...] = ()
+        self._others: list[Any] = []
 
     def add(self, chunk: object) -> None:
         values = members(chunk)
@@ -100,7 +99,7 @@ class Chat(_ChunkAccumulator):
             if choice_values.get("finish_reason") is not None:
                 choice.add_others(choice_values)
                 self.is_complete = all(other.finish_reason is not None for other in self.choices.values())
-            elif choice_values.get("logprobs") is not None or _has_unknown_members(entry):
+            elif choice_values.get("logprobs") is not None or _has_unknown_members(entry, choice_values):
                 choice.add_others(choice_values)
 
     def fields(self) -> Fields:
@@ -108,17 +107,16 @@ class Chat(_ChunkAccumulator):
         return _responses.chat({**self.envelope, "choices": choices})
 
     def _has_news(self, chunk: object, values: Fields) -> bool:
-        """Whether a chunk has more of the response's own members than those that every chunk repeats."""
-        if not self.envelope:
-            self._rare_members = tuple(getattr(type(chunk), "model_fields", {}).keys() - _REPEATED)
+        """Whether a chunk has other members of the response than the chunk before, beside those that all repeat."""
+        if _has_unknown_members(chunk, values):
             return True
-        for name in self._rare_members:
-            if values.get(name) is not None:
-                return True
-        for name in _RARELY_CHANGED:
-            if values.get(name) != self.envelope.get(name):
-                return True
-        return _has_unknown_members(chunk)
+        if len(values) != self._member_count:
+            self._member_count, self._other_names = len(values), tuple(values.keys() - _ENVELOPE)
+        others = [values.get(name) for name in self._other_names]
+        if others == self._others:
+            return False
+        self._others = others
+        return True
 
     def _choice(self, index: int) -> _Choice:
         choice = self.choices.get(index)
@@ -127,9 +125,9 @@ class Chat(_ChunkAccumulator):
         return choice
 
 
-def _has_unknown_members(value: object) -> bool:
+def _has_unknown_members(value: object, values: Fields) -> bool:
     """Whether an object of the library's has members that it does not declare, or is plain JSON."""
-    return type(value) is dict or bool(getattr(value, "__pydantic_extra__", None))
+    return values is not getattr(value, "__dict__", None)
 
 
 def _has_output(delta: Fields) -> bool:

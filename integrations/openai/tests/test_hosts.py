@@ -106,6 +106,17 @@ async def test_what_a_response_has_beside_its_message(
     }
 
 
+async def test_chunks_without_the_usual_members(
+    clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    """Some hosts leave out `object`, `created` or the id; what a chunk has is kept all the same."""
+    choice: dict[str, Any] = {"index": 0, "delta": {"content": "o"}}
+    last = {**choice, "delta": {"content": "k"}, "finish_reason": "stop"}
+    send(provider, {"choices": [choice]}, {"choices": [last], "model": "m-2"}, {"choices": [], "usage": USAGE})
+    await ask(clients, stream=True)
+    assert [(r.content, r.model, r.input_tokens) for r in records] == [("ok", "m-2", 7)]
+
+
 async def test_a_service_tier_that_comes_late(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     send(provider, chunk({"content": "ok"}, service_tier="auto"), chunk({}, "stop", service_tier="priority"))
     await ask(clients, stream=True)
