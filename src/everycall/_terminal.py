@@ -36,11 +36,11 @@ _STYLES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A table's column. `right` aligns numbers; `gives_way` is the column that is cut when the table is too wide."""
+    """A table's column. `right` aligns numbers; `shrinks` is the column that is cut when the table is too wide."""
 
     title: str
     right: bool = False
-    gives_way: bool = False
+    shrinks: bool = False
 
 
 class Terminal:
@@ -164,7 +164,7 @@ def _one_line(text: str) -> str:
 
 def _narrow(columns: Sequence[Column], widths: list[int], width: int) -> None:
     """Take what is too wide from the columns that give way, the widest first, then from any."""
-    for may_give in (lambda c: c.gives_way, lambda c: not c.right, lambda _: True):
+    for may_give in (lambda c: c.shrinks, lambda c: not c.right, lambda _: True):
         candidates = [i for i, column in enumerate(columns) if may_give(column)]
         while candidates and sum(widths) + 3 * len(widths) + 1 > width:
             widest = max(candidates, key=lambda i: widths[i])

@@ -62,8 +62,8 @@ def test_the_version_is_the_distribution_s(capsys: pytest.CaptureFixture[str]) -
     ("arguments", "said"),
     [
         (["tail"], "invalid choice: 'tail'"),
-        (["serve", "--port", "x"], "'x' is no port: give 0 (any free one) to 65535"),
-        (["serve", "--port", "65536"], "'65536' is no port"),
+        (["serve", "--port", "x"], "invalid port 'x': use 1 to 65535, or 0 for any free port"),
+        (["serve", "--port", "65536"], "invalid port '65536'"),
         (["key", "create"], "required: NAME"),
         (["key", "create", "n", "--role", "owner"], "invalid choice: 'owner'"),
         (["ship", "extra"], "unrecognized arguments: extra"),

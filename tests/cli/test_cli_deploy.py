@@ -95,7 +95,7 @@ def test_files_become_what_is_served_and_again_changes_nothing(run: Run, client:
     assert found["messages"][0]["content"] == "You work for {{company}}.\nBe kind."
     code, out, _ = run("deploy", folder)
     assert (code, "unchanged" in out) == (0, True)
-    assert out.endswith("Nothing to do: it is deployed as the files say.\n")
+    assert out.endswith("Nothing to do: the server already serves these files.\n")
     assert len(client.get("/api/deployments/support/versions").json()["versions"]) == 1
 
 
@@ -125,7 +125,7 @@ def test_a_version_is_made_without_being_served(run: Run, client: httpx.Client, 
     run("deploy", folder)
     (folder / "support.yaml").write_text(PROMPT.replace("gpt-4o-mini", "gpt-4o"))
     code, out, _ = run("deploy", folder / "support.yaml", "--no-activate")
-    assert (code, out.splitlines()[-1]) == (0, "1 deployed, without being served.")
+    assert (code, out.splitlines()[-1]) == (0, "1 deployed, not activated.")
     assert served(client)["version"] == 1
     assert "activated" in run("deploy", folder)[1]
     assert served(client)["version"] == 2
@@ -139,7 +139,7 @@ def test_nothing_is_deployed_when_anything_is_wrong(run: Run, client: httpx.Clie
     code, out, err = run("deploy", folder)
     assert (code, out) == (1, "")
     assert err.splitlines()[0] == "everycall: nothing was deployed."
-    assert f"{folder / 'broken.yaml'}:2: this is not YAML" in err
+    assert f"{folder / 'broken.yaml'}:2: invalid YAML" in err
     assert f"{folder / 'misspelt.yml'}:3: unknown key 'temperature': did you mean temp?" in err
     (folder / "broken.yaml").unlink()
     (folder / "misspelt.yml").write_text("model: m\nmessages:\n  - role: user\n    content: x\n  - role: boss\n")
@@ -154,7 +154,7 @@ def test_two_files_with_one_id(run: Run, folder: Path) -> None:
     (folder / "sub" / "support.yaml").write_text(PROMPT)
     code, _, err = run("deploy", folder)
     assert code == 1
-    assert "is that of" in err
+    assert "has the same deployment_id" in err
     (folder / "sub" / "support.yaml").write_text(f"deployment_id: other\n{PROMPT}")
     assert run("deploy", folder)[0] == 0
 
@@ -180,7 +180,7 @@ def test_the_environments_key_goes_to_no_other_endpoint(
     monkeypatch.setenv("EVERYCALL_API_KEY", "ek_of_that_endpoint")
     assert run("deploy", folder, "--endpoint", server.address)[0] == 0  # with the local key
     code, _, err = run("deploy", folder)
-    assert (code, "no server answers at http://127.0.0.1:9" in err) == (1, True)
+    assert (code, "no server is running at http://127.0.0.1:9" in err) == (1, True)
     code, _, err = run("deploy", folder, "--endpoint", "ftp://x")
     assert (code, "http(s)" in err) == (2, True)
 
@@ -219,16 +219,16 @@ def test_what_is_deployed_is_looked_at_and_changed(run: Run, client: httpx.Clien
     run("deploy", folder)
     assert "support" in run("deployment", "list")[1]
     assert "-model: gpt-4o-mini" in run("deployment", "diff", "support")[1].splitlines()
-    assert "say the same" in run("deployment", "diff", "support", "--from", "2", "--to", "2")[1]
-    assert run("deployment", "roll-back", "support")[:2] == (0, "support is served as version 1.\n")
+    assert "are the same" in run("deployment", "diff", "support", "--from", "2", "--to", "2")[1]
+    assert run("deployment", "roll-back", "support")[:2] == (0, "Version 1 of support is active.\n")
     code, _, err = run("deployment", "roll-back", "support")
     assert (code, "409" in err) == (1, True)
-    assert run("deployment", "activate", "support", "2")[:2] == (0, "support is served as version 2.\n")
+    assert run("deployment", "activate", "support", "2")[:2] == (0, "Version 2 of support is active.\n")
     assert run("deployment", "activate", "support", "7")[0] == 1
     history = [line.split("│")[2].strip() for line in run("deployment", "history", "support")[1].splitlines()[3:-1]]
     assert history == ["2", "1", "2", "1"]
     assert run("deployment", "archive", "support")[0] == 0
-    assert run("deployment", "list")[1] == "No deployment is served here.\n"
+    assert run("deployment", "list")[1] == "There is no active deployment.\n"
     assert "support" in run("deployment", "list", "--inactive")[1]
     assert run("deployment", "show", "support")[0] == 1
     shown = run("deployment", "show", "support", "--version", "1")[1]
@@ -243,11 +243,11 @@ def test_what_is_pulled_deploys_unchanged(run: Run, client: httpx.Client, folder
     away = tmp_path / "away"
     code, out, err = run("deployment", "pull", away)
     assert (code, err, len(list(away.iterdir()))) == (0, "", 4), out
-    assert run("deploy", away)[1].endswith("Nothing to do: all are deployed as the files say.\n")
+    assert run("deploy", away)[1].endswith("Nothing to do: the server already serves these files.\n")
     assert "unchanged" in run("deployment", "pull", away)[1]
     (away / "support.yaml").write_text(PROMPT.replace("kind", "mine"))
     code, out, _ = run("deployment", "pull", away)
-    assert (code, "it says something else" in out) == (1, True)
+    assert (code, "its content differs" in out) == (1, True)
     assert "mine" in (away / "support.yaml").read_text()
     assert run("deployment", "pull", away, "--overwrite")[0] == 0
     assert "kind" in (away / "support.yaml").read_text()
@@ -259,7 +259,11 @@ def test_what_is_pulled_deploys_unchanged(run: Run, client: httpx.Client, folder
 def test_the_keys_of_a_file_are_those_of_the_api() -> None:
     own = {"activate", "expected_version", "project_name"}
     assert set(FIELDS) == set(DeploymentRequest.__struct_fields__) - own
-    assert set(PARAMETERS) == set(ModelParams.__struct_fields__)
+    assert set(PARAMETERS) == set(ModelParams.__struct_fields__) - {
+        "temperature",
+        "max_tokens",
+        "max_completion_tokens",
+    }
     assert set(MESSAGE_FIELDS) == {*Message.__struct_fields__, "content_file"}
     assert set(FALLBACK_FIELDS) == set(Fallback.__struct_fields__)
 
@@ -282,22 +286,22 @@ GOOD = "model: m\nmessages:\n  - content: x\n"
         ("model: m\nmessages:\n  - x\n", 3, "messages[0] must be a mapping"),
         ("model: m\nmessages: x\n", 2, "messages must be a list"),
         (GOOD + "fallbacks:\n  - modell: x\n", 5, "did you mean model?"),
-        (GOOD + "model: twice\n", 4, "'model' is given twice"),
-        (GOOD + "description: [\n", 5, "not YAML"),
-        (GOOD + "\tx: 1\n", 4, "not YAML"),
-        (GOOD + "---\nmodel: b\n", 4, "not YAML"),
+        (GOOD + "model: twice\n", 4, "'model' appears twice"),
+        (GOOD + "description: [\n", 5, "invalid YAML"),
+        (GOOD + "\tx: 1\n", 4, "invalid YAML"),
+        (GOOD + "---\nmodel: b\n", 4, "invalid YAML"),
         (GOOD + "metadata: !!python/object/apply:os.system ['id']\n", 4, "tag"),
         (GOOD + "metadata: !!python/name:os.system x\n", 4, "tag"),
         (GOOD + "metadata: !!set {a}\n", 4, "tag"),
         (GOOD + "metadata: {a: !!binary aGk=}\n", 4, "tag"),
-        (GOOD + "metadata: {a: .inf}\n", 4, "no number"),
+        (GOOD + "metadata: {a: .inf}\n", 4, "not a JSON number"),
         (GOOD + "metadata: {[a]: 1}\n", 4, "a key must be a word"),
         (GOOD + "base: &b {a: 1}\nmetadata:\n  <<: *b\n", 6, "merging"),
         (GOOD + "metadata: &a [*a]\n", 4, "nested more than"),
         (GOOD + "    content_file: x\n", 4, "not both"),
         ("model: m\nmessages:\n  - content_file: 7\n", 3, "the name of a file"),
         ("model: m\nmessages:\n  - content_file: none.md\n", 3, "cannot be read"),
-        ("deployment_id: a b\n" + GOOD, 1, "no deployment_id"),
+        ("deployment_id: a b\n" + GOOD, 1, "invalid deployment_id"),
     ],
     ids=range(28),
 )

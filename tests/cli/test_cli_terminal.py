@@ -9,7 +9,7 @@ import pytest
 
 from everycall._terminal import Column, Terminal, width_of
 
-COLUMNS = (Column("name", gives_way=True), Column("cost", right=True), Column("status"))
+COLUMNS = (Column("name", shrinks=True), Column("cost", right=True), Column("status"))
 ROWS = (("seed call", "0.0008", "success"), ("a rather long name of a call", None, "error"))
 
 

@@ -16,7 +16,7 @@ INTEGRATIONS = ROOT / "integrations"
 
 CORE = frozenset({"msgspec", "opentelemetry"})
 ENCODING = frozenset({"msgspec"})
-COMMANDS = frozenset({"langchain_core", "everycall_langchain", "msgspec", "openai", "xllamacpp", "yaml"})
+COMMANDS = frozenset({"httpx", "langchain_core", "everycall_langchain", "msgspec", "openai", "xllamacpp", "yaml"})
 THIRD_PARTY: dict[str, frozenset[str] | set[str]] = {
     **dict.fromkeys(
         ("_event_stream", "_version", "_terminal", "errors", "limits", "paths", "sampling", "semconv"), frozenset()

@@ -1,7 +1,7 @@
-"""The commands, their arguments and their exit codes; what each does is in the module beside this one.
+"""The command line of everycall: its commands, their arguments, and the exit codes.
 
-Exit codes: 0 done; 1 it failed, with one line on standard error that says what to do; 2 the command line cannot be
-understood; 130 ended by Ctrl-C. Nothing heavy is imported before a command is known: `everycall --help` is quick.
+Exit codes: 0 on success; 1 if the command failed, with one line on standard error that says what to do; 2 for an
+invalid command line; 130 after Ctrl-C. Each command imports what it needs when it runs, so `everycall --help` is quick.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ NO_LIMIT = "none"
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with errors of one line: what is wrong, and where the help is."""
+    """An argument parser whose errors are one line: what is wrong, and where the help is."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(MISUSED, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code. `argv` is the command line without the program's name."""
+    """Run a command and return its exit code. `argv` is the command line without the program's name."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     run: Callable[[argparse.Namespace], int] | None = getattr(arguments, "run", None)
@@ -48,17 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"everycall: {error}", FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # `everycall ... | head` has read enough
+    except BrokenPipeError:  # the reader has ended, as in `everycall ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line; the documents' examples are checked against it."""
+    """Return the parser of the command line. A test parses the commands in the documentation with it."""
     parser = _Parser(
         prog="everycall",
         description="Every LLM call, on the record, once.",
-        epilog="`everycall COMMAND --help` explains one command.",
+        epilog="Run `everycall COMMAND --help` for the options of a command.",
         formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"everycall {__version__}")
@@ -74,11 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help with the options in one column that is wide enough for ours."""
+    """A help formatter with a column that is wide enough for our options."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=88)
-        self._action_max_length = 14  # of a command's name with its indent, which argparse forgets
+        self._action_max_length = 14  # the longest command with its indent, which argparse does not count
 
 
 _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
@@ -96,18 +96,21 @@ def _add_demo(commands: _Commands) -> None:
     parser = _add_command(
         commands,
         "demo",
-        "run all of it here: a server, a small local model, calls of every kind",
-        "Needs no key and no network. Makes a deployed prompt's completion twice (the second\n"
-        "from the cache), a LangChain chain, nested and async traced functions of which one\n"
-        "fails, and calls whose inputs or outputs are omitted; then shows what was recorded\n"
-        "and serves the page of it until Ctrl-C.",
+        "try everycall on this machine, with a small local model",
+        "Needs no API key and no network. Starts a server and a model, and calls the model in\n"
+        "several ways: a deployed prompt twice (the second answer comes from the cache), a\n"
+        "LangChain chain, nested and async functions, a function that fails, and calls with\n"
+        "omitted inputs or outputs. Then it shows the records, and serves their page until\n"
+        "Ctrl-C.",
     )
-    parser.add_argument("--once", action="store_true", help="exit when the calls are made, 0 if none was lost")
-    parser.add_argument("--port", type=_port, default=0, metavar="N", help="of the page (default: a free one)")
+    parser.add_argument("--once", action="store_true", help="exit after the calls, with 0 if no record was lost")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="where records are kept (default: the state directory)"
+        "--port", type=_port, default=0, metavar="N", help="port of the server (default: any free port)"
     )
-    parser.add_argument("--stand-in", action="store_true", help="use the deterministic stand-in, not the real model")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="data directory (default: `demo` in the state directory)"
+    )
+    parser.add_argument("--stand-in", action="store_true", help="use a fake model with fixed answers")
     parser.set_defaults(run=_demo)
 
 
@@ -115,25 +118,25 @@ def _add_serve(commands: _Commands) -> None:
     parser = _add_command(
         commands,
         "serve",
-        "run the endpoint and its page",
-        "The first start writes a local key that programs of this user find by themselves.\n"
-        "The address that is printed logs a browser in, once.",
+        "run the server",
+        "The first start creates a local key, which programs of the same user find by\n"
+        "themselves. The URL that it prints logs a browser in, once.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=DEFAULT_PORT, metavar="N", help="default: %(default)s")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="where records are kept (default: the state directory)"
+        "--data", type=Path, metavar="DIR", help="data directory (default: `data` in the state directory)"
     )
     parser.add_argument(
         "--prices", type=Path, metavar="FILE", help="your own prices (default: prices.toml in the data directory)"
     )
-    parser.add_argument("--no-auth", action="store_true", help="ask for no key; on a loopback address only")
+    parser.add_argument("--no-auth", action="store_true", help="require no key; on loopback addresses only")
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="a further name it answers to, such as that of a proxy; may be repeated",
+        help="another host name of the server, such as that of a proxy; may be repeated",
     )
     parser.add_argument(
         "--trusted-proxy",
@@ -143,7 +146,7 @@ def _add_serve(commands: _Commands) -> None:
         help="address or network of a proxy to believe (X-Forwarded-Proto, X-Forwarded-Prefix); may be repeated",
     )
     parser.add_argument(
-        "--root-path", default="", metavar="PATH", help="path below which a proxy serves it, such as /calls"
+        "--root-path", default="", metavar="PATH", help="path under which a proxy serves it, such as /calls"
     )
     parser.set_defaults(run=_serve)
 
@@ -152,14 +155,15 @@ def _add_ship(commands: _Commands) -> None:
     parser = _add_command(
         commands,
         "ship",
-        "deliver what ended processes left in their spools",
-        "Living processes deliver their own and are left alone. Exits 0 when nothing is left,\n"
-        "1 when something could not be delivered; it is kept, and the table says where.",
+        "deliver the records that ended processes left on disk",
+        "Running processes deliver their own records and are skipped. Exits 0 if nothing is\n"
+        "left, and 1 if some records could not be delivered: they are kept, and the table\n"
+        "says where.",
     )
     parser.add_argument("--spool-dir", type=Path, metavar="DIR", help="default: all spools in the state directory")
-    parser.add_argument("--endpoint", metavar="URL", help="default: where the records were bound for")
+    parser.add_argument("--endpoint", metavar="URL", help="default: the endpoint that the records were made for")
     parser.add_argument(
-        "--api-key", metavar="KEY", help="default: that of the environment for its endpoint, else the local key"
+        "--api-key", metavar="KEY", help="default: EVERYCALL_API_KEY for EVERYCALL_ENDPOINT, else the local key"
     )
     parser.set_defaults(run=_ship)
 
@@ -168,31 +172,38 @@ def _add_key(commands: _Commands) -> None:
     parser = _add_command(
         commands,
         "key",
-        "make API keys, and limit what they spend",
-        "A key is stored as its SHA-256, never itself.",
+        "create, list, limit and revoke API keys",
+        "The server stores the SHA-256 of a key, not the key.",
     )
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
-    create = _add_command(actions, "create", "make a key and show it once", "It cannot be shown again.")
-    create.add_argument("name", metavar="NAME", help="for people: who or what will use it")
-    create.add_argument("--project", default=DEFAULT_PROJECT, metavar="P", help="it works in (default: %(default)s)")
+    create = _add_command(actions, "create", "create a key and show it once", "It cannot be shown again.")
+    create.add_argument("name", metavar="NAME", help="who or what uses the key")
+    create.add_argument(
+        "--project", default=DEFAULT_PROJECT, metavar="P", help="project of the key (default: %(default)s)"
+    )
     create.add_argument("--role", choices=ROLES, default="write", help="default: %(default)s")
     create.set_defaults(run=_key_create)
-    of_spending = "Completions are counted since midnight UTC; cached ones are free."
-    listed = _add_command(actions, "list", "show keys, what they may spend and have spent", of_spending)
-    listed.set_defaults(run=_key_list)
-    change = _add_command(actions, "set", "change what a key may spend", "It counts from the key's next request on.")
+    list_ = _add_command(
+        actions, "list", "list keys, with limits and spending", "Spending counts completions since midnight UTC."
+    )
+    list_.set_defaults(run=_key_list)
+    change = _add_command(actions, "set", "change the limits of a key", "They apply from its next request on.")
     change.set_defaults(run=_key_set)
-    revoke = _add_command(actions, "revoke", "refuse a key for good", "From the next request on.")
+    revoke = _add_command(actions, "revoke", "revoke a key for good", "Its next request is refused.")
     revoke.set_defaults(run=_key_revoke)
     for action in (change, revoke):
-        action.add_argument("key", metavar="KEY", help="its name, its id, or the id's first 8 or more digits")
+        action.add_argument("key", metavar="KEY", help="name or id of the key, or the first 8 or more digits of the id")
     for action in (create, change):
-        action.add_argument("--budget-usd-per-day", type=_usd, metavar="USD", help="for completions; none: no limit")
-        action.add_argument("--requests-per-minute", type=_rate, metavar="N", help="completions; none: no limit")
-        action.add_argument("--unpriced", choices=UNPRICED, help="under a budget, models without a known price")
-    for action in (create, listed, change, revoke):
         action.add_argument(
-            "--data", type=Path, metavar="DIR", help="of a server that does not run (default: ask the running one)"
+            "--budget-usd-per-day", type=_usd, metavar="USD", help="limit of spending on completions, or `none`"
+        )
+        action.add_argument("--requests-per-minute", type=_rate, metavar="N", help="limit of completions, or `none`")
+        action.add_argument(
+            "--unpriced", choices=UNPRICED, help="what a key with a budget may do with models without a known price"
+        )
+    for action in (create, list_, change, revoke):
+        action.add_argument(
+            "--data", type=Path, metavar="DIR", help="data directory of a stopped server (default: ask the running one)"
         )
 
 
@@ -200,18 +211,20 @@ def _add_reprice(commands: _Commands) -> None:
     parser = _add_command(
         commands,
         "reprice",
-        "find the cost of stored records again, by the prices of now",
-        "Shows what changes, by model, and asks before it writes. A cost that came with its\n"
-        "record stays. Records keep the price they have until this is asked for.",
+        "recompute the cost of stored records with today's prices",
+        "Shows the changes by model, and asks before it writes them. A cost that a client sent\n"
+        "with its record is kept. Without this command, stored costs never change.",
     )
-    parser.add_argument("--since", required=True, metavar="TIME", help="started at or after, such as 2026-01-01 (UTC)")
-    parser.add_argument("--until", metavar="TIME", help="started before")
-    parser.add_argument("--project", metavar="P", help="default: all")
-    parser.add_argument("--model", metavar="NAME", help="default: all")
-    parser.add_argument("--dry-run", action="store_true", help="show what would change and write nothing")
+    parser.add_argument(
+        "--since", required=True, metavar="TIME", help="records that started at or after this time (UTC)"
+    )
+    parser.add_argument("--until", metavar="TIME", help="records that started before this time")
+    parser.add_argument("--project", metavar="P", help="default: all projects")
+    parser.add_argument("--model", metavar="NAME", help="default: all models")
+    parser.add_argument("--dry-run", action="store_true", help="show what would change, and write nothing")
     parser.add_argument("--yes", action="store_true", help="write without asking")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="of a server that does not run (default: ask the running one)"
+        "--data", type=Path, metavar="DIR", help="data directory of a stopped server (default: ask the running one)"
     )
     parser.set_defaults(run=_reprice)
 
@@ -226,7 +239,7 @@ def _add_deploy(commands: _Commands) -> None:
 
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: give 0 (any free one) to 65535")
+        raise argparse.ArgumentTypeError(f"invalid port {text!r}: use 1 to 65535, or 0 for any free port")
     return int(text)
 
 
@@ -248,9 +261,9 @@ def _number(text: str, kind: type[float] | type[int], what: str) -> float | str:
 
 
 def _limits(arguments: argparse.Namespace) -> dict[str, float | str | None]:
-    """Return the limits that were given; None where one is to go."""
-    given = {name: getattr(arguments, name) for name in ("budget_usd_per_day", "requests_per_minute", "unpriced")}
-    return {name: None if value == NO_LIMIT else value for name, value in given.items() if value is not None}
+    """Return the limits on the command line, with None for those to remove."""
+    options = {name: getattr(arguments, name) for name in ("budget_usd_per_day", "requests_per_minute", "unpriced")}
+    return {name: None if value == NO_LIMIT else value for name, value in options.items() if value is not None}
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -298,7 +311,7 @@ def _key_create(arguments: argparse.Namespace) -> int:
         arguments.name,
         project=arguments.project,
         role=arguments.role,
-        limited=_limits(arguments),
+        limits=_limits(arguments),
         data_dir=arguments.data,
     )
 
@@ -318,10 +331,10 @@ def _key_set(arguments: argparse.Namespace) -> int:
     require("key set", "server")
     from everycall.cli.key import set_key
 
-    limited = _limits(arguments)
-    if not limited:
-        raise ConfigurationError("give what to change: --budget-usd-per-day, --requests-per-minute or --unpriced")
-    return set_key(arguments.key, limited=limited, data_dir=arguments.data)
+    limits = _limits(arguments)
+    if not limits:
+        raise ConfigurationError("name a limit to change: --budget-usd-per-day, --requests-per-minute or --unpriced")
+    return set_key(arguments.key, limits=limits, data_dir=arguments.data)
 
 
 def _key_revoke(arguments: argparse.Namespace) -> int:

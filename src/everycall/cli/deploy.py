@@ -1,7 +1,7 @@
-"""`everycall deploy PATH...`: what files say becomes what the server serves. Run twice, the second run changes nothing.
+"""`everycall deploy PATH...`: deploy prompts from YAML files. Running it again changes nothing.
 
-First all files are read, then the server is asked what each would change, and only when nothing is wrong with any of
-them is the first one deployed. `commands` registers it by `add_deploy`.
+The command reads all files, asks the server for a dry run of each, and deploys only if every file is valid.
+`commands` registers it with `add_deploy`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from everycall._terminal import Column, Terminal
-from everycall.cli.endpoint import Refused, ask
+from everycall.cli.endpoint import RequestRefused, request
 from everycall.cli.errors import CommandFailed
 from everycall.settings import Settings
 
@@ -26,65 +26,65 @@ __all__ = ["Target", "add_deploy", "add_target", "deploy", "show_diff"]
 
 TIMEOUT_S = 30.0
 _COLUMNS = (
-    Column("deployment", gives_way=True),
+    Column("deployment", shrinks=True),
     Column("version", right=True),
     Column("outcome"),
     Column("changes", right=True),
-    Column("file", gives_way=True),
+    Column("file", shrinks=True),
 )
 _SIGNS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which server and project. The key of the environment goes to the endpoint of the environment alone."""
+    """The server and the project of a command. EVERYCALL_API_KEY is sent to EVERYCALL_ENDPOINT only."""
 
     settings: Settings
     project: str | None
 
     @classmethod
     def build(cls, endpoint: str | None, project: str | None) -> Target:
-        """Join what was given with the environment. Raises `ConfigurationError`."""
-        environment = Settings.build()
-        where = (endpoint or environment.endpoint).rstrip("/")
-        key = environment.api_key if where == environment.endpoint else None
-        named = project or os.environ.get("EVERYCALL_PROJECT") or None
-        return cls(Settings(endpoint=where, api_key=key), named)
+        """Return the target from the options and the environment. Raise `ConfigurationError` if they are invalid."""
+        settings = Settings.build()
+        url = (endpoint or settings.endpoint).rstrip("/")
+        key = settings.api_key if url == settings.endpoint else None
+        return cls(Settings(endpoint=url, api_key=key), project or os.environ.get("EVERYCALL_PROJECT") or None)
 
-    def ask(
+    def request(
         self, path: str, body: Mapping[str, Any] | None = None, method: str | None = None, **query: object
     ) -> dict[str, Any]:
-        """Return the server's answer. Raises `CommandFailed`, or `Refused` with what the server said."""
-        given = {name: value for name, value in {"project": self.project, **query}.items() if value is not None}
-        address = f"/api/deployments{path}" + (f"?{urlencode(given)}" if given else "")
-        answer = ask(self.settings, address, body, method=method, failed="refuses this", timeout_s=TIMEOUT_S)
+        """Return the server's answer. Raise `RequestRefused` if it is an error, and `CommandFailed` if none comes."""
+        parameters = {name: value for name, value in {"project": self.project, **query}.items() if value is not None}
+        url = f"/api/deployments{path}" + (f"?{urlencode(parameters)}" if parameters else "")
+        answer = request(self.settings, url, body, method=method, failure="refused this", timeout_s=TIMEOUT_S)
         if answer is None:
             raise CommandFailed(
-                f"no server answers at {self.settings.endpoint}. Start one with `everycall serve`, or name another one "
-                "with --endpoint."
+                f"no server is running at {self.settings.endpoint}. Start one with `everycall serve`, or name another "
+                "one with --endpoint."
             )
         return answer
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which server and project."""
-    parser.add_argument("--project", metavar="P", help="default: EVERYCALL_PROJECT, else the key's own")
+    """Add the options that name the server and the project."""
+    parser.add_argument("--project", metavar="P", help="default: EVERYCALL_PROJECT, else the key's project")
     parser.add_argument("--endpoint", metavar="URL", help="default: EVERYCALL_ENDPOINT, else the local server")
 
 
 def deploy(
     paths: Sequence[Path], target: Target, *, activate: bool = True, dry_run: bool = False, check: bool = False
 ) -> int:
-    """Deploy what the files say, and show what was done; returns 0.
+    """Deploy the files, show what changed, and return 0.
 
-    With `dry_run` nothing is done, and the differences are shown; with `check` too, and it returns 1 when something
-    would be done. Raises `CommandFailed`, before anything was changed, for whatever is wrong with any file.
+    With `dry_run` or `check`, show what would change and change nothing; `check` returns 1 if something would change.
+    Raise `CommandFailed` if any file is invalid, before anything is changed.
     """
     screen = Terminal()
     files = _read(paths)
-    planned = _plan(files, target, activate)
-    only_look = dry_run or check
-    done = planned if only_look else [_put(file, target, activate, dry_run=False) for file in files]
+    answers = _plan(files, target, activate)
+    preview = dry_run or check
+    if not preview:
+        answers = [_put(file, target, activate, dry_run=False) for file in files]
     screen.table(
         _COLUMNS,
         [
@@ -95,16 +95,15 @@ def deploy(
                 str(len(answer["diff"]["changes"])) if answer["outcome"] != "unchanged" else None,
                 str(file.path),
             ]
-            for file, answer in zip(files, done, strict=True)
+            for file, answer in zip(files, answers, strict=True)
         ],
     )
-    if only_look:
-        for answer in done:
-            if answer["outcome"] != "unchanged":
-                show_diff(screen, answer["diff"]["unified"])
-    changing = sum(answer["outcome"] != "unchanged" for answer in done)
-    screen.line(_summary(changing, len(done), activate=activate, only_look=only_look))
-    return 1 if check and changing else 0
+    changes = [answer for answer in answers if answer["outcome"] != "unchanged"]
+    if preview:
+        for answer in changes:
+            show_diff(screen, answer["diff"]["unified"])
+    screen.line(_summary(len(changes), len(answers), activate=activate, preview=preview))
+    return 1 if check and changes else 0
 
 
 def _read(paths: Sequence[Path]) -> list[PromptFile]:
@@ -113,10 +112,10 @@ def _read(paths: Sequence[Path]) -> list[PromptFile]:
     files: list[PromptFile] = []
     errors: list[str] = []
     try:
-        found = find(paths)
+        prompt_paths = find(paths)
     except PromptFileError as error:
         raise CommandFailed(str(error)) from None
-    for path in found:
+    for path in prompt_paths:
         try:
             files.append(load(path))
         except PromptFileError as error:
@@ -125,28 +124,28 @@ def _read(paths: Sequence[Path]) -> list[PromptFile]:
     for file in files:
         other = by_id.setdefault(file.deployment_id, file)
         if other is not file:
-            errors.append(f"{file.path}: its deployment_id {file.deployment_id!r} is that of {other.path} too")
-    _stop(errors)
+            errors.append(f"{file.path}: {other.path} has the same deployment_id, {file.deployment_id!r}")
+    _raise_if_any(errors)
     return files
 
 
 def _plan(files: Sequence[PromptFile], target: Target, activate: bool) -> list[dict[str, Any]]:
-    """Ask the server what each file would change, so that nothing is changed when one of them cannot be."""
+    """Ask the server what each file would change, so that nothing changes if one of them is invalid."""
     errors: list[str] = []
-    planned: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = []
     for file in files:
         try:
-            planned.append(_put(file, target, activate, dry_run=True))
-        except Refused as error:
+            answers.append(_put(file, target, activate, dry_run=True))
+        except RequestRefused as error:
             if error.status not in (400, 413, 422):
                 raise
             line = file.line_of(str(error.problem.get("field") or ""))
             errors.append(f"{file.path}{f':{line}' if line else ''}: {error.problem.get('detail', error)}")
-    _stop(errors)
-    return planned
+    _raise_if_any(errors)
+    return answers
 
 
-def _stop(errors: Sequence[str]) -> None:
+def _raise_if_any(errors: Sequence[str]) -> None:
     if errors:
         raise CommandFailed("nothing was deployed.\n" + "\n".join(f"  {error}" for error in errors))
 
@@ -156,11 +155,11 @@ def _put(file: PromptFile, target: Target, activate: bool, *, dry_run: bool) -> 
     if target.project:
         body["project_name"] = target.project
     path = f"/{quote(file.deployment_id, safe='')}"
-    return target.ask(path, body, "PUT", dry_run="true" if dry_run else None)
+    return target.request(path, body, "PUT", dry_run="true" if dry_run else None)
 
 
 def show_diff(screen: Terminal, unified: str) -> None:
-    """Write unified text in the colours of differences."""
+    """Write a unified diff in colour."""
     screen.line()
     for line in unified.splitlines():
         if line.startswith(("---", "+++")):
@@ -174,13 +173,13 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _summary(changing: int, count: int, *, activate: bool, only_look: bool) -> str:
-    if not changing:
-        return f"Nothing to do: {'all are' if count > 1 else 'it is'} deployed as the files say."
-    would = "would be " if only_look else ""
-    served = "" if activate else ", without being served"
-    rest = f", {count - changing} unchanged" if count > changing else ""
-    return f"{changing} {would}deployed{served}{rest}."
+def _summary(changed: int, count: int, *, activate: bool, preview: bool) -> str:
+    if not changed:
+        return "Nothing to do: the server already serves these files."
+    verb = "would be deployed" if preview else "deployed"
+    inactive = "" if activate else ", not activated"
+    rest = f", {count - changed} unchanged" if count > changed else ""
+    return f"{changed} {verb}{inactive}{rest}."
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -198,19 +197,19 @@ def add_deploy(add_command: Callable[..., Any], commands: Any) -> None:
     parser = add_command(
         commands,
         "deploy",
-        "serve the prompts of files: YAML under version control",
-        "Each file is one deployment, with the file's name as its id; a folder stands for all\n"
-        "*.yaml in it. Nothing is deployed when anything is wrong with any file. Running it\n"
-        "again changes nothing. Its format is in docs/deployments.md.",
+        "deploy prompts from YAML files",
+        "Each file is one deployment, and its name is the deployment's id. A folder stands for\n"
+        "all *.yaml and *.yml files in it. If any file is invalid, nothing is deployed. Running\n"
+        "the command again changes nothing. docs/deployments.md describes the format.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder of them")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, or a folder of files")
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
-    parser.add_argument("--check", action="store_true", help="as --dry-run, and exit 1 when something would change")
+    parser.add_argument("--check", action="store_true", help="like --dry-run, but exit 1 if something would change")
     parser.add_argument(
         "--activate",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="serve the new versions at once (default), or make them only",
+        help="serve the new versions at once (default), or only create them",
     )
     add_target(parser)
     parser.set_defaults(run=_run)

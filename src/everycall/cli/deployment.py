@@ -1,6 +1,6 @@
-"""`everycall deployment ...`: what is deployed, what it was before, and which version is served.
+"""`everycall deployment ...`: list deployments, compare their versions, and choose the version that is served.
 
-The commands ask a running server over its API. `commands` registers them by `add_deployment`.
+The commands ask a running server over its API. `commands` registers them with `add_deployment`.
 """
 
 from __future__ import annotations
@@ -20,143 +20,151 @@ __all__ = ["add_deployment"]
 
 
 def list_deployments(target: Target, *, active: bool) -> int:
-    """Show what is served, or what is not; returns 0."""
+    """Show the deployments that are active, or those that are not, and return 0."""
     screen = Terminal()
-    found = list(_all(target, active))
-    if not found:
-        screen.line("No deployment is served here." if active else "Every deployment is served.")
+    deployments = list(_all(target, active))
+    if not deployments:
+        screen.line("There is no active deployment." if active else "There is no inactive deployment.")
         return 0
     columns = (
-        Column("deployment", gives_way=True),
-        Column("name", gives_way=True),
+        Column("deployment", shrinks=True),
+        Column("name", shrinks=True),
         Column("version", right=True),
         Column("model"),
-        Column("made (UTC)"),
+        Column("created (UTC)"),
         Column("by"),
     )
     screen.table(
         columns,
         [
             [
-                one["deployment_id"], one["name"], str(one["version"]), one["model"], _time(one["created_unix_nano"]),
-                one["created_by"] or None,
+                deployment["deployment_id"],
+                deployment["name"],
+                str(deployment["version"]),
+                deployment["model"],
+                _time(deployment["created_unix_nano"]),
+                deployment["created_by"] or None,
             ]
-            for one in found
+            for deployment in deployments
         ],
-    )  # fmt: skip
+    )
     return 0
 
 
 def show(target: Target, deployment_id: str, *, version: int | None) -> int:
-    """Write a version as the file that it would be; returns 0."""
+    """Write a version to standard output, in the format that `everycall deploy` reads, and return 0."""
     from everycall.cli.prompt_files import written
 
     screen = Terminal()
-    screen.out.write(written(target.ask(_path(deployment_id), version=version)))
+    screen.out.write(written(target.request(_path(deployment_id), version=version)))
     return 0
 
 
 def history(target: Target, deployment_id: str) -> int:
-    """Show which version was served from when on, and by whom; returns 0."""
+    """Show which version was active since when, with who activated it, and return 0."""
     screen = Terminal()
-    found = target.ask(f"{_path(deployment_id)}/activations")["activations"]
-    columns = (Column("since (UTC)"), Column("version", right=True), Column("by", gives_way=True))
+    activations = target.request(f"{_path(deployment_id)}/activations")["activations"]
+    columns = (Column("since (UTC)"), Column("version", right=True), Column("by", shrinks=True))
     rows = [
-        [_time(one["unix_nano"]), str(one["version"]) if one["version"] else "none", one["by"] or None] for one in found
+        [_time(entry["unix_nano"]), str(entry["version"]) if entry["version"] else "none", entry["by"] or None]
+        for entry in activations
     ]
     if rows:
         screen.table(columns, rows)
     else:
-        screen.line("None of its versions has been served yet.")
+        screen.line("No version has been active yet.")
     return 0
 
 
 def diff(target: Target, deployment_id: str, *, older: int | None, newer: int | None) -> int:
-    """Show what differs between two versions; returns 0."""
+    """Show the differences between two versions, and return 0."""
     screen = Terminal()
     versions: dict[str, Any] = {"from": older, "to": newer}
-    found = target.ask(f"{_path(deployment_id)}/diff", **versions)
-    if found["unified"]:
-        show_diff(screen, found["unified"])
+    answer = target.request(f"{_path(deployment_id)}/diff", **versions)
+    if answer["unified"]:
+        show_diff(screen, answer["unified"])
     else:
-        screen.line(f"Versions {found['from']} and {found['to']} say the same.")
+        screen.line(f"Versions {answer['from']} and {answer['to']} are the same.")
     return 0
 
 
 def activate(target: Target, deployment_id: str, version: int) -> int:
-    """Serve a version; returns 0."""
-    target.ask(f"{_path(deployment_id)}/activate", {"version": version})
-    return _served(deployment_id, version)
+    """Activate a version, and return 0."""
+    target.request(f"{_path(deployment_id)}/activate", {"version": version})
+    return _report_active(deployment_id, version)
 
 
 def roll_back(target: Target, deployment_id: str) -> int:
-    """Serve what was served before; returns 0."""
-    return _served(deployment_id, target.ask(f"{_path(deployment_id)}/roll-back", {})["version"])
+    """Activate the version that was active before, and return 0."""
+    return _report_active(deployment_id, target.request(f"{_path(deployment_id)}/roll-back", {})["version"])
 
 
 def archive(target: Target, deployment_id: str) -> int:
-    """Serve none of its versions; returns 0."""
-    target.ask(f"{_path(deployment_id)}/archive", {})
-    Terminal().line(f"{deployment_id} is archived: completions with it are refused until a version is activated.")
+    """Deactivate all versions, and return 0."""
+    target.request(f"{_path(deployment_id)}/archive", {})
+    Terminal().line(f"{deployment_id} is archived: its completions are refused until a version is activated.")
     return 0
 
 
 def pull(target: Target, folder: Path, *, overwrite: bool) -> int:
-    """Write what is served as files; returns 0, or 1 when a file that says something else was left as it is."""
-    from everycall.cli.prompt_files import ID_PATTERN, PromptFileError, load, written
+    """Write the active deployments as files. Return 0, or 1 if a file with other content was kept."""
+    from everycall.cli.prompt_files import ID_PATTERN, written
 
     screen = Terminal()
     rows: list[Sequence[str | None]] = []
     kept = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for one in _all(target, active=True):
-            deployment_id = str(one["deployment_id"])
-            path = folder / f"{deployment_id}.yaml"
-            text = written({**one, "deployment_id": None})
+        for deployment in _all(target, active=True):
+            deployment_id = str(deployment["deployment_id"])
             if not ID_PATTERN.match(deployment_id):
-                rows.append([deployment_id, None, "skipped: no file can have this name"])
+                rows.append([deployment_id, None, "skipped: the id cannot be a file name"])
                 continue
-            outcome = "written"
-            if path.exists():
-                try:
-                    same = load(path).body == _body_of(text, path)
-                except PromptFileError:
-                    same = False
-                outcome = "unchanged" if same else "overwritten" if overwrite else "kept: it says something else"
-                kept += outcome.startswith("kept")
-            if outcome in ("written", "overwritten"):
-                path.write_text(text, encoding="utf-8")
+            path = folder / f"{deployment_id}.yaml"
+            outcome = _write(path, written({**deployment, "deployment_id": None}), overwrite=overwrite)
+            kept += outcome.startswith("kept")
             rows.append([deployment_id, str(path), outcome])
     except OSError as error:
         raise CommandFailed(f"cannot write into {folder}: {error.strerror or error}") from error
     if rows:
-        screen.table((Column("deployment", gives_way=True), Column("file", gives_way=True), Column("outcome")), rows)
+        screen.table((Column("deployment", shrinks=True), Column("file", shrinks=True), Column("outcome")), rows)
     else:
-        screen.line("No deployment is served here.")
+        screen.line("There is no active deployment.")
     if kept:
-        screen.line(f"{kept} kept as they are; --overwrite takes the server's version.")
+        screen.line(f"{kept} kept; --overwrite replaces them with the server's version.")
     return 1 if kept else 0
 
 
-def _body_of(text: str, path: Path) -> Any:
-    from everycall.cli.prompt_files import parse
+def _write(path: Path, text: str, *, overwrite: bool) -> str:
+    """Write a deployment's file, unless one with other content is there and must be kept; return the outcome."""
+    from everycall.cli.prompt_files import PromptFileError, load, parse
 
-    return parse(text, path).body
+    outcome = "written"
+    if path.exists():
+        try:
+            if load(path).body == parse(text, path).body:
+                return "unchanged"
+        except PromptFileError:
+            pass  # an invalid file has other content
+        if not overwrite:
+            return "kept: its content differs"
+        outcome = "overwritten"
+    path.write_text(text, encoding="utf-8")
+    return outcome
 
 
 def _all(target: Target, active: bool) -> Iterator[dict[str, Any]]:
     cursor: str | None = None
     while True:
-        page = target.ask("", active=str(active).lower(), cursor=cursor, limit=50)
+        page = target.request("", active=str(active).lower(), cursor=cursor, limit=50)
         yield from page["deployments"]
         cursor = page["next_cursor"]
         if cursor is None:
             return
 
 
-def _served(deployment_id: str, version: int) -> int:
-    Terminal().line(f"{deployment_id} is served as version {version}.")
+def _report_active(deployment_id: str, version: int) -> int:
+    Terminal().line(f"Version {version} of {deployment_id} is active.")
     return 0
 
 
@@ -169,80 +177,83 @@ def _time(unix_nano: int) -> str:
 
 
 def add_deployment(add_command: Callable[..., Any], commands: Any, parser_class: type) -> None:
-    """Register the commands."""
+    """Register the subcommands."""
     parser = add_command(
-        commands, "deployment", "look at what is deployed, and change what is served", "A version never changes."
+        commands,
+        "deployment",
+        "list deployments, and choose the version that is served",
+        "Versions never change: each edit creates a new one.",
     )
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=parser_class)
 
     def add(name: str, summary: str, details: str, run: Callable[[Target, argparse.Namespace], int]) -> Any:
         action = add_command(actions, name, summary, details)
         if name not in ("list", "pull"):
-            action.add_argument("deployment", metavar="ID", help="its deployment_id")
+            action.add_argument("deployment", metavar="ID", help="the deployment_id")
         add_target(action)
 
-        def running(arguments: argparse.Namespace) -> int:
+        def execute(arguments: argparse.Namespace) -> int:
             from everycall.cli.extras import require
 
             require(f"deployment {name}", "deploy")
             return run(Target.build(arguments.endpoint, arguments.project), arguments)
 
-        action.set_defaults(run=running)
+        action.set_defaults(run=execute)
         return action
 
-    listed = add(
+    command = add(
         "list",
-        "show what is served",
-        "By name, with the version that is served.",
-        lambda target, given: list_deployments(target, active=not given.inactive),
+        "list the active deployments",
+        "Sorted by name, with the active version of each.",
+        lambda target, options: list_deployments(target, active=not options.inactive),
     )
-    listed.add_argument("--inactive", action="store_true", help="those of which no version is served")
-    shown = add(
+    command.add_argument("--inactive", action="store_true", help="list those without an active version instead")
+    command = add(
         "show",
-        "write a version as a file",
-        "To standard output, as `everycall deploy` reads it.",
-        lambda target, given: show(target, given.deployment, version=given.version),
+        "print a version as a file",
+        "Prints the YAML that `everycall deploy` reads.",
+        lambda target, options: show(target, options.deployment, version=options.version),
     )
-    shown.add_argument("--version", type=int, metavar="N", help="default: the one that is served")
+    command.add_argument("--version", type=int, metavar="N", help="default: the active version")
     add(
         "history",
-        "show which version was served when",
-        "The latest first, with the name of the key that changed it.",
-        lambda target, given: history(target, given.deployment),
+        "show which version was active when",
+        "Newest first, with the name of the key that activated each version.",
+        lambda target, options: history(target, options.deployment),
     )
-    compared = add(
+    command = add(
         "diff",
-        "show what differs between two versions",
-        "The newest and the one before it, unless others are named.",
-        lambda target, given: diff(target, given.deployment, older=given.older, newer=given.newer),
+        "show the differences between two versions",
+        "Compares the newest version with the one before it, unless others are named.",
+        lambda target, options: diff(target, options.deployment, older=options.older, newer=options.newer),
     )
-    compared.add_argument("--from", dest="older", type=int, metavar="N", help="default: the one before; 0: nothing")
-    compared.add_argument("--to", dest="newer", type=int, metavar="N", help="default: the newest")
-    activating = add(
+    command.add_argument("--from", dest="older", type=int, metavar="N", help="default: the one before; 0: empty")
+    command.add_argument("--to", dest="newer", type=int, metavar="N", help="default: the newest version")
+    command = add(
         "activate",
-        "serve a version",
-        "It counts from the next completion on.",
-        lambda target, given: activate(target, given.deployment, given.version),
+        "activate a version",
+        "The next completion uses it.",
+        lambda target, options: activate(target, options.deployment, options.version),
     )
-    activating.add_argument("version", type=int, metavar="VERSION", help="its number")
+    command.add_argument("version", type=int, metavar="VERSION", help="the number of the version")
     add(
         "roll-back",
-        "serve what was served before",
-        "Done again, what was served before that.",
-        lambda target, given: roll_back(target, given.deployment),
+        "activate the version that was active before",
+        "Run it again to go back one more version.",
+        lambda target, options: roll_back(target, options.deployment),
     )
     add(
         "archive",
-        "serve none of its versions any more",
-        "Completions with it are refused. Activating a version brings it back.",
-        lambda target, given: archive(target, given.deployment),
+        "deactivate all versions of a deployment",
+        "Its completions are refused until a version is activated again.",
+        lambda target, options: archive(target, options.deployment),
     )
-    pulled = add(
+    command = add(
         "pull",
-        "write what is served as files",
-        "One for each deployment. Deploying them again changes nothing. Exits 1 when a file\n"
-        "was kept because it says something else.",
-        lambda target, given: pull(target, given.folder, overwrite=given.overwrite),
+        "write the active deployments as files",
+        "Writes one YAML file for each deployment; deploying them again changes nothing. Exits 1\n"
+        "if a file was kept because its content differs.",
+        lambda target, options: pull(target, options.folder, overwrite=options.overwrite),
     )
-    pulled.add_argument("folder", type=Path, metavar="DIR", help="where they are written")
-    pulled.add_argument("--overwrite", action="store_true", help="also over files that say something else")
+    command.add_argument("folder", type=Path, metavar="DIR", help="the folder to write to")
+    command.add_argument("--overwrite", action="store_true", help="overwrite files whose content differs")

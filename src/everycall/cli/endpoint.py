@@ -1,23 +1,30 @@
-"""Asking a running server something over its API, for the commands that also work on the store of one that is off."""
+"""Requests of the commands to a server: its API over HTTP, with one line for the person when it fails.
+
+`deploy`, `deployment`, `key` and `reprice` use it. httpx is imported with the first request, to keep `--help` quick.
+"""
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everycall._local_server import UNPROVEN, proves
 from everycall.cli.errors import CommandFailed
 from everycall.semconv import API_KEY_HEADER
 from everycall.settings import Settings
 
-__all__ = ["Refused", "ask"]
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["RequestRefused", "request"]
 
 
-class Refused(CommandFailed):
-    """The server answered with an error: its `status`, and the members of its problem (none where it is no problem)."""
+class RequestRefused(CommandFailed):
+    """The server answered with an error.
+
+    `status` is the HTTP status, and `problem` the members of the server's problem document (RFC 9457), or empty if the
+    answer is something else.
+    """
 
     def __init__(self, message: str, status: int, problem: Mapping[str, Any]) -> None:
         super().__init__(message)
@@ -25,46 +32,50 @@ class Refused(CommandFailed):
         self.problem = problem
 
 
-def ask(
+def request(
     settings: Settings,
     path: str,
-    body: Mapping[str, Any] | None,
+    body: Mapping[str, Any] | None = None,
     *,
-    failed: str,
+    failure: str,
     timeout_s: float,
     method: str | None = None,
 ) -> dict[str, Any] | None:
-    """Return the server's answer: to a POST (or `method`) of `body`, else to a GET. None when the server is off.
+    """Send one request to `settings.endpoint` and return the JSON object of the answer.
 
-    A server is off when it is the local one and its port is closed. `failed` says what it did not do, for an error.
-    Raises `CommandFailed` with a line for the person who asked.
+    The method is GET without a `body` and POST with one, unless `method` is given. Redirects are not followed: they
+    would take the key to another host. Proxies of the environment are used, except for this machine.
+
+    Return None if the endpoint is on this machine and nothing listens on its port. Raise `RequestRefused` if the server
+    answers with an error (the message says that the server `failure`, such as "refused the deployment"), and
+    `CommandFailed` if it cannot be reached, answers with something other than a JSON object, or does not prove that it
+    is the user's own.
     """
+    import httpx
+
     _require_proof(settings)
-    headers = {"content-type": "application/json"}
     key = settings.key()
-    if key is not None:
-        headers[API_KEY_HEADER] = key
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(  # noqa: S310 - http(s), checked
-        f"{settings.endpoint}{path}", data, headers, method=method
-    )
-    proxies = urllib.request.ProxyHandler({} if settings.on_loopback else None)
+    headers = {} if key is None else {API_KEY_HEADER: key}
     try:
-        with urllib.request.build_opener(proxies).open(request, timeout=timeout_s) as answer:
-            return dict(json.load(answer))
-    except urllib.error.HTTPError as error:
-        with error:
-            problem = _problem(error)
-            detail = f"{error.code}: {problem['detail']}" if "detail" in problem else f"it answered {error.code}"
-            raise Refused(f"{settings.endpoint} {failed}: {detail}", error.code, problem) from None
-    except urllib.error.URLError as error:
-        if settings.on_loopback and isinstance(error.reason, ConnectionRefusedError):
+        with httpx.Client(trust_env=not settings.on_loopback, timeout=timeout_s) as client:
+            response = client.request(
+                method or ("GET" if body is None else "POST"), f"{settings.endpoint}{path}", headers=headers, json=body
+            )
+    except httpx.HTTPError as error:
+        if settings.on_loopback and _is_connection_refused(error):
             return None
-        raise CommandFailed(
-            f"{settings.endpoint} does not answer: {error.reason}. Is EVERYCALL_ENDPOINT right?"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise CommandFailed(f"{settings.endpoint} does not answer as a server of everycall does: {error}") from None
+        reason = str(error) or type(error).__name__
+        raise CommandFailed(f"cannot reach {settings.endpoint}: {reason}. Is EVERYCALL_ENDPOINT right?") from None
+    content = _json_object(response)
+    if not response.is_success:
+        problem = content or {}
+        detail = problem.get("detail", "no reason given")
+        raise RequestRefused(
+            f"{settings.endpoint} {failure}: {response.status_code}: {detail}", response.status_code, problem
+        )
+    if content is None:
+        raise CommandFailed(f"{settings.endpoint} did not answer with JSON: is it an everycall server?")
+    return content
 
 
 def _require_proof(settings: Settings) -> None:
@@ -74,14 +85,22 @@ def _require_proof(settings: Settings) -> None:
     try:
         is_proven = proves(settings.endpoint, settings.key())
     except OSError:
-        return  # nothing answers: the request itself says so
+        return  # nothing answers; the request itself reports it
     if not is_proven:
         raise CommandFailed(f"{settings.endpoint}: {UNPROVEN}")
 
 
-def _problem(error: urllib.error.HTTPError) -> dict[str, Any]:
+def _is_connection_refused(error: BaseException) -> bool:
+    """Return whether the port is closed, by the errors that `error` was raised from."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConnectionRefusedError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
+
+
+def _json_object(response: httpx.Response) -> dict[str, Any] | None:
     try:
-        found = json.load(error)
+        content = response.json()
     except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,4 +1,8 @@
-"""`everycall key`: keys and what they may spend, from the running server, or the store of one that does not run."""
+"""`everycall key`: create, list, change and revoke API keys, and limit what they spend.
+
+The commands ask the running server. If the local server is not running, or `--data` names a data directory, they open
+the database themselves.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any
 
 from everycall import paths
 from everycall._terminal import Column, Terminal
-from everycall.cli.endpoint import ask
+from everycall.cli.endpoint import request
 from everycall.cli.errors import CommandFailed
 from everycall.semconv import API_KEY_HEADER
 from everycall.server.gateway.budgets import Budgets, shown
@@ -24,46 +28,45 @@ __all__ = ["create_key", "list_keys", "revoke_key", "set_key"]
 
 TIMEOUT_S = 10.0
 ID_DIGITS = 8
-"""Shown of a key's id: enough to name it by."""
+"""How many digits of a key's id are shown: enough to tell keys apart."""
 
 
-def create_key(name: str, *, project: str, role: str, limited: Mapping[str, Any], data_dir: Path | None = None) -> int:
-    """Make a key and write it to standard output, once; what it is for goes with it. Returns 0.
+def create_key(name: str, *, project: str, role: str, limits: Mapping[str, Any], data_dir: Path | None = None) -> int:
+    """Create a key, write it to standard output, and return 0.
 
-    `limited` has the limits that were given, named as `KeyLimits` names them. Without a data directory the server at
-    EVERYCALL_ENDPOINT (or the local one) is asked; when the local one does not run, its store is written to. Raises
-    `CommandFailed` or `ConfigurationError` when neither can be done.
+    `limits` has the limits of the key, named as in `KeyLimits`. Raise `CommandFailed` or `ConfigurationError` if
+    neither the server nor the database can be used.
     """
 
-    async def locally(keyring: Keyring, budgets: Budgets) -> dict[str, Any]:
-        secret, key = await keyring.add(name, project, role, KeyLimits(**limited))
+    async def in_store(keyring: Keyring, budgets: Budgets) -> dict[str, Any]:
+        secret, key = await keyring.add(name, project, role, KeyLimits(**limits))
         return {**shown(key, budgets), "secret": secret}
 
-    body = {"name": name, "project": project, "role": role, **limited}
-    made, where = _do(lambda server: server.ask("POST", "", body), locally, data_dir)
+    body = {"name": name, "project": project, "role": role, **limits}
+    key, place = _run(lambda server: server.request("POST", "", body), in_store, data_dir)
     screen = Terminal()
-    screen.line(f"A key named {name} for the project {project}, role {role}, at {where}.")
-    if limited:
-        screen.line(_limits_line(made))
-    screen.line("It is shown this once:")
+    screen.line(f"Created the key {name} for the project {project}, role {role}, {place}.")
+    if limits:
+        screen.line(_limits_line(key))
+    screen.line("It is shown only now:")
     screen.line()
-    screen.line(f"  {screen.style(made['secret'], 'bold')}")
+    screen.line(f"  {screen.style(key['secret'], 'bold')}")
     screen.line()
-    screen.line(f"Programs take it as EVERYCALL_API_KEY, or send it as the header {API_KEY_HEADER}.")
+    screen.line(f"Set it as EVERYCALL_API_KEY, or send it in the header {API_KEY_HEADER}.")
     return 0
 
 
 def list_keys(*, data_dir: Path | None = None) -> int:
-    """Write a table of the keys, with what they may spend and have spent today. Returns 0; raises as `create_key`."""
+    """Write a table of the keys with their limits and what they spent today, and return 0. Raise as `create_key`."""
 
-    async def locally(keyring: Keyring, budgets: Budgets) -> list[dict[str, Any]]:
+    async def in_store(keyring: Keyring, budgets: Budgets) -> list[dict[str, Any]]:
         return [shown(key, budgets) for key in (keyring.local, *keyring.all())]
 
-    keys, where = _do(lambda server: server.keys(), locally, data_dir)
+    keys, place = _run(lambda server: server.keys(), in_store, data_dir)
     screen = Terminal()
     columns = [
         Column("id"),
-        Column("name", gives_way=True),
+        Column("name", shrinks=True),
         Column("project"),
         Column("role"),
         Column("spent today", right=True),
@@ -72,90 +75,92 @@ def list_keys(*, data_dir: Path | None = None) -> int:
         Column("unpriced", right=True),
     ]
     screen.table(columns, [_row(key) for key in keys])
-    screen.line(f"At {where}. Spent is on completions since midnight UTC; cached ones are free. Unpriced: completions")
-    screen.line("today by models without a known price, which no budget counts (refuse: they are refused).")
+    screen.line(f"These are the keys {place}. Spending counts completions since midnight UTC; cached ones are free.")
+    screen.line("Unpriced: completions today by models without a known price, which no budget counts, or `refuse`.")
     return 0
 
 
-def set_key(named: str, *, limited: Mapping[str, Any], data_dir: Path | None = None) -> int:
-    """Change a key's limits: those given, None to take one away. Returns 0.
+def set_key(name_or_id: str, *, limits: Mapping[str, Any], data_dir: Path | None = None) -> int:
+    """Change limits of a key and return 0. A limit of None is removed; limits that are not named stay.
 
-    `named` is a name, an id, or the first digits of one; `local` is the local key. Raises as `create_key`, and
-    `CommandFailed` when there is no such key, or there are several.
+    `name_or_id` is a name, an id, or the first digits of an id; `local` is the local key. Raise as `create_key`, and
+    `CommandFailed` if no key or several keys match.
     """
 
-    async def locally(keyring: Keyring, budgets: Budgets) -> dict[str, Any]:
-        key = _one([shown(key, budgets) for key in (keyring.local, *keyring.all())], named)
-        before = next(one for one in (keyring.local, *keyring.all()) if one.digest == key["id"])
-        return shown(await keyring.limit(key["id"], _changed(before, limited)) or before, budgets)
+    async def in_store(keyring: Keyring, budgets: Budgets) -> dict[str, Any]:
+        keys = (keyring.local, *keyring.all())
+        chosen = _find([shown(key, budgets) for key in keys], name_or_id)
+        key = next(key for key in keys if key.digest == chosen["id"])
+        return shown(await keyring.limit(key.digest, _merged(key, limits)) or key, budgets)
 
-    def remotely(server: _Server) -> dict[str, Any]:
-        return server.ask("PATCH", f"/{_one(server.keys(), named)['id']}", dict(limited))
+    def at_server(server: _Server) -> dict[str, Any]:
+        return server.request("PATCH", f"/{_find(server.keys(), name_or_id)['id']}", dict(limits))
 
-    key, _ = _do(remotely, locally, data_dir)
-    screen = Terminal()
-    screen.line(f"{key['name']} ({key['id'][:ID_DIGITS]}), from its next request on: {_limits_line(key)}")
+    key, _ = _run(at_server, in_store, data_dir)
+    Terminal().line(f"{key['name']} ({key['id'][:ID_DIGITS]}), from its next request on: {_limits_line(key)}")
     return 0
 
 
-def revoke_key(named: str, *, data_dir: Path | None = None) -> int:
-    """Revoke a key for good; `named` as in `set_key`. Returns 0; raises as that."""
+def revoke_key(name_or_id: str, *, data_dir: Path | None = None) -> int:
+    """Revoke a key for good and return 0. `name_or_id` is as in `set_key`, and so are the errors."""
 
-    async def locally(keyring: Keyring, budgets: Budgets) -> dict[str, Any]:
-        key = _one([shown(key, budgets) for key in keyring.all()], named)
+    async def in_store(keyring: Keyring, budgets: Budgets) -> dict[str, Any]:
+        key = _find([shown(key, budgets) for key in keyring.all()], name_or_id)
         await keyring.revoke(key["id"])
         return key
 
-    def remotely(server: _Server) -> dict[str, Any]:
-        return server.ask("DELETE", f"/{_one(server.keys(), named)['id']}")
+    def at_server(server: _Server) -> dict[str, Any]:
+        return server.request("DELETE", f"/{_find(server.keys(), name_or_id)['id']}")
 
-    key, where = _do(remotely, locally, data_dir)
-    Terminal().line(f"{key['name']} ({key['id'][:ID_DIGITS]}) is revoked at {where}, from the next request on.")
+    key, place = _run(at_server, in_store, data_dir)
+    Terminal().line(f"Revoked the key {key['name']} ({key['id'][:ID_DIGITS]}) {place}. Its next request is refused.")
     return 0
 
 
 class _NotRunning(Exception):
-    """The local server does not run."""
+    """The local server is not running."""
 
 
 class _Server:
-    """The keys of a running server."""
+    """The keys of a running server, over its API."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.address = settings.endpoint
 
     def keys(self) -> list[dict[str, Any]]:
-        """Return the keys, the local one first where it is shown. Raises as `ask`."""
-        found = self.ask("GET", "")
-        return [*([found["local"]] if "local" in found else []), *found["keys"]]
+        """Return the keys, with the local key first if the server shows it. Raise as `request`."""
+        answer = self.request("GET", "")
+        local_keys = [answer["local"]] if "local" in answer else []
+        return [*local_keys, *answer["keys"]]
 
-    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return what it answers. Raises `CommandFailed`, and `_NotRunning` when it is local and does not run."""
-        path = f"/api/keys{path}"
-        found = ask(self._settings, path, body, failed="refused this", timeout_s=TIMEOUT_S, method=method)
-        if found is None:
+    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the server's answer. Raise `CommandFailed`, or `_NotRunning` if the local server is not running."""
+        answer = request(
+            self._settings, f"/api/keys{path}", body, failure="refused this", timeout_s=TIMEOUT_S, method=method
+        )
+        if answer is None:
             raise _NotRunning
-        return found
+        return answer
 
 
-def _do(
-    remotely: Callable[[_Server], Any], locally: Callable[[Keyring, Budgets], Awaitable[Any]], data_dir: Path | None
+def _run(
+    at_server: Callable[[_Server], Any], in_store: Callable[[Keyring, Budgets], Awaitable[Any]], data_dir: Path | None
 ) -> tuple[Any, str]:
-    """Do it at the server, or in the store that is named or whose server does not run; return the answer and where."""
+    """Run an action at the server, or in the store if the server is not running; return the result and the place."""
     server = _Server(Settings.build())
     if data_dir is None:
         try:
-            return remotely(server), server.address
+            return at_server(server), f"at {server.address}"
         except _NotRunning:
             pass
         except KeyError as error:
-            raise CommandFailed(f"{server.address} does not answer as a server of everycall does: {error}") from None
+            raise CommandFailed(f"{server.address} answers without {error}: is it an everycall server?") from None
     directory = (data_dir or paths.data_dir()).expanduser().absolute()
-    return asyncio.run(_in_store(directory, locally)), f"the server on {directory}"
+    return asyncio.run(_in_store(directory, in_store)), f"in {directory} (its server is not running)"
 
 
-async def _in_store(directory: Path, work: Callable[[Keyring, Budgets], Awaitable[Any]]) -> Any:
+async def _in_store(directory: Path, action: Callable[[Keyring, Budgets], Awaitable[Any]]) -> Any:
     store = SqliteStore(directory / DATABASE)
     try:
         await store.open()
@@ -165,56 +170,55 @@ async def _in_store(directory: Path, work: Callable[[Keyring, Budgets], Awaitabl
         keyring, budgets = Keyring(store, ""), Budgets(store)
         await keyring.load()
         await budgets.load()
-        return await work(keyring, budgets)
+        return await action(keyring, budgets)
     finally:
         await store.close()
 
 
-def _one(keys: list[dict[str, Any]], named: str) -> dict[str, Any]:
+def _find(keys: list[dict[str, Any]], name_or_id: str) -> dict[str, Any]:
     """Return the key with this name or id, of those that are not revoked."""
-    living = [key for key in keys if key["revoked_unix_nano"] is None]
-    found = [key for key in living if key["name"] == named] or [
-        key for key in living if len(named) >= 8 and key["id"].startswith(named.lower())
-    ]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise CommandFailed(f"there is no key named {named!r}: `everycall key list` shows those there are")
-    ids = ", ".join(key["id"][:ID_DIGITS] for key in found)
-    raise CommandFailed(f"{len(found)} keys are named {named!r}: give one of the ids {ids}")
+    active = [key for key in keys if key["revoked_unix_nano"] is None]
+    matches = [key for key in active if key["name"] == name_or_id]
+    if not matches and len(name_or_id) >= ID_DIGITS:
+        matches = [key for key in active if key["id"].startswith(name_or_id.lower())]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise CommandFailed(f"there is no key named {name_or_id!r}: `everycall key list` lists the keys")
+    ids = ", ".join(key["id"][:ID_DIGITS] for key in matches)
+    raise CommandFailed(f"{len(matches)} keys are named {name_or_id!r}: use one of the ids {ids}")
 
 
-def _changed(key: ApiKey, limited: Mapping[str, Any]) -> KeyLimits:
-    kept = key.limits
+def _merged(key: ApiKey, limits: Mapping[str, Any]) -> KeyLimits:
+    current = key.limits
     return KeyLimits(
-        limited.get("budget_usd_per_day", kept.budget_usd_per_day),
-        limited.get("requests_per_minute", kept.requests_per_minute),
-        limited.get("unpriced", kept.unpriced),
+        limits.get("budget_usd_per_day", current.budget_usd_per_day),
+        limits.get("requests_per_minute", current.requests_per_minute),
+        limits.get("unpriced", current.unpriced),
     )
 
 
 def _row(key: Mapping[str, Any]) -> list[str | None]:
     budget, rate = key["budget_usd_per_day"], key["requests_per_minute"]
-    revoked = key["revoked_unix_nano"] is not None
-    unpriced = "refuse" if budget is not None and key["unpriced"] == "refuse" else str(key["unpriced_today"])
+    refuses_unpriced = budget is not None and key["unpriced"] == "refuse"
     return [
         key["id"][:ID_DIGITS],
         key["name"],
         "(all)" if key["id"] == LOCAL_ID else key["project"],
-        "revoked" if revoked else key["role"],
+        key["role"] if key["revoked_unix_nano"] is None else "revoked",
         f"${key['spent_usd_today']:.4f}",
         None if budget is None else f"${budget:g}",
         None if rate is None else str(rate),
-        unpriced,
+        "refuse" if refuses_unpriced else str(key["unpriced_today"]),
     ]
 
 
 def _limits_line(key: Mapping[str, Any]) -> str:
     budget, rate = key["budget_usd_per_day"], key["requests_per_minute"]
-    words = [
-        "no budget" if budget is None else f"${budget:g} a day, of which ${key['spent_usd_today']:.4f} is spent",
+    parts = [
+        "no budget" if budget is None else f"${budget:g} a day, ${key['spent_usd_today']:.4f} of it spent today",
         "no rate limit" if rate is None else f"{rate} completions a minute",
     ]
     if budget is not None:
-        words.append(f"models without a known price are {'allowed' if key['unpriced'] == 'allow' else 'refused'}")
-    return "; ".join(words) + "."
+        parts.append(f"models without a known price are {'allowed' if key['unpriced'] == 'allow' else 'refused'}")
+    return "; ".join(parts) + "."

@@ -1,8 +1,8 @@
-"""Deployments as files: YAML under version control, read with care and written so that it reads back the same.
+"""Prompt files: reading and writing deployments as YAML. `deploy` and `deployment` use it.
 
-`deploy` and `deployment` call this. A file is data: it is read by the core schema of YAML 1.2 (so `no` is a word and a
-date is text), without tags, and nothing in it is executed. It may name further files for the texts of its messages, but
-none outside its own folder.
+A file is data, and nothing in it is executed. It is read with the core schema of YAML 1.2 (`no` is a string, and so is
+a date) and without tags. A message can take its text from another file, which must be in the same folder or below it.
+What `written` writes, `load` reads back unchanged.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ FIELDS = (
     "deployment_id", "name", "description", "model", "provider", "fallbacks", "model_params", "messages", "functions",
     "function_call", "metadata",
 )  # fmt: skip
-"""What a file may say, in the order in which it is written; the members of the API's body."""
+"""The keys of a file, in the order in which they are written; they are the members of the API's request body."""
 PARAMETERS = (
-    "temp", "top_p", "max_length", "frequency_penalty", "presence_penalty", "response_format", "safe_prompt",
+    "temp", "top_p", "top_k", "max_length", "stop", "seed", "frequency_penalty", "presence_penalty", "logit_bias",
+    "response_format", "reasoning_effort", "verbosity", "service_tier", "parallel_tool_calls", "safe_prompt",
 )  # fmt: skip
-MESSAGE_FIELDS = ("role", "content", "content_file", "name", "tool_calls", "tool_call_id")
+MESSAGE_FIELDS = (
+    "role", "content", "content_file", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio",
+    "reasoning_content", "cache_control",
+)  # fmt: skip
 FALLBACK_FIELDS = ("model", "provider")
 SUFFIXES = (".yaml", ".yml")
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
@@ -58,30 +62,31 @@ _CORE = (
         tuple("-+.0123456789"),
     ),
 )
-"""YAML 1.2, 10.3.2: what a plain word is, by its form; everything else is text."""
+"""The core schema (YAML 1.2.2, section 10.3.2): tag, pattern and first characters of plain scalars but strings."""
 
 
-def _by_core_schema(kind: Any) -> Any:
-    kind.yaml_implicit_resolvers = {}
+def _core_schema(cls: Any) -> Any:
+    """Make a loader or dumper class resolve plain scalars with the core schema."""
+    cls.yaml_implicit_resolvers = {}
     for tag, pattern, first in _CORE:
-        kind.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), first)
-    return kind
+        cls.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), first)
+    return cls
 
 
-@_by_core_schema
+@_core_schema
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Reads the nodes of a file; the values are made here and not by it."""
+    """Parses a file into nodes; `_Reader` turns them into values."""
 
 
-@_by_core_schema
+@_core_schema
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Writes text of several lines as it is read."""
+    """Writes text of several lines as a block."""
 
 
 def _block_text(dumper: Any, text: str) -> Any:
     style: str | None
     if not all(c.isprintable() or c == "\n" for c in text):
-        style = '"'  # with escapes: other line ends and control characters do not read back as they are
+        style = '"'  # with escapes: a reader would change other line ends and control characters
     else:
         style = "|" if "\n" in text and text == "\n".join(line.rstrip() for line in text.split("\n")) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
@@ -91,7 +96,7 @@ _Dumper.add_representer(str, _block_text)
 
 
 class PromptFileError(Exception):
-    """A file cannot be used: which, where (a line, 0 where none is known), and what to do."""
+    """A file is invalid. `line` is the line of the error, or 0 if it is unknown; `detail` says what to do."""
 
     def __init__(self, path: Path, line: int, detail: str) -> None:
         super().__init__(f"{path}:{line}: {detail}" if line else f"{path}: {detail}")
@@ -102,7 +107,7 @@ class PromptFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PromptFile:
-    """One deployment in a file: its id, the body to put, and the line of each of its parts (`messages[0].content`)."""
+    """A deployment in a file: its id, the request body, and the line of each part (such as `messages[0].content`)."""
 
     path: Path
     deployment_id: str
@@ -110,7 +115,7 @@ class PromptFile:
     lines: Mapping[str, int] = field(repr=False)
 
     def line_of(self, part: str) -> int:
-        """Return the line of a part, or of the nearest one around it; 0 for none."""
+        """Return the line of a part, or of the nearest part that contains it, or 0 if there is none."""
         while part:
             if part in self.lines:
                 return self.lines[part]
@@ -119,22 +124,22 @@ class PromptFile:
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """Return the files to read: those named, and all `*.yaml` and `*.yml` below the folders named, each once.
+    """Return the files, and all `*.yaml` and `*.yml` files below the folders, each once.
 
-    Hidden files and folders are left out. Raises `PromptFileError` for a path that is not there, a folder without any
-    file, or more than `limits.DEPLOY_FILES_MAX`.
+    Hidden files and folders are skipped. Raise `PromptFileError` for a path that does not exist, a folder without such
+    files, and more than `limits.DEPLOY_FILES_MAX` files.
     """
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for path in paths:
         if not path.exists():
             raise PromptFileError(path, 0, "there is no such file or folder")
         inside = list(_below(path)) if path.is_dir() else [path]
         if not inside:
             raise PromptFileError(path, 0, f"there is no file here that ends in {' or '.join(SUFFIXES)}")
-        found.update(dict.fromkeys(inside))
-        if len(found) > limits.DEPLOY_FILES_MAX:
-            raise PromptFileError(path, 0, f"at most {limits.DEPLOY_FILES_MAX} files are deployed at once")
-    return list(found)
+        files.update(dict.fromkeys(inside))
+        if len(files) > limits.DEPLOY_FILES_MAX:
+            raise PromptFileError(path, 0, f"too many files: deploy at most {limits.DEPLOY_FILES_MAX} at once")
+    return list(files)
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -145,28 +150,28 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def load(path: Path) -> PromptFile:
-    """Read one file. Raises `PromptFileError` with the line of what cannot be used."""
+    """Read a file. Raise `PromptFileError`, with the line of the error, if it is invalid."""
     return parse(_text_of(path), path)
 
 
 def parse(text: str, path: Path) -> PromptFile:
-    """Read the text of a file that is or would be at `path`. Raises as `load` does."""
-    reading = _Reading(path)
-    body = reading.document(text)
+    """Read `text` as the content of a file at `path`, which need not exist. Raise as `load`."""
+    reader = _Reader(path)
+    body = reader.document(text)
     deployment_id = body.pop("deployment_id", None) or path.stem
     if not isinstance(deployment_id, str) or not ID_PATTERN.match(deployment_id):
-        raise reading.wrong(
+        raise reader.error(
             "deployment_id",
-            f"{str(deployment_id)!r} is no deployment_id: it has letters, digits, - and _ only. Without one, the "
-            "file's name is taken.",
+            f"invalid deployment_id {str(deployment_id)!r}: use letters, digits, - and _ only. The default is the "
+            "file's name.",
         )
     body.setdefault("name", deployment_id)
-    reading.check(body)
-    return PromptFile(path, deployment_id, body, reading.lines)
+    reader.check(body)
+    return PromptFile(path, deployment_id, body, reader.lines)
 
 
 def written(deployment: Mapping[str, Any]) -> str:
-    """Return the text of a file that says what a deployment of the API says. `load` reads the same back."""
+    """Return a deployment of the API as the text of a file. `load` reads the same deployment back."""
     body = {name: deployment.get(name) for name in FIELDS}
     text: str = yaml.dump(
         {name: value for name, value in body.items() if value not in (None, "", [], {})},
@@ -183,121 +188,121 @@ def _text_of(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(limits.DEPLOYMENT_BYTES_MAX + 1)
         if len(data) > limits.DEPLOYMENT_BYTES_MAX:
-            raise PromptFileError(path, 0, f"it is larger than {limits.DEPLOYMENT_BYTES_MAX} bytes")
+            raise PromptFileError(path, 0, f"the file is larger than {limits.DEPLOYMENT_BYTES_MAX} bytes")
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
-        raise PromptFileError(path, 0, f"it cannot be read: {error.strerror or error}") from error
+        raise PromptFileError(path, 0, f"the file cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise PromptFileError(path, 0, f"it is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise PromptFileError(path, 0, f"the file is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
-class _Reading:
-    """One file being read: its values, and where each of them stands."""
+class _Reader:
+    """Reads one file: its values, and the line of each value."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._left = limits.DEPLOY_VALUES_MAX
+        self._values_left = limits.DEPLOY_VALUES_MAX
         self.lines: dict[str, int] = {}
 
-    def wrong(self, part: str, detail: str) -> PromptFileError:
+    def error(self, part: str, detail: str) -> PromptFileError:
         """Return the error to raise for a part."""
         return PromptFileError(self._path, self.lines.get(part, 0), detail)
 
     def document(self, text: str) -> dict[str, Any]:
-        """Return the file's mapping."""
+        """Return the mapping that the file contains. Raise `PromptFileError` for anything else."""
         try:
             node = _Loader(text).get_single_node()
             value = None if node is None else self._value(node, "", 0)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            detail = f"this is not YAML: {error.problem or error.context}"
+            detail = f"invalid YAML: {error.problem or error.context}"
             raise PromptFileError(self._path, mark.line + 1 if mark else 0, detail) from None
         except yaml.YAMLError as error:
-            raise PromptFileError(self._path, 0, f"this is not YAML: {error}") from None
+            raise PromptFileError(self._path, 0, f"invalid YAML: {error}") from None
         except RecursionError:
-            raise PromptFileError(self._path, 0, "it is nested too deep") from None
+            raise PromptFileError(self._path, 0, "values are nested too deeply") from None
         if not isinstance(value, dict):
-            raise PromptFileError(self._path, 1, "it must be a mapping with name, model and messages")
+            raise PromptFileError(self._path, 1, "the file must be a mapping with name, model and messages")
         return value
 
     def check(self, body: dict[str, Any]) -> None:
-        """Raise for unknown keys and missing ones, and put the texts of named files in their places."""
-        self._known(body, FIELDS, "")
+        """Raise for unknown and missing keys, and replace each `content_file` with the text of that file."""
+        self._check_keys(body, FIELDS, "")
         for needed in ("model", "messages"):
             if body.get(needed) in (None, "", []):
-                raise self.wrong(needed, f"{needed} is missing: a deployment has a model and at least one message")
+                raise self.error(needed, f"{needed} is missing: a deployment has a model and at least one message")
         if isinstance(body.get("model_params"), dict):
-            self._known(body["model_params"], PARAMETERS, "model_params")
-        for name, known in (("messages", MESSAGE_FIELDS), ("fallbacks", FALLBACK_FIELDS)):
-            listed = body.get(name)
-            if listed is not None and not isinstance(listed, list):
-                raise self.wrong(name, f"{name} must be a list")
-            for at, one in enumerate(listed or ()):
-                part = f"{name}[{at}]"
-                if not isinstance(one, dict):
-                    raise self.wrong(part, f"{part} must be a mapping with {', '.join(known[:2])}")
-                self._known(one, known, part)
-                if "content_file" in one:
-                    one["content"] = self._other_file(one, part)
+            self._check_keys(body["model_params"], PARAMETERS, "model_params")
+        for name, fields in (("messages", MESSAGE_FIELDS), ("fallbacks", FALLBACK_FIELDS)):
+            entries = body.get(name)
+            if entries is not None and not isinstance(entries, list):
+                raise self.error(name, f"{name} must be a list")
+            for index, entry in enumerate(entries or ()):
+                part = f"{name}[{index}]"
+                if not isinstance(entry, dict):
+                    raise self.error(part, f"{part} must be a mapping with {', '.join(fields[:2])}")
+                self._check_keys(entry, fields, part)
+                if "content_file" in entry:
+                    entry["content"] = self._content_file(entry, part)
 
-    def _known(self, value: Mapping[str, Any], known: Sequence[str], part: str) -> None:
+    def _check_keys(self, value: Mapping[str, Any], fields: Sequence[str], part: str) -> None:
         for name in value:
-            if name in known:
+            if name in fields:
                 continue
-            close = _OTHER_NAMES.get(name)
-            near = [close] if close in known else difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
-            raise self.wrong(f"{part}.{name}" if part else name, f"unknown key {name!r}: {hint}")
+            synonym = _OTHER_NAMES.get(name)
+            near = [synonym] if synonym in fields else difflib.get_close_matches(name, fields, 1)
+            hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(fields)}."
+            raise self.error(f"{part}.{name}" if part else name, f"unknown key {name!r}: {hint}")
 
-    def _other_file(self, message: dict[str, Any], part: str) -> str:
+    def _content_file(self, message: dict[str, Any], part: str) -> str:
         """Return the text of the file that a message names, without its last line end."""
         name = message.pop("content_file")
-        where = f"{part}.content_file"
+        location = f"{part}.content_file"
         if "content" in message:
-            raise self.wrong(where, "give content or content_file, not both")
+            raise self.error(location, "use content or content_file, not both")
         if not isinstance(name, str) or not name:
-            raise self.wrong(where, "content_file is the name of a file in this folder")
+            raise self.error(location, "content_file must be the name of a file in this folder")
         folder = self._path.parent.resolve()
         target = (folder / name).resolve()
         if not target.is_relative_to(folder):
-            raise self.wrong(where, f"{name!r} is not in the folder of this file, and no other file is read")
+            raise self.error(location, f"{name!r} is not in the folder of this file; other files are not read")
         try:
             text = _text_of(target)
         except PromptFileError as error:
-            raise self.wrong(where, f"{name!r}: {error.detail}") from None
-        self.lines[f"{part}.content"] = self.lines.get(where, 0)
+            raise self.error(location, f"{name!r}: {error.detail}") from None
+        self.lines[f"{part}.content"] = self.lines.get(location, 0)
         return text.removesuffix("\n")
 
     def _value(self, node: Any, part: str, depth: int) -> Any:
-        """Return a node's value as JSON has it. An alias counts as much as what it stands for."""
+        """Return the JSON value of a node. Each use of an alias counts as all the values that it stands for."""
         self.lines.setdefault(part, node.start_mark.line + 1)
-        self._left -= 1
-        if self._left < 0:
-            raise self.wrong(part, f"it has more than {limits.DEPLOY_VALUES_MAX} values, aliases counted each time")
+        self._values_left -= 1
+        if self._values_left < 0:
+            raise self.error(part, f"the file has more than {limits.DEPLOY_VALUES_MAX} values, with aliases expanded")
         if depth > limits.NESTING_MAX:
-            raise self.wrong(part, f"it is nested more than {limits.NESTING_MAX} deep")
+            raise self.error(part, f"values are nested more than {limits.NESTING_MAX} deep")
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-            return [self._value(one, f"{part}[{at}]", depth + 1) for at, one in enumerate(node.value)]
+            return [self._value(item, f"{part}[{index}]", depth + 1) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, part, depth)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, part)
-        raise self._at(node, f"the tag {node.tag} is not taken here; write plain lists, mappings and values")
+        raise self._error_at(node, f"tags such as {node.tag} are not supported: use plain lists, mappings and values")
 
     def _mapping(self, node: Any, part: str, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise self._at(key, "a key must be a word")
+                raise self._error_at(key, "a key must be a word")
             name = str(key.value)
             if name == "<<" and key.style is None:
-                raise self._at(key, "merging with << is not taken here; write the keys out")
-            if name in found:
-                raise self._at(key, f"{name!r} is given twice")
-            below = f"{part}.{name}" if part else name
-            self.lines.setdefault(below, key.start_mark.line + 1)
-            found[name] = self._value(value, below, depth + 1)
-        return found
+                raise self._error_at(key, "merging with << is not supported: write the keys out")
+            if name in mapping:
+                raise self._error_at(key, f"{name!r} appears twice")
+            child = f"{part}.{name}" if part else name
+            self.lines.setdefault(child, key.start_mark.line + 1)
+            mapping[name] = self._value(value, child, depth + 1)
+        return mapping
 
     def _scalar(self, node: Any, part: str) -> Any:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
@@ -312,9 +317,11 @@ class _Reading:
             return int(text, 8 if text.startswith("0o") else 16 if text.startswith("0x") else 10)
         if kind == "float":
             if text.lower().lstrip("+-").startswith((".inf", ".nan")):
-                raise self._at(node, f"{text} is no number that JSON has")
+                raise self._error_at(node, f"{text} is not a JSON number")
             return float(text)
-        raise self._at(node, f"the tag {node.tag} is not taken here ({part or 'the file'}); write a plain value")
+        raise self._error_at(
+            node, f"tags such as {node.tag} are not supported ({part or 'the file'}): use a plain value"
+        )
 
-    def _at(self, node: Any, detail: str) -> PromptFileError:
+    def _error_at(self, node: Any, detail: str) -> PromptFileError:
         return PromptFileError(self._path, node.start_mark.line + 1, detail)

@@ -1,14 +1,13 @@
-"""`everycall reprice`: what stored records would cost by the prices now, as a table first; written after a yes.
+"""`everycall reprice`: recompute the cost of stored records with today's prices. Show the changes, ask, write them.
 
-The running server is asked page by page; when the local one is off, its store is opened, which then nobody else may
-write. Either way the store does the writing.
+The command asks the running server, page by page. If the local server is not running, it opens the database itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import msgspec
 
 from everycall import paths
 from everycall._terminal import Column, Terminal
-from everycall.cli.endpoint import ask
+from everycall.cli.endpoint import request
 from everycall.cli.errors import CommandFailed
 from everycall.errors import ConfigurationError
 from everycall.server.api.query import parse_time
@@ -32,20 +31,20 @@ from everycall.settings import Settings
 __all__ = ["reprice"]
 
 TIMEOUT_S = 60.0
-"""For one page: it is read, priced and written at once."""
+"""The time for one page of records, which the server reads, prices and writes in one request."""
 _COLUMNS = (
-    Column("model", gives_way=True),
-    Column("provider", gives_way=True),
+    Column("model", shrinks=True),
+    Column("provider", shrinks=True),
     Column("records", right=True),
     Column("changed", right=True),
-    Column("was", right=True),
-    Column("will be", right=True),
+    Column("cost", right=True),
+    Column("new cost", right=True),
     Column("gained", right=True),
     Column("lost", right=True),
     Column("unpriced", right=True),
 )
 Pages = Callable[[str, bool, str | None], Awaitable[RepricePage]]
-"""Looks at a page of a project's records, by its cursor, and with True writes what changes."""
+"""`pages(project, write, cursor)` prices one page of a project's records, and writes the changes if `write`."""
 
 
 def reprice(
@@ -58,10 +57,11 @@ def reprice(
     yes: bool = False,
     data_dir: Path | None = None,
 ) -> int:
-    """Show what would change, ask, and write it. Returns 0 when it is done, or was a dry run, or nothing changes.
+    """Show what would change, ask, and write it.
 
-    Without a data directory the server at EVERYCALL_ENDPOINT (or the local one) is asked; when the local one does not
-    run, its store is opened. Without `project`, all projects. Raises `CommandFailed` or `ConfigurationError`.
+    `since` and `until` are times such as `2026-01-01` (UTC); `project` and `model` restrict the records. Return 0 after
+    writing, after a dry run, and if nothing changes, and 1 if the person says no. Raise `CommandFailed` or
+    `ConfigurationError`.
     """
     query = RecordQuery(
         since=_instant("since", since), until=None if until is None else _instant("until", until), model=model
@@ -71,13 +71,13 @@ def reprice(
     screen = Terminal()
     if projects is not None:
 
-        async def asked(name: str, write: bool, cursor: str | None) -> RepricePage:
+        async def pages(name: str, write: bool, cursor: str | None) -> RepricePage:
             return await asyncio.to_thread(_page, settings, name, query, write, cursor)
 
-        return asyncio.run(_run(screen, asked, _chosen(projects, project), dry_run=dry_run, yes=yes))
+        return asyncio.run(_run(screen, pages, _selected(projects, project), dry_run=dry_run, yes=yes))
     directory = (data_dir or paths.data_dir()).expanduser().absolute()
     if not (directory / DATABASE).exists():
-        raise CommandFailed(f"no server answers at {settings.endpoint}, and {directory} holds no records")
+        raise CommandFailed(f"no server is running at {settings.endpoint}, and there are no records in {directory}")
     return asyncio.run(_offline(screen, directory, query, project, dry_run=dry_run, yes=yes))
 
 
@@ -92,10 +92,10 @@ async def _offline(
         raise CommandFailed(f"cannot use the records in {directory}: {error}") from error
     try:
 
-        async def opened(name: str, write: bool, cursor: str | None) -> RepricePage:
+        async def pages(name: str, write: bool, cursor: str | None) -> RepricePage:
             return await reprice_page(store, prices, name, replace(query, cursor=cursor), write=write)
 
-        return await _run(screen, opened, _chosen(await store.projects(), project), dry_run=dry_run, yes=yes)
+        return await _run(screen, pages, _selected(await store.projects(), project), dry_run=dry_run, yes=yes)
     except StoreError as error:
         raise CommandFailed(f"cannot use the records in {directory}: {error}") from error
     finally:
@@ -103,44 +103,47 @@ async def _offline(
 
 
 async def _run(screen: Terminal, pages: Pages, projects: list[str], *, dry_run: bool, yes: bool) -> int:
-    changes = (await _all(pages, projects, write=False))[0]
+    changes, _ = await _all(pages, projects, write=False)
     _show(screen, changes)
-    changed = sum(change.changed for change in changes)
-    if not changed or dry_run:
-        screen.line("Nothing changes." if not changed else "A dry run: nothing was written.")
+    count = sum(change.changed for change in changes)
+    if not count or dry_run:
+        screen.line("Nothing was written: this is a dry run." if count else "Nothing changes.")
         return 0
-    if not yes and not _agreed(screen, changed):
+    if not yes and not _confirm(screen, count):
         return 1
-    written = (await _all(pages, projects, write=True))[1]
-    screen.line(f"Written: {written:,}.")
+    _, written = await _all(pages, projects, write=True)
+    screen.line(f"Wrote the cost of {written:,} {'record' if written == 1 else 'records'}.")
     return 0
 
 
 async def _all(pages: Pages, projects: list[str], *, write: bool) -> tuple[tuple[ModelChange, ...], int]:
-    found: tuple[ModelChange, ...] = ()
+    """Return the changes of all projects, by model, and how many records were written."""
+    changes: tuple[ModelChange, ...] = ()
     written = 0
     for project in projects:
         cursor: str | None = None
         while True:
             page = await pages(project, write, cursor)
-            found, written, cursor = joined((*found, *page.models)), written + page.written, page.next_cursor
+            changes, written, cursor = joined((*changes, *page.models)), written + page.written, page.next_cursor
             if cursor is None:
                 break
-    return found, written
+    return changes, written
 
 
 def _show(screen: Terminal, changes: tuple[ModelChange, ...]) -> None:
-    shown = [change for change in changes if change.changed]
-    total = ModelChange("in all", None)
+    rows = [change for change in changes if change.changed]
+    total = ModelChange("total", None)
     for change in changes:
         total = total.plus(change)
-    screen.table(_COLUMNS, [_row(change) for change in (*shown, total)])
-    screen.line("US dollars. Gained, lost: records that have a price now, and that have none any more.")
-    alike = len(changes) - len(shown)
-    if alike:
-        screen.line(f"{alike} {'model stays as it is' if alike == 1 else 'models stay as they are'}.")
+    screen.table(_COLUMNS, [_row(change) for change in (*rows, total)])
+    screen.line(
+        "Costs are in US dollars. Gained: records that now have a price. Lost: records that no longer have one."
+    )
+    unchanged = len(changes) - len(rows)
+    if unchanged:
+        screen.line(f"{unchanged} {'model does' if unchanged == 1 else 'models do'} not change.")
     if total.kept:
-        screen.line(f"Came with their cost, which stays: {total.kept:,}.")
+        screen.line(f"Records that came with their own cost, which is kept: {total.kept:,}.")
 
 
 def _row(change: ModelChange) -> list[str | None]:
@@ -161,10 +164,11 @@ def _dollars(value: float | None) -> str | None:
     return None if value is None else f"${value:,.6f}"
 
 
-def _agreed(screen: Terminal, changed: int) -> bool:
+def _confirm(screen: Terminal, count: int) -> bool:
+    records = "1 record" if count == 1 else f"{count:,} records"
     if not sys.stdin.isatty():
-        raise CommandFailed(f"nothing was written: give --yes to write what changes ({changed:,} in all)")
-    screen.out.write(f"Write what changes ({changed:,} in all)? [y/N] ")
+        raise CommandFailed(f"nothing was written: add --yes to write the new cost of {records}")
+    screen.out.write(f"Write the new cost of {records}? [y/N] ")
     screen.out.flush()
     if sys.stdin.readline().strip().lower() in ("y", "yes"):
         return True
@@ -172,16 +176,18 @@ def _agreed(screen: Terminal, changed: int) -> bool:
     return False
 
 
-def _chosen(projects: Any, project: str | None) -> list[str]:
+def _selected(projects: Iterable[str], project: str | None) -> list[str]:
     if project is None:
         return list(projects)
-    if project not in projects:
-        raise CommandFailed(f"there is no project {project!r}; there are: {', '.join(projects) or 'none'}")
+    names = list(projects)
+    if project not in names:
+        raise CommandFailed(f"there is no project {project!r}; the projects are: {', '.join(names) or '(none)'}")
     return [project]
 
 
 def _projects(settings: Settings) -> list[str] | None:
-    answer = ask(settings, "/api/projects", None, failed="does not tell its projects", timeout_s=TIMEOUT_S)
+    """Return the names of the server's projects, or None if the local server is not running."""
+    answer = request(settings, "/api/projects", failure="did not list its projects", timeout_s=TIMEOUT_S)
     if answer is None:
         return None
     return [str(name) for name in answer.get("projects", [])]
@@ -191,13 +197,15 @@ def _page(settings: Settings, project: str, query: RecordQuery, write: bool, cur
     body: dict[str, Any] = {"since": str(query.since), "project": project, "dry_run": not write}
     optional = {"until": None if query.until is None else str(query.until), "model": query.model, "cursor": cursor}
     body.update((name, value) for name, value in optional.items() if value is not None)
-    answer = ask(settings, "/api/reprice", body, failed="priced nothing again", timeout_s=TIMEOUT_S)
+    answer = request(settings, "/api/reprice", body, failure="did not reprice", timeout_s=TIMEOUT_S)
     if answer is None:
-        raise CommandFailed(f"{settings.endpoint} ended while it was asked; what was written stays. Run this again.")
+        raise CommandFailed(f"the server at {settings.endpoint} ended. What was written stays; run this command again.")
     try:
         return msgspec.convert(answer, RepricePage)
     except msgspec.ValidationError as error:
-        raise CommandFailed(f"{settings.endpoint} does not answer as a server of everycall does: {error}") from error
+        raise CommandFailed(
+            f"unexpected answer from {settings.endpoint}: {error}. Is it an everycall server?"
+        ) from None
 
 
 def _instant(name: str, text: str) -> int:

@@ -23,8 +23,8 @@ from everycall.settings import Settings
 __all__ = ["FolderReport", "ship"]
 
 COLUMNS = (
-    Column("folder", gives_way=True),
-    Column("endpoint", gives_way=True),
+    Column("folder", shrinks=True),
+    Column("endpoint", shrinks=True),
     Column("records", right=True),
     Column("shipped", right=True),
     Column("refused", right=True),

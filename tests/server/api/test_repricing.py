@@ -222,18 +222,18 @@ def test_the_command_with_a_running_server(filled: httpx.Client, server: Server)
     assert (dry.returncode, dry.stderr) == (0, "")
     cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in dry.stdout.splitlines() if "│" in row]
     assert cells == [
-        ["model", "provider", "records", "changed", "was", "will be", "gained", "lost", "unpriced"],
+        ["model", "provider", "records", "changed", "cost", "new cost", "gained", "lost", "unpriced"],
         ["acme", "—", "8", "5", "$27.000000", "$32.000000", "0", "0", "0"],
         ["later", "—", "1", "1", "—", "$1.000000", "1", "0", "0"],
-        ["in all", "—", "10", "6", "$27.000000", "$33.000000", "1", "0", "1"],
+        ["total", "—", "10", "6", "$27.000000", "$33.000000", "1", "0", "1"],
     ]
-    assert "A dry run: nothing was written." in dry.stdout
-    assert "Came with their cost, which stays: 3." in dry.stdout
+    assert "Nothing was written: this is a dry run." in dry.stdout
+    assert "Records that came with their own cost, which is kept: 3." in dry.stdout
     asked = reprice(*since, endpoint=server.address)
     assert (asked.returncode, costs(filled)) == (1, before)
-    assert asked.stderr == "everycall: nothing was written: give --yes to write what changes (6 in all)\n"
+    assert asked.stderr == "everycall: nothing was written: add --yes to write the new cost of 6 records\n"
     done = reprice(*since, "--yes", "--project", "default", endpoint=server.address)
-    assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "Written: 5.")
+    assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "Wrote the cost of 5 records.")
     assert (costs(filled)["a"][0], costs(filled, "other")["elsewhere"][0]) == (3.0, 2.0)
     assert "Nothing changes." in reprice(*since, "--project", "default", endpoint=server.address).stdout
 
@@ -251,7 +251,7 @@ def test_the_command_with_the_store_of_a_stopped_server(tmp_path: Path) -> None:
         assert held.returncode == 1
         assert "cannot use the records in" in held.stderr
     done = reprice("--since", "2026-01-01", "--data", str(data), "--yes")
-    assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "Written: 1.")
+    assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "Wrote the cost of 1 record.")
 
     async def stored() -> float | None:
         store = SqliteStore(data / DATABASE)
@@ -270,8 +270,8 @@ def test_the_command_with_the_store_of_a_stopped_server(tmp_path: Path) -> None:
     [
         ([], 2, "required: --since"),
         (["--since", "soon"], 2, "--since must be a time: RFC 3339"),
-        (["--since", "2026-01-01"], 1, "no server answers at http://127.0.0.1:9"),
-        (["--since", "2026-01-01", "--data", "nowhere"], 1, "holds no records"),
+        (["--since", "2026-01-01"], 1, "no server is running at http://127.0.0.1:9"),
+        (["--since", "2026-01-01", "--data", "nowhere"], 1, "there are no records in"),
     ],
     ids=str,
 )

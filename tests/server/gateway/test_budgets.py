@@ -449,19 +449,19 @@ def test_the_command(
     monkeypatch.setenv("EVERYCALL_API_KEY", gateway_server.key)
     monkeypatch.setenv("COLUMNS", "120")
     said = everycall("key", "create", "ci", "--budget-usd-per-day", "5", "--requests-per-minute", "60")
-    assert "$5 a day, of which $0.0000 is spent; 60 completions a minute; models without a known price are" in said
+    assert "$5 a day, $0.0000 of it spent today; 60 completions a minute; models without a known price are" in said
     secret = next(line.strip() for line in said.splitlines() if line.strip().startswith("ek_"))
     assert complete(admin, secret).status_code == 200
     row = next(line for line in everycall("key", "list").splitlines() if " ci " in line)
     assert [cell.strip() for cell in row.split("│")[2:-1]] == ["ci", "default", "write", "$0.0004", "$5", "60", "0"]
     assert "local" in everycall("key", "list")
     said = everycall("key", "set", "ci", "--budget-usd-per-day", "0.0001", "--requests-per-minute", "none")
-    assert "$0.0001 a day, of which $0.0004 is spent; no rate limit" in said
+    assert "$0.0001 a day, $0.0004 of it spent today; no rate limit" in said
     assert complete(admin, secret, "other").status_code == 429
-    assert "give what to change" in everycall("key", "set", "ci", code=2)
+    assert "name a limit to change" in everycall("key", "set", "ci", code=2)
     assert "is not a number of US dollars" in everycall("key", "set", "ci", "--budget-usd-per-day", "five", code=2)
     assert "no key named 'nobody'" in everycall("key", "set", "nobody", "--unpriced", "refuse", code=1)
-    assert "is revoked" in everycall("key", "revoke", "ci")
+    assert "Revoked the key ci" in everycall("key", "revoke", "ci")
     assert complete(admin, secret).status_code == 401
 
 
@@ -475,3 +475,4 @@ def test_the_command_without_a_server(everycall: Callable[..., str], tmp_path: P
     listed = everycall("key", "list", *data)
     assert len([line for line in listed.splitlines() if " ci " in line]) == 2
     assert "$5" in listed
+    assert f"in {tmp_path / 'data'} (its server is not running)" in " ".join(listed.split())
