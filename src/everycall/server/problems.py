@@ -7,10 +7,11 @@ exceptions into the same shape.
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response
@@ -61,14 +62,19 @@ def bad_request(detail: str, **extensions: Any) -> ProblemError:
     return problem("bad_request", 400, "Bad request", detail, **extensions)
 
 
+_PARAMETER_NAME: Final = re.compile(r"`[a-z][a-z0-9_]{0,39}`$")
+"""The end of a decoder's message about an unknown field that has a name in snake case, such as `top_logprobs`."""
+
+
 def invalid_body(error: msgspec.ValidationError, *, repeat_names: bool = False) -> ProblemError:
     """Return the 422 to raise for a body that does not fit its struct; its `field` says where.
 
-    The name of an unknown field is repeated only with `repeat_names`: in a body with prompts, it may be content.
+    The name of an unknown field is repeated only with `repeat_names`, and only if it looks like the name of a
+    parameter: in a body with prompts, anything else may be content.
     """
     message, _, location = str(error).partition(" - at ")
     field = location.strip("`").removeprefix("$").removeprefix(".")
-    if "unknown field" in message and not repeat_names:
+    if "unknown field" in message and not (repeat_names and _PARAMETER_NAME.search(message)):
         message = "There is an unknown field; check its spelling, or leave it out"
     return problem("invalid", 422, "Not as documented", f"{message}{f' (in {field})' if field else ''}.", field=field)
 
