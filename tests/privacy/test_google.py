@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx2
 import pytest
 from google import genai
@@ -18,7 +19,8 @@ import everycall_google
 OUTCOMES = ["ok", "error", "abandoned", "broken", "timeout", "cancelled"]
 IN, OUT, WHY = "i-", "o-", "w-"
 """Where a canary was planted: in what is asked, in what is answered, in what an error says."""
-EXPECTED = (errors.APIError, httpx2.HTTPError, asyncio.CancelledError)
+EXPECTED = (errors.APIError, httpx2.HTTPError, aiohttp.ClientError, TimeoutError, asyncio.CancelledError)
+"""With aiohttp installed, google-genai sends its async requests with it."""
 
 
 def asked(canary: str) -> dict[str, Any]:
