@@ -71,7 +71,7 @@ def opened_outside(server: Any, since: int, allowed: list[Path]) -> list[list[st
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def watched(start_victim: Callable[..., Any]) -> Any:
     """A server that has served a page, with a secret file three levels above its program and its data."""
     server = start_victim()

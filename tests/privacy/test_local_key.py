@@ -124,7 +124,10 @@ def test_the_sender_gives_nothing_to_an_impostor(local_key: str, proof_of_port: 
 
 
 def test_a_server_with_the_key_proves_itself(local_key: str) -> None:
-    """The same process with the key gets what it should: once proved, key and record are sent on that connection."""
+    """The same process with the key gets what it should: once proved, key and record are sent on that connection.
+
+    The last request reports the balance, with the record delivered.
+    """
     owner = Impostor(local_key)
     try:
         spooled, errors = run(owner.address)
@@ -133,7 +136,8 @@ def test_a_server_with_the_key_proves_itself(local_key: str) -> None:
     assert (spooled, errors) == (0, "")
     assert local_key.encode() in owner.bytes
     assert b"CANARY" in owner.bytes
-    assert [request.split("?")[0] for request in owner.requests] == ["GET /v1/proof", "POST /v1/records HTTP/1.1"]
+    post = "POST /v1/records HTTP/1.1"
+    assert [request.split("?")[0] for request in owner.requests] == ["GET /v1/proof", post, post]
 
 
 def test_a_key_of_ones_own_needs_no_proof(local_key: str, impostor: Impostor) -> None:
