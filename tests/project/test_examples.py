@@ -40,7 +40,7 @@ class Bench:
     model: StandInModel
     provider: Any  # the fake one, for what the model does not speak
 
-    def run(self, example: Path) -> str:
+    def run(self, example: Path, **environment: str) -> str:
         """Run an example to its end; returns what it printed."""
         done = subprocess.run(
             [sys.executable, "-W", "error", str(example)],
@@ -55,6 +55,7 @@ class Bench:
                 "ANTHROPIC_BASE_URL": self.provider.root,
                 "ANTHROPIC_API_KEY": "local",
                 "MODEL": STAND_IN_MODEL,
+                **environment,
             },
             capture_output=True,
             text=True,
@@ -88,6 +89,13 @@ def test_an_example_runs_and_delivers_all(example: Path, bench: Bench) -> None:
     assert SPOKEN[example.name] in said
     assert "spooled=0, dropped=0" in said or example.name == "parea_completion.py"
     assert bench.records()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs_with_everycall_disabled(example: Path, bench: Bench) -> None:
+    """It says the same, and its process records nothing. What the server answers itself, the server still records."""
+    assert SPOKEN[example.name] in bench.run(example, EVERYCALL_DISABLED="1")
+    assert bool(bench.records()) == (example.name == "parea_completion.py")
 
 
 def test_quickstart_is_one_trace_with_tokens(bench: Bench) -> None:
