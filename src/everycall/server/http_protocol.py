@@ -80,7 +80,57 @@ class _Stage(Enum):
     BODY = auto()
 
 
-class Connection(HttpToolsProtocol):
+class _BoundedProtocol:
+    """What both parsers' connections share: their place among the open connections, and one deadline.
+
+    A base class before uvicorn's protocol, whose `loop`, `client`, `cycle` and `transport` it uses.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    transport: Any
+    client: tuple[str, int] | None
+    cycle: Any
+
+    def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _logger
+        self.address = ""
+        self._open_connections = connections
+        self._deadline: asyncio.TimerHandle | None = None
+        self._awaited: tuple[float, object] | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Start to wait for the first request."""
+        super().connection_made(_HeadFirst(transport, self.loop))  # type: ignore[misc]
+        self.address = self.client[0] if self.client else ""
+        self._open_connections.add(self)
+        self._wait(limits.HEAD_TIMEOUT_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop all waiting."""
+        self._open_connections.remove(self)
+        self._wait(None)
+        super().connection_lost(exc)  # type: ignore[misc]
+
+    def displace(self) -> None:
+        """Close at once, to make room for another connection."""
+        self.transport.abort()
+
+    def _wait(self, seconds: float | None) -> None:
+        """Set the deadline of what the connection waits for now. A wait that has begun keeps its deadline."""
+        awaited = None if seconds is None else (seconds, self.cycle)
+        if awaited == self._awaited:
+            return
+        self._awaited = awaited
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._too_late)
+
+    def _too_late(self) -> None:
+        raise NotImplementedError
+
+
+class Connection(_BoundedProtocol, HttpToolsProtocol):
     """An HTTP/1.1 connection.
 
     The head of a request has to arrive within `limits.HEAD_TIMEOUT_S` of its first byte (for the first request: of the
@@ -90,33 +140,11 @@ class Connection(HttpToolsProtocol):
     """
 
     def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.logger = _logger
-        self.address = ""
-        self._open_connections = connections
+        super().__init__(*args, connections=connections, **kwargs)
         self._stage = _Stage.NOTHING
         self._head_bytes = 0
         self._body_bytes = 0
         self._framing_bytes = 0
-        self._deadline: asyncio.TimerHandle | None = None
-        self._awaited: tuple[float, object] | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to wait for the first request."""
-        super().connection_made(_HeadFirst(transport, self.loop))  # type: ignore[arg-type]
-        self.address = self.client[0] if self.client else ""
-        self._open_connections.add(self)
-        self._wait(limits.HEAD_TIMEOUT_S)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all waiting."""
-        self._open_connections.remove(self)
-        self._wait(None)
-        super().connection_lost(exc)
-
-    def displace(self) -> None:
-        """Close at once, to make room for another connection."""
-        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse data, check the bounds, and set the deadline of what is expected next."""
@@ -220,16 +248,6 @@ class Connection(HttpToolsProtocol):
             return Activity.TRANSFERRING
         return Activity.IDLE if self._is_quiet() else Activity.RESPONDING
 
-    def _wait(self, seconds: float | None) -> None:
-        """Set the deadline of what the connection waits for now. A wait that has begun keeps its deadline."""
-        awaited = None if seconds is None else (seconds, self.cycle)
-        if awaited == self._awaited:
-            return
-        self._awaited = awaited
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._too_late)
-
     def _too_late(self) -> None:
         if self._stage is _Stage.HEAD:
             detail = f"The head of the request was not complete within {limits.HEAD_TIMEOUT_S:g} s."
@@ -257,34 +275,12 @@ def _is_unusual(data: bytes) -> bool:
     return b"upgrade:" in data[: limits.HEAD_BYTES_MAX].partition(b"\r\n\r\n")[0].lower()
 
 
-class H11Connection(H11Protocol):
+class H11Connection(_BoundedProtocol, H11Protocol):
     """A connection with a request that httptools cannot read: the bounds of `Connection`, and no upgrade."""
 
     def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.logger = _logger
+        super().__init__(*args, connections=connections, **kwargs)
         self.conn = h11.Connection(h11.SERVER, limits.HEAD_BYTES_MAX)
-        self.address = ""
-        self._open_connections = connections
-        self._deadline: asyncio.TimerHandle | None = None
-        self._awaited: tuple[float, object] | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to wait for the first request."""
-        super().connection_made(_HeadFirst(transport, self.loop))  # type: ignore[arg-type]
-        self.address = self.client[0] if self.client else ""
-        self._open_connections.add(self)
-        self._wait(limits.HEAD_TIMEOUT_S)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all waiting."""
-        self._open_connections.remove(self)
-        self._wait(None)
-        super().connection_lost(exc)
-
-    def displace(self) -> None:
-        """Close at once, to make room for another connection."""
-        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse data, and set the deadline of what is expected next."""
@@ -320,16 +316,6 @@ class H11Connection(H11Protocol):
         if self.cycle is None or self.cycle.response_complete:
             return Activity.IDLE
         return Activity.RESPONDING
-
-    def _wait(self, seconds: float | None) -> None:
-        """Set the deadline of what the connection waits for now. A wait that has begun keeps its deadline."""
-        awaited = None if seconds is None else (seconds, self.cycle)
-        if awaited == self._awaited:
-            return
-        self._awaited = awaited
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._too_late)
 
     def _too_late(self) -> None:
         head_has_begun = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
