@@ -1,8 +1,8 @@
-"""The one place where everycall's own exceptions end. Layer 1; called by every entry from a user's program.
+"""The one place where everycall's own exceptions end.
 
-What is swallowed is counted, and told once a minute per place on the `everycall` logger: the exception's type and
-where in everycall it arose, never its message, which may hold content. Only `Exception` is swallowed: a
-`KeyboardInterrupt` that arrives while we run is the user's.
+Every function that a user's program calls goes through it. A caught exception is counted, and reported once a minute
+per place on the `everycall` logger: its type and its place in everycall, never its message, which may hold content.
+Only `Exception` is caught: a `KeyboardInterrupt` that arrives while everycall runs is the user's.
 """
 
 from __future__ import annotations

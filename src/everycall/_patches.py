@@ -1,6 +1,6 @@
-"""Functions of other people's classes, replaced while everycall is switched on, and put back exactly. Layer 1.
+"""Functions of other people's classes, replaced while everycall is switched on, and put back exactly.
 
-The threads' and the HTTP clients' hooks use it. Nothing is replaced on import of anything.
+The hooks of threads and HTTP clients use it. Importing a module replaces nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Ready rules for `everycall.init(mask=...)`: e-mail addresses, keys and tokens, card numbers. Layer 1, public.
+"""Ready rules for `everycall.init(mask=...)`: e-mail addresses, keys and tokens, card numbers.
 
-`masks.common` is all three; `masks.rules(...)` chooses among them and adds patterns of your own. The chain calls them
-once per field, before anything is on disk. The rules run over the field's JSON as it is: most fields hold nothing, and
+`masks.common` is all three; `masks.rules(...)` chooses among them and adds patterns of your own. They run once per
+field, before a record is written. The rules run over the field's JSON as it is: most fields hold nothing, and
 what they hold can mostly be replaced in place. Only where the structure matters is a field decoded.
 """
 
@@ -247,12 +247,12 @@ def rules(
 
     `emails`: addresses, also in dict keys, become `[email]`. `keys`: API keys and tokens of the known shapes (OpenAI,
     Anthropic, AWS, GitHub, GitLab, Slack, Google, Stripe, Hugging Face, ...), bearer tokens, JWTs, private keys in PEM,
-    passwords in addresses, and what stands under a name such as `password`, `api_key`, `secret`, `token` or
+    passwords in addresses, and the value of a name such as `password`, `api_key`, `secret`, `token` or
     `authorization`, become `[key]`. `cards`: payment card numbers of 13 to 19 digits, by issuer's range, length and
-    check digit, become `[card]`. `extra`: further patterns by name, a match of which becomes `[name]`; they are
-    tried on each text of every field, so their cost is yours.
+    check digit, become `[card]`. `extra`: your own patterns by name; a match becomes `[name]`. They
+    run on each text of every field, so a slow pattern slows down every call.
 
-    Raises `ConfigurationError` for a pattern that cannot be compiled, or a name that is none.
+    Raises `ConfigurationError` for a pattern that cannot be compiled, or an invalid name.
     """
     chosen = (EMAILS if emails else 0) | ((KEYS | NAMES) if keys else 0) | (CARDS if cards else 0)
     return Rules(chosen, tuple(_extra(name, pattern) for name, pattern in (extra or {}).items()))

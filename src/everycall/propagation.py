@@ -1,10 +1,10 @@
-"""Context between processes: over HTTP, through a queue, and into a process pool. Layer 3, public.
+"""Context between processes: over HTTP, through a queue, and into a process pool.
 
 What travels is the W3C `traceparent` (and a `tracestate` as it came) and, in `baggage`, `everycall.trace_name`,
 `everycall.end_user_identifier`, `everycall.session_id`, `everycall.omit`, and `everycall.trace_id` where the user's
-trace id is not the 32 hex digits. Headers that come in are data of strangers: ids, names and flags are read from them,
-each within its bound (`limits.BAGGAGE_READ_CHARS`, `ID_CHARS_MAX`, `NAME_CHARS_MAX`), never an address; flags that come
-in only add up.
+trace id is not the 32 hex digits. Incoming headers are untrusted: only ids, names and flags are read,
+each within its bound (`limits.BAGGAGE_READ_CHARS`, `ID_CHARS_MAX`, `NAME_CHARS_MAX`), and never a URL. Incoming omit
+flags can only add to those that apply here.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def extract(headers: Mapping[str, str]) -> Scope | None:
 
 
 class use_context:  # noqa: N801 - used like a function: `with use_context(headers)`
-    """Continue the trace that `headers` tell of: `with use_context(task.headers): ...`, also `async with`.
+    """Continue the trace in `headers`: `with use_context(task.headers): ...`, also `async with`.
 
-    The sender's call is the parent of the calls inside, its names, ids and omit flags hold for them. Without headers
-    of ours nothing changes. May be entered again and nested. Never raises by itself.
+    The sender's call is the parent of the calls inside, and its names, ids and omit flags apply to them. Without trace
+    headers nothing changes. May be entered again and nested. Never raises by itself.
     """
 
     def __init__(self, headers: Mapping[str, str] | None) -> None:

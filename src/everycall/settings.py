@@ -1,6 +1,6 @@
 """The SDK's settings: one frozen value, from `everycall.init(...)` and the environment, checked once.
 
-Layer 1. Everything that varies is here; nothing else reads `EVERYCALL_*`.
+No other module reads `EVERYCALL_*`.
 """
 
 from __future__ import annotations

@@ -328,7 +328,7 @@ async def test_a_prompt_that_a_filter_refused(
 
 @stream_or_not
 async def test_grounding(stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
-    """Sources, and what they support, are kept; not the supported text, which is there, nor the HTML of a widget."""
+    """Sources, and the places they support, are kept; the supported text and the HTML of a widget are not."""
     metadata = {
         "webSearchQueries": ["storks"],
         "searchEntryPoint": {"renderedContent": "<div>canary</div>"},

@@ -1,6 +1,6 @@
-"""A call's arguments by name, without `inspect.Signature.bind`, which costs more than a call itself. Layer 3; `_trace`.
+"""A call's arguments by name, without `inspect.Signature.bind`, which costs more than a call itself.
 
-It never refuses: arguments that the function will not take are shown as they were given.
+It never fails: arguments that the function does not accept are recorded as they were passed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The call: a light OpenTelemetry span that becomes one record when it ends. Layer 3; `@trace`, `span()`, integrations.
+"""The call: a light OpenTelemetry span that becomes one record when it ends.
 
-It implements the API's `Span`, so whatever reads the current span finds it; no SDK is involved. A call ends once: the
-first of `end`, `fail`, `cancel` and `abandon` wins, and the record is on the spool when that returns.
+It implements the API's `Span`, so code that reads the current span finds it; no SDK is needed. A call ends once: the
+first of `end`, `fail`, `cancel` and `abandon` wins. The record is on the spool when that method returns.
 """
 
 from __future__ import annotations

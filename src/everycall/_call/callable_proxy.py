@@ -1,6 +1,7 @@
-"""Traced callables that are not functions: partials, callable objects, caches, builtins. Layer 3; `@trace` uses it.
+"""Traced callables that are not functions: partials, callable objects, caches, builtins.
 
-On wrapt, whose proxies are the wrapped object to `isinstance`, `inspect` and attribute access, and which binds methods.
+Built on wrapt: to `isinstance`, `inspect` and attribute access its proxies look like the wrapped object, and it binds
+methods.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class CallableProxy(wrapt.FunctionWrapper[Any, Any]):
 
 
 def _described(wrapped: Any) -> Any:
-    """Return what says of which kind the calls are, and which arguments they take."""
+    """Return the function that determines the kind of the calls and their arguments."""
     if isinstance(wrapped, functools.partialmethod):
         return functools.partial(wrapped.func, None, *wrapped.args, **wrapped.keywords)
     return wrapped.func if isinstance(wrapped, functools.singledispatchmethod) else wrapped

@@ -1,6 +1,6 @@
-"""`@trace` and `span()`: the ways a user's own code becomes calls. Layer 3.
+"""`@trace` and `span()`: how users record their own code.
 
-The decorated thing stays what it was: a function stays a function of the same kind with the same signature, a generator
+Decorating does not change a function: it stays a function of the same kind with the same signature, a generator
 keeps `send`, `throw`, `close` and its return value, a class stays the class. Values and exceptions pass through
 untouched, `BaseException` included; if recording fails, the function runs as if undecorated.
 """

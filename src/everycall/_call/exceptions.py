@@ -1,6 +1,6 @@
-"""What a record says of an exception: its type, text, place and traceback. Layer 3; calls use it.
+"""What a record says about an exception: its type, text, place and traceback.
 
-Nothing here raises: `__str__` and formatting run the user's code. What is returned is bounded.
+`__str__` and formatting run the user's code, so everything here catches what they raise. Results are bounded.
 """
 
 from __future__ import annotations

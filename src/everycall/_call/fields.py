@@ -1,7 +1,7 @@
-"""What each field of a record under construction takes, from what a program gives. Layer 3; calls use it.
+"""How a program's values become the fields of a record.
 
-`SETTERS` has one function a field, `(draft, omit, name, value)`: it captures the value as it is now, checked and within
-its bounds, unless an omit flag covers it. What a field cannot take raises `TypeError` or `ValueError`.
+`SETTERS` has one function for each field, `(draft, omit, name, value)`. It checks the value and captures it within its
+bounds, unless an omit flag covers it. A value that the field cannot hold raises `TypeError` or `ValueError`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _count(draft: Draft, _omit: int, name: str, value: Any) -> None:
 
 
 def _whole(name: str, value: Any) -> int:
-    """A token count as the record takes it. Raises `ValueError` (which the guard counts) for what is none."""
+    """Return a token count. Raise `ValueError`, which the guard counts, if it is not a whole number of 0 or more."""
     number = int(value)
     if number != value or not 0 <= number <= 2**53:
         raise ValueError(f"{name} must be a whole number, 0 or more")

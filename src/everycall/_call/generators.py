@@ -1,8 +1,8 @@
-"""Calls whose work is done in steps: generators and async generators. Layer 3; `@trace` and integrations use it.
+"""Calls of generators and async generators, for `@trace` and integrations.
 
-Each step runs in the consumer's own task, in a context of the body's own: what the consumer does between two steps is
-not our child, what the body left open across a `yield` is still open at its next step, and time-outs, cancel scopes
-and context variables behave as without us.
+Each step runs in the consumer's task, but in a context of the generator's own. So calls that the consumer makes between
+two steps are not children of this call, a span that the body keeps open across a `yield` is still open at its next
+step, and time-outs, cancel scopes and context variables behave as in an undecorated generator.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ async def _async_steps(
 
 
 def _first_step(generator: AsyncGenerator[Any, Any]) -> Any:
-    """Begin the body unknown to the event loop, which closes what it knows at its end: it is ours to close."""
+    """Start the body without the event loop's hooks: the loop would close it at its end, and the wrapper does that."""
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, None)
     try:

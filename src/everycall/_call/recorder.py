@@ -1,7 +1,7 @@
-"""The recorder: what a call needs of the process it runs in: settings, and where its line goes. Layer 3.
+"""The recorder: the settings of the process, and the sink that its records go to.
 
-One recorder is active in a process. It is made by the first traced call from the environment, or by `everycall.init`,
-through the factory that the runtime installs; so importing everycall has no effect.
+One recorder is active in a process. `everycall.init` makes it, or the first traced call does, from the environment.
+Both use the factory that the runtime installs, so importing everycall has no effect.
 """
 
 from __future__ import annotations

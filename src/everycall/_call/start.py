@@ -28,7 +28,7 @@ INHERIT: Final = Inherit()
 
 
 def begin(name: str, kind: str, fields: Mapping[str, Any], omit: int) -> OwnedCall:
-    """Begin a call of a decorated function: as `start_call`, without its keywords when there are none."""
+    """Begin a call of a decorated function: like `start_call`, but faster when it has no keywords."""
     if fields:
         call = start_call(name, kind=kind, **fields)
         call._sampled_out = call._sampled_out and not omit

@@ -1,7 +1,7 @@
-"""How a value that is not plain JSON is shown: one bounded walk that runs no code of the user's. Layer 2; `_capture`.
+"""Values that are not plain JSON, rendered in one bounded walk that runs none of the user's code.
 
-No method, property, descriptor or metaclass of a user's class is called: only what the interpreter itself stores is
-read (instance dictionaries, slots, base classes' own data), through the base types' own functions.
+No method, property, descriptor or metaclass of a user's class is called. Only data that the interpreter stores is read
+(instance dictionaries, slots, data of base classes), through the functions of the built-in types.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Walk:
         self.above: set[int] = set()
 
     def note(self, kept: int) -> Cut | None:
-        """Return what is to be said in the record of what was cut."""
+        """Return the record's note about what was cut; None if nothing was."""
         if not self.cut:
             return None
         return Cut(kept=kept, bytes=kept + self.dropped if self.dropped is not None else None)
@@ -269,15 +269,15 @@ class Walk:
         return shown
 
     def _taken(self, items: Iterable[Any]) -> list[Any]:
-        """Take what there is room for, in one step of the interpreter: other threads may be changing it."""
+        """Return as many items as fit, in one step of the interpreter, since other threads may be changing them."""
         try:
             return list(islice(items, max(limits.CAPTURE_NODES_MAX - self.nodes, 0)))
-        except RuntimeError:  # one got in between all the same
+        except RuntimeError:  # another thread changed it all the same
             return []
 
 
 def _moment(value: Any, base: Any) -> str:
-    """Return an ISO time; of a time zone that is a user's class only the name, for to ask it is to run it."""
+    """Return an ISO time. Of a time zone of a user's class, return only the name: asking would run user code."""
     zone, kind = base.tzinfo.__get__(value), type(value)
     known = zone is None or type(zone) is dt.timezone or (kind is base and _is_exported(type(zone), "zoneinfo"))
     if known:
@@ -323,7 +323,7 @@ def _stored(value: Any, kind: type) -> dict[str, Any]:
 
 
 def _field(value: Any, kind: type, name: str, stored: dict[str, Any] | None = None) -> Any:
-    """Return the stored value of a field, from the instance's dictionary or a slot; `_MISSING` when there is none."""
+    """Return the stored value of a field, from the instance's dictionary or a slot; `_MISSING` if it has no value."""
     found = (_stored(value, kind) if stored is None else stored).get(name, _MISSING)
     if found is _MISSING:
         slot = _in_class(kind, name)

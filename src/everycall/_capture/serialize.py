@@ -1,7 +1,7 @@
-"""Values to JSON as they were at call time, bounded in bytes, values and depth. Layer 2; called by calls.
+"""Values to JSON as they were at call time, bounded in bytes, values and depth.
 
-Plain values (text, numbers, lists, dicts of them) are walked once against a budget and encoded by the codec; all else
-is rendered by `_render`. What changes on the way, for values that JSON does not have: integers beyond 64 bits become
+Plain values (text, numbers, lists and dicts of them) are walked once against a budget and encoded by the codec. Others
+are rendered by `render`. Values that JSON does not have change: integers beyond 64 bits become
 text, NaN and the infinities `"nan"`, `"inf"`, `"-inf"`, lone surrogates `\\udXXX`, tuples and sets lists, keys text;
 bytes and objects that are not data become a marker in angle brackets, secrets of pydantic asterisks.
 """

@@ -1,7 +1,7 @@
-"""What crosses to another process, and in which words: W3C `traceparent`, `tracestate` and `baggage`. Layer 3.
+"""The headers that carry a trace to another process: W3C `traceparent`, `tracestate` and `baggage`.
 
-`everycall.propagation`, the middlewares and the HTTP clients' hooks use it. What comes in is data of strangers: ids,
-names and flags are read, each within its bound, and nothing else. What goes out goes to hosts that were named.
+`everycall.propagation`, the middlewares and the HTTP clients' hooks use it. Incoming headers are untrusted: only
+ids, names and flags are read, each within its bound. Outgoing headers are sent only to hosts that the user named.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def scope_of(headers: Mapping[str, str], above: Scope | OwnedCall | None) -> Sco
     """Return what the three headers say as a scope below `above`; None when they say nothing to us.
 
     A `traceparent` that is not one counts as none (W3C Trace Context, 4.3); of baggage only our own members are read.
-    A raw trace id is believed when it is the one of `traceparent`, or when there is none. Flags only add up.
+    A raw trace id is used if it matches `traceparent`, or if there is no `traceparent`. Flags only add up.
     """
     remote = _remote(headers.get(TRACEPARENT, ""), headers.get(TRACESTATE, ""))
     labels, omit = _labels(headers.get(BAGGAGE, ""))

@@ -1,7 +1,7 @@
-"""Outgoing requests of httpx and requests tell the hosts that were named of the trace they are made in. Layer 3.
+"""Hooks of httpx and requests that add trace headers to requests to the hosts that the user named.
 
-`everycall.propagation` and the runtime install it. The headers are on a request only while it is on its way: each hop
-of a redirect is judged by its own host, and the program's request object stays as it made it.
+`everycall.propagation` and the runtime install them. The headers are on a request only while it is being sent: the host
+of each redirect is checked anew, and the program's request object is unchanged afterwards.
 """
 
 from __future__ import annotations

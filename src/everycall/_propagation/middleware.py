@@ -1,7 +1,7 @@
-"""Incoming requests: an ASGI and a WSGI application whose calls continue the trace of their caller. Layer 3.
+"""ASGI and WSGI middlewares: calls made while a request is handled continue the trace of the client.
 
-`everycall.propagation` shows both. They open no call, hold nothing back and change no message; a request that says
-nothing to us passes as if they were not there.
+Both are public in `everycall.propagation`. They open no call, buffer nothing and change no message. A request without
+trace headers passes unchanged.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ASGIMiddleware:
 
 @_guard.guarded
 def _from_asgi(scope: MutableMapping[str, Any]) -> Scope | None:
-    """Headers given several times are joined, as RFC 9110 (5.3) says: two of `traceparent` then are none."""
+    """Repeated headers are joined, as RFC 9110 (5.3) says. Two of `traceparent` become one that is invalid."""
     found: dict[str, str] = {}
     for raw_name, raw_value in scope.get("headers", ()):
         name = raw_name.decode("latin-1").lower() if len(raw_name) <= len(TRACEPARENT) else ""

@@ -1,8 +1,8 @@
-"""Threads get the call they were started in, and tasks of thread pools the call they were submitted in. Layer 3.
+"""Context for threads, from the call that starts them, and for tasks of thread pools, from the call that submits them.
 
-The runtime installs it at `init` or the first traced call and takes it away at `shutdown`. Work goes elsewhere with
-the whole OpenTelemetry context, as `asyncio.to_thread` carries it; without a call or scope in progress nothing is
-touched. The threads that serve a pool, and everycall's own, belong to no call.
+The runtime installs this at `init` or at the first traced call, and removes it at `shutdown`. The whole OpenTelemetry
+context is passed on, as `asyncio.to_thread` does. Without a call or scope in progress nothing changes. Worker
+threads of a pool, and everycall's own threads, belong to no call.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What e-mail addresses, keys and card numbers look like. Layer 1; only `masks` uses it.
+"""Patterns of e-mail addresses, keys and card numbers, for `masks`.
 
 Rules work on bytes, UTF-8 text or JSON, in time linear in their length: a pattern begins with a literal that the engine
-can search for, repeats are possessive or bounded. What costs more is asked first whether it may find something.
+can search for, and repeats are possessive or bounded. Expensive patterns run only after a cheap check.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What stands under a secret's name: as a dict's key, or assigned inside of a text. Layer 1; only `masks` uses it."""
+"""Values with the name of a secret, as the key of a dict or assigned within a text; for `masks`."""
 
 from __future__ import annotations
 
