@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socketserver
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -165,8 +164,7 @@ def test_connections_are_reused(counting: Counting) -> None:
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_the_time_out_covers_all_attempts_together(counting: Counting, asynchronous: bool) -> None:
     counting.delay_s = 60.0
-    start = time.monotonic()
-    with Parea("k", base_url=counting.address, timeout_s=0.5) as parea, pytest.raises(errors.UnreachableError):
+    parea = Parea("k", base_url=counting.address, timeout_s=0.5)
+    with parea, pytest.raises(errors.UnreachableError, match="after 1 tries; the last: ReadTimeout"):
         complete(parea, Completion(llm_configuration=PROMPT), asynchronous)
-    assert time.monotonic() - start >= 0.5
     assert counting.connections == 1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -258,12 +258,20 @@ async def test_a_stream_never_goes_to_the_next_after_its_first_text(bench: Any, 
 # --- the wait ---
 
 
-async def test_the_wait_that_is_asked_for_is_kept(bench: Any, provider: Any) -> None:
-    failing(provider, 429, times=1, headers={"retry-after": "0.3"})
+async def test_the_wait_that_is_asked_for_is_kept(bench: Any, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep = asyncio.sleep
+    waits: list[tuple[float, int]] = []
+
+    async def skip(delay: float, result: Any = None) -> Any:
+        waits.append((delay, len(provider.requests)))
+        return await sleep(0, result)
+
+    failing(provider, 429, times=1, headers={"retry-after": "3.25"})
     b = bench()
-    begun = time.monotonic()
+    monkeypatch.setattr("asyncio.sleep", skip)
     assert (await b.ask()).provider == "openai"
-    assert time.monotonic() - begun >= 0.3
+    assert [wait for wait in waits if wait[0] > 0] == [(3.25, 1)]
+    assert len(provider.requests) == 2
 
 
 @pytest.mark.parametrize("header", ["3600", "Fri, 31 Dec 2999 23:59:59 GMT", "1e400"])
