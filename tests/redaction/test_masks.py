@@ -259,8 +259,8 @@ HOSTILE = [
 def test_no_text_stalls_the_rules(unit: str) -> None:
     """The time that a text takes grows with its length.
 
-    A pattern that looks from each place over the whole text would need 10**11 steps for this half megabyte, far beyond the
-    time-out that each test has against hanging.
+    A pattern that looks from each place over the whole text would need 10**11 steps for this half megabyte, far
+    beyond the time-out that each test has against hanging.
     """
     text = unit * (524_288 // len(unit))
     masks.common("x", text)
