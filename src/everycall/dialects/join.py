@@ -104,7 +104,7 @@ def with_log_events(record: Record) -> Record:
     entries = (to_json(record.attributes) or {}).get(LOG_EVENTS)
     if not isinstance(entries, list):
         return record
-    events = [Event(entry["name"], entry["time"], entry["said"]) for entry in entries]
+    events = [Event(entry["name"], entry["time"], entry["said"]) for entry in entries if _is_log_event(entry)]
     messages, answer, tools = event_messages(events)
     configuration = to_json(record.llm_configuration) or {}
     changes: dict[str, Any] = {}
@@ -146,9 +146,23 @@ def _attributes(base: Record, part: Record) -> dict[str, Any]:
 
 def _by_time(one: Any, other: Any) -> list[Any]:
     entries = {
-        msgspec.json.encode(entry): entry for entries in (one, other) if isinstance(entries, list) for entry in entries
+        msgspec.json.encode(entry): entry
+        for entries in (one, other)
+        if isinstance(entries, list)
+        for entry in entries
+        if _is_log_event(entry)
     }
-    return sorted(entries.values(), key=lambda entry: entry.get("time", 0))
+    return sorted(entries.values(), key=lambda entry: int(entry["time"]))
+
+
+def _is_log_event(entry: Any) -> bool:
+    """Tell whether an entry of `LOG_EVENTS` has the form that `logs` writes: anybody may send such an attribute."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("name"), str)
+        and isinstance(entry.get("time"), int)
+        and isinstance(entry.get("said"), dict)
+    )
 
 
 def _is_absent(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from everycall import semconv
 from everycall.dialects import gen_ai
@@ -61,11 +61,9 @@ def _step(source: Source, reading: Reading) -> None:
         reading.kind = None
     else:
         reading.kind = semconv.CHAIN
-    arguments = {
-        name: value
-        for name, value in source.attributes.items()
-        if name not in _OWN and "." not in name and not source.has("gen_ai.") and not source.has("http.")
-    }
+    arguments: dict[str, Any] = {}
+    if not source.has("gen_ai.") and not source.has("http."):
+        arguments = {n: value for n, value in source.attributes.items() if n not in _OWN and "." not in n}
     reading.inputs = arguments or None
     reading.output = source.value("return")
     source.read.update(arguments)

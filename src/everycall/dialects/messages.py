@@ -139,7 +139,9 @@ def _of_request(value: dict[str, Any], role: str) -> list[Message] | None:
             return [*head, *(found or [])] or None
     if _response_item(value) is not None:
         return _messages_of(value, role)
-    if "role" in value or "lc" in value or "data" in value or "message" in value or value.get("type") in _ROLES:
+    kind = value.get("type")
+    is_message = any(name in value for name in ("role", "lc", "data", "message"))
+    if is_message or (isinstance(kind, str) and kind in _ROLES):
         return _messages_of(value, role) or None
     return head or None
 

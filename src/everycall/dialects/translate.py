@@ -23,6 +23,7 @@ from everycall.dialects import (
     traceloop,
     vercel,
 )
+from everycall.dialects.join import LOG_EVENTS, PARTIAL
 from everycall.dialects.messages import answer_text
 from everycall.dialects.reading import Reader, Reading, Source
 from everycall.dialects.spans import STATUS_ERROR, Scope, Span
@@ -41,6 +42,8 @@ OMIT: Final = "everycall.omit"
 """The attribute with what a span's flags leave out, of itself and below it: `inputs`, `outputs`, `all`."""
 MARKS: Final = frozenset({ANSWER, DIALECT, HALF, OMIT})
 """Attributes by which records of foreign spans are joined; they hold no content."""
+_RESERVED: Final = MARKS | {LOG_EVENTS, PARTIAL}
+"""Attributes that only everycall itself may write: a sender's are not taken over."""
 OMIT_ATTRIBUTES: Final = {
     "everycall.log_omit": "all",
     "everycall.log_omit_inputs": "inputs",
@@ -240,7 +243,9 @@ def _tokens(reading: Reading) -> dict[str, Any]:
 def _attributes(span: Span, reading: Reading, source: Source) -> dict[str, Any]:
     """Return what is kept as it came: attributes that no field of the record holds, events, links, the resource."""
     kept = {
-        name: value for name, value in span.attributes.items() if name not in source.read and not _CONTENT.match(name)
+        name: value
+        for name, value in span.attributes.items()
+        if name not in source.read and name not in _RESERVED and not _CONTENT.match(name)
     }
     kept[DIALECT] = reading.dialect
     if reading.response_id:

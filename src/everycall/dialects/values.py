@@ -28,16 +28,37 @@ _decode = msgspec.json.Decoder().decode
 def unwrap(value: Any, levels: int = 3) -> Any:
     """Return the value of a string that is JSON, also of JSON in JSON; any other value as it is.
 
-    A string that only looks like JSON, or was cut off, stays the string it is. Plain words and numbers are not decoded:
-    `"0.25"` is a text until a reader asks for a number.
+    A string that only looks like JSON, was cut off, or is nested deeper than `limits.OTLP_NESTING_MAX` stays a string.
+    Plain words and numbers are not decoded: `"0.25"` is a string until a reader asks for a number.
     """
     while isinstance(value, str) and levels and value[:1] in ("{", "[", '"'):
         try:
-            value = _decode(value)
-        except (msgspec.DecodeError, RecursionError):
+            decoded = _decode(value)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             return value
+        if _is_deep(value, decoded):
+            return value
+        value = decoded
         levels -= 1
     return value
+
+
+def _is_deep(text: str, decoded: Any) -> bool:
+    """Tell whether decoded JSON has more than `limits.OTLP_NESTING_MAX` levels: the readers recurse."""
+    if text.count("[") + text.count("{") <= limits.OTLP_NESTING_MAX:
+        return False
+    level = [decoded]
+    for _ in range(limits.OTLP_NESTING_MAX):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def python_literal(value: Any) -> Any:
