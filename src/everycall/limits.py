@@ -302,6 +302,9 @@ PATCHES_MAX = _limit(
 OTLP_ATTRIBUTES_MAX = _limit(
     "OTLP_ATTRIBUTES_MAX", 4_096, "attributes", "of one span or event that are read; how many more came is kept"
 )
+OTLP_NESTING_MAX = _limit(
+    "OTLP_NESTING_MAX", 64, "levels", "of one attribute's value; JSON in a string that is deeper stays a string"
+)
 OTLP_REASONS_MAX = _limit("OTLP_REASONS_MAX", 8, "reasons", "told of why spans of a request were rejected")
 OTLP_MESSAGE_CHARS_MAX = _limit("OTLP_MESSAGE_CHARS_MAX", 2_000, "characters", "of the message of a partial success")
 SPAN_FAMILY_MAX = _limit(

@@ -42,7 +42,7 @@ _PLAIN_LOG: Final = "only log records of the GenAI conventions are kept, with a 
 
 def is_otlp(path: str) -> bool:
     """Tell whether a path speaks OTLP, so that its errors must be `google.rpc.Status`."""
-    return path.endswith(("/v1/traces", "/v1/logs", "/v1/metrics"))
+    return path.rstrip("/").endswith(("/v1/traces", "/v1/logs", "/v1/metrics"))
 
 
 def media_type_of(scope: Scope) -> str:
@@ -118,7 +118,13 @@ async def _decoded(read: Callable[..., Batch], *arguments: Any) -> Batch:
 
 def _records(batch: Batch) -> list[tuple[str | None, Record]]:
     """Return the records of a batch, each with the project that its resource names."""
-    return [(_project_in(span.scope.resource), translate(span)) for span in batch.spans]
+    records: list[tuple[str | None, Record]] = []
+    for span in batch.spans:
+        try:
+            records.append((_project_in(span.scope.resource), translate(span)))
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:  # JSON cannot hold a value of it
+            batch.reject(f"a span cannot be read: {type(error).__name__}")
+    return records
 
 
 def _project_in(resource: dict[str, Any]) -> str | None:

@@ -1,250 +1,321 @@
-"""OTLP requests in JSON: lowerCamelCase names, ids in hex, enums as numbers, 64-bit numbers as text or number.
+"""OTLP requests in JSON: lowerCamelCase names, ids in hex, enums as numbers, 64-bit numbers as numbers or strings.
 
-Each span is decoded on its own: one of the wrong types is rejected alone. Unknown members are ignored.
+Each part is decoded on its own, so a span with wrong types is rejected alone. Unknown members are ignored, and `null`
+is the same as leaving a member out.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
-from everycall import limits
 from everycall.dialects import Event, LogEvent, Scope, Span
-from everycall.server.otlp.requests import Batch, Undecodable, bounded, checked_span, scope_of, within_bounds
+from everycall.server.otlp.json_values import any_value, attributes_of, hex_id, member, unsigned
+from everycall.server.otlp.requests import Batch, Undecodable, checked_span, scope_of, too_many, within_bounds
 
 __all__ = ["read_logs", "read_metrics", "read_traces"]
 
-
-class _Scoped(msgspec.Struct, rename="camel"):
-    scope: Raw = Raw(b"{}")
-    spans: list[Raw] = []
-    log_records: list[Raw] = []
-    metrics: list[Raw] = []
-
-
-class _Resourced(msgspec.Struct, rename="camel"):
-    resource: Raw = Raw(b"{}")
-    scope_spans: list[_Scoped] = []
-    scope_logs: list[_Scoped] = []
-    scope_metrics: list[_Scoped] = []
+_NULL: Final = Raw(b"null")
+_BRACKET_OR_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_ESCAPE: Final = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|" + _SURROGATE.pattern + rb"|\\."
+)
+"""A pair of surrogates, a lone one, or any other escape."""
+_LEVELS_MAX: Final = 500
+"""Levels of a whole body that the decoder reads; it gives up at about twice as many."""
+_WRONG: Final = (ValueError, TypeError, AttributeError, RecursionError)
+_STATUS_CODES: Final = {"STATUS_CODE_UNSET": 0, "STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": 2}
 
 
 class _Request(msgspec.Struct, rename="camel"):
-    resource_spans: list[_Resourced] = []
-    resource_logs: list[_Resourced] = []
-    resource_metrics: list[_Resourced] = []
+    resource_spans: Raw = _NULL
+    resource_logs: Raw = _NULL
+    resource_metrics: Raw = _NULL
 
 
+class _Resourced(msgspec.Struct, rename="camel"):
+    resource: Raw = _NULL
+    scope_spans: Raw = _NULL
+    scope_logs: Raw = _NULL
+    scope_metrics: Raw = _NULL
+
+
+class _Scoped(msgspec.Struct, rename="camel"):
+    scope: Raw = _NULL
+    spans: Raw = _NULL
+    log_records: Raw = _NULL
+    metrics: Raw = _NULL
+
+
+_REQUESTS: Final = {
+    "spans": ("ExportTraceServiceRequest", "spans"),
+    "logs": ("ExportLogsServiceRequest", "log_records"),
+    "metrics": ("ExportMetricsServiceRequest", "metrics"),
+}
+"""Group of entries -> the request's name, and the member of a scope that lists the entries."""
 _request = msgspec.json.Decoder(_Request)
+_resourced = msgspec.json.Decoder(_Resourced)
+_scoped = msgspec.json.Decoder(_Scoped)
+_list = msgspec.json.Decoder(list[Raw] | None)
 _any = msgspec.json.Decoder()
 
 
 def read_traces(body: bytes, arrived: int) -> Batch:
-    """Read an `ExportTraceServiceRequest`. Raises `Undecodable` for what is not one."""
+    """Read an `ExportTraceServiceRequest`. Raise `Undecodable` if the body is something else.
+
+    `arrived` stands for times that were not sent (Unix nanoseconds).
+    """
     batch = Batch()
-    for resourced in _decode(body, "ExportTraceServiceRequest").resource_spans:
-        for scope, scoped in _scopes(resourced, resourced.scope_spans, batch):
-            for raw in scoped.spans:
-                message = _object(raw, "a span", batch)
-                if message is not None:
-                    _keep(batch, scope, message, arrived)
+    for scope, raw in _entries(body, "spans", batch):
+        message = _object(raw, "a span", batch)
+        if message is None:
+            continue
+        try:
+            batch.spans.append(_span(scope, message, arrived, batch))
+        except _WRONG as error:
+            batch.reject(f"a span cannot be read: {_why(error)}")
     return batch
 
 
 def read_logs(body: bytes) -> Batch:
-    """Read an `ExportLogsServiceRequest`. Raises `Undecodable` for what is not one."""
+    """Read an `ExportLogsServiceRequest`. Raise `Undecodable` if the body is something else."""
     batch = Batch()
-    for resourced in _decode(body, "ExportLogsServiceRequest").resource_logs:
-        for scope, scoped in _scopes(resourced, resourced.scope_logs, batch):
-            for raw in scoped.log_records:
-                message = _object(raw, "a log record", batch)
-                if message is None:
-                    continue
-                try:
-                    batch.logs.append(_log(scope, message))
-                except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                    batch.reject(f"a log record cannot be read: {_why(error)}")
+    for scope, raw in _entries(body, "logs", batch):
+        message = _object(raw, "a log record", batch)
+        if message is None:
+            continue
+        try:
+            batch.logs.append(_log(scope, message))
+        except _WRONG as error:
+            batch.reject(f"a log record cannot be read: {_why(error)}")
     return batch
 
 
 def read_metrics(body: bytes) -> Batch:
-    """Count the data points of an `ExportMetricsServiceRequest`. Raises `Undecodable` for what is not one."""
+    """Count the data points of an `ExportMetricsServiceRequest`. Raise `Undecodable` if the body is something else."""
     batch = Batch()
-    for resourced in _decode(body, "ExportMetricsServiceRequest").resource_metrics:
-        for scoped in resourced.scope_metrics:
-            for raw in scoped.metrics:
-                metric = _object(raw, "a metric", batch) or {}
-                batch.points += sum(
-                    len(data["dataPoints"])
-                    for data in metric.values()
-                    if isinstance(data, dict) and isinstance(data.get("dataPoints"), list)
-                )
+    for _, raw in _entries(body, "metrics", batch):
+        metric = _object(raw, "a metric", batch) or {}
+        batch.points += sum(
+            len(data["dataPoints"])
+            for data in metric.values()
+            if isinstance(data, dict) and isinstance(data.get("dataPoints"), list)
+        )
     return batch
 
 
-def _decode(body: bytes, what: str) -> _Request:
+def _entries(body: bytes, signal: str, batch: Batch) -> Iterator[tuple[Scope, Raw]]:
+    """Yield each span, log record or metric of a request as JSON, with its scope."""
+    request_name, name = _REQUESTS[signal]
+    request = _decode(body, request_name, batch)
     try:
-        return _request.decode(body)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise Undecodable(f"the body is no {what} in JSON: {error}") from None
-    except RecursionError:
-        raise Undecodable(f"the body is no {what}: it is nested too deep") from None
+        resources = _list.decode(getattr(request, f"resource_{signal}")) or []
+    except msgspec.MsgspecError:
+        raise Undecodable(f"the body is not an {request_name}: resource{signal.capitalize()} must be a list") from None
+    for raw_resource in resources:
+        resourced = _struct(raw_resource, _resourced, f"an entry of resource{signal.capitalize()}", batch)
+        resource = _named_attributes(_parsed(resourced.resource, "a resource", batch), "a resource", batch)
+        for raw_scope in _listed(resourced, f"scope_{signal}", batch):
+            scoped = _struct(raw_scope, _scoped, f"an entry of scope{signal.capitalize()}", batch)
+            scope = _scope(_parsed(scoped.scope, "a scope", batch), resource, batch)
+            for raw in _listed(scoped, name, batch):
+                yield scope, raw
 
 
-def _scopes(resourced: _Resourced, scoped: list[_Scoped], batch: Batch) -> Iterator[tuple[Scope, _Scoped]]:
-    resource = _attributes((_object(resourced.resource, "a resource", batch) or {}).get("attributes"))[0]
-    for one in scoped:
-        scope = _object(one.scope, "a scope", batch) or {}
-        name, version = scope.get("name"), scope.get("version")
-        attributes = _attributes(scope.get("attributes"))[0]
-        yield (
-            scope_of(
-                name if isinstance(name, str) else "", version if isinstance(version, str) else "", attributes, resource
-            ),
-            one,
-        )
+def _decode(body: bytes, request_name: str, batch: Batch) -> _Request:
+    """Return a request, read without the parts that no decoder reads. Raise `Undecodable` if it is something else."""
+    reason = ""
+    for _ in range(3):
+        try:
+            return _request.decode(body)
+        except RecursionError as error:
+            reason, readable = _plain(error), _without_deep_values(body)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            reason, readable = _plain(error), _without_lone_surrogates(body, batch)
+        if readable == body:
+            break
+        body = readable
+    raise Undecodable(f"the body is not an {request_name} in JSON: {reason}")
 
 
-def _object(raw: Raw, what: str, batch: Batch) -> dict[str, Any] | None:
+def _without_lone_surrogates(body: bytes, batch: Batch) -> bytes:
+    """Return a body with U+FFFD in place of escaped halves of characters, which JavaScript writes for text it cut."""
+    if _SURROGATE.search(body) is None:
+        return body
+    readable = _ESCAPE.sub(lambda match: b"\\ufffd" if _SURROGATE.fullmatch(match[0]) else match[0], body)
+    if readable != body:
+        batch.warn("half characters (lone surrogates) were replaced by U+FFFD")
+    return readable
+
+
+def _without_deep_values(body: bytes) -> bytes:
+    """Return a body with `null` in place of what is nested deeper than `_LEVELS_MAX` levels.
+
+    Then the decoder can read the rest. The span with such a value is rejected all the same: the value is too deep long
+    before that level.
+    """
+    pieces: list[bytes] = []
+    depth = end = start = 0
+    for match in _BRACKET_OR_STRING.finditer(body):
+        character = body[match.start()]
+        if character in b"[{":
+            depth += 1
+            if depth == _LEVELS_MAX + 1:
+                start = match.start()
+        elif character in b"]}":
+            if depth == _LEVELS_MAX + 1:
+                pieces += (body[end:start], b"null")
+                end = match.end()
+            depth -= 1
+    pieces.append(body[end:])
+    return b"".join(pieces)
+
+
+def _struct(raw: Raw, decoder: msgspec.json.Decoder[Any], name: str, batch: Batch) -> Any:
+    """Return a decoded struct; an empty one, and what it contains rejected, if it has the wrong type."""
+    try:
+        return decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        if bytes(raw) != b"null":
+            batch.reject(f"{name} cannot be read: {_plain(error)}")
+        return decoder.decode(b"{}")
+
+
+def _listed(struct: msgspec.Struct, member: str, batch: Batch) -> list[Raw]:
+    try:
+        return _list.decode(getattr(struct, member)) or []
+    except (msgspec.MsgspecError, RecursionError):
+        batch.reject(f"{_camel(member)} must be a list")
+        return []
+
+
+def _camel(name: str) -> str:
+    first, *words = name.split("_")
+    return first + "".join(word.capitalize() for word in words)
+
+
+def _parsed(raw: Raw, name: str, batch: Batch) -> dict[str, Any]:
+    """Return a resource or scope; an empty one, with a warning, if it has the wrong type."""
     try:
         value = _any.decode(raw)
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        batch.reject(f"{what} cannot be read: {error}")
-        return None
-    except RecursionError:
-        batch.reject(f"{what} is nested too deep")
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        batch.warn(f"{name} cannot be read and is left out: {_plain(error)}")
+        return {}
+    if not isinstance(value, dict | None):
+        batch.warn(f"{name} must be an object and is left out")
+        return {}
+    return value or {}
+
+
+def _named_attributes(message: dict[str, Any], name: str, batch: Batch) -> dict[str, Any]:
+    try:
+        return attributes_of(message.get("attributes"))[0]
+    except _WRONG as error:
+        batch.warn(f"the attributes of {name} cannot be read and are left out: {_why(error)}")
+        return {}
+
+
+def _scope(message: dict[str, Any], resource: dict[str, Any], batch: Batch) -> Scope:
+    name, version = message.get("name"), message.get("version")
+    attributes = _named_attributes(message, "a scope", batch)
+    name, version = (text if isinstance(text, str) else "" for text in (name, version))
+    return scope_of(name, version, attributes, resource)
+
+
+def _object(raw: Raw, name: str, batch: Batch) -> dict[str, Any] | None:
+    try:
+        value = _any.decode(raw)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        batch.reject(f"{name} cannot be read: {_plain(error)}")
         return None
     if not isinstance(value, dict):
-        batch.reject(f"{what} must be an object")
+        batch.reject(f"{name} must be an object")
         return None
     return value
 
 
-def _keep(batch: Batch, scope: Scope, message: dict[str, Any], arrived: int) -> None:
-    try:
-        batch.spans.append(_span(scope, message, arrived))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        batch.reject(f"a span cannot be read: {_why(error)}")
-
-
 def _why(error: Exception) -> str:
-    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+    if isinstance(error, AttributeError):
+        return "a part of it has the wrong type"
+    return _plain(error)
 
 
-def _span(scope: Scope, message: dict[str, Any], arrived: int) -> Span:
-    attributes, dropped = _attributes(message.get("attributes"))
+def _plain(error: Exception) -> str:
+    """Return a decoder's complaint as words for the sender."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return "it is not UTF-8" if isinstance(error, UnicodeError) else str(error).replace("`", "")
+
+
+def _span(scope: Scope, message: dict[str, Any], arrived: int, batch: Batch) -> Span:
+    attributes, dropped = attributes_of(message.get("attributes"))
+    if dropped:
+        batch.warn(too_many(len(attributes) + dropped))
     times = (
-        _whole(message.get("startTimeUnixNano"), "startTimeUnixNano"),
-        _whole(message.get("endTimeUnixNano"), "endTimeUnixNano"),
+        unsigned(message.get("startTimeUnixNano"), "startTimeUnixNano"),
+        unsigned(message.get("endTimeUnixNano"), "endTimeUnixNano"),
     )
     start, end = within_bounds(*times, arrived)
-    status = message.get("status") or {}
-    name = message.get("name", "")
-    if not isinstance(name, str) or not isinstance(status, dict):
-        raise TypeError("name must be a text and status an object")
-    code = status.get("code", 0)
+    status = member(message, "status", dict)
+    events, links = member(message, "events", list), member(message, "links", list)
+    code = status.get("code") or 0
+    code = _STATUS_CODES.get(code, code) if isinstance(code, str) else code
     if not isinstance(code, int):
-        raise TypeError("status.code must be a number")
+        raise TypeError("status.code must be 0, 1 or 2")
+    trace_id, span_id, parent_id = (hex_id(message.get(key), key) for key in ("traceId", "spanId", "parentSpanId"))
+    dropped += unsigned(message.get("droppedAttributesCount"), "droppedAttributesCount")
 
     def build(trace_id: str, span_id: str, parent_id: str | None) -> Span:
         return Span(
             trace_id,
             span_id,
             parent_id,
-            name,
+            member(message, "name", str),
             scope,
             start,
             end,
             attributes,
-            tuple(_event(event) for event in message.get("events") or ()),
-            tuple(_link(link) for link in message.get("links") or ()),
+            tuple(map(_event, events)),
+            tuple(map(_link, links)),
             code,
-            str(status.get("message") or ""),
-            _whole(message.get("droppedAttributesCount"), "droppedAttributesCount") + dropped,
+            member(status, "message", str),
+            dropped,
         )
 
-    trace_id, span_id, parent_id = (_hex(message.get(key), key) for key in ("traceId", "spanId", "parentSpanId"))
     return checked_span(trace_id, span_id, parent_id, build)
 
 
-def _event(event: dict[str, Any]) -> Event:
-    return Event(
-        str(event.get("name") or ""),
-        _whole(event.get("timeUnixNano"), "timeUnixNano"),
-        _attributes(event.get("attributes"))[0],
-    )
+def _event(event: Any) -> Event:
+    if not isinstance(event, dict):
+        raise TypeError("an event must be an object")
+    time = unsigned(event.get("timeUnixNano"), "an event's timeUnixNano")
+    return Event(member(event, "name", str), time, attributes_of(event.get("attributes"))[0])
 
 
-def _link(link: dict[str, Any]) -> dict[str, Any]:
-    return {"trace_id": link.get("traceId"), "span_id": link.get("spanId"), **_attributes(link.get("attributes"))[0]}
+def _link(link: Any) -> dict[str, Any]:
+    if not isinstance(link, dict):
+        raise TypeError("a link must be an object")
+    ids = {"trace_id": hex_id(link.get("traceId"), "traceId"), "span_id": hex_id(link.get("spanId"), "spanId")}
+    return {**ids, **attributes_of(link.get("attributes"))[0]}
 
 
 def _log(scope: Scope, message: dict[str, Any]) -> LogEvent:
-    attributes = _attributes(message.get("attributes"))[0]
+    attributes = attributes_of(message.get("attributes"))[0]
     name = message.get("eventName") or attributes.get("event.name")
-    trace_id, span_id = _hex(message.get("traceId"), "traceId"), _hex(message.get("spanId"), "spanId")
-    at = _whole(message.get("timeUnixNano"), "timeUnixNano") or _whole(message.get("observedTimeUnixNano"), "time")
+    trace_id, span_id = hex_id(message.get("traceId"), "traceId"), hex_id(message.get("spanId"), "spanId")
+    time = unsigned(message.get("timeUnixNano"), "timeUnixNano")
+    observed = unsigned(message.get("observedTimeUnixNano"), "observedTimeUnixNano")
     return LogEvent(
         name if isinstance(name, str) else "",
         scope,
         trace_id if len(trace_id) == 32 and trace_id.strip("0") else None,
         span_id if len(span_id) == 16 and span_id.strip("0") else None,
-        at,
-        _value(message.get("body")),
+        time or observed,
+        any_value(message.get("body")),
         attributes,
     )
-
-
-def _hex(value: Any, name: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text of hex digits")
-    lower = value.lower()
-    bytes.fromhex(lower)
-    return lower
-
-
-def _whole(value: Any, name: str) -> int:
-    if value is None or value == "":
-        return 0
-    if isinstance(value, bool) or not isinstance(value, (int, str, float)):
-        raise TypeError(f"{name} must be a whole number, as a number or a text")
-    return max(int(value), 0)
-
-
-def _attributes(pairs: Any) -> tuple[dict[str, Any], int]:
-    if pairs is None:
-        return {}, 0
-    if not isinstance(pairs, list):
-        raise TypeError("attributes must be a list of keys and values")
-    return bounded(
-        (str(pair["key"]), _value(pair.get("value"))) for pair in pairs if isinstance(pair, dict) and "key" in pair
-    )
-
-
-def _value(value: Any, depth: int = 0) -> Any:
-    if not isinstance(value, dict) or depth > limits.NESTING_MAX:
-        return None
-    for kind, found in value.items():
-        if kind == "intValue":
-            return int(found)
-        if kind in ("stringValue", "boolValue", "bytesValue"):
-            return found
-        if kind == "doubleValue":
-            return _double(found)
-        if kind == "arrayValue":
-            return [_value(item, depth + 1) for item in (found or {}).get("values") or ()]
-        if kind == "kvlistValue":
-            return {
-                str(pair["key"]): _value(pair.get("value"), depth + 1) for pair in (found or {}).get("values") or ()
-            }
-    return None
-
-
-def _double(value: Any) -> Any:
-    """Return a double; not-a-number and infinity, which JSON writes as text, stay the text."""
-    return value if isinstance(value, (int, float, str)) else None

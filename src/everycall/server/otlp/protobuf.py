@@ -1,11 +1,12 @@
 """OTLP requests in protobuf: the generated classes, and a converter by hand, which costs a tenth of the generic one.
 
-A request that does not parse as a whole is taken apart: spans that are sound are kept, the others are rejected.
+A request that cannot be parsed as a whole is taken apart: spans that can be parsed are kept, the others are rejected.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 
 from everycall.dialects import Event, LogEvent, Scope, Span
-from everycall.server.otlp.requests import Batch, Undecodable, bounded, checked_span, scope_of, within_bounds
+from everycall.server.otlp.requests import Batch, Undecodable, bounded, checked_span, scope_of, too_many, within_bounds
 
 __all__ = ["read_logs", "read_metrics", "read_traces"]
 
@@ -30,7 +31,7 @@ _FIXED: Final = {1: 8, 5: 4}
 def read_traces(body: bytes, arrived: int) -> Batch:
     """Read an `ExportTraceServiceRequest`. `arrived` stands for times that were not sent (Unix nanoseconds).
 
-    Raises `Undecodable` when not one span can be read.
+    Raise `Undecodable` if no span can be read.
     """
     batch = Batch()
     request = ExportTraceServiceRequest()
@@ -40,7 +41,7 @@ def read_traces(body: bytes, arrived: int) -> Batch:
         for scope, raw in _taken_apart(body, batch):
             _keep_raw_span(batch, scope, raw, arrived)
         if not batch.spans:
-            raise Undecodable(f"the body is no ExportTraceServiceRequest in protobuf: {_plain(error)}") from None
+            raise Undecodable(f"the body is not an ExportTraceServiceRequest in protobuf: {_plain(error)}") from None
         return batch
     for resource_spans in request.resource_spans:
         resource = _attributes(resource_spans.resource.attributes)[0]
@@ -52,7 +53,7 @@ def read_traces(body: bytes, arrived: int) -> Batch:
 
 
 def read_logs(body: bytes) -> Batch:
-    """Read an `ExportLogsServiceRequest`. Raises `Undecodable`."""
+    """Read an `ExportLogsServiceRequest`. Raise `Undecodable` if no log record can be read."""
     batch = Batch()
     request = ExportLogsServiceRequest()
     try:
@@ -67,7 +68,7 @@ def read_logs(body: bytes) -> Batch:
                 continue
             batch.logs.append(_log(scope, message))
         if not batch.logs:
-            raise Undecodable(f"the body is no ExportLogsServiceRequest in protobuf: {_plain(error)}") from None
+            raise Undecodable(f"the body is not an ExportLogsServiceRequest in protobuf: {_plain(error)}") from None
         return batch
     for resource_logs in request.resource_logs:
         resource = _attributes(resource_logs.resource.attributes)[0]
@@ -78,12 +79,12 @@ def read_logs(body: bytes) -> Batch:
 
 
 def read_metrics(body: bytes) -> Batch:
-    """Count the data points of an `ExportMetricsServiceRequest`. Raises `Undecodable`."""
+    """Count the data points of an `ExportMetricsServiceRequest`. Raise `Undecodable` if the body is something else."""
     request = ExportMetricsServiceRequest()
     try:
         request.ParseFromString(body)
     except (DecodeError, RecursionError) as error:
-        raise Undecodable(f"the body is no ExportMetricsServiceRequest in protobuf: {_plain(error)}") from None
+        raise Undecodable(f"the body is not an ExportMetricsServiceRequest in protobuf: {_plain(error)}") from None
     points = 0
     for resource_metrics in request.resource_metrics:
         for scope_metrics in resource_metrics.scope_metrics:
@@ -95,9 +96,9 @@ def read_metrics(body: bytes) -> Batch:
 
 def _keep_span(batch: Batch, scope: Scope, message: SpanMessage, arrived: int) -> None:
     try:
-        batch.spans.append(_span(scope, message, arrived))
-    except (ValueError, RecursionError) as error:
-        batch.reject(str(error) or "a span is nested too deep")
+        batch.spans.append(_span(scope, message, arrived, batch))
+    except ValueError as error:
+        batch.reject(str(error))
 
 
 def _keep_raw_span(batch: Batch, scope: Scope, raw: bytes, arrived: int) -> None:
@@ -110,8 +111,10 @@ def _keep_raw_span(batch: Batch, scope: Scope, raw: bytes, arrived: int) -> None
     _keep_span(batch, scope, message, arrived)
 
 
-def _span(scope: Scope, message: SpanMessage, arrived: int) -> Span:
+def _span(scope: Scope, message: SpanMessage, arrived: int, batch: Batch) -> Span:
     attributes, dropped = _attributes(message.attributes)
+    if dropped:
+        batch.warn(too_many(len(attributes) + dropped))
     start, end = within_bounds(message.start_time_unix_nano, message.end_time_unix_nano, arrived)
 
     def build(trace_id: str, span_id: str, parent_id: str | None) -> Span:
@@ -163,50 +166,55 @@ def _value(value: AnyValue) -> Any:
     kind = value.WhichOneof("value")
     if kind is None:
         return None
-    found = getattr(value, kind)
+    content = getattr(value, kind)
     if kind == "array_value":
-        return [item.string_value or _value(item) for item in found.values]
+        return [item.string_value or _value(item) for item in content.values]
     if kind == "kvlist_value":
-        return {pair.key: pair.value.string_value or _value(pair.value) for pair in found.values}
+        return {pair.key: pair.value.string_value or _value(pair.value) for pair in content.values}
     if kind == "bytes_value":
-        return base64.b64encode(found).decode()
-    return found
+        return base64.b64encode(content).decode()
+    if kind == "double_value" and not math.isfinite(content):  # JSON has no numbers for them
+        return "NaN" if content != content else "Infinity" if content > 0 else "-Infinity"
+    return content
 
 
 def _taken_apart(body: bytes, batch: Batch) -> Iterator[tuple[Scope, bytes]]:
-    """Give each span (or log record) of a request as bytes, with its scope; count where the bytes end to make sense.
+    """Yield each whole span (or log record) of a request as bytes, with its scope; reject the rest.
 
-    Fields have the same numbers in requests of spans and of logs: 1 resource or scope, 2 what is in it.
+    Fields have the same numbers in requests of spans and of log records: 1 is the resource or scope, 2 its contents.
     """
-    for resource_spans in _fields(body, 1, batch):
+    for resource_spans in _fields(memoryview(body), 1, partial=True):
         resource: dict[str, Any] = {}
-        for raw in _fields(resource_spans, 1, batch):
-            resource = _part(Resource(), raw, batch)
-        for scope_spans in _fields(resource_spans, 2, batch):
+        for raw in _fields(resource_spans, 1):
+            message = Resource()
+            if _parsed(message, raw, "a resource", batch):
+                resource = _attributes(message.attributes)[0]
+        for scope_spans in _fields(resource_spans, 2, partial=True):
             scope = Scope(resource=resource)
-            for raw in _fields(scope_spans, 1, batch):
-                message = InstrumentationScope()
-                try:
-                    message.ParseFromString(raw)
-                except (DecodeError, RecursionError):
-                    batch.reject("a scope cannot be read")
-                else:
-                    scope = _scope(message, resource)
-            for raw in _fields(scope_spans, 2, batch):
-                yield scope, raw
+            for raw in _fields(scope_spans, 1):
+                scope_message = InstrumentationScope()
+                if _parsed(scope_message, raw, "a scope", batch):
+                    scope = _scope(scope_message, resource)
+            for raw in _fields(scope_spans, 2):
+                yield scope, bytes(raw)
+    if not batch.rejected:  # every whole span could be read
+        batch.reject("the body is cut off or damaged after the last span that could be read")
 
 
-def _part(message: Resource, raw: bytes, batch: Batch) -> dict[str, Any]:
+def _parsed(message: Resource | InstrumentationScope, raw: memoryview, name: str, batch: Batch) -> bool:
     try:
-        message.ParseFromString(raw)
-    except (DecodeError, RecursionError):
-        batch.reject("a resource cannot be read")
-        return {}
-    return _attributes(message.attributes)[0]
+        message.ParseFromString(bytes(raw))
+    except (DecodeError, RecursionError) as error:
+        batch.warn(f"{name} cannot be read and is left out: {_plain(error)}")
+        return False
+    return True
 
 
-def _fields(data: bytes, number: int, batch: Batch) -> Iterator[bytes]:
-    """Give the length-delimited fields of this number, up to where the bytes are cut off."""
+def _fields(data: memoryview, number: int, *, partial: bool = False) -> Iterator[memoryview]:
+    """Yield the length-delimited fields with this number, up to where the bytes are cut off or damaged.
+
+    With `partial`, also yield what there is of a field that is cut off.
+    """
     position = 0
     try:
         while position < len(data):
@@ -214,9 +222,7 @@ def _fields(data: bytes, number: int, batch: Batch) -> Iterator[bytes]:
             field, wire = tag >> 3, tag & 7
             if wire == _LENGTH_DELIMITED:
                 length, position = _varint(data, position)
-                if position + length > len(data):
-                    raise ValueError("cut off")
-                if field == number:
+                if field == number and (partial or position + length <= len(data)):
                     yield data[position : position + length]
                 position += length
             elif wire == 0:
@@ -224,12 +230,12 @@ def _fields(data: bytes, number: int, batch: Batch) -> Iterator[bytes]:
             elif wire in _FIXED:
                 position += _FIXED[wire]
             else:
-                raise ValueError("unknown wire type")
+                return
     except (ValueError, IndexError):
-        batch.reject("the body is cut off or damaged within a span")
+        return
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
     value = shift = 0
     while shift < 70:
         byte = data[position]
@@ -238,8 +244,14 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
-    raise ValueError("no varint")
+    raise ValueError("not a varint")
 
 
 def _plain(error: Exception) -> str:
-    return "nested too deep" if isinstance(error, RecursionError) else "it is cut off, damaged or not UTF-8"
+    """Return the parser's complaint as words for the sender."""
+    text = str(error)
+    if isinstance(error, RecursionError) or "MaxDepth" in text:
+        return "a value is nested too deep; send it as a JSON string"
+    if "UTF-8" in text:
+        return "a string is not UTF-8"
+    return "it is cut off or damaged"
