@@ -25,7 +25,7 @@ FORKS = int(os.environ.get("EVERYCALL_TEST_FORKS", "24"))
 PYTHON = os.environ.get("EVERYCALL_TEST_PYTHON", sys.executable)
 
 PRELUDE = """
-import json, os, random, sys, threading, time, warnings
+import json, multiprocessing, os, random, subprocess, sys, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside other threads: what is tested here
 import everycall
 
@@ -59,6 +59,37 @@ def reap(pids):
     return hung
 """
 
+WAYS = """
+def child(n):
+    numbered(n)
+    everycall.flush({child_flush})
+
+def by_fork(n):
+    return reap([fork(n)])
+
+def by_multiprocessing(n):
+    process = multiprocessing.get_context("fork").Process(target=child, args=(n,))
+    process.start()
+    process.join(20)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        return 1
+    assert process.exitcode == 0
+    return 0
+
+def by_subprocess(n):
+    '''The child makes its call before it becomes another program.'''
+    done = []
+    def run():
+        done.append(subprocess.run([sys.executable, "-c", ""], preexec_fn=lambda: numbered(n)).returncode)
+    thread = threading.Thread(target=run, daemon=True); thread.start()
+    thread.join(20)
+    return 0 if done == [0] else 1
+
+ways = [by_fork, by_multiprocessing, by_subprocess]
+"""
+
 BESIDE_A_BUSY_SENDER = """
 def work():
     n = 1_000_000
@@ -71,7 +102,7 @@ thread = threading.Thread(target=work); thread.start()
 for n in range({forks}):
     numbered(n)
     time.sleep(random.random() * 0.03)
-    hung += reap([fork(100_000 + n)])
+    hung += ways[n % 3](100_000 + n)
 running = False
 thread.join()
 print(json.dumps([hung, called[0]]))
@@ -118,14 +149,18 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("mode", ["ok", "close", "hang", "slow:0.02"])
+@pytest.mark.parametrize("mode", ["ok", "close", "hang", "reset", "slow:0.02"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_forks_beside_a_busy_sender(
     scheme: str, mode: str, certificate: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """The parent calls and sends all the time, on one connection, on a new one each time, or to one that hangs."""
+    """The parent calls and sends all the time, on one connection, on a new one each time, or without an answer.
+
+    Children come by `os.fork`, by `multiprocessing`, and by `subprocess` with a function that runs before the program.
+    """
     with Sink(mode, certificate if scheme == "https" else None) as sink:
-        code = PRELUDE.format(child_flush=0.2 if mode == "hang" else 10) + BESIDE_A_BUSY_SENDER.format(forks=FORKS)
+        program = PRELUDE + WAYS + BESIDE_A_BUSY_SENDER
+        code = program.format(child_flush=0.2 if mode in ("hang", "reset") else 10, forks=FORKS)
         hung, called = run(code, EVERYCALL_ENDPOINT=sink.address, SSL_CERT_FILE=str(certificate))
         assert hung == 0
         sink.mode = "ok"
