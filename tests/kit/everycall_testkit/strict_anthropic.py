@@ -12,6 +12,7 @@ __all__ = ["refusal"]
 _ID = re.compile(r"[a-zA-Z0-9_-]+\Z")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+_PROPERTY = re.compile(r"[a-zA-Z0-9_.-]{1,64}\Z")
 _BODY = {
     "model", "messages", "max_tokens", "system", "temperature", "top_p", "top_k", "stop_sequences", "tools",
     "tool_choice", "stream", "service_tier", "output_config", "metadata",
@@ -37,6 +38,7 @@ def _refusals(body: dict[str, Any]) -> Iterator[str]:
         yield "messages: at least one message is required"
         return
     calls: list[str] = []
+    ids: set[str] = set()
     for index, turn in enumerate(turns):
         place, last = f"messages.{index}", index == len(turns) - 1
         if turn.keys() != {"role", "content"} or turn["role"] not in ("user", "assistant"):
@@ -57,6 +59,9 @@ def _refusals(body: dict[str, Any]) -> Iterator[str]:
         for position, block in enumerate(blocks):
             yield from _block(block, turn["role"], f"{place}.content.{position}")
         calls = [block["id"] for block in blocks if block["type"] == "tool_use"]
+        if len({*ids, *calls}) < len(ids) + len(calls):
+            yield f"{place}: `tool_use` ids must be unique"
+        ids |= {*calls}
         if last and turn["role"] == "assistant" and str(blocks[-1].get("text", "")).endswith((" ", "\n", "\t")):
             yield "messages: final assistant content cannot end with trailing whitespace"
     if calls:
@@ -88,8 +93,13 @@ def _tools(body: dict[str, Any]) -> Iterator[str]:
     for index, tool in enumerate(body.get("tools", [])):
         if not _TOOL_NAME.match(tool["name"]):
             yield f"tools.{index}.name: String should match pattern"
-        if tool.get("input_schema", {}).get("type") != "object":
+        schema = tool.get("input_schema", {})
+        if schema.get("type") != "object":
             yield f"tools.{index}.input_schema.type: Input should be 'object'"
+        if schema.keys() & {"oneOf", "allOf", "anyOf"}:
+            yield f"tools.{index}.input_schema: input_schema does not support oneOf, allOf, or anyOf at the top level"
+        if not all(_PROPERTY.match(name) for name in schema.get("properties", {})):
+            yield f"tools.{index}.input_schema.properties: Property keys should match pattern '{_PROPERTY.pattern}'"
         for name in tool.keys() - {"name", "description", "input_schema", "cache_control", "strict"}:
             yield f"tools.{index}.{name}: Extra inputs are not permitted"
     choice = body.get("tool_choice")
@@ -160,7 +170,7 @@ def _source(source: dict[str, Any], kind: str, place: str) -> Iterator[str]:
         except ValueError:
             yield f"{place}.source.base64.data: invalid base64 data"
     elif source["type"] == "url":
-        if not source["url"].startswith(("http://", "https://")):
-            yield f"{place}.source.url.url: Input should be a valid URL"
+        if not source["url"].startswith("https://"):
+            yield f"{place}.source.url: Only HTTPS URLs are supported."
     elif source["type"] != "text" or source.get("media_type") != "text/plain":
         yield f"{place}.source: Input tag does not match any of the expected tags"

@@ -24,6 +24,15 @@ _PARTS = {
     "system": {"text"}, "developer": {"text"}, "tool": {"text"}, "function": set[str](),
     "assistant": {"text", "refusal"}, "user": {"text", "image_url", "input_audio", "file"},
 }  # fmt: skip
+_PART_MEMBERS = {
+    "image_url": {"url", "detail"}, "input_audio": {"data", "format"}, "file": {"file_data", "file_id", "filename"},
+}  # fmt: skip
+_VALUES = {
+    "service_tier": ("auto", "default", "flex", "scale", "priority"),
+    "reasoning_effort": ("none", "minimal", "low", "medium", "high", "xhigh"),
+    "verbosity": ("low", "medium", "high"),
+}
+_WITHOUT_STOP = re.compile(r"o3(?!-mini)|o4|gpt-5")
 _BODY = {
     "model", "messages", "temperature", "top_p", "frequency_penalty", "presence_penalty", "max_tokens", "stop", "seed",
     "max_completion_tokens", "response_format", "tools", "tool_choice", "stream", "stream_options", "reasoning_effort",
@@ -83,12 +92,22 @@ def _parameters(body: dict[str, Any]) -> Iterator[str]:
     for name in refused if reasons else ("reasoning_effort", "verbosity"):
         if name in body:
             yield f"Unsupported parameter: '{name}' is not supported with this model."
-    stop = body.get("stop", [])
-    if isinstance(stop, list) and len(stop) > 4:
-        yield "Invalid 'stop': array too long."
+    if "stop" in body:
+        if _WITHOUT_STOP.match(body.get("model", "")):
+            yield "Unsupported parameter: 'stop' is not supported with this model."
+        if isinstance(body["stop"], list) and not 1 <= len(body["stop"]) <= 4:
+            yield f"{body['stop']} is too short or too long - 'stop'"
+    for name, values in _VALUES.items():
+        if name in body and body[name] not in values:
+            yield f"Invalid value: '{body[name]}'. Supported values are: {values} ({name})"
+    if any(not -100 <= bias <= 100 for bias in body.get("logit_bias", {}).values()):
+        yield "Invalid value for 'logit_bias': expected a value from -100 to 100."
     form = (body.get("response_format") or {}).get("type", "text")
     if form not in ("text", "json_object", "json_schema"):
         yield "Invalid 'response_format.type'."
+    schema = (body.get("response_format") or {}).get("json_schema")
+    if form == "json_schema" and not (isinstance(schema, dict) and _NAME.match(schema.get("name", ""))):
+        yield "Missing required parameter: 'response_format.json_schema.name'."
     if form == "json_object" and "json" not in str(body.get("messages")).lower():
         yield "'messages' must contain the word 'json' in some form, to use 'response_format' of type 'json_object'."
     if "parallel_tool_calls" in body and "tools" not in body:
@@ -109,8 +128,12 @@ def _tools(body: dict[str, Any]) -> Iterator[str]:
             yield f"Invalid 'tools[{index}].function.name': string does not match pattern."
         for name in function.keys() - {"name", "description", "parameters", "strict"}:
             yield f"Unknown parameter: 'tools[{index}].function.{name}'."
-        if "parameters" in function and function["parameters"].get("type") != "object":
-            yield f"Invalid schema for function '{function['name']}': schema must have type 'object'."
+        schema = function.get("parameters", {"type": "object"})
+        if schema.get("type") != "object" or schema.keys() & {"oneOf", "anyOf", "allOf", "enum", "not"}:
+            yield (
+                f"Invalid schema for function '{function['name']}': schema must have type 'object' and not have "
+                "'oneOf'/'anyOf'/'allOf'/'enum'/'not' at the top level."
+            )
     if len(set(names)) < len(names):
         yield "Tool names must be unique."
     choice = body.get("tool_choice")
@@ -142,6 +165,14 @@ def _content(message: dict[str, Any], place: str) -> Iterator[str]:
             continue
         if part.keys() - {"type", kind}:
             yield f"Unknown parameter in {place}.content[{index}]."
+        if kind in ("text", "refusal") and not isinstance(part.get(kind), str):
+            yield f"Invalid type for '{place}.content[{index}].{kind}': expected a string."
+        if kind in _PART_MEMBERS and part[kind].keys() - _PART_MEMBERS[kind]:
+            yield f"Unknown parameter in '{place}.content[{index}].{kind}'."
+        if kind == "input_audio" and part[kind].get("format") not in ("wav", "mp3"):
+            yield f"Invalid value for '{place}.content[{index}].input_audio.format'."
+        if kind == "image_url" and part[kind].get("detail", "auto") not in ("auto", "low", "high"):
+            yield f"Invalid value for '{place}.content[{index}].image_url.detail'."
         if kind == "image_url":
             yield from _image(part["image_url"], f"{place}.content[{index}]")
         if kind == "file" and not part["file"].keys() & {"file_data", "file_id"}:
@@ -175,6 +206,8 @@ def _calls(calls: Any, place: str) -> Iterator[str]:
         where = f"{place}.tool_calls[{index}]"
         if not isinstance(call.get("id"), str) or not 0 < len(call["id"]) <= 40:
             yield f"Invalid '{where}.id': string too long."
+        if call.keys() - {"id", "type", "function"} or call["function"].keys() - {"name", "arguments"}:
+            yield f"Unknown parameter in '{where}'."
         if call.get("type") != "function" or not _NAME.match(call["function"]["name"]):
             yield f"Invalid '{where}.function.name': string does not match pattern."
         if not isinstance(call["function"].get("arguments"), str):

@@ -17,6 +17,9 @@ from everycall.server.provider_settings import ProviderSettings
 
 MODEL = "claude-haiku-4-5"
 SETTINGS = ProviderSettings("anthropic", "anthropic", "http://127.0.0.1:1", "k")
+IMAGE = {"type": "image_url"}
+NATIVE_CALL = {"type": "tool_use", "id": "t1", "name": "f", "input": {}}
+NATIVE_RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "3"}
 EPHEMERAL = {"cache_control": {"type": "ephemeral"}}
 
 
@@ -103,6 +106,27 @@ def test_ids_may_be_missing() -> None:
     assert used == [block["tool_use_id"] for block in turns["messages"][2]["content"]]
 
 
+def test_an_id_that_an_earlier_turn_has_is_sent_as_another_one() -> None:
+    rounds = [user("q"), assistant("", "call_0"), result("call_0", "1"), assistant("", "call_0"), result("call_0", "2")]
+    turns = body(*rounds)["messages"]
+    used = [block["id"] for turn in (turns[1], turns[3]) for block in turn["content"]]
+    assert used == ["call_0", "call_0_2"]
+    assert [(turn["content"][0]["tool_use_id"], turn["content"][0]["content"]) for turn in (turns[2], turns[4])] == [
+        ("call_0", "1"),
+        ("call_0_2", "2"),
+    ]
+
+
+def test_calls_and_results_in_anthropics_own_form_pass_as_they_are() -> None:
+    turns = body(user("q"), assistant([NATIVE_CALL]), user([NATIVE_RESULT]))["messages"]
+    assert (turns[1]["content"], turns[2]["content"]) == ([NATIVE_CALL], [NATIVE_RESULT])
+
+
+def test_a_refusal_of_the_assistant_is_a_text() -> None:
+    turns = body(user("q"), assistant(None, refusal="I will not."), user("please"))["messages"]
+    assert turns[1] == {"role": "assistant", "content": "I will not."}
+
+
 @pytest.mark.parametrize(
     ("messages", "field"),
     [
@@ -119,6 +143,26 @@ def test_ids_may_be_missing() -> None:
         ),
         ([{"role": "system", "content": [{"type": "image"}]}, user("q")], "messages[0].content[0].type"),
         ([user("")], "messages"),
+        ([user("q", tool_call_id="a")], "messages[0].tool_call_id"),
+        ([user("q", refusal="no")], "messages[0].refusal"),
+        ([{**assistant("", "a"), "role": "user"}, result("a")], "messages[0].tool_calls"),
+        ([user([{"type": "text", "text": "x", "bold": True}])], "messages[0].content[0].bold"),
+        ([user([IMAGE | {"image_url": {"url": "http://example.com/a.png"}}])], "messages[0].content[0].image_url"),
+        (
+            [user([IMAGE | {"image_url": {"url": "https://example.com/a.png", "crop": "left"}}])],
+            "messages[0].content[0].image_url.crop",
+        ),
+        (
+            [user([{"type": "image", "source": {"type": "url", "url": "http://example.com/a.png"}}])],
+            "messages[0].content[0].source",
+        ),
+        (
+            [user("q"), assistant("", "a", tool_calls=[{"id": "a", "function": {"name": "f"}, "secret": 1}])],
+            "messages[1].tool_calls[0].secret",
+        ),
+        ([user("q"), assistant([NATIVE_CALL]), user("go on")], "messages"),
+        ([user("q"), assistant([NATIVE_CALL | {"id": "a:b"}]), user([NATIVE_RESULT])], "messages"),
+        ([user([NATIVE_RESULT])], "messages"),
         ([user([{"type": "text", "text": str(n), **EPHEMERAL} for n in range(5)])], "messages"),
     ],
 )
@@ -208,6 +252,31 @@ def test_parameters() -> None:
 def test_a_model_is_asked_for_all_that_it_may_answer(model: str, tokens: int) -> None:
     assert max_tokens_of(model) == body(user("q"), model=model)["max_tokens"] == tokens
     assert body(user("q"), model=model, max_length=7)["max_tokens"] == 7
+
+
+def test_a_seed_of_zero_is_a_seed() -> None:
+    assert refusal(user("q"), seed=0) == "llm_configuration.model_params.seed"
+    assert "seed" not in body(user("q"), frequency_penalty=0)
+
+
+def test_more_than_a_model_can_answer_is_refused() -> None:
+    for model, tokens in (("claude-3-haiku-20240307", 4_097), ("claude-haiku-4-5", 64_001)):
+        assert refusal(user("q"), model=model, max_length=tokens) == "llm_configuration.model_params.max_length"
+    assert body(user("q"), model="claude-next", max_length=200_000)["max_tokens"] == 200_000
+
+
+@pytest.mark.parametrize(
+    ("schema", "field"),
+    [
+        ({"anyOf": [{"type": "object"}]}, "functions[0].parameters.anyOf"),
+        ({"properties": {"größe": {}}}, "functions[0].parameters.properties"),
+        ({"properties": {"x" * 65: {}}}, "functions[0].parameters.properties"),
+        ({"properties": []}, "functions[0].parameters"),
+        ({"type": "string"}, "functions[0].parameters"),
+    ],
+)
+def test_a_schema_that_anthropic_refuses_is_named(schema: Any, field: str) -> None:
+    assert refusal(user("q"), functions=[{"name": "f", "parameters": schema}]) == field
 
 
 async def test_a_model_that_answers_less_is_asked_for_that(provider: Any) -> None:

@@ -72,6 +72,12 @@ def test_each_value_is_another_question_for_the_cache(api: httpx.Client, provide
         ("gpt-4o", {"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ("o3-mini", {"temp": 0.5}, "temp"),
         ("gpt-4o", {"safe_prompt": True}, "safe_prompt"),
+        ("gpt-4o", {"service_tier": "gold"}, "service_tier"),
+        ("gpt-4o", {"logit_bias": {"5": 101}}, "logit_bias"),
+        ("gpt-4o", {"response_format": {"type": "yaml"}}, "response_format"),
+        ("gpt-4o", {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}, "response_format"),
+        ("gpt-5", {"reasoning_effort": "lowest"}, "reasoning_effort"),
+        ("o4-mini", {"stop": "x"}, "stop"),
     ],
 )
 def test_what_would_be_dropped_or_refused_is_refused_by_name(

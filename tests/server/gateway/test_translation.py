@@ -26,7 +26,7 @@ from everycall.server.problems import ProblemError
 from everycall.server.store.sqlite import SqliteStore
 from everycall_testkit.provider import FakeProvider, Reply
 
-MODELS = {"openai": ("gpt-4o", "o3-mini", "gpt-5"), "azure": ("gpt-4o",), "anthropic": ("claude-haiku-4-5",)}
+MODELS = {"openai": ("gpt-4o", "o3-mini", "o4-mini", "gpt-5"), "azure": ("gpt-4o",), "anthropic": ("claude-haiku-4-5",)}
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 9).decode()
 PDF = base64.b64encode(b"%PDF-1.4").decode()
 
@@ -58,7 +58,7 @@ images = mostly(
             "https://example.com/a.png",
         ]
     ),
-    st.sampled_from([f"data:image/tiff;base64,{PNG}", "data:image/png;base64,", "a.png"]),
+    st.sampled_from(["http://example.com/a.png", f"data:image/tiff;base64,{PNG}", "data:image/png;base64,", "a.png"]),
 )
 
 
@@ -67,7 +67,8 @@ def part(**fields: Any) -> st.SearchStrategy[dict[str, Any]]:
 
 
 text_parts = part(type=st.just("text"), text=texts)
-image_parts = part(type=st.just("image_url"), image_url=st.fixed_dictionaries({"url": images}))
+details = mostly(st.sampled_from([None, "auto", "high", "low"]), st.just("huge"))
+image_parts = part(type=st.just("image_url"), image_url=st.fixed_dictionaries({"url": images, "detail": details}))
 native_parts = st.sampled_from(
     [
         {"type": "file", "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{PDF}"}},
@@ -86,12 +87,29 @@ user_contents = texts | st.lists(mostly(text_parts | image_parts | native_parts,
 result_contents = texts | st.none() | st.lists(mostly(text_parts, image_parts), max_size=2)
 
 
+ODD_MEMBERS: list[dict[str, Any]] = [
+    {"tool_calls": [{"id": "c9", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]},
+    {"tool_call_id": "c1"},
+    {"tool_calls": []},
+    {"refusal": "no"},
+    {"refusal": ""},
+    {"audio": {"id": "audio-1"}},
+    {"content": [{"type": "text", "text": "x", "annotations": [{"url": "https://example.com"}]}]},
+    {"content": [{"type": "text", "text": "x", "annotations": []}]},
+    {"content": [{"type": "text", "text": 5}]},
+    {"content": [{"text": "x"}]},
+]
+"""Members that the message of a user cannot have, or has but empty."""
+
+
 @st.composite
 def rounds(draw: st.DrawFn) -> list[dict[str, Any]]:
     """A question, and the assistant's answer or its tool calls with their results; now and then something is wrong."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": draw(user_contents), **draw(cache_control)}]
     if draw(rarely):
         messages[0]["name"] = draw(st.sampled_from(["ann", "Ann Smith"]))
+    if draw(rarely):
+        messages[0] |= draw(st.sampled_from(ODD_MEMBERS))
     kind = draw(st.sampled_from(["text", "text", "calls", "calls", "legacy", "nothing"]))
     if kind == "text":
         refusals = part(type=st.just("refusal"), refusal=texts)
@@ -116,7 +134,8 @@ def tool_calls(draw: st.DrawFn) -> list[dict[str, Any]]:
         if call_id and number and not draw(rarely):
             call_id = f"{call_id}{number}"
         function = {"name": name, "arguments": json.dumps(arguments) if as_text else arguments}
-        made.append({"id": call_id, "type": "function", "function": function})
+        extra = draw(mostly(st.just({}), st.sampled_from([{"index": number}, {"extra_content": {"a": 1}}])))
+        made.append({"id": call_id, "type": "function", "function": function, **extra})
     messages: list[dict[str, Any]] = [{"role": "assistant", "content": draw(texts | st.none()), "tool_calls": made}]
     with_ids = all(call["id"] for call in made)
     for answered in made[:-1] if draw(rarely) else draw(st.permutations(made)) if with_ids else made:
@@ -144,7 +163,8 @@ def configurations(draw: st.DrawFn, kind: str) -> dict[str, Any]:
     if kind != "anthropic" and not draw(rarely):
         messages = without_cache_control(messages)
     schemas: st.SearchStrategy[Any] = st.sampled_from(
-        [{}, {"type": "object", "properties": {}}, {"properties": {"a": {}}}, None]
+        [{}, {"type": "object", "properties": {}}, {"properties": {"a": {}}}, None] * 4
+        + [{"anyOf": [{"type": "object"}]}, {"properties": {"größe": {}}}, {"type": "array"}]
     )
     function = st.fixed_dictionaries({"name": words, "parameters": schemas})
     unique_by = None if draw(rarely) else lambda one: one["name"]
@@ -156,10 +176,13 @@ def configurations(draw: st.DrawFn, kind: str) -> dict[str, Any]:
         "temp": st.sampled_from([0, 0.5, 1.5]),
         "top_p": st.just(0.1),
         "frequency_penalty": st.sampled_from([0, 0.5]),
-        "stop": st.sampled_from([["a", "b"], [" "], list("abcde")]),
-        "seed": st.just(7),
+        "stop": st.sampled_from([["a", "b"], [" "], list("abcde"), []]),
+        "seed": st.sampled_from([0, 7]),
+        "logit_bias": st.sampled_from([{}, {"5": 9}, {"5": 900}]),
+        "service_tier": st.sampled_from(["auto", "flex", "gold"]),
+        "verbosity": st.sampled_from(["low", "loud"]),
         "parallel_tool_calls": st.booleans(),
-        "reasoning_effort": st.just("low"),
+        "reasoning_effort": st.sampled_from(["low", "lowest"]),
         "response_format": st.sampled_from([{"type": "text"}, {"type": "json_object"}, {"type": "json_schema"}]),
     }
     params: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries({}, optional=usual)

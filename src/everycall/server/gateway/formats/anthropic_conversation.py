@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from everycall.server.gateway.formats.base import refused
+from everycall.server.gateway.formats.base import check_members, refused
 from everycall.server.gateway.formats.conversation import arguments_object, paired
 from everycall.server.gateway.formats.media import data_url, is_base64, media_type_of
 from everycall.server.gateway.formats.names import allowed_name
@@ -31,6 +31,14 @@ _NATIVE = {
     "user": frozenset({"image", "document", "search_result", "tool_result", "container_upload"}),
 }
 """Anthropic's own blocks that pass as they are, by the side that may have them."""
+_MEMBERS = {
+    "text": ("text", "citations"),
+    "refusal": ("refusal",),
+    "image_url": ("image_url",),
+    "input_image": ("image_url", "detail"),
+    "file": ("file",),
+}
+"""The members of parts that are translated, besides `cache_control`. Another one would be lost."""
 
 Blocks = list[dict[str, Any]]
 
@@ -43,6 +51,7 @@ def conversation(messages: Sequence[Mapping[str, Any]]) -> tuple[str | Blocks, l
     """
     system: Blocks = []
     turns: list[tuple[str, Blocks]] = []
+    ids = _CallIds()
     for message in paired(messages, adjacent=False):
         place, role = message["place"], message["role"]
         _check_members(message, place)
@@ -51,9 +60,12 @@ def conversation(messages: Sequence[Mapping[str, Any]]) -> tuple[str | Blocks, l
             continue
         side = "assistant" if role == "assistant" else "user"
         if role == "tool":
-            blocks = [_tool_result(message, place)]
+            blocks = [_tool_result(message, ids.of_result(message["tool_call_id"]), place)]
         else:
-            blocks = _cached(_blocks(message.get("content"), side, place) + _tool_uses(message), message)
+            blocks = _blocks(message.get("content"), side, place)
+            if message.get("refusal"):
+                blocks.append({"type": "text", "text": message["refusal"]})
+            blocks = _cached(blocks + _tool_uses(message, ids), message)
         if turns and turns[-1][0] == side:
             turns[-1][1].extend(blocks)
         elif blocks:
@@ -62,7 +74,49 @@ def conversation(messages: Sequence[Mapping[str, Any]]) -> tuple[str | Blocks, l
         if not system:
             raise refused("messages", "An empty prompt", "All messages are empty; give one a text.", "invalid_request")
         return "", [{"role": "user", "content": _plain(system, "\n\n")}]
+    _check_pairs(turns)
     return _plain(system, "\n\n"), _finished(turns)
+
+
+class _CallIds:
+    """The ids of tool calls as they are sent. Each is new: the API refuses one that an earlier turn has."""
+
+    def __init__(self) -> None:
+        self._sent: dict[str, str] = {}
+        self._used: set[str] = set()
+
+    def of_call(self, call_id: str) -> str:
+        """Return what is sent for the id of a new call."""
+        sent = allowed_name(call_id, ID_CHARS_MAX)
+        repetition = 2
+        while sent in self._used:
+            sent = allowed_name(f"{call_id}_{repetition}", ID_CHARS_MAX)
+            repetition += 1
+        self._used.add(sent)
+        self._sent[call_id] = sent
+        return sent
+
+    def of_result(self, call_id: str) -> str:
+        """Return what was sent for the call of a result."""
+        return self._sent[call_id]
+
+
+def _check_pairs(turns: Sequence[tuple[str, Blocks]]) -> None:
+    """Raise `ProblemError` 422 for calls and results in Anthropic's own form that the API would not match."""
+    calls: list[str] = []
+    used: set[str] = set()
+    for _, blocks in (*turns, ("user", [])):
+        results = [str(block.get("tool_use_id")) for block in blocks if block["type"] == "tool_result"]
+        if sorted(results) != sorted(calls):
+            odd = next(iter({*results} ^ {*calls}), results[0] if results else "")
+            detail = f"The tool_use {odd[:64]!r} needs one tool_result, in the next message of the user."
+            raise refused("messages", "A tool call without its result", detail, "invalid_request")
+        calls = [str(block.get("id")) for block in blocks if block["type"] == "tool_use"]
+        for call_id in calls:
+            if call_id in used or allowed_name(call_id, ID_CHARS_MAX) != call_id:
+                detail = f"The id of each tool_use is unique and has letters, digits, _ and -, not {call_id[:64]!r}."
+                raise refused("messages", "An id that Anthropic does not take", detail, "invalid_request")
+            used.add(call_id)
 
 
 def _finished(turns: Sequence[tuple[str, Blocks]]) -> list[dict[str, Any]]:
@@ -102,38 +156,47 @@ def _plain(blocks: Blocks, separator: str) -> str | Blocks:
     return blocks
 
 
-def _tool_result(message: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _tool_result(message: Mapping[str, Any], call_id: str, place: str) -> dict[str, Any]:
     blocks = _blocks(message.get("content"), "tool", place)
     result = {
         "type": "tool_result",
-        "tool_use_id": allowed_name(message["tool_call_id"], ID_CHARS_MAX),
+        "tool_use_id": call_id,
         "content": _plain(blocks, "\n"),
     }
     return _cached([result], message)[0]
 
 
-def _tool_uses(message: Mapping[str, Any]) -> Blocks:
-    return [
-        {
+def _tool_uses(message: Mapping[str, Any], ids: _CallIds) -> Blocks:
+    blocks: Blocks = []
+    for call in message.get("tool_calls") or ():
+        block = {
             "type": "tool_use",
-            "id": allowed_name(call["id"], ID_CHARS_MAX),
+            "id": ids.of_call(call["id"]),
             "name": allowed_name(call["function"]["name"]),
             "input": arguments_object(call["function"]),
         }
-        for call in message.get("tool_calls") or ()
-    ]
+        blocks += _cached([block], call)
+    return blocks
 
 
 def _blocks(content: Any, side: str, place: str) -> Blocks:
     """Return a message's content as blocks, without texts of white space alone."""
     if content is None or isinstance(content, str):
         return [{"type": "text", "text": content}] if content and content.strip() else []
-    blocks = [_block(part, side, f"{place}.content[{index}]") for index, part in enumerate(content)]
-    return [block for block in blocks if block["type"] != "text" or block["text"].strip()]
+    blocks: Blocks = []
+    for index, part in enumerate(content):
+        block = _block(part, side, f"{place}.content[{index}]")
+        if block["type"] != "text" or block["text"].strip():
+            blocks.append(block)
+        else:
+            blocks = _cached(blocks, block)  # what is cached ends here, with or without this text
+    return blocks
 
 
 def _block(part: Mapping[str, Any], side: str, place: str) -> dict[str, Any]:
     kind = part.get("type", "text")
+    if kind in _MEMBERS:
+        check_members(part, {"type", "cache_control", *_MEMBERS[kind]}, place)
     if kind == "text" and isinstance(part.get("text"), str):
         block: dict[str, Any] = {"type": "text", "text": part["text"]}
         if part.get("citations"):
@@ -141,7 +204,7 @@ def _block(part: Mapping[str, Any], side: str, place: str) -> dict[str, Any]:
     elif kind == "refusal" and side == "assistant" and isinstance(part.get("refusal"), str):
         block = {"type": "text", "text": part["refusal"]}
     elif kind in ("image_url", "input_image") and side in ("user", "tool"):
-        block = {"type": "image", "source": _image_source(part.get("image_url"), place)}
+        block = {"type": "image", "source": _image_source(part, place)}
     elif kind == "file" and side in ("user", "tool"):
         block = _document(part.get("file"), place)
     elif kind in _NATIVE[side]:
@@ -149,6 +212,8 @@ def _block(part: Mapping[str, Any], side: str, place: str) -> dict[str, Any]:
         source = block.get("source")
         if isinstance(source, Mapping) and source.get("type") == "base64":
             block["source"] = _checked_source(source, kind, place)
+        elif isinstance(source, Mapping) and source.get("type") == "url":
+            block["source"] = _checked_url(source, f"{place}.source")
     else:
         raise _refused(
             f"{place}.type",
@@ -160,15 +225,22 @@ def _block(part: Mapping[str, Any], side: str, place: str) -> dict[str, Any]:
     return block
 
 
-def _image_source(image: Any, place: str) -> dict[str, Any]:
-    url = str(image.get("url", "") if isinstance(image, Mapping) else image or "")
+def _image_source(part: Mapping[str, Any], place: str) -> dict[str, Any]:
+    image = part.get("image_url")
+    image = image if isinstance(image, Mapping) else {"url": image}
+    check_members(image, {"url", "detail"}, f"{place}.image_url")  # every image is seen in full, whatever the detail
+    url = str(image.get("url") or "")
     parsed = data_url(url)
     if parsed is not None:
         source = {"type": "base64", "media_type": parsed[0], "data": parsed[1]}
         return _checked_source(source, "image", place)
-    if not url.startswith(("http://", "https://")):
-        raise _refused(f"{place}.image_url", "An image without an address", "use https:// or a base64 data URL")
-    return {"type": "url", "url": url}
+    return _checked_url({"type": "url", "url": url}, f"{place}.image_url")
+
+
+def _checked_url(source: Mapping[str, Any], place: str) -> dict[str, Any]:
+    if not str(source.get("url") or "").lower().startswith("https://"):
+        raise _refused(place, "Anthropic does not take this address", "use https:// or base64 data")
+    return dict(source)
 
 
 def _checked_source(source: Mapping[str, Any], kind: str, place: str) -> dict[str, Any]:
@@ -184,6 +256,8 @@ def _checked_source(source: Mapping[str, Any], kind: str, place: str) -> dict[st
 
 def _document(file: Any, place: str) -> dict[str, Any]:
     """Return OpenAI's file part as a document."""
+    if isinstance(file, Mapping):
+        check_members(file, {"file_data", "file_id", "filename"}, f"{place}.file")
     parsed = data_url(str(file.get("file_data") or "")) if isinstance(file, Mapping) else None
     if parsed is None:
         raise _refused(place, "A file without its data", "give file_data as a base64 data URL; a file_id is OpenAI's")

@@ -12,7 +12,14 @@ from everycall.server.gateway.formats.anthropic_response import MessageStreamPar
 from everycall.server.gateway.formats.base import refused
 from everycall.server.gateway.formats.conversation import function_choice
 from everycall.server.gateway.formats.names import allowed_name
-from everycall.server.gateway.formats.parameters import check_known, check_range, stop_sequences, unsupported
+from everycall.server.gateway.formats.parameters import (
+    check_choice,
+    check_known,
+    check_range,
+    check_schema,
+    stop_sequences,
+    unsupported,
+)
 from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.gateway.provider_response import ProviderError, ProviderResponse
 from everycall.server.provider_settings import ProviderSettings
@@ -28,6 +35,7 @@ _MAX_TOKENS = (
     (re.compile(r"claude-(?:instant|2)|claude-3-(?:haiku|opus|sonnet)"), 4_096),
     (re.compile(r"claude-3-5-"), 8_192),
     (re.compile(r"claude-opus-4(?:-[01])?(?:-\d{8}|@|$|-v)"), 32_000),
+    (re.compile(r"claude-3-7-|claude-(?:sonnet|haiku)-4(?:-[0-5])?(?:-\d{8}|@|$|-v)"), 64_000),
     (re.compile(r"claude-opus-4-[6-9]|claude-(?:opus|sonnet)-[5-9]"), 128_000),
 )
 _MAX_TOKENS_OTHERWISE = 64_000
@@ -35,6 +43,7 @@ _ONE_SAMPLING = re.compile(r"claude-(?:opus|sonnet|haiku)-(?:4-[1-9](?!\d)|[5-9]
 """Models that take temperature or top_p, but not both."""
 _NO_PREFILL = re.compile(r"claude-(?:opus|sonnet)-4-[6-9]|claude-(?:opus|sonnet|haiku)-[5-9]")
 """Models that do not continue a message of the assistant."""
+_PROPERTY = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _TOO_MANY = re.compile(r"max_tokens: \d+ > (\d+)")
 _KNOWN = frozenset(
     {"temp", "top_p", "top_k", "max_length", "stop", "response_format", "service_tier", "parallel_tool_calls"}
@@ -112,6 +121,9 @@ class AnthropicMessages:
         check_known(params, _KNOWN, "Anthropic")
         check_range(params, "temp", 0, 1, "Anthropic")
         check_range(params, "top_p", 0, 1, "Anthropic")
+        known_max = next((tokens for pattern, tokens in _MAX_TOKENS if pattern.search(family)), None)
+        if known_max is not None and (params.get("max_length") or 0) > known_max:
+            raise unsupported("max_length", "Anthropic", f"{family[:64]} answers with at most {known_max} tokens")
         sent: dict[str, Any] = {"max_tokens": params.get("max_length")}
         if sent["max_tokens"] is None:
             sent["max_tokens"] = self._max_tokens.get(model) or max_tokens_of(family)
@@ -128,8 +140,7 @@ class AnthropicMessages:
                 raise unsupported("stop", "Anthropic", "white space alone cannot be a stop sequence")
             sent["stop_sequences"] = stop
         if tier := params.get("service_tier"):
-            if tier not in ("auto", "standard_only"):
-                raise unsupported("service_tier", "Anthropic", "it may be auto or standard_only")
+            check_choice(params, "service_tier", ("auto", "standard_only"), "Anthropic")
             sent["service_tier"] = tier
         if output_config := _output_config(params.get("response_format") or {}):
             sent["output_config"] = output_config
@@ -165,10 +176,13 @@ def _tools(functions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if name in tools:
             raise refused(f"{place}.name", "Two functions have one name", f"{place}.name is used before.")
         schema = function.get("parameters") or function.get("input_schema") or {}
-        if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
-            raise refused(
-                f"{place}.parameters", "Parameters are an object", f"{place}.parameters must have type object."
-            )
+        check_schema(schema, f"{place}.parameters", "Anthropic")
+        for property_name in schema.get("properties", {}):
+            if not _PROPERTY.match(property_name):
+                remedy = "may have 64 letters, digits, _, . and -"
+                detail = f"The name of a property {remedy}, not {property_name[:64]!r}."
+                field = f"{place}.parameters.properties"
+                raise refused(field, "Anthropic does not take this property", detail)
         tool = {"name": name, "input_schema": {"type": "object", "properties": {}, **schema}}
         for member, value in function.items():
             if member in ("description", "cache_control", "strict"):

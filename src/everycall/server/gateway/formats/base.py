@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.gateway.provider_response import ProviderError, ProviderResponse
 from everycall.server.problems import ProblemError, problem
 
-__all__ = ["ApiFormat", "StreamParser", "refused"]
+__all__ = ["ApiFormat", "StreamParser", "check_members", "refused"]
 
 
 class StreamParser(Protocol):
@@ -62,3 +62,11 @@ class ApiFormat(Protocol):
 def refused(field: str, title: str, detail: str, code: str = "unsupported_parameter") -> ProblemError:
     """Return the 422 to raise for a part of a request that a provider cannot take; `field` is its place."""
     return problem(code, 422, title, detail, field=field)
+
+
+def check_members(value: Mapping[str, Any], known: Collection[str], place: str) -> None:
+    """Raise `ProblemError` 422 for a member that would be lost on the way, unless it is null or empty."""
+    for name, member in value.items():
+        if name not in known and member not in (None, [], {}, ""):
+            allowed = ", ".join(sorted(known))
+            raise refused(f"{place}.{name[:64]}", "An unknown member", f"{place} may have {allowed}.")

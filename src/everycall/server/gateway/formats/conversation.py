@@ -10,6 +10,20 @@ from everycall.server.gateway.formats.base import refused
 
 __all__ = ["arguments_object", "function_choice", "paired"]
 
+_OWNERS = {
+    "tool_calls": ("assistant",),
+    "function_call": ("assistant",),
+    "refusal": ("assistant",),
+    "audio": ("assistant",),
+    "reasoning_content": ("assistant",),
+    "tool_call_id": ("tool", "function"),
+}
+"""Which roles may have a member that not all messages may have."""
+_CALL_MEMBERS = frozenset({"id", "type", "function", "index", "cache_control"})
+"""`index` is what a stream's chunks have, and says nothing more than the order."""
+_FUNCTION_MEMBERS = frozenset({"name", "arguments", "parsed_arguments"})
+"""`parsed_arguments` are the arguments once more, as OpenAI's package parsed them."""
+
 
 def paired(messages: Sequence[Mapping[str, Any]], *, adjacent: bool) -> list[dict[str, Any]]:
     """Return the messages with an id in every tool call and its result, in the form of OpenAI's `tool_calls`.
@@ -21,8 +35,8 @@ def paired(messages: Sequence[Mapping[str, Any]], *, adjacent: bool) -> list[dic
     conversation: list[dict[str, Any]] = []
     waiting: dict[str, tuple[str, str]] = {}  # by id: the place and the function's name
     for index, message in enumerate(messages):
-        message = dict(message)
         place = f"messages[{index}]"
+        message = _checked_members(message, place)
         if message["role"] in ("tool", "function"):
             call_id = _result_id(message, waiting, place)
             del waiting[call_id]
@@ -39,6 +53,7 @@ def paired(messages: Sequence[Mapping[str, Any]], *, adjacent: bool) -> list[dic
             function = call.get("function")
             if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
                 raise refused(field, "A tool call without a function", f"{field} must have a function with a name.")
+            _check_call(call, field)
             call["id"] = str(call.get("id") or f"call_{index}_{position}")
             if call["id"] in waiting:
                 raise refused(field, "Two tool calls have one id", f"{field}.id is the id of another call, too.")
@@ -49,6 +64,32 @@ def paired(messages: Sequence[Mapping[str, Any]], *, adjacent: bool) -> list[dic
     if waiting:
         raise _unanswered(waiting)
     return conversation
+
+
+def _checked_members(message: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return a message without empty members. Raise `ProblemError` 422 for one that its role cannot have."""
+    role = message["role"]
+    checked: dict[str, Any] = {}
+    for name, value in message.items():
+        owners = _OWNERS.get(name)
+        if owners is not None and not value:
+            continue
+        if owners is not None and role not in owners:
+            detail = f"{place} has the role {role}; only a message of role {owners[0]} may have {name}."
+            raise refused(f"{place}.{name}", f"A {name} in a message of another role", detail, "invalid_request")
+        checked[name] = value
+    return checked
+
+
+def _check_call(call: Mapping[str, Any], field: str) -> None:
+    """Raise `ProblemError` 422 for a member of a tool call that no provider is sent."""
+    function = call["function"]
+    others = [(name, call[name]) for name in call if name not in _CALL_MEMBERS]
+    others += [(f"function.{name}", function[name]) for name in function if name not in _FUNCTION_MEMBERS]
+    for name, value in others:
+        if value is not None:
+            detail = f"{field} may have id, type and function with name and arguments; leave out {name[:64]}."
+            raise refused(f"{field}.{name[:64]}", "A tool call has no such member", detail)
 
 
 def arguments_object(function: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,14 @@ from everycall.server.gateway.formats.base import refused
 from everycall.server.gateway.formats.conversation import function_choice, paired
 from everycall.server.gateway.formats.names import allowed_name
 from everycall.server.gateway.formats.openai_content import content_parts
-from everycall.server.gateway.formats.parameters import check_known, check_range, stop_sequences, unsupported
+from everycall.server.gateway.formats.parameters import (
+    check_choice,
+    check_known,
+    check_range,
+    check_schema,
+    stop_sequences,
+    unsupported,
+)
 from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.gateway.request import PAREA_DEFAULTS
 
@@ -27,6 +34,12 @@ CALL_ID_CHARS_MAX = 40
 _REASONING = re.compile(r"(?:ft:)?(?:o\d|gpt-[5-9]|codex)")
 _FIXED_SAMPLING = re.compile(r"(?:ft:)?(?:o\d|gpt-5(?!\.\d|-chat))")
 """Models that refuse sampling parameters whatever their value."""
+_WITHOUT_STOP = re.compile(r"(?:ft:)?(?:o3(?!-mini)|o4|gpt-5(?!\.\d|-chat))")
+"""Models that refuse stop sequences."""
+_TIERS = ("auto", "default", "flex", "scale", "priority")
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+_VERBOSITIES = ("low", "medium", "high")
+FUNCTIONS_MAX = 128
 _PARTICIPANT = re.compile(r"[^\s<|\\/>]{1,64}\Z")
 
 _NAMES = {
@@ -85,7 +98,7 @@ def _parameters(request: ProviderRequest, family: str, *, is_compatible: bool) -
     params = request.params
     names = _COMPATIBLE_NAMES if is_compatible else _NAMES
     check_known(params, {*names, "max_length"}, "A compatible server" if is_compatible else "OpenAI")
-    sent = {theirs: params[name] for name, theirs in names.items() if name in params}
+    sent = {theirs: params[name] for name, theirs in names.items() if name in params and params[name] not in ([], {})}
     is_reasoning = not is_compatible and is_reasoning_model(family)
     if not is_compatible:
         _check_openai(params, family, request.messages)
@@ -104,7 +117,14 @@ def _check_openai(params: Mapping[str, Any], family: str, messages: Sequence[Map
     check_range(params, "top_p", 0, 1, "OpenAI")
     check_range(params, "frequency_penalty", -2, 2, "OpenAI")
     check_range(params, "presence_penalty", -2, 2, "OpenAI")
-    stop_sequences(params, "OpenAI", 4)
+    if stop_sequences(params, "OpenAI", 4) and _WITHOUT_STOP.match(family):
+        raise unsupported("stop", "OpenAI", f"{family[:64]} takes no stop sequences; leave out stop")
+    check_choice(params, "service_tier", _TIERS, "OpenAI")
+    check_choice(params, "reasoning_effort", _EFFORTS, "OpenAI")
+    check_choice(params, "verbosity", _VERBOSITIES, "OpenAI")
+    for bias in (params.get("logit_bias") or {}).values():
+        if not -100 <= bias <= 100:
+            raise unsupported("logit_bias", "OpenAI", "each value may be -100 to 100")
     if _FIXED_SAMPLING.match(family):
         for name in _SAMPLING:
             if params.get(name) not in (None, getattr(PAREA_DEFAULTS, name)):
@@ -113,9 +133,22 @@ def _check_openai(params: Mapping[str, Any], family: str, messages: Sequence[Map
         for name in ("reasoning_effort", "verbosity"):
             if params.get(name) is not None:
                 raise unsupported(name, "OpenAI", f"{family[:64]} does not reason; leave out {name}")
-    response_format = params.get("response_format") or {}
-    if response_format.get("type") == "json_object" and "json" not in json.dumps(list(messages)).lower():
+    _check_response_format(params.get("response_format"), messages)
+
+
+def _check_response_format(response_format: Any, messages: Sequence[Mapping[str, Any]]) -> None:
+    if response_format is None:
+        return
+    kind, schema = response_format.get("type"), response_format.get("json_schema")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise unsupported("response_format", "OpenAI", "its type may be text, json_object or json_schema")
+    if kind == "json_object" and "json" not in json.dumps(list(messages)).lower():
         raise unsupported("response_format", "OpenAI", "json_object needs the word JSON in a message")
+    if kind == "json_schema":
+        name = schema.get("name") if isinstance(schema, Mapping) else None
+        if not isinstance(name, str) or allowed_name(name) != name:
+            remedy = "json_schema needs a name of up to 64 letters, digits, _ and -"
+            raise unsupported("response_format", "OpenAI", remedy)
 
 
 def _tool_choice(choice: str, *, is_compatible: bool) -> Any:
@@ -127,6 +160,9 @@ def _tool_choice(choice: str, *, is_compatible: bool) -> Any:
 
 def _checked_tools(functions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the functions as tools. Raise `ProblemError` 422 for two of one name, and for members OpenAI lacks."""
+    if len(functions) > FUNCTIONS_MAX:
+        detail = f"OpenAI takes {FUNCTIONS_MAX} functions at most; there are {len(functions)}."
+        raise refused("functions", "Too many functions", detail)
     tools: dict[str, dict[str, Any]] = {}
     for index, function in enumerate(functions):
         place = f"functions[{index}]"
@@ -153,8 +189,11 @@ def _checked_tools(functions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def _object_schema(schema: Any, place: str) -> dict[str, Any]:
-    if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
-        raise refused(place, "A function's parameters are an object", f"{place} must be a JSON Schema of type object.")
+    check_schema(schema, place, "OpenAI")
+    for name in ("enum", "not"):
+        if name in schema:
+            detail = f"{place}.{name} cannot be sent to OpenAI: use it inside of a property."
+            raise refused(f"{place}.{name}", "OpenAI does not take this schema", detail)
     return {"type": "object", "properties": {}, **schema}
 
 
@@ -173,12 +212,17 @@ def _checked(message: dict[str, Any]) -> dict[str, Any]:
         raise refused(f"{place}.name", "OpenAI does not take this name", detail, "invalid_request")
     message["content"] = content_parts(message.get("content"), role, place)
     if calls := message.get("tool_calls"):
-        message["tool_calls"] = [_checked_call(call) for call in calls]
+        message["tool_calls"] = [
+            _checked_call(call, f"{place}.tool_calls[{index}]") for index, call in enumerate(calls)
+        ]
         message["content"] = message["content"] or None
     return message
 
 
-def _checked_call(call: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_call(call: Mapping[str, Any], place: str) -> dict[str, Any]:
+    if call.get("cache_control"):
+        detail = f"{place}.cache_control cannot be sent to OpenAI, which caches by itself: leave it out."
+        raise refused(f"{place}.cache_control", "OpenAI takes no cache_control", detail)
     function = call["function"]
     sent = {"name": allowed_name(function["name"]), "arguments": _arguments_text(function)}
     return {"id": allowed_name(call["id"], CALL_ID_CHARS_MAX), "type": "function", "function": sent}

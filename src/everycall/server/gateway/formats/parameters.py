@@ -7,13 +7,16 @@ from typing import Any
 
 from everycall.server.gateway.formats.base import refused
 
-__all__ = ["check_known", "check_range", "stop_sequences", "unsupported"]
+__all__ = ["check_choice", "check_known", "check_range", "check_schema", "stop_sequences", "unsupported"]
 
 
 def check_known(params: Mapping[str, Any], known: Collection[str], provider: str) -> None:
-    """Raise `ProblemError` 422 for the first parameter that the provider does not have. False and 0 ask for nothing."""
+    """Raise `ProblemError` 422 for the first parameter that the provider does not have.
+
+    False, 0 and what is empty ask for nothing, except for a `seed`.
+    """
     for name, value in params.items():
-        if name not in known and value not in (False, 0, None):
+        if name not in known and (value or (name == "seed" and value is not None)):
             raise unsupported(name, provider, f"leave out {name}")
 
 
@@ -22,6 +25,25 @@ def check_range(params: Mapping[str, Any], name: str, minimum: float, maximum: f
     value = params.get(name)
     if value is not None and not minimum <= value <= maximum:
         raise unsupported(name, provider, f"it may be {minimum:g} to {maximum:g}")
+
+
+def check_choice(params: Mapping[str, Any], name: str, choices: Collection[str], provider: str) -> None:
+    """Raise `ProblemError` 422 for a value that the provider does not know."""
+    if params.get(name) is not None and params[name] not in choices:
+        raise unsupported(name, provider, f"it may be {', '.join(choices)}")
+
+
+def check_schema(schema: Any, place: str, provider: str) -> None:
+    """Raise `ProblemError` 422 if the schema of a function's parameters is not that of an object with named members."""
+    if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
+        title, detail = "A function's parameters are an object", "must be a JSON Schema of type object"
+        raise refused(place, title, f"{place} {detail}.", "invalid_request")
+    if not isinstance(schema.get("properties", {}), Mapping):
+        raise refused(place, "Properties are an object", f"{place}.properties must be an object.", "invalid_request")
+    for name in ("oneOf", "anyOf", "allOf"):
+        if name in schema:
+            detail = f"{place}.{name} cannot be sent to {provider}: use it inside of a property."
+            raise refused(f"{place}.{name}", f"{provider} does not take this schema", detail)
 
 
 def stop_sequences(params: Mapping[str, Any], provider: str, count_max: int | None = None) -> list[str]:
