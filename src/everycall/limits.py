@@ -114,6 +114,9 @@ PROOF_AGE_S = _time(
 ADOPT_INTERVAL_S = _time(
     "ADOPT_INTERVAL_S", 1.0, "between looks for what ended processes left, such as a pool's children"
 )
+ADOPT_FILES_MAX = _limit(
+    "ADOPT_FILES_MAX", 64, "files", "of ended processes open at once, and sent in one request if they are small"
+)
 SPOOL_CHECK_S = _time("SPOOL_CHECK_S", 0.25, "between looks whether somebody deleted or cut the spool's files")
 BOUND_INTERVAL_S = _time("BOUND_INTERVAL_S", 10.0, "between looks at the size of the whole spool directory")
 OUTAGE_WARN_S = _time("OUTAGE_WARN_S", 5.0, "an outage is logged once it has lasted this long; an exit says so itself")

@@ -54,14 +54,14 @@ def ship(sink: Sink) -> None:
     code = f"""
 import sys
 from everycall._ledger import Balance
-from everycall._delivery.sender import ship_segment
+from everycall._delivery.batch import ship_segments
 from everycall._delivery.segment import adoptable
 from everycall._delivery.transport import Transport
 from everycall.paths import spool_root
 transport = Transport({sink.address!r}, compress=False, client="ship:1:1", user_agent="test")
 for folder in sorted(spool_root().iterdir()):
     for segment in adoptable(folder):
-        ship_segment(segment, transport, None, Balance(0, 0, 0), folder)
+        ship_segments([segment], transport, None, Balance(0, 0, 0), folder)
 left = [p for p in spool_root().rglob("*.spool")]
 sys.exit(len(left))
 """

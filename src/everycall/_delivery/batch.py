@@ -6,6 +6,7 @@ The sender and `everycall ship` use it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from everycall import _guard, limits
@@ -18,18 +19,19 @@ from everycall._ledger import Balance
 from everycall.errors import Loss
 from everycall.record import decode
 
-__all__ = ["Outcome", "Stuck", "deliver", "ship_segment"]
+__all__ = ["Outcome", "Stuck", "deliver", "ship_segments"]
 
 Outcome = tuple[int, dict[Loss, int]]
 """How many lines were delivered, and how many were lost for which reason."""
 
 
 class Stuck(Exception):
-    """The endpoint cannot be reached, or not now; `receipt` says why."""
+    """The endpoint cannot be reached, or not now; `receipt` says why, `outcome` what became of earlier lines."""
 
     def __init__(self, receipt: Unreachable) -> None:
         super().__init__(receipt.reason)
         self.receipt = receipt
+        self.outcome: Outcome = 0, {}
 
 
 def deliver(chunk: Chunk, transport: Transport, key: str | None, balance: Balance, directory: Path | None) -> Outcome:
@@ -74,27 +76,53 @@ def deliver(chunk: Chunk, transport: Transport, key: str | None, balance: Balanc
     return delivered, losses
 
 
-def ship_segment(
-    segment: Segment, transport: Transport, key: str | None, balance: Balance, directory: Path | None
+def ship_segments(
+    segments: Iterable[Segment], transport: Transport, key: str | None, balance: Balance, directory: Path | None
 ) -> Outcome:
-    """Deliver an adopted segment, then delete and release it. Raise `Stuck` if the endpoint cannot be reached.
+    """Deliver adopted segments, then delete and release them; small ones share a request.
 
-    What was delivered before that is overwritten in the file, so that the next try does not send it again. A torn last
-    line is left out: the call that wrote it never returned.
+    Raise `Stuck`, with what was delivered before, if the endpoint cannot be reached. That is overwritten in the files,
+    so that the next try does not send it again. A torn last line is left out: the call that wrote it never returned.
     """
     delivered, losses = 0, dict[Loss, int]()
+    waiting = list(segments)
     try:
-        while (chunk := segment.read(limits.BATCH_BYTES_MAX)) is not None:
+        while parts := _next_parts(waiting):
+            data = b"".join(chunk.data for _, chunk in parts)
+            chunk = Chunk(data, len(data), sum(chunk.skipped for _, chunk in parts))
             count, chunk_losses = deliver(chunk, transport, key, balance, directory)
-            start, segment.sent = segment.sent, chunk.end
-            segment.discard_sent(start)
+            for segment, part in parts:
+                start, segment.sent = segment.sent, part.end
+                if segment.sent < segment.size:
+                    segment.discard_sent(start)
             delivered += count
             for loss, lost in chunk_losses.items():
                 _add(losses, loss, lost)
-        segment.remove()
+    except Stuck as stuck:
+        stuck.outcome = delivered, losses
+        raise
     finally:
-        segment.release()
+        for segment in waiting:
+            segment.release()
     return delivered, losses
+
+
+def _next_parts(waiting: list[Segment]) -> list[tuple[Segment, Chunk]]:
+    """Return what the next request takes, oldest first; segments that have nothing left are deleted."""
+    parts: list[tuple[Segment, Chunk]] = []
+    size = count = 0
+    for segment in list(waiting):
+        chunk = segment.read(limits.BATCH_BYTES_MAX)
+        if chunk is None:
+            segment.remove()
+            segment.release()
+            waiting.remove(segment)
+            continue
+        size, count = size + len(chunk.data), count + chunk.data.count(b"\n")
+        if parts and (size > limits.BATCH_BYTES_MAX or count > limits.BATCH_RECORDS_MAX):
+            break
+        parts.append((segment, chunk))
+    return parts
 
 
 def _add(losses: dict[Loss, int], loss: Loss, count: int) -> None:

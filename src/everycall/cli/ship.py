@@ -5,11 +5,13 @@ Running processes hold a lock on their spool files; those are skipped. What cann
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from everycall._delivery.batch import Stuck, ship_segment
+from everycall import limits
+from everycall._delivery.batch import Stuck, ship_segments
 from everycall._delivery.folder import REFUSED_DIR, SUFFIX, target_of
 from everycall._delivery.segment import adoptable
 from everycall._delivery.spool import client_name
@@ -107,19 +109,20 @@ def _ship_folder(directory: Path, endpoint: str | None, api_key: str | None) -> 
         requires_proof=lambda: settings.requires_proof,
     )
     adopted = 0
+    segments = adoptable(directory)
     try:
-        for segment in adoptable(directory):
-            adopted += 1
-            pending = segment.pending()
-            report.records += pending
+        while group := list(itertools.islice(segments, limits.ADOPT_FILES_MAX)):
+            adopted += len(group)
+            report.records += sum(segment.pending() for segment in group)
             if report.problem is not None:  # the endpoint could not be reached: only count
-                segment.release()
+                for segment in group:
+                    segment.release()
                 continue
             try:
-                delivered, losses = ship_segment(segment, transport, settings.key(), Balance(0, 0, 0), directory)
+                delivered, losses = ship_segments(group, transport, settings.key(), Balance(0, 0, 0), directory)
             except Stuck as stuck:
                 report.problem = str(stuck)
-                continue
+                delivered, losses = stuck.outcome
             report.shipped += delivered
             report.refused += losses.get(Loss.REFUSED, 0)
             report.damaged += losses.get(Loss.SPOOL_CORRUPT, 0)
