@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -129,14 +131,16 @@ async def test_no_connection_leads_to_the_next(bench: Any, monkeypatch: pytest.M
 
 
 async def test_a_time_out_leads_to_the_next(bench: Any, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everycall.limits.PROVIDER_RETRIES", 0)
+    monkeypatch.setattr("everycall.limits.PROVIDER_RETRIES", 1)
+    monkeypatch.setattr("everycall.limits.BACKOFF_FIRST_S", 0.001)
     never = threading.Event()
-    provider.reply(hold=never)
+    for _ in range(2):
+        provider.reply(hold=never)
     b = bench(timeout_s=0.2)
     answer = await b.ask()
     never.set()
     assert answer.provider == "local"
-    assert await b.attempts() == [("openai", "gpt-4o", "APITimeoutError", 1)]
+    assert await b.attempts() == [("openai", "gpt-4o", "APITimeoutError", 2)]
 
 
 async def test_the_cost_is_that_of_the_one_that_answered(bench: Any, provider: Any) -> None:
@@ -298,15 +302,16 @@ async def test_a_provider_that_wants_no_other_try_has_none(bench: Any, provider:
 async def test_the_deadline_is_for_all_tries_together(
     bench: Any, provider: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("everycall.limits.PROVIDER_TIMEOUT_S", 0.5)
-    monkeypatch.setattr("everycall.limits.BACKOFF_FIRST_S", 0.001)
+    """The first try takes 58 s by the deadline's clock, so the second is given up after 2 s."""
+    monkeypatch.setattr("everycall.limits.PROVIDER_TIMEOUT_S", 60.0)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + (58.0 if provider.requests else 0.0))
+    monkeypatch.setattr("everycall.server.gateway.retry.time", clock)
+    failing(provider, 503, times=1)
     never = threading.Event()
-    for _ in range(3):
-        provider.reply(hold=never)
-    b = bench(timeout_s=0.4, fallbacks={})
-    answer = await b.ask()
+    provider.reply(hold=never)
+    answer = await bench(timeout_s=50.0, fallbacks={}).ask()
     never.set()
-    assert answer.error.startswith("DeadlineExceeded: no answer within the 0.5 s")
+    assert answer.error.startswith("DeadlineExceeded: no answer within the 60 s")
     assert len(provider.requests) == 2
 
 
