@@ -245,9 +245,12 @@ def work(worker):
 everycall.init()
 workers = [threading.Thread(target=work, args=(w,)) for w in range(4)]
 [w.start() for w in workers]
-time.sleep(0.3)
+while len(returned) < 200:
+    time.sleep(0.005)
 everycall.shutdown(5)
-time.sleep(0.1)
+before = len(returned)
+while len(returned) < before + 50:
+    time.sleep(0.005)
 running = False
 [w.join() for w in workers]
 tell(sheet())
@@ -287,17 +290,20 @@ tell(everycall.flush(3).spooled)
 def test_many_short_flushes_do_not_hammer(sink: Sink) -> None:
     """A loop of flushes makes an attempt each, but not more than four a second."""
     sink.mode = "status:503"
-    run(
+    told, _ = run(
         sink,
         CALL
         + """
+begun = time.monotonic()
 numbered(0)
 for _ in range(40):
     everycall.flush(0.05)
+tell(time.monotonic() - begun)
 """,
         EVERYCALL_EXIT_TIMEOUT="0",
     )
-    assert 2 <= len(sink.times) <= 16
+    ((seconds,),) = told
+    assert 2 <= len(sink.times) <= 4 * seconds + 2  # the first attempt, and one at the exit
 
 
 def test_a_429_after_a_wrong_key_does_not_hide_it(sink: Sink) -> None:
@@ -325,7 +331,10 @@ def test_one_line_at_the_exit_says_what_and_why_and_where(sink: Sink, mode: str,
     if mode == "down":
         sink.stop()
     sink.mode = mode
-    _, errors = run(sink, CALL + "for n in range(20):\n    numbered(n)\n", EVERYCALL_EXIT_TIMEOUT="0.7")
+    code = CALL + "for n in range(20):\n    numbered(n)\n"
+    if mode != "hang":  # a busy machine may need longer than the exit's time for one attempt
+        code += "while everycall._runtime._current.sender.last_failure is None:\n    everycall.flush(0.1)\n"
+    _, errors = run(sink, code, EVERYCALL_EXIT_TIMEOUT="0.7")
     (line,) = errors.splitlines()
     start, end = f"everycall: 20 of 20 records not delivered yet ({reason}); kept in ", ", sent by the next process"
     assert line.startswith(start)

@@ -18,17 +18,18 @@ import pytest
 from everycall.paths import local_key_path
 
 PROGRAM = """
-import sys, time
+import sys, threading, time
 import everycall
 everycall.init(endpoint={endpoint!r})
 @everycall.trace
 def numbered(n):
     return n
 n = 0
-deadline = time.monotonic() + {seconds}
-while time.monotonic() < deadline:
+told = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), told.set()), daemon=True).start()
+while not (told.is_set() and n > 1_000):
     numbered(n); n += 1
-    time.sleep(0.0005)
+    time.sleep(0.002)
 print(n)
 print(everycall.flush(40).spooled)
 """
@@ -47,7 +48,7 @@ def serve(port: int, data: Path) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read() if process.stderr else b""
         try:
@@ -67,7 +68,8 @@ def test_a_server_killed_under_load_has_every_call_once(
     port, data = free_port(), tmp_path / "data"
     server = serve(port, data)
     program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(endpoint=f"http://127.0.0.1:{port}", seconds=8)],
+        [sys.executable, "-c", PROGRAM.format(endpoint=f"http://127.0.0.1:{port}")],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -78,7 +80,7 @@ def test_a_server_killed_under_load_has_every_call_once(
             server.kill()
             server.communicate()
             server = serve(port, data)
-        out, err = program.communicate(timeout=90)
+        out, err = program.communicate("end\n", timeout=90)
         called, left = (int(line) for line in out.split())
         assert left == 0, err
         key = local_key_path().read_text().strip()
@@ -88,7 +90,7 @@ def test_a_server_killed_under_load_has_every_call_once(
         program.kill()
         program.communicate()
         server.send_signal(signal.SIGTERM)
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
         server.communicate()
     with sqlite3.connect(data / "everycall.db") as store:
         assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -144,7 +146,7 @@ print(everycall.flush(30).spooled)
         assert sorted(map(int, found)) == list(range(1000))
     finally:
         server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=10)
+        server.communicate(timeout=60)
 
 
 @pytest.mark.slow

@@ -277,6 +277,8 @@ def test_an_outage_is_one_line_of_log_without_content(
         numbered(n, "CANARY")
         if n % 10 == 0:
             everycall.flush(0.05)
+    wait_for(lambda: [r for r in caplog.records if r.name.startswith("everycall")])
+    everycall.flush(0.3)
     ours = [r for r in caplog.records if r.name.startswith("everycall")]
     assert len(ours) == 1
     assert "CANARY" not in caplog.text
