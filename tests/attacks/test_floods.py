@@ -120,7 +120,7 @@ def test_a_request_in_progress_is_not_closed_by_a_flood(
     ).encode()
     with ExitStack() as stack, victim.connect() as waiting:
         waiting.sendall(head + body)
-        assert shared_provider.arrived.acquire(timeout=10)
+        assert shared_provider.arrived.acquire(timeout=30)
         flood(victim, stack, 1_300)
         hold.set()
         answer = victim.answer(waiting)

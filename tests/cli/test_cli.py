@@ -125,14 +125,14 @@ class Serving:
             if line.startswith("Ctrl-C"):
                 break
         match = re.search(r"serves (http://\S+)", "".join(self.said))
-        assert match, self.process.communicate(timeout=20)
+        assert match, self.process.communicate(timeout=30)
         self.address = match[1]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it as a person or a supervisor would; returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=30)
         return self.process.returncode
 
 
@@ -179,7 +179,7 @@ def test_serve_says_what_it_does_before_its_slow_imports(tmp_path: Path) -> None
         if line.startswith("Ctrl-C"):
             break
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=30)
     imported = next(place for place, line in enumerate(said) if line.endswith("| litestar\n") or "litestar." in line)
     introduction = "".join(line for line in said[:imported] if not line.startswith("import time:"))
     assert introduction.startswith(f"everycall {version('everycall')}\n  address    127.0.0.1:any free port/calls\n")

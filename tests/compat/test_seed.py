@@ -314,7 +314,7 @@ def test_latency(call: Any, provider: Any) -> None:
     provider.reply(hold=hold)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(call)
-        assert provider.arrived.acquire(timeout=10)
+        assert provider.arrived.acquire(timeout=30)
         time.sleep(0.2)
         hold.set()
         assert answer.result()["latency"] >= 0.2

@@ -110,7 +110,7 @@ def test_kill_9_at_any_moment(sink: Sink) -> None:
         process.stdout.readline()
         time.sleep(0.01 * index)
         process.kill()
-        out, _ = process.communicate(timeout=10)
+        out, _ = process.communicate(timeout=30)
         everything |= {int(line) for line in out.split("\n")[:-1] if line}
     ship(sink)
     assert everything
@@ -197,7 +197,7 @@ def test_stopped_right_after_the_call(sink: Sink) -> None:
         assert b'"n":0' in b"".join(p.read_bytes() for p in home.rglob("*.spool"))
         sink.start()
         process.send_signal(signal.SIGCONT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=30)
     finally:
         process.kill()
         process.communicate()

@@ -132,9 +132,9 @@ def stream_left(case: Case) -> None:
     reply = case.endpoint.provider.stream(pieces=[case.answered, "two"], pause_after=1)
     with case.endpoint.client.stream("POST", PATH + "/stream", json=case.body) as answer:
         assert case.answered in next(answer.iter_text())
-    reply.gone.wait(10)
+    reply.gone.wait(30)
     if not case.body.get("log_omit"):
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while case.endpoint.record(case.inference_id) is None:
             assert time.monotonic() < until
             time.sleep(0.02)

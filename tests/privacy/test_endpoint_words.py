@@ -93,7 +93,7 @@ def test_no_log_repeats_what_the_endpoint_says(
     with everycall.span(canary, inputs=f"i-{canary}"):
         pass
     everycall.flush(0.2)
-    assert echo.arrived.wait(10)
+    assert echo.arrived.wait(30)
     assert any(canary.encode() in body for body in echo.bodies)
     everycall.shutdown(0.2)
     _runtime._at_exit()

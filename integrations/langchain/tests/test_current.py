@@ -244,7 +244,7 @@ async def test_beside_a_model(tree: Any, spans: Any, is_below: Any) -> None:
 
     def wait() -> None:
         started.set()
-        assert may_end.wait(10)
+        assert may_end.wait(30)
 
     async def step(x: Any) -> Any:
         model_task = asyncio.create_task(Busy(inner=wait).ainvoke("hi"))

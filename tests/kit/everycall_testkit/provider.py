@@ -23,6 +23,9 @@ __all__ = ["FakeProvider", "Reply", "Seen"]
 RESOLVED = {"gpt-3.5-turbo": "gpt-3.5-turbo-0613", "gpt-4o": "gpt-4o-2024-08-06"}
 """The dated name with which a provider answers for an alias; other models answer under their own name."""
 
+HOLD_MAX_S = 60
+"""A reply that waits for a test goes on after this, so that a test that failed leaves no thread for ever."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -157,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         reply = self.provider.take(Seen(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
         if reply.hold is not None:
-            reply.hold.wait(10)
+            reply.hold.wait(HOLD_MAX_S)
         if gemini_wire.is_asked(path):
             if gemini_wire.is_streamed(path, reply):
                 self._stream(gemini_wire.events(path, reply), reply)
@@ -223,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         sent = 0
         for is_piece, event in events:
             if is_piece and sent == reply.pause_after:
-                reply.go.wait(10)
+                reply.go.wait(HOLD_MAX_S)
             if is_piece and sent == reply.error_after:
                 error = {"type": "overloaded_error", "message": "overloaded in the middle"}
                 self._chunk(f"event: error\ndata: {json.dumps({'type': 'error', 'error': error})}\n\n".encode())

@@ -84,7 +84,7 @@ class _StreamHandler(base._Handler):
         provider = self.provider
         reply = provider.take(base.Seen(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
         if reply.hold is not None:
-            reply.hold.wait(10)
+            reply.hold.wait(base.HOLD_MAX_S)
         if reply.status >= 400:
             error = {"type": "error", "message": reply.error, "code": None, "param": None}
             self._send(reply.status, json.dumps({"type": "error", "error": error}).encode(), reply)
@@ -131,7 +131,7 @@ class _StreamHandler(base._Handler):
         self.wfile.flush()
 
     def _pause(self, stream: StreamReply) -> None:
-        for _ in range(1_000):
+        for _ in range(base.HOLD_MAX_S * 100):
             if stream.go.wait(0.01):
                 return
             readable, _, _ = select.select([self.connection], [], [], 0)

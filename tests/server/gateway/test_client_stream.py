@@ -40,7 +40,7 @@ def parea(gateway_server: Any) -> Iterator[Parea]:
 
 def record(server: Any, inference_id: str) -> dict[str, Any]:
     """The record, once it is there."""
-    for _ in range(500):
+    for _ in range(3_000):
         answer = httpx.get(f"{server.address}/api/records/{inference_id}", headers={"x-api-key": server.key})
         if answer.status_code == 200:
             return dict(answer.json())
@@ -105,7 +105,7 @@ def test_hanging_up(parea: Parea, gateway_server: Any, provider: Any) -> None:
     scripted = provider.stream(pieces=["he", "llo"], pause_after=1)
     with parea.stream(Completion(llm_configuration=PROMPT, inference_id="left")) as stream:
         assert next(stream) == "he"
-    assert scripted.gone.wait(10)
+    assert scripted.gone.wait(30)
     assert stream.response is None
     found = record(gateway_server, "left")
     assert (found["error_type"], found["content"]) == ("abandoned", "he")
@@ -121,7 +121,7 @@ def test_hanging_up_on_an_event_loop(parea: Parea, gateway_server: Any, provider
             assert await anext(stream) == "he"
 
     asyncio.run(run())
-    assert scripted.gone.wait(10)
+    assert scripted.gone.wait(30)
     assert record(gateway_server, "left")["error_type"] == "abandoned"
 
 

@@ -104,7 +104,7 @@ async def test_when_all_go_away_the_call_is_cancelled(bench: Bench, streaming_pr
     await asyncio.gather(first.first_text(), second.first_text())
     first.close()
     second.close()
-    assert await asyncio.to_thread(scripted.gone.wait, 10)
+    assert await asyncio.to_thread(scripted.gone.wait, 30)
     for n in range(2):
         assert (await bench.record(f"s-{n}")).error_type == "abandoned"
     assert await read(bench.follow("s-2")) == "hello"  # nothing half was cached, nor is the dead call joined
