@@ -91,6 +91,39 @@ def test_what_would_be_dropped_or_refused_is_refused_by_name(
     assert provider.requests == []
 
 
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"temperature": 0}, "temperature"),
+        ({"model": "gpt-4o-mini"}, "model"),
+        ({"messages": [{"role": "user", "content": "lost"}]}, "messages"),
+        ({"tools": []}, "tools"),
+        ({"n": 2}, "n"),
+        ({"llm_configuration": {**configuration(), "temperature": 0}}, "llm_configuration"),
+        ({"llm_configuration": {**configuration(), "top_logprobs": 2}}, "llm_configuration"),
+        ({"llm_configuration": {**configuration(), "functions": [], "tools": [{"name": "f"}]}}, "llm_configuration"),
+    ],
+)
+def test_a_parameter_out_of_place_is_refused_by_name(
+    api: httpx.Client, provider: Any, body: dict[str, Any], field: str
+) -> None:
+    for path in (PATH, PATH + "/stream"):
+        answer = api.post(path, json={"llm_configuration": configuration(), **body})
+        assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert provider.requests == []
+    parea = {"x-sdk-language": "python"}
+    if "functions" not in str(body):
+        assert api.post(PATH, json={"llm_configuration": configuration(), **body}, headers=parea).status_code == 200
+
+
+def test_openais_names_of_functions_are_taken(api: httpx.Client, provider: Any) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    for tools, choice, hit in (("tools", "tool_choice", False), ("functions", "function_call", True)):
+        body = {"llm_configuration": {**configuration(), tools: [tool], choice: "required"}}
+        assert api.post(PATH, json=body).json()["cache_hit"] is hit
+    assert (provider.requests[0].body["tools"], provider.requests[0].body["tool_choice"]) == ([tool], "required")
+
+
 def test_pareas_own_clients_may_send_what_later_versions_have(api: httpx.Client, provider: Any) -> None:
     body = {"llm_configuration": configuration(another="x")}
     body["llm_configuration"]["messages"][0]["version"] = 7

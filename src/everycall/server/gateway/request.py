@@ -2,13 +2,14 @@
 
 The request has every field of Parea's documentation, and those that Parea's clients send. An empty string counts as not
 given. Unknown fields are ignored, among them the deprecated `retry`, `fallback_strategy`, `stream` and
-`eval_metric_ids`; but in messages and model parameters, which shape the answer, they are refused.
+`eval_metric_ids`. What would shape the answer is refused instead: unknown fields in the configuration, in its messages
+and its model parameters, and a parameter that is not in its place.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -23,6 +24,7 @@ __all__ = [
     "Message",
     "ModelParams",
     "UnstoredResponse",
+    "misplaced_field",
     "without_unknown_fields",
 ]
 
@@ -80,14 +82,7 @@ class ModelParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unkno
 
     def __post_init__(self) -> None:
         """Move aliases to Parea's names. Raise `ValueError` if two names of one parameter have different values."""
-        for alias, name in _ALIASES:
-            value = getattr(self, alias)
-            if value is None:
-                continue
-            if getattr(self, name) not in (None, value):
-                raise ValueError(f"{alias} and {name} are two names of one parameter; give one of them")
-            setattr(self, name, value)
-            setattr(self, alias, None)
+        _move_aliases(self, _ALIASES)
 
     def as_set(self) -> dict[str, Any]:
         """Return the parameters that are not None, by name."""
@@ -97,13 +92,29 @@ class ModelParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unkno
 
 
 _ALIASES = (("temperature", "temp"), ("max_tokens", "max_length"), ("max_completion_tokens", "max_length"))
+_CONFIGURATION_ALIASES = (("tools", "functions"), ("tool_choice", "function_call"))
+
+
+def _move_aliases(struct: msgspec.Struct, aliases: Sequence[tuple[str, str]]) -> None:
+    for alias, name in aliases:
+        value = getattr(struct, alias)
+        if value is None:
+            continue
+        if getattr(struct, name) not in (None, value):
+            raise ValueError(f"{alias} and {name} are two names of one parameter; give one of them")
+        setattr(struct, name, value)
+        setattr(struct, alias, None)
+
 
 PAREA_DEFAULTS = ModelParams(temp=1.0, top_p=1.0, frequency_penalty=0.0, presence_penalty=0.0)
 """What Parea's client sends in every request, whatever its user set; see `preparation.py`."""
 
 
-class LLMConfiguration(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Parea's `llm_configuration`. Its values override those of the deployment."""
+class LLMConfiguration(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Parea's `llm_configuration`. Its values override those of the deployment.
+
+    `tools` and `tool_choice` are OpenAI's names of `functions` and `function_call`.
+    """
 
     model: Label | None = None
     provider: Label | None = None
@@ -112,6 +123,12 @@ class LLMConfiguration(msgspec.Struct, kw_only=True, omit_defaults=True):
     history: list[Message] | None = None
     functions: list[Any] | None = None
     function_call: str | dict[str, Any] | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Move aliases to Parea's names. Raise `ValueError` if both names have different values."""
+        _move_aliases(self, _CONFIGURATION_ALIASES)
 
 
 class CompletionRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -186,8 +203,27 @@ class UnstoredResponse(CompletionResponse, frozen=True, kw_only=True):
     """The same response, whose record could not be stored yet."""
 
 
+_PARAMETERS = frozenset(ModelParams.__struct_fields__) - {"model"}
+_PLACES = dict.fromkeys(LLMConfiguration.__struct_fields__, "llm_configuration")
+_PLACES |= dict.fromkeys((*_PARAMETERS, "n", "logprobs", "top_logprobs"), "llm_configuration.model_params")
+_MISPLACED = msgspec.json.Decoder(
+    msgspec.defstruct("_Misplaced", [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in _PLACES])
+)
+"""Reads only the fields that belong into the configuration, which takes a microsecond."""
+
+
+def misplaced_field(data: bytes) -> tuple[str, str] | None:
+    """Return a field at the top of a request's JSON that would shape the answer, and where it belongs, or None."""
+    fields = _MISPLACED.decode(data)
+    for name, place in _PLACES.items():
+        value = getattr(fields, name)
+        if value is not msgspec.UNSET and bytes(value) != b"null":
+            return name, place
+    return None
+
+
 def without_unknown_fields(body: Any) -> Any:
-    """Return a decoded `CompletionRequest` without the fields that `Message` and `ModelParams` do not have.
+    """Return a decoded `CompletionRequest` without the fields that its configuration and messages do not have.
 
     Parea's clients may have fields of a later version, which their own service would ignore.
     """
@@ -200,7 +236,7 @@ def without_unknown_fields(body: Any) -> Any:
     for name in ("messages", "history"):
         if isinstance(messages := configuration.get(name), list):
             known[name] = [_known(item, Message) if isinstance(item, dict) else item for item in messages]
-    return {**body, "llm_configuration": {**configuration, **known}}
+    return {**body, "llm_configuration": _known({**configuration, **known}, LLMConfiguration)}
 
 
 def _known(fields: dict[str, Any], struct: type[msgspec.Struct]) -> dict[str, Any]:
