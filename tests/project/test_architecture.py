@@ -25,7 +25,7 @@ def test_the_layers_are_those_of_the_contract() -> None:
         [name for name in re.findall(r"\w+", layer) if (SOURCE / name).exists() or (SOURCE / f"{name}.py").exists()]
         for layer in layers
     ]
-    rows = re.findall(r"^\| (`.*`) \|$", section("Who may import whom"), re.MULTILINE)
+    rows = re.findall(r"^\| (`.*`) \|$", section("Layers"), re.MULTILINE)
     assert [re.findall(r"`(\w+)`", row) for row in rows] == expected
 
 
