@@ -116,7 +116,7 @@ class Parea:
         self._base = f"{self._settings.endpoint}{API_PATH}"
         self._cache = cache
         self._timeout_s = timeout_s
-        self._lock = threading.Lock()
+        self._lock, self._lock_pid = threading.Lock(), os.getpid()
         self._client: httpx.Client | None = None
         self._client_pid = 0
         self._pool: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
@@ -180,7 +180,7 @@ class Parea:
 
     def close(self) -> None:
         """Close the connections of synchronous calls. The client can still be used, and then opens new ones."""
-        with self._lock:
+        with self._process_lock():
             client, self._client = self._client, None
             is_own = self._client_pid == os.getpid()
         if client is not None and is_own:
@@ -298,10 +298,15 @@ class Parea:
         }
         return {"content": body, "headers": headers, "timeout": _timeout(attempts, self._timeout_s)}
 
+    def _process_lock(self) -> threading.Lock:
+        if self._lock_pid != os.getpid():  # in a forked child: a thread that is not here may hold the parent's
+            self._lock, self._lock_pid = threading.Lock(), os.getpid()
+        return self._lock
+
     def _sync_client(self) -> httpx.Client:
         import httpx
 
-        with self._lock:
+        with self._process_lock():
             if self._client is None or self._client_pid != os.getpid():  # a forked child must not share sockets
                 self._client = httpx.Client(**self._options())
                 self._client_pid = os.getpid()

@@ -105,8 +105,9 @@ CONNECT_TIMEOUT_S = _time("CONNECT_TIMEOUT_S", 2.0, "to open a connection to the
 REPORT_TIMEOUT_S = _time("REPORT_TIMEOUT_S", 1.0, "to report the balance after the last batch, also at exit")
 ANSWER_TIMEOUT_S = _time("ANSWER_TIMEOUT_S", 10.0, "to wait for a batch's receipt")
 EXIT_TIMEOUT_S = _time("EXIT_TIMEOUT_S", 2.0, "the process's exit is held up by at most this")
-FORK_WAIT_S = _time(
-    "FORK_WAIT_S", 0.5, "a fork waits for an import or a TLS step of the sender; a name look-up may hang"
+FORK_WAIT_S = _time("FORK_WAIT_S", 0.5, "a fork waits for a name look-up of the sender, which may hang")
+FORK_WAIT_MAX_S = _time(
+    "FORK_WAIT_MAX_S", 10.0, "a fork waits for an import or a TLS step of the sender, which take moments"
 )
 PROOF_AGE_S = _time(
     "PROOF_AGE_S", 5.0, "for which a server's proof holds for the client; the sender asks each connection"

@@ -210,3 +210,55 @@ def test_the_sender_imports_nothing(certificate: Path) -> None:
             sink.mode = "retry_after:Wed, 21 Oct 2015 07:28:00 GMT"
             assert run(body, EVERYCALL_ENDPOINT=sink.address, SSL_CERT_FILE=str(certificate)) == [0, []]
     assert run(body, EVERYCALL_ENDPOINT="https://127.0.0.2:9") == [0, []]  # as a remote one: compressed, by a proxy
+
+
+def test_a_fork_waits_for_an_import_and_not_for_a_name_that_hangs() -> None:
+    """The sender is held in the gate: an import is waited for longer than a look-up, which may never end."""
+    body = """
+    import json, os, threading, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import everycall
+    from everycall import limits
+    from everycall._delivery.fork_gate import gate
+    limits.FORK_WAIT_S = 0.05
+    everycall.init()
+    entered, done, told = threading.Event(), threading.Event(), []
+    def work():
+        with gate:
+            gate.is_looking_up = is_look_up
+            entered.set()
+            done.wait(20 if is_look_up else 0.5)
+            gate.is_looking_up = False
+    for is_look_up in (True, False):
+        entered.clear()
+        thread = threading.Thread(target=work); thread.start()
+        entered.wait()
+        if (pid := os.fork()) == 0:
+            everycall.trace(lambda: 1)()
+            os._exit(int(gate.was_open))
+        done.set()
+        told.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        done.clear()
+        thread.join()
+    print(json.dumps(told))
+    """
+    with Sink() as sink:
+        assert run(body, EVERYCALL_ENDPOINT=sink.address) == [0, 1]
+
+
+def test_a_client_that_was_in_use_when_a_child_was_forked() -> None:
+    """A thread of the parent held the client's lock: it works in the child, on a connection of its own."""
+    body = """
+    import json, os, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import everycall
+    client = everycall.Parea(api_key="key")
+    with client._process_lock():
+        if (pid := os.fork()) == 0:
+            client._sync_client()
+            client.close()
+            os._exit(0)
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]))
+    """
+    with Sink() as sink:
+        assert run(body, EVERYCALL_ENDPOINT=sink.address) == [0]

@@ -59,7 +59,11 @@ class Stream:
         The deadline starts when the addresses are known: a name look-up takes as long as the system lets it.
         """
         with gate:
-            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            gate.is_looking_up = True
+            try:
+                addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            finally:
+                gate.is_looking_up = False
         self.allow(self._patience_s)
         failure: OSError | None = None
         for index, (family, kind, protocol, _, address) in enumerate(addresses):

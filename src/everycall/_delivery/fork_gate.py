@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from types import TracebackType
 
 from everycall import limits
@@ -19,14 +20,16 @@ __all__ = ["ForkGate", "gate"]
 class ForkGate:
     """A re-entrant lock that `os.fork` holds while it forks; use it as a context manager.
 
-    The wait of a fork is bounded by `limits.FORK_WAIT_S`. Work in the gate must not wait for the network, name look-ups
-    excepted: these cannot be split.
+    Work in the gate ends by itself, so a fork waits for it up to `limits.FORK_WAIT_MAX_S`. Name look-ups may wait for
+    the network and cannot be split: for these, a fork waits up to `limits.FORK_WAIT_S`.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._forks = threading.local()
         self._installed = False
+        self.is_looking_up = False
+        """Whether the work in the gate is a name look-up; whoever does one sets it."""
         self.was_open = True
         """In a forked child: whether nothing was in the gate when it was forked."""
 
@@ -47,7 +50,11 @@ class ForkGate:
             )
 
     def _before(self) -> None:
-        self._forks.waited = self._lock.acquire(timeout=limits.FORK_WAIT_S)
+        begun = time.monotonic()
+        while not (acquired := self._lock.acquire(timeout=limits.FORK_WAIT_S)):
+            if self.is_looking_up or time.monotonic() - begun >= limits.FORK_WAIT_MAX_S:
+                break
+        self._forks.waited = acquired
 
     def _after_in_parent(self) -> None:
         if self._forks.waited:
@@ -56,6 +63,7 @@ class ForkGate:
     def _after_in_child(self) -> None:
         self.was_open = bool(self._forks.waited)
         self._lock = threading.RLock()
+        self.is_looking_up = False
 
 
 gate = ForkGate()
