@@ -325,6 +325,7 @@ SAME_ANSWER_MAX = _limit(
 )
 TRACE_MODELS_MAX = _limit("TRACE_MODELS_MAX", 128, "models", "told apart in one trace's summary")
 CACHE_USES_MAX = _limit("CACHE_USES_MAX", 10_000, "uses", "of stored responses noted in memory between two evictions")
+SCRUB_WAIT_S = _time("SCRUB_WAIT_S", 0.25, "for readers, to empty the log of content that is left out since")
 WAL_BYTES_MAX = _limit(
     "WAL_BYTES_MAX", 64 * MIB, "bytes", "of the write-ahead log before it is moved into the database"
 )

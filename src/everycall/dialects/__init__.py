@@ -6,8 +6,9 @@ for what arrives by OTLP; nothing here knows of a server, a store or a clock.
 
 from everycall.dialects.join import is_partial, join, join_halves
 from everycall.dialects.logs import is_of_a_call, translate_logs
+from everycall.dialects.marks import DIALECT
 from everycall.dialects.spans import Event, LogEvent, Scope, Span
-from everycall.dialects.translate import DIALECT, inference_id, translate
+from everycall.dialects.translate import inference_id, translate
 
 __all__ = [
     "DIALECT",

@@ -12,17 +12,14 @@ from msgspec import Raw
 
 from everycall import semconv
 from everycall.dialects.gen_ai import event_messages
+from everycall.dialects.marks import LOG_EVENTS, OMIT, PARTIAL, joined_flags
 from everycall.dialects.messages import answer_text
 from everycall.dialects.spans import Event
 from everycall.dialects.values import is_empty
 from everycall.record import ABSENT, Record, to_json, to_raw
 
-__all__ = ["LOG_EVENTS", "PARTIAL", "is_partial", "join", "join_halves", "with_log_events"]
+__all__ = ["is_partial", "join", "join_halves", "with_log_events"]
 
-PARTIAL: Final = "everycall.partial"
-"""The attribute of a record of which only log events came so far: its span fills in the rest."""
-LOG_EVENTS: Final = "everycall.log_events"
-"""The attribute with the log events of a span whose messages come one by one."""
 _OF_ANSWER: Final = (
     *("model", "content", "output", "input_tokens", "output_tokens", "total_tokens", "cost", "cost_source"),
 )
@@ -136,6 +133,8 @@ def _attributes(base: Record, part: Record) -> dict[str, Any]:
     if not isinstance(one, dict) or not isinstance(other, dict):
         return {}
     joined = {**other, **one}
+    if OMIT in one and OMIT in other:
+        joined[OMIT] = joined_flags((one[OMIT], other[OMIT]))
     events = _by_time(one.get(LOG_EVENTS), other.get(LOG_EVENTS))
     if events:
         joined[LOG_EVENTS] = events

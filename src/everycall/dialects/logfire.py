@@ -30,6 +30,7 @@ def read(source: Source) -> Reading | None:
     reading = (gen_ai.read(source) if is_model_call else None) or Reading()
     reading.dialect = "logfire"
     reading.name = source.text("logfire.msg")
+    reading.name_is_content = (reading.name is not None and reading.name != source.span.name) or None
     reading.tags = [tag for tag in strings(source.value("logfire.tags")) if tag != "LLM"] or None
     reading.user_id = first(reading.user_id, source.text("user_id"))
     reading.session_id = first(reading.session_id, _unscrubbed(source))
@@ -81,6 +82,6 @@ def _stream_halves(source: Source, reading: Reading) -> None:
     key = f"{source.span.scope.name} {source.peek('gen_ai.request.model')} {asked}"
     if source.peek("logfire.span_type") == "log":
         reading.half, reading.half_is_answer = key, True
-        reading.name = None
+        reading.name = reading.name_is_content = None
     elif reading.answer is None and reading.response_id is None and source.span.status_code != 2:
         reading.half = key

@@ -10,9 +10,10 @@ import msgspec
 
 from everycall import semconv
 from everycall.dialects import gen_ai
-from everycall.dialects.join import LOG_EVENTS, PARTIAL, with_log_events
+from everycall.dialects.join import with_log_events
+from everycall.dialects.marks import HALF, LOG_EVENTS, OMIT, PARTIAL, omit_flags
 from everycall.dialects.spans import LogEvent, Span
-from everycall.dialects.translate import HALF, translate
+from everycall.dialects.translate import translate
 from everycall.record import ABSENT, Record, to_json, to_raw
 
 __all__ = ["is_of_a_call", "response_key", "translate_logs"]
@@ -79,6 +80,9 @@ def _part(trace_id: str, span_id: str, logs: list[LogEvent]) -> Record:
     kept.pop("resource", None)
     kept.pop("otel.scope.version", None)
     kept[PARTIAL] = True
+    flags = omit_flags(*(log.attributes for log in logs), logs[0].scope.resource)
+    if flags:
+        kept[OMIT] = flags
     if events:
         kept[LOG_EVENTS] = sorted(events, key=lambda event: event["time"])
     failed = "exception.type" in attributes

@@ -29,12 +29,24 @@ def read(source: Source) -> Reading | None:
         reading.output = first(reading.output, source.value("tool_response"))
     elif reading.kind == semconv.AGENT:
         reading.name = source.text("gen_ai.agent.name", "agent_name")
-        history = source.value("pydantic_ai.all_messages", "all_messages_events")
-        reading.inputs = chat_messages(history)
-        reading.output = source.value("final_result")
+        _agent(source, reading)
     elif reading.kind == semconv.LLM:
         _first_version(source, reading)
     return reading
+
+
+def _agent(source: Source, reading: Reading) -> None:
+    """Read the run of an agent: what it was asked, up to the last message of the user, and what it answered.
+
+    The messages of a run are also those of its calls, which have records of their own. They stay an attribute if there
+    are more than a question and its answer.
+    """
+    history = chat_messages(source.value("pydantic_ai.all_messages", "all_messages_events")) or []
+    asked = max((place + 1 for place, message in enumerate(history) if message["role"] == "user"), default=0)
+    reading.inputs = history[:asked] or None
+    reading.output = first(source.value("final_result"), history[asked:])
+    if len(history) > asked + 1:
+        source.read -= {"pydantic_ai.all_messages", "all_messages_events"}
 
 
 def _first_version(source: Source, reading: Reading) -> None:

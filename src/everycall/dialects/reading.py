@@ -25,6 +25,8 @@ class Reading:
     dialect: str = ""
     kind: str | None = None
     name: str | None = None
+    name_is_content: bool | None = None
+    """Whether the name was rendered from arguments."""
     trace_name: str | None = None
     request_model: str | None = None
     response_model: str | None = None

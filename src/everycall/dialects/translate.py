@@ -23,32 +23,15 @@ from everycall.dialects import (
     traceloop,
     vercel,
 )
-from everycall.dialects.join import LOG_EVENTS, PARTIAL
+from everycall.dialects.marks import DIALECT, HALF, OMIT, RESERVED, SPAN_NAME, omit_flags
 from everycall.dialects.messages import answer_text
 from everycall.dialects.reading import Reader, Reading, Source
 from everycall.dialects.spans import STATUS_ERROR, Scope, Span
 from everycall.dialects.values import is_empty
 from everycall.record import Record, to_raw
 
-__all__ = ["ANSWER", "DIALECT", "HALF", "MARKS", "OMIT", "OMIT_ATTRIBUTES", "inference_id", "translate"]
+__all__ = ["inference_id", "translate"]
 
-DIALECT: Final = "everycall.dialect"
-"""The attribute of a record that names the vocabulary its span was read in."""
-ANSWER: Final = "everycall.answer"
-"""The attribute that stands for the id of an answer which has none; the store sets it for two records of one answer."""
-HALF: Final = "everycall.half"
-"""The attribute that names the other half of a call which comes in two spans: `{"key", "at", "answer"}`."""
-OMIT: Final = "everycall.omit"
-"""The attribute with what a span's flags leave out, of itself and below it: `inputs`, `outputs`, `all`."""
-MARKS: Final = frozenset({ANSWER, DIALECT, HALF, OMIT})
-"""Attributes by which records of foreign spans are joined; they hold no content."""
-_RESERVED: Final = MARKS | {LOG_EVENTS, PARTIAL}
-"""Attributes that only everycall itself may write: a sender's are not taken over."""
-OMIT_ATTRIBUTES: Final = {
-    "everycall.log_omit": "all",
-    "everycall.log_omit_inputs": "inputs",
-    "everycall.log_omit_outputs": "outputs",
-}
 _READERS: Final[tuple[Reader, ...]] = (
     plain.read_own,
     logfire.read,
@@ -93,9 +76,11 @@ def translate(span: Span) -> Record:
     reading = _read(source)
     _take_errors(span, reading)
     marks: dict[str, Any] = {}
-    flags = sorted(word for name, word in OMIT_ATTRIBUTES.items() if source.value(name) in (True, "true", "True", 1))
+    flags = omit_flags(span.attributes, span.scope.resource)
     if flags:
         marks[OMIT] = flags
+    if reading.name_is_content and span.name:
+        marks[SPAN_NAME] = _label(span.name)
     if reading.half is not None:
         digest = hashlib.sha256(reading.half.encode("utf-8", "surrogatepass")).hexdigest()
         duration = source.number("duration") if reading.half_is_answer else None
@@ -245,7 +230,7 @@ def _attributes(span: Span, reading: Reading, source: Source) -> dict[str, Any]:
     kept = {
         name: value
         for name, value in span.attributes.items()
-        if name not in source.read and name not in _RESERVED and not _CONTENT.match(name)
+        if name not in source.read and name not in RESERVED and not _CONTENT.match(name)
     }
     kept[DIALECT] = reading.dialect
     if reading.response_id:

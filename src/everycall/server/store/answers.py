@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from everycall import limits
-from everycall.dialects.translate import DIALECT
+from everycall.dialects.marks import DIALECT
 from everycall.record import ABSENT, Record
 
 __all__ = ["counted_in"]

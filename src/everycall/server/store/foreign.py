@@ -17,7 +17,7 @@ import msgspec
 
 from everycall import limits
 from everycall.dialects.join import join, join_halves
-from everycall.dialects.translate import ANSWER, HALF, OMIT
+from everycall.dialects.marks import ANSWER, HALF, OMIT, SPAN_NAME
 from everycall.record import ABSENT, Record, omit_from, to_json, to_raw
 from everycall.semconv import PRICED_KINDS
 from everycall.server.store.rows import Row, keeps_attribute, rewrite
@@ -30,11 +30,15 @@ _LABELS = ("end_user_identifier", "session_id", "trace_name")
 
 @dataclass(slots=True)
 class Settled:
-    """What is to be written: new rows by id, changed stored ones by id, and stored ones that go."""
+    """What is to be written: new rows by id, changed stored ones by id, and stored ones that go.
+
+    `scrub` says that content which was stored before goes, so that its bytes must go from the files too.
+    """
 
     fresh: dict[str, Row]
     changed: dict[str, StoredRow]
     gone: dict[str, StoredRow] = field(default_factory=dict)
+    scrub: bool = False
 
     def get(self, key: str | None) -> Row | None:
         """Return the row of an id, as it is to be written."""
@@ -79,7 +83,7 @@ def fill_counted(members: Mapping[str, Row], counted: Mapping[str, str]) -> dict
         if whole.error is not None and whole.error == whole.error_type and told.error is not None:
             whole = msgspec.structs.replace(whole, error=told.error, error_type=told.error_type)
         if whole is not one.record:
-            filled[inner] = _same(one, whole)
+            filled[inner] = _same(one, _omitted(whole, set(one.record.omitted)))
     return filled
 
 
@@ -156,37 +160,38 @@ class Foreign:
         return changed
 
     def _omit(self, project: int, settled: Settled) -> None:
-        """Leave out what flags on a span or above it cover; a span that omits all leaves a mark for those below it."""
+        """Leave out what flags on a span or above it cover; what omits all leaves a mark for what comes later."""
         keys = _from_the_top(settled, [*settled.fresh, *settled.changed])
-        marks = self._marks(project, {row.record.parent_id for key in keys if (row := settled.get(key)) is not None})
-        dropped: dict[str, set[str]] = dict(marks)
+        parents = {row.record.parent_id for key in keys if (row := settled.get(key)) is not None}
+        dropped = self._marks(project, parents.union(keys))
         for key in keys:
             row = settled.get(key)
             if row is None or not is_foreign(row):
                 continue
-            flags = _flags(row.record) | dropped.get(row.record.parent_id or "", set())
+            above = dropped.get(row.record.parent_id or "", set())
+            flags = _flags(row.record) | above | dropped.get(key, set())
             if not flags:
                 continue
+            was_stored = key in settled.changed or bool(settled.gone)
             if "all" in flags:
                 dropped[key] = flags
                 self._mark(project, key, flags)
                 settled.drop(key)
+                settled.scrub |= was_stored
                 continue
-            if not flags <= set(row.record.omitted):
-                settled.put(_same(row, _omitted(row.record, flags)))
+            record = _omitted(row.record, flags)
+            if record != row.record:
+                settled.put(_same(row, record))
+                settled.scrub |= was_stored
 
     def _marks(self, project: int, keys: Iterable[str | None]) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        for key in keys:
-            if key is None:
-                continue
-            row = self._connection.execute(
-                "SELECT flags FROM span_joins WHERE project = ? AND key = ? AND flags IS NOT NULL",
-                (project, f"omit {key}"),
-            ).fetchone()
-            if row is not None:
-                found[key] = set(row[0].split(","))
-        return found
+        """Return the flags of those of these spans that were left out whole."""
+        rows = self._connection.execute(
+            "SELECT j.value, s.flags FROM json_each(?) j CROSS JOIN span_joins s"
+            " ON s.project = ? AND s.key = 'omit ' || j.value WHERE s.flags IS NOT NULL",
+            (msgspec.json.encode([key for key in keys if key is not None]).decode(), project),
+        )
+        return {key: set(flags.split(",")) for key, flags in rows}
 
     def _mark(self, project: int, key: str, flags: set[str]) -> None:
         self._connection.execute(
@@ -265,6 +270,10 @@ class Foreign:
 
 def _omitted(record: Record, flags: set[str]) -> Record:
     """Return the record without what flags (`inputs`, `outputs`) leave out; what joins it to others stays."""
+    if record.attributes is not ABSENT and SPAN_NAME.encode() in bytes(record.attributes):
+        name = (to_json(record.attributes) or {}).get(SPAN_NAME)
+        if isinstance(name, str):
+            record = msgspec.structs.replace(record, name=name)
     return omit_from(record, flags, keep_attribute=keeps_attribute)
 
 

@@ -30,6 +30,8 @@ class Ingest:
     def __init__(self, connection: sqlite3.Connection, prices: PriceBook | None = None) -> None:
         self._connection = connection
         self._prices = prices
+        self.scrub = False
+        """Whether content was left out that is still in the files: after the commit, the log must be truncated."""
         self._projects: dict[str, int] = {}
         self._last_record = 0
         self._traces = TraceRows(connection)
@@ -168,6 +170,7 @@ class Ingest:
     def _store(self, project: int, rows: Sequence[Row], stored: Sequence[StoredRow]) -> None:
         """Write new rows and changed ones, and settle the traces that they are in or leave."""
         settled = self._foreign.settle(project, rows, {one.after.record.inference_id: one for one in stored})
+        self.scrub |= settled.scrub or any(_loses_content(one) for one in stored)
         new, changed = mark_duplicates(
             self._connection, project, list(settled.fresh.values()), list(settled.changed.values())
         )
@@ -238,3 +241,8 @@ class Ingest:
 def _place_in_tree(record: Record) -> tuple[Any, ...]:
     """Return what decides where a record stands in its trace's tree, and what the tree is called."""
     return record.trace_id, record.parent_id, record.start_time_unix_nano, record.name
+
+
+def _loses_content(stored: StoredRow) -> bool:
+    """Tell whether a change leaves out content that the stored record has."""
+    return not set(stored.after.record.omitted) <= set(stored.before.record.omitted)

@@ -89,6 +89,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = OFF")
+            connection.execute("PRAGMA secure_delete = ON")  # omitted content that was stored goes from the file too
             page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
             connection.execute(f"PRAGMA wal_autocheckpoint = {limits.WAL_BYTES_MAX // page_bytes}")
             connection.execute(f"PRAGMA journal_size_limit = {limits.WAL_BYTES_MAX}")

@@ -14,7 +14,7 @@ from msgspec import Raw
 from everycall import limits
 from everycall._pricing.price_book import PRICE_FIELDS, PriceBook
 from everycall.dialects.join import is_partial, join
-from everycall.dialects.translate import ANSWER, DIALECT, MARKS
+from everycall.dialects.marks import ANSWER, DIALECT, MARKS
 from everycall.record import ABSENT, Record, decode, encode, is_safe_attribute, omit_from
 from everycall.semconv import ERROR, GEN_AI_RESPONSE_ID, PRICED_KINDS
 from everycall.server.store.errors import StoreError

@@ -26,6 +26,7 @@ from everycall.server.store.catalog import put_client
 from everycall.server.store.errors import StoreBusy, StoreError
 from everycall.server.store.faults import DatabaseFile, Faults, FaultyFile, about_file, fault_of, unwritable_reason
 from everycall.server.store.ingest import Ingest
+from everycall.server.store.opening import LOCK_WAIT_S
 from everycall.server.store.rows import Row, Unstorable, prepare
 from everycall.server.store.spending import spend
 from everycall.server.store.values import ClientReport, Commit, Expense, Refusal
@@ -158,7 +159,7 @@ class Writer:
         self._faults.clear()
 
     def _gather(self) -> list[Job]:
-        """Return the jobs of the next transaction; none when the store is closed, or a fault is to be probed.
+        """Return the jobs of the next transaction; none when the store is closed, or there is something to try again.
 
         If the last transaction had several jobs, wait `limits.COMMIT_DELAY_S` for others to join the first one, or
         `limits.COMMIT_DELAY_SINGLE_S` if none of them is a batch: somebody waits for each single record, as for that of
@@ -184,7 +185,7 @@ class Writer:
                     self._wake.wait(deadline - now)
                 elif self._closing:
                     return []
-                elif self._faults.present is None:
+                elif self._faults.present is None and not self._ingest.scrub:
                     self._wake.wait()
                 elif not self._wake.wait(limits.PROBE_INTERVAL_S):
                     return []
@@ -201,6 +202,7 @@ class Writer:
             results = self._work(jobs)
             self._connection.execute("COMMIT")
             self._check_file()
+            self._scrub()
         except Exception as error:  # noqa: BLE001 - the one guard of this thread: a defect must not stop all writing
             self._undo()
             self._recover(jobs, error)
@@ -216,6 +218,20 @@ class Writer:
         """Raise `FaultyFile` if the database was deleted, replaced or cut: what is committed there would be lost."""
         if self._file is not None:
             self._file.check()
+
+    def _scrub(self) -> None:
+        """Move the write-ahead log into the database and empty it, if it has content that a flag left out since.
+
+        A reader can keep the log in use; then it is tried again after the next commit, or after a while.
+        """
+        if not self._ingest.scrub:
+            return
+        self._connection.execute(f"PRAGMA busy_timeout = {int(limits.SCRUB_WAIT_S * 1000)}")
+        try:
+            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(LOCK_WAIT_S * 1000)}")
+        self._ingest.scrub = bool(busy)
 
     def _recover(self, jobs: list[Job], error: Exception) -> None:
         """Try again one by one the jobs that failed together, or fail them."""
@@ -280,6 +296,7 @@ class Writer:
             self._report(batch)
             self._connection.execute("COMMIT")
             self._check_file()
+            self._scrub()
         except (sqlite3.Error, FaultyFile) as error:
             self._undo()
             _fail([batch], self._faults.report(fault_of(error, self._path)))

@@ -1,0 +1,65 @@
+"""Attributes by which records of foreign spans are joined, and the flags that leave content out.
+
+Only everycall writes the marks: an attribute of such a name that a sender sets is not taken over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+__all__ = [
+    "ANSWER",
+    "DIALECT",
+    "HALF",
+    "LOG_EVENTS",
+    "MARKS",
+    "OMIT",
+    "PARTIAL",
+    "RESERVED",
+    "SPAN_NAME",
+    "joined_flags",
+    "omit_flags",
+]
+
+DIALECT: Final = "everycall.dialect"
+"""The vocabulary that the span was read in."""
+ANSWER: Final = "everycall.answer"
+"""Stands for the id of an answer that has none; the store sets it for two records of one answer."""
+HALF: Final = "everycall.half"
+"""The other half of a call that comes in two spans: `{"key", "at", "answer"}`."""
+OMIT: Final = "everycall.omit"
+"""What the flags of a span leave out, of itself and below it: a list of `inputs`, `outputs`, `all`."""
+SPAN_NAME: Final = "everycall.span_name"
+"""The span's own name, if the record's name was made from content. It replaces that name where content is left out."""
+PARTIAL: Final = "everycall.partial"
+"""True while only log records of a span have arrived: the span fills in the rest."""
+LOG_EVENTS: Final = "everycall.log_events"
+"""The log records of a span whose messages come one by one."""
+MARKS: Final = frozenset({ANSWER, DIALECT, HALF, OMIT, SPAN_NAME})
+"""The marks that hold no content: they stay where content is left out."""
+RESERVED: Final = MARKS | {PARTIAL, LOG_EVENTS}
+
+_FLAGS: Final = {
+    "everycall.log_omit": "all",
+    "everycall.log_omit_inputs": "inputs",
+    "everycall.log_omit_outputs": "outputs",
+}
+_OFF: Final = frozenset({"", "0", "0.0", "false", "no", "off", "none", "null"})
+
+
+def omit_flags(*attributes: Mapping[str, Any]) -> list[str]:
+    """Return what flags in any of these attributes leave out, sorted: `all`, `inputs`, `outputs`.
+
+    Whatever does not clearly say no sets a flag: `true`, `"True"`, `1`, `"yes"`, and also a value that nobody expects.
+    """
+    return sorted({side for name, side in _FLAGS.items() if any(_is_on(values.get(name)) for values in attributes)})
+
+
+def joined_flags(values: Iterable[Any]) -> list[str]:
+    """Return the flags of several `OMIT` marks together, sorted."""
+    return sorted({flag for value in values if isinstance(value, list) for flag in value if isinstance(flag, str)})
+
+
+def _is_on(value: Any) -> bool:
+    return value is not None and str(value).strip().lower() not in _OFF
