@@ -421,3 +421,20 @@ def test_attributes_that_only_everycall_may_write(sender: httpx.Client) -> None:
         for _ in range(2):
             assert partial_success(send(sender, export(span_json("01", attributes=attributes)))) == (0, "")
     assert set(names) & set(stored(sender)["span 01"]["attributes"]) == set()
+
+
+def test_too_many_wrong_keys(start_victim: Callable[..., Any]) -> None:
+    """429 with Retry-After; a right key from the same address is taken."""
+    server = start_victim()
+    with server.client("wrong") as client:
+        for _ in range(1_000):
+            response = client.post("/v1/traces", content=b"", headers={"content-type": PROTOBUF})
+            if response.status_code == 429:
+                break
+            assert response.status_code == 401
+    code, message = status_of(response, PROTOBUF)
+    assert (response.status_code, code) == (429, 8)
+    assert "Try again in" in message
+    assert int(response.headers["retry-after"]) >= 1
+    with server.client() as client:
+        assert send(client, {}).status_code == 200

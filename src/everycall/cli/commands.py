@@ -148,6 +148,13 @@ def _add_serve(commands: _Commands) -> None:
     parser.add_argument(
         "--root-path", default="", metavar="PATH", help="path under which a proxy serves it, such as /calls"
     )
+    parser.add_argument(
+        "--otlp-prefix",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="another path below which OpenTelemetry's senders post, such as /collector; may be repeated",
+    )
     parser.set_defaults(run=_serve)
 
 
@@ -292,6 +299,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         hosts=tuple(arguments.allow_host),
         trusted_proxies=tuple(arguments.trusted_proxy),
         root_path=arguments.root_path.rstrip("/"),
+        otlp_prefixes=tuple(prefix.rstrip("/") for prefix in arguments.otlp_prefix),
     )
 
 

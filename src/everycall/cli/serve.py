@@ -32,6 +32,7 @@ def serve(
     hosts: tuple[str, ...] = (),
     trusted_proxies: tuple[str, ...] = (),
     root_path: str = "",
+    otlp_prefixes: tuple[str, ...] = (),
     environment: Mapping[str, str] | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM; return 0. Raise `ConfigurationError` if the options or the data cannot be used."""
@@ -48,6 +49,7 @@ def serve(
         trusted_proxies=trusted_proxies,
         prices=prices,
         root_path=root_path,
+        otlp_prefixes=otlp_prefixes,
     )
     price_book(options)  # a wrong file of prices is told before anything else
     _check_free(directory)

@@ -99,7 +99,7 @@ def create_app(options: ServerOptions, store: Store, gateway: Gateway) -> Litest
         completion.CompletionRoute(services, lambda inner: Guard(inner, access), lambda *of: _fail(handlers, *of)),
         route_handlers=[
             *records.handlers,
-            *otlp.handlers,
+            *otlp.handlers(options.otlp_prefixes),
             *query.handlers,
             *trace_logs.handlers,
             *completion.handlers,

@@ -55,6 +55,13 @@ def _lines(services: Services) -> Iterator[str]:
     yield from _metric("connections_displaced_total", "counter", text, connections.displaced)
     text = "Connections refused because all others were busy"
     yield from _metric("connections_refused_total", "counter", text, connections.refused)
+    counts = services.otlp
+    yield from _metric("otlp_spans_total", "counter", "Spans accepted by OTLP", counts.spans)
+    yield from _metric("otlp_log_records_total", "counter", "Log records accepted by OTLP", counts.log_records)
+    text = "Data points of metrics accepted by OTLP and not stored"
+    yield from _metric("otlp_metric_points_total", "counter", text, counts.metric_points)
+    text = "Spans and log records rejected in OTLP requests that were accepted"
+    yield from _metric("otlp_rejected_total", "counter", text, counts.rejected)
 
 
 def _metric(name: str, kind: str, text: str, value: float | str, labels: str = "") -> Iterator[str]:

@@ -31,6 +31,7 @@ class ServerOptions:
     as a public name behind a proxy. `trusted_proxies` are addresses or networks (`10.0.0.0/8`) of proxies. They are
     believed when they say that a browser came over TLS (`X-Forwarded-Proto`, which makes its cookie `Secure`) and below
     which path they serve (`X-Forwarded-Prefix`). `root_path` is such a path for all requests, as `/calls`.
+    `otlp_prefixes` are further paths below which OpenTelemetry's senders post, such as `/collector`.
     `prices` is a TOML file of your own prices; the default is `prices.toml` in the data directory, if it exists.
     `local_key` replaces the key file, for tests and containers.
 
@@ -47,6 +48,7 @@ class ServerOptions:
     trusted_proxies: tuple[str, ...] = ()
     prices: Path | None = None
     root_path: str = ""
+    otlp_prefixes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
@@ -67,6 +69,11 @@ class ServerOptions:
             raise ConfigurationError(
                 f"invalid root path {self.root_path!r}: use a path such as /calls, without a slash at its end"
             )
+        for prefix in self.otlp_prefixes:
+            if not is_base_path(prefix):
+                raise ConfigurationError(
+                    f"invalid OTLP prefix {prefix!r}: use a path such as /collector, without a slash at its end"
+                )
         if self.local_key is not None and len(self.local_key) < 16:
             raise ConfigurationError(
                 "the local key is too short: use at least 16 characters, or leave it out to have one created"

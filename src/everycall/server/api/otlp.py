@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
+from litestar.handlers import HTTPRouteHandler
 from litestar.types import Scope
 
 from everycall import limits
@@ -22,22 +23,20 @@ from everycall.dialects import is_of_a_call, translate, translate_logs
 from everycall.record import Record
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.otlp import answers, json_encoding, protobuf
+from everycall.server.otlp.counts import OtlpCounts
 from everycall.server.otlp.requests import JSON, PROTOBUF, Batch, Undecodable
 from everycall.server.problems import ProblemError, bad_request, problem
 from everycall.server.security import header
 from everycall.server.services import Services
 from everycall.server.store.base import Store
 
-__all__ = ["OTLP_PATHS", "handlers", "is_otlp", "status_response"]
+__all__ = ["PREFIXES", "handlers", "is_otlp", "status_response"]
 
 PREFIXES: Final = ("", "/otel", "/api/public/otel")
-"""The paths below which the routes are: the standard one, a common one, and that of Langfuse's SDK."""
-OTLP_PATHS: Final = {
-    signal: [f"{prefix}/v1/{signal}" for prefix in PREFIXES] for signal in ("traces", "logs", "metrics")
-}
+"""The paths below which the routes always are: the standard one, a common one, and that of Langfuse's SDK."""
 _PROJECT_HEADERS: Final = (b"x-everycall-project", b"x-project-name", b"langsmith-project")
 _PROJECT_ATTRIBUTES: Final = ("everycall.project.name", "openinference.project.name")
-_PLAIN_LOG: Final = "only log records of the GenAI conventions are kept, with a span or a response id"
+_PLAIN_LOG: Final = "only log records of the GenAI conventions are stored, with a span or a response id"
 
 
 def is_otlp(path: str) -> bool:
@@ -68,7 +67,6 @@ def status_response(scope: Scope, error: ProblemError) -> Response[bytes]:
     return Response(body, status_code=http_status, media_type=media_type, headers=error.headers)
 
 
-@post(OTLP_PATHS["traces"], status_code=200, include_in_schema=False)
 async def post_traces(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
     """Store spans. The same spans may be sent again at any time; an update of a span replaces what it gives."""
     media_type = _started(request)
@@ -78,10 +76,10 @@ async def post_traces(request: Request[Identity, Any, Any], services: NamedDepen
         records = await asyncio.to_thread(_records, batch)
         del data
         await _commit(services.store, request, batch, records)
-    return _answer("traces", media_type, batch)
+    services.otlp.spans += len(batch.spans)
+    return _answer("traces", media_type, batch, services.otlp)
 
 
-@post(OTLP_PATHS["logs"], status_code=200, include_in_schema=False)
 async def post_logs(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
     """Store what log records of the GenAI conventions say of calls; their spans may come before or after."""
     media_type = _started(request)
@@ -92,16 +90,17 @@ async def post_logs(request: Request[Identity, Any, Any], services: NamedDepende
             batch.reject(_PLAIN_LOG)
         records = await asyncio.to_thread(translate_logs, known)
         await _commit(services.store, request, batch, [(None, record) for record in records])
-    return _answer("logs", media_type, batch)
+    services.otlp.log_records += len(known)
+    return _answer("logs", media_type, batch, services.otlp)
 
 
-@post(OTLP_PATHS["metrics"], status_code=200, include_in_schema=False)
 async def post_metrics(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
-    """Accept metrics, so that exporters that send them see no error. They are counted and not kept."""
+    """Accept metrics, so that exporters that send them see no error. Data points are counted, and not stored."""
     media_type = _started(request)
     async with services.bodies.body(request.scope, request.receive) as data:
         batch = await _decoded(protobuf.read_metrics if media_type == PROTOBUF else json_encoding.read_metrics, data)
-    return _answer("metrics", media_type, batch)
+    services.otlp.metric_points += batch.points
+    return _answer("metrics", media_type, batch, services.otlp)
 
 
 def _started(request: Request[Identity, Any, Any]) -> str:
@@ -153,8 +152,16 @@ async def _commit(
                 batch.reject(refusal.reason)
 
 
-def _answer(signal: str, media_type: str, batch: Batch) -> Response[bytes]:
+def _answer(signal: str, media_type: str, batch: Batch, counts: OtlpCounts) -> Response[bytes]:
+    counts.rejected += batch.rejected
     return Response(answers.success(signal, media_type, batch.rejected, batch.message), media_type=media_type)
 
 
-handlers = [post_traces, post_logs, post_metrics]
+def handlers(prefixes: Iterable[str] = ()) -> list[HTTPRouteHandler]:
+    """Return the routes, below `PREFIXES` and further prefixes such as `/collector`."""
+    below = dict.fromkeys((*PREFIXES, *prefixes))
+    functions = {"traces": post_traces, "logs": post_logs, "metrics": post_metrics}
+    return [
+        post([f"{prefix}/v1/{signal}" for prefix in below], status_code=200, include_in_schema=False)(function)
+        for signal, function in functions.items()
+    ]
