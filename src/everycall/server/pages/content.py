@@ -7,18 +7,23 @@ Content is data, whatever it looks like: a shape that is not recognised as messa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from msgspec import Raw
 
+from everycall.dialects.translate import MARKS
 from everycall.record import Record, to_json
+from everycall.semconv import GEN_AI_FINISH_REASONS
 from everycall.server.pages.messages import Message, as_chats, as_message
+from everycall.server.pages.origin import Origin
 from everycall.server.pages.values import Node, Text, node_of, text_of
 
-__all__ = ["Block", "Section", "error_text_of", "sections_of", "traceback_of"]
+__all__ = ["Block", "Section", "error_text_of", "finish_reasons_of", "sections_of", "traceback_of"]
 
 _FLAGS: Final = {"inputs": "log_omit_inputs", "outputs": "log_omit_outputs"}
+_NO_MESSAGE: Final = "error"
+"""The error of a record whose sender gave neither a type nor a message: what the page has as the heading anyway."""
 _EXCEPTION_KEYS: Final = ("exception.type", "exception.message", "exception.stacktrace")
 
 
@@ -34,23 +39,33 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the record under one heading. `notes` say what is missing from it, and why."""
+    """A part of the record under one heading. `notes` say what is missing from it, and why.
+
+    `not_sent` is the sender that did not send it, None if it was sent or is everycall's own.
+    """
 
     key: str
     title: str
     blocks: tuple[Block, ...]
     notes: tuple[str, ...] = ()
     open: bool = True
+    not_sent: str | None = None
 
 
-def sections_of(record: Record) -> tuple[Section, ...]:
-    """Return the parts of a record that have something to show, in reading order."""
+def sections_of(record: Record, origin: Origin | None = None) -> tuple[Section, ...]:
+    """Return the parts of a record that have something to show, in reading order.
+
+    Of a record from another sender, inputs and output that it did not send are shown too, as not sent.
+    """
     configuration = _value(record.llm_configuration)
     inputs, settings = _inputs(record, configuration)
-    attributes = _without_exception(_value(record.attributes))
+    attributes = _shown_attributes(_value(record.attributes))
+    absent = dict.fromkeys(origin.not_sent, origin.sender) if origin else {}
+    input_notes = _notes(record, ("llm_inputs", "llm_configuration", "inputs"), "inputs")
+    output_notes = _notes(record, ("content", "output"), "outputs")
     sections = (
-        Section("inputs", "Inputs", inputs, _notes(record, ("llm_inputs", "llm_configuration", "inputs"), "inputs")),
-        Section("output", "Output", _output(record), _notes(record, ("content", "output"), "outputs")),
+        Section("inputs", "Inputs", inputs, input_notes, not_sent=absent.get("inputs")),
+        Section("output", "Output", _output(record), output_notes, not_sent=absent.get("output")),
         Section("target", "Target", _blocks(_value(record.target)), _notes(record, ("target",))),
         Section("configuration", "Configuration", settings),
         Section("metadata", "Metadata", _blocks(_value(record.metadata)), _notes(record, ("metadata",), "metadata")),
@@ -58,12 +73,15 @@ def sections_of(record: Record) -> tuple[Section, ...]:
             "attributes", "Attributes", _blocks(attributes), _notes(record, ("attributes",), "attributes"), open=False
         ),
     )
-    return tuple(section for section in sections if section.blocks or section.notes)
+    shown = tuple(section for section in sections if section.blocks or section.notes or section.not_sent)
+    return tuple(replace(section, open=True) for section in shown) if len(shown) == 1 else shown
 
 
 def error_text_of(record: Record) -> str | None:
     """Return the message of an error without the type in front of it, which the page shows as the heading."""
     text, error_type = record.error, record.error_type
+    if text == _NO_MESSAGE and not error_type:
+        return None
     if not text or not error_type:
         return text
     for name in (error_type, error_type.rpartition(".")[2]):
@@ -79,6 +97,14 @@ def traceback_of(record: Record) -> Text | None:
     attributes = _value(record.attributes)
     trace = attributes.get("exception.stacktrace") if isinstance(attributes, Mapping) else None
     return text_of(trace) if isinstance(trace, str) and trace.strip() else None
+
+
+def finish_reasons_of(record: Record) -> str | None:
+    """Return why the model stopped, in the provider's words: the attribute `gen_ai.response.finish_reasons`."""
+    attributes = _value(record.attributes)
+    reasons = attributes.get(GEN_AI_FINISH_REASONS) if isinstance(attributes, Mapping) else None
+    words = [word for word in reasons if isinstance(word, str)] if isinstance(reasons, list) else [reasons]
+    return ", ".join(word for word in words if isinstance(word, str)) or None
 
 
 def _inputs(record: Record, configuration: Any) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
@@ -147,11 +173,14 @@ def _same_messages(inputs: Mapping[str, Any], messages: Any) -> bool:
     return bool(messages) and len(inputs) == 1 and inputs.get("messages") == messages
 
 
-def _without_exception(attributes: Any) -> Any:
-    """Return the attributes without those that the error box shows; None when no others are left."""
+def _shown_attributes(attributes: Any) -> Any:
+    """Return the attributes without the exception, which has a box of its own, and without the marks of the dialects.
+
+    Return None if none are left.
+    """
     if not isinstance(attributes, Mapping):
         return attributes
-    return {key: value for key, value in attributes.items() if key not in _EXCEPTION_KEYS} or None
+    return {key: value for key, value in attributes.items() if key not in _EXCEPTION_KEYS and key not in MARKS} or None
 
 
 def _notes(record: Record, fields: tuple[str, ...], omitted: str | None = None) -> tuple[str, ...]:
