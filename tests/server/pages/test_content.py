@@ -164,7 +164,10 @@ def test_deep_json_is_shown(opening: bytes) -> None:
             sections=sections_of(shown),
             traceback=None,
             state="success",
-            base={"path": "/traces/t", "asked_project": None, "cursor": None},
+            origin=None,
+            step=False,
+            finish_reasons=None,
+            base={"path": "/traces/t", "asked_project": None, "cursor": None, "steps": None},
         )
         assert "bottom" in html
 

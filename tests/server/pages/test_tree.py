@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everycall.record import Record
-from everycall.server.pages.tree import Axis, Row, axis_of, rails, rows_of, state_of
+from everycall.record import Record, to_raw
+from everycall.server.pages.tree import Axis, Row, axis_of, fold_steps, rails, rows_of, state_of
 
 SECOND = 1_000_000_000
 
@@ -52,6 +54,36 @@ def test_a_cycle_starts_at_its_first_record_and_keeps_its_descendants() -> None:
         ("hanging", 2, "child"),
         ("c", 2, "child"),
     ]
+
+
+STEP: dict[str, Any] = {"attributes": to_raw({"everycall.dialect": "opentelemetry"})}
+
+
+def test_folded_steps_hand_their_children_to_the_call_above() -> None:
+    records = [
+        call("root", **STEP),
+        call("request", "root", 1, **STEP),
+        call("query", "request", 2, **STEP),
+        call("model", "query", 3, kind="llm"),
+        call("tool", "request", 4, kind="tool"),
+        call("inner query", "tool", 5, **STEP),
+        call("last", "root", 6, kind="llm"),
+    ]
+    rows = rows_of(records, axis_of(records))
+    folded = fold_steps(rows)
+    assert [(row.name, row.depth, row.folded) for row in folded] == [
+        ("root", 0, 2),
+        ("model", 1, 0),
+        ("tool", 1, 1),
+        ("last", 1, 0),
+    ]
+    assert [row.step for row in rows] == [False, True, True, False, False, True, False]
+
+
+def test_a_step_whose_parent_is_not_stored_keeps_its_row() -> None:
+    records = [call("orphan", "never stored", **STEP), call("model", "orphan", 1, kind="llm")]
+    rows = rows_of(records, axis_of(records))
+    assert [row.name for row in fold_steps(rows)] == ["orphan", "model"]
 
 
 names = st.integers(0, 24).map(str)

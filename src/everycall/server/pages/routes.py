@@ -19,9 +19,10 @@ from everycall.record import Record
 from everycall.server.api.http import ApiRequest, project_for
 from everycall.server.base_path import public_url
 from everycall.server.pages.addresses import read_trace_path, trace_path, with_query
-from everycall.server.pages.content import error_text_of, sections_of, traceback_of
+from everycall.server.pages.content import error_text_of, finish_reasons_of, sections_of, traceback_of
 from everycall.server.pages.filters import FIELDS, RANGES, FilterError, Filters, read_filters, unread_filters
 from everycall.server.pages.layout import frame_of, json_twin
+from everycall.server.pages.origin import is_step, origin_of
 from everycall.server.pages.rendering import STATIC_FILES, html, static_file
 from everycall.server.pages.tree import state_of
 from everycall.server.pages.views import TracesView, TraceView, record_view, status_view, trace_view, traces_view
@@ -32,6 +33,7 @@ __all__ = ["handlers"]
 
 _FOLDED: Final = {"trace_name", "end_user_identifier", "session_id", "tag", "since", "until"}
 """The filters that are in the folded part of the form."""
+_FOLDED_STEPS: Final = "folded"
 _CACHE_FOREVER: Final = "public, max-age=31536000, immutable"
 
 
@@ -101,6 +103,7 @@ async def trace_page(request: ApiRequest, services: NamedDependency[Services]) -
         selected=selected,
         cursor=parameters.get("cursor") or None,
         first_row=_first_row(parameters.get("from", "")),
+        steps_folded=_steps(parameters.get("steps", "")) is not None,
     )
     if view is None:
         raise not_found("trace")
@@ -160,6 +163,13 @@ def _first_row(text: str) -> int | None:
     return int(text)
 
 
+def _steps(text: str) -> str | None:
+    """Return how steps are shown: None for rows like any other, or `folded`."""
+    if text not in ("", _FOLDED_STEPS):
+        raise bad_request(f"steps may be {_FOLDED_STEPS!r} or absent, not {text[:80]!r}.")
+    return text or None
+
+
 def _base(request: ApiRequest, trace_id: str, cursor: str | None) -> dict[str, Any]:
     """Return the path of a trace's page, and the parameters that its links keep."""
     return {
@@ -167,6 +177,7 @@ def _base(request: ApiRequest, trace_id: str, cursor: str | None) -> dict[str, A
         "path": trace_path(trace_id),
         "asked_project": request.query_params.get("project") or None,
         "cursor": cursor,
+        "steps": _steps(request.query_params.get("steps", "")),
     }
 
 
@@ -177,6 +188,7 @@ def _trace_html(request: ApiRequest, view: TraceView, frame: dict[str, Any]) -> 
         trace_path(view.trace.trace_id, twin=True),
         project=frame["asked_project"],
         cursor=view.cursor,
+        steps=base["steps"],
         record=request.query_params.get("record"),
         **{"from": request.query_params.get("from")},
     )
@@ -185,27 +197,40 @@ def _trace_html(request: ApiRequest, view: TraceView, frame: dict[str, Any]) -> 
 
 def _links(view: TraceView, base: dict[str, Any]) -> dict[str, str | None]:
     """Return the links to the other rows of the tree and to the other parts of the trace; None where there are none."""
-    path, project = base["path"], base["asked_project"]
+    path = base["path"]
+    state = {"project": base["asked_project"], "steps": base["steps"]}
 
     def rows_from(row: int) -> str:
-        return with_query(path, project=project, cursor=view.cursor, **{"from": row})
+        return with_query(path, **state, cursor=view.cursor, **{"from": row})
 
     next_row = view.first_row + limits.TREE_ROWS
     next_part = None
     if view.next_cursor:
-        next_part = with_query(path, project=project, cursor=view.next_cursor)
+        next_part = with_query(path, **state, cursor=view.next_cursor)
     return {
         "rows_before": rows_from(max(0, view.first_row - limits.TREE_ROWS)) if view.first_row else None,
         "rows_after": rows_from(next_row) if next_row < view.tree_rows else None,
         "next_part": next_part,
-        "first_part": with_query(path, project=project) if view.cursor else None,
+        "steps": _steps_link(view, base),
+        "first_part": with_query(path, **state) if view.cursor else None,
     }
 
 
+def _steps_link(view: TraceView, base: dict[str, Any]) -> str:
+    """Return the link that folds the steps, or shows them again; it keeps the selected record."""
+    steps = None if view.steps_folded else _FOLDED_STEPS
+    record = view.record.inference_id if view.record else None
+    return with_query(base["path"], project=base["asked_project"], cursor=view.cursor, steps=steps, record=record)
+
+
 def _panel(record: Record, base: dict[str, Any]) -> dict[str, Any]:
+    origin = origin_of(record)
     return {
         "record": record,
-        "sections": sections_of(record),
+        "origin": origin,
+        "sections": sections_of(record, origin),
+        "step": is_step(record),
+        "finish_reasons": finish_reasons_of(record),
         "error_text": error_text_of(record),
         "traceback": traceback_of(record),
         "state": state_of(record),

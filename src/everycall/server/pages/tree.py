@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from everycall._pricing.records import unpriced_reason
 from everycall.record import Record
 from everycall.semconv import ABANDONED, CANCELLED, ERROR, SUCCESS
+from everycall.server.pages.origin import is_step
 
-__all__ = ["Axis", "Row", "axis_of", "rails", "rows_of", "state_of"]
+__all__ = ["Axis", "Row", "axis_of", "fold_steps", "rails", "rows_of", "state_of"]
 
 ROOT: Final = "root"
 CHILD: Final = "child"
@@ -43,6 +44,8 @@ class Row:
     `state` is success, error, cancelled or abandoned. `left`, `width` and `first_token` are percent of the axis, None
     when the record's times are not known; `first_token` is measured from the bar's start. `unpriced` says why an
     inference call has no cost; `counted_in` is the record of the same answer whose figures are in the sums instead.
+    `step` says that the record is no call (see `origin.is_step`); `folded` counts the steps below it that
+    `fold_steps` took out.
     """
 
     inference_id: str
@@ -64,6 +67,8 @@ class Row:
     cache_hit: bool | None
     omitted: tuple[str, ...]
     truncated: bool
+    step: bool = False
+    folded: int = 0
 
 
 def state_of(record: Record) -> str:
@@ -112,6 +117,26 @@ def rows_of(records: Sequence[Record], axis: Axis) -> list[Row]:
             if record.inference_id not in placed:
                 _place(record, CIRCLE, children, placed, rows, axis)
     return rows
+
+
+def fold_steps(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without the steps; what is below a step moves up to the call that the step belongs to."""
+    kept: list[Row] = []
+    path: list[tuple[int, int | None]] = []  # depth of each row above this one, and its index in `kept`
+    above_top = 0  # how many of them were taken out
+    for row in rows:
+        while path and path[-1][0] >= row.depth:
+            above_top -= path.pop()[1] is None
+        if row.step and row.depth:
+            owner = next((index for _, index in reversed(path) if index is not None), None)
+            if owner is not None:
+                kept[owner] = replace(kept[owner], folded=kept[owner].folded + 1)
+                path.append((row.depth, None))
+                above_top += 1
+                continue
+        path.append((row.depth, len(kept)))
+        kept.append(replace(row, depth=row.depth - above_top) if above_top else row)
+    return kept
 
 
 def rails(rows: Sequence[Row], depth_max: int) -> list[tuple[tuple[int, ...], bool]]:
@@ -195,6 +220,7 @@ def _row(record: Record, depth: int, placement: str, below: int, axis: Axis) -> 
         cache_hit=record.cache_hit,
         omitted=tuple(record.omitted),
         truncated=bool(record.truncated),
+        step=is_step(record),
     )
 
 

@@ -15,7 +15,8 @@ from everycall import limits
 from everycall.record import Record
 from everycall.server.health import Health, health_of
 from everycall.server.pages.filters import Filters
-from everycall.server.pages.tree import Axis, Row, axis_of, rows_of
+from everycall.server.pages.origin import Origin, origin_of
+from everycall.server.pages.tree import Axis, Row, axis_of, fold_steps, rows_of
 from everycall.server.services import Services
 from everycall.server.store.base import Store
 from everycall.server.store.values import ClientReport, StoreState, TraceSummary
@@ -76,6 +77,8 @@ class TraceView:
 
     The tree is made of one page of the store (`cursor` to `next_cursor`, `tree_rows` records). The rows drawn are
     `first_row` to `first_row + len(rows)` of it. `whole` says that this page has the entire trace.
+    `steps` counts the records that are no calls (see `origin.is_step`); with `steps_folded` they have no rows, and
+    `tree_rows` does not count them. `origin` says who sent the selected record, None for everycall itself.
     """
 
     project: str
@@ -87,7 +90,10 @@ class TraceView:
     cursor: str | None
     next_cursor: str | None
     whole: bool
+    steps: int
+    steps_folded: bool
     record: Record | None
+    origin: Origin | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +147,13 @@ async def trace_view(
     selected: str | None = None,
     cursor: str | None = None,
     first_row: int | None = None,
+    steps_folded: bool = False,
 ) -> TraceView | None:
     """Read one trace, or None when the project has no record of it.
 
     `selected` is the inference_id of the record to show; without it, the record of the first row is shown. Without
-    `first_row`, the slice of rows with the selected record is drawn. Raise `StoreError` for a cursor that the store
-    did not make.
+    `first_row`, the slice of rows with the selected record is drawn. `steps_folded`: leave out the rows of records that
+    are no calls. Raise `StoreError` for a cursor that the store did not make.
     """
     trace = await store.trace_summary(project, trace_id)
     if trace is None:
@@ -154,6 +161,9 @@ async def trace_view(
     page = await store.trace(project, trace_id, cursor)
     axis = axis_of(page.records)
     rows = rows_of(page.records, axis)
+    steps = sum(row.step for row in rows)
+    if steps_folded and steps:
+        rows = fold_steps(rows)
     if first_row is None:
         selected_row = next((index for index, row in enumerate(rows) if row.inference_id == selected), 0)
         first_row = selected_row // limits.TREE_ROWS * limits.TREE_ROWS
@@ -173,7 +183,10 @@ async def trace_view(
         cursor=cursor,
         next_cursor=page.next_cursor,
         whole=cursor is None and page.next_cursor is None,
+        steps=steps,
+        steps_folded=steps_folded,
         record=record,
+        origin=None if record is None else origin_of(record),
     )
 
 

@@ -86,10 +86,11 @@
       showCopyButtons(panel);
       address.hash = "";
       history.replaceState(null, "", address);
-      const twin = document.querySelector(".twin");
-      const data = new URL(twin.href);
-      data.searchParams.set("record", address.searchParams.get("record"));
-      twin.href = data;
+      for (const link of document.querySelectorAll(".twin, [data-keeps-record]")) {
+        const target = new URL(link.href);
+        target.searchParams.set("record", address.searchParams.get("record"));
+        link.href = target;
+      }
     } catch (error) {
       if (error.name !== "AbortError") location.assign(address);
     }
