@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec import Raw
 
-from everycall.dialects.translate import MARKS
+from everycall.dialects.marks import MARKS
 from everycall.record import Record, to_json
 from everycall.semconv import GEN_AI_FINISH_REASONS
 from everycall.server.pages.messages import Message, as_chats, as_message

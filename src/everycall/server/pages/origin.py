@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from everycall import semconv
-from everycall.dialects import DIALECT
+from everycall.dialects.marks import DIALECT
 from everycall.record import Record, to_json
 
 __all__ = ["Origin", "is_step", "origin_of"]
