@@ -203,7 +203,12 @@ async def test_an_answer_larger_than_the_cache_is_not_kept(
         ({"finish": "length", "content": ""}, {"max_length": 9}, False),  # all of it was thought
         ({"finish": "content_filter"}, {}, False),
         ({"finish": "content_filter"}, {"max_length": 9}, False),
+        ({"finish": "sensitive"}, {}, False),
+        ({"finish": "insufficient_system_resource"}, {}, False),
+        ({"finish": "content_filter: RECITATION"}, {}, False),
+        ({"finish": "STOP"}, {}, True),
         ({"content": ""}, {}, False),
+        ({"content": " \n"}, {}, False),
         ({"tool_calls": [("f", {})], "content": None}, {}, True),
     ],
     ids=str,

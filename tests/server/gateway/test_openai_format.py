@@ -82,6 +82,24 @@ def test_a_finish_reason_may_be_an_error() -> None:
         ChatStreamParser(request(), "local").feed(json.dumps({"choices": [choice]}).encode())
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"object": "error", "message": "too long", "code": 400}, "too long"),
+        ({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}, "busy"),
+        ({"choices": None, "base_resp": {"status_code": 1002, "status_msg": "rate limit"}}, "rate limit"),
+        ({"choices": [{"index": 0, "finish_reason": "network_error", "delta": {}, "message": {}}]}, "network_error"),
+    ],
+    ids=["vLLM", "Anthropic's", "MiniMax", "GLM"],
+)
+def test_errors_of_other_servers_are_errors(body: dict[str, Any], message: str) -> None:
+    for read_it in (read, lambda one: ChatStreamParser(request(), "local").feed(json.dumps(one).encode())):
+        with pytest.raises(ProviderError) as raised:
+            read_it(body)
+        assert message in raised.value.message
+    assert read({**chat({"content": "4"}), "base_resp": {"status_code": 0, "status_msg": ""}}).content == "4"
+
+
 def test_what_the_provider_behind_a_router_said_is_kept() -> None:
     error = {"message": "Provider returned error", "code": 429, "metadata": {"raw": "quota of the region"}}
     with pytest.raises(ProviderError) as raised:
@@ -181,9 +199,24 @@ BOTH = [("a", {"x": 1}), ("b", {"x": 2})]
             [{"index": 1, "id": "2", "function": {"name": "b", "arguments": ": 2}"}}],
         ],
         [[{"index": 0, "id": "1", "function": {"name": "a", "arguments": {"x": 1}}}], [{"index": 1, "function": B}]],
+        *[
+            [
+                [{**index, "id": "1", "function": {"name": "a", "arguments": '{"x"'}}],
+                [{**index, "id": "2", "function": {"name": "b", "arguments": '{"x"'}}],
+                [{**index, "id": "1", "function": {"arguments": ": 1}"}}],
+                [{**index, "id": "2", "function": {"arguments": ": 2}"}}],
+            ]
+            for index in ({"index": 0}, {})
+        ],
+        [[{"index": 0, "id": "x", "function": A}], [{"index": 1, "id": "x", "function": B}]],
+        [
+            [{"index": 0, "function": A}],
+            [{"index": 0, "function": {"name": "b", "arguments": ""}}],
+            [{"index": 0, "function": {"arguments": '{"x": 2}'}}],
+        ],
     ],
     ids=["usual", "same index", "no index", "one chunk", "no ids", "no ids apart", "empty ids", "pieces", "names again",
-         "objects"],
+         "objects", "same index in turn", "no index in turn", "same id", "names apart"],
 )  # fmt: skip
 def test_parallel_calls_are_several_calls(deltas: list[Any]) -> None:
     _, response = stream(*({"tool_calls": calls} for calls in deltas), finish="tool_calls")
@@ -267,8 +300,15 @@ async def test_stream_options_are_left_out_once_refused(provider: Any) -> None:
     assert [("stream_options" in seen.body) for seen in provider.requests] == [True, False, False]
 
 
-async def test_neutral_sampling_is_left_out_once_refused(provider: Any) -> None:
-    provider.reply(status=400, error="Unsupported parameter: 'temperature' is not supported with this model.")
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Unsupported parameter: 'temperature' is not supported with this model.",
+        "litellm.UnsupportedParamsError: O-series models don't support temperature.",
+    ],
+)
+async def test_neutral_sampling_is_left_out_once_refused(provider: Any, message: str) -> None:
+    provider.reply(status=400, error=message)
     client = ProviderClient(ProviderSettings("p", "azure", provider.root, "k", "2024-10-21"))
     for _ in range(2):
         await client.ask(request("my-o3", temp=1.0, top_p=1.0), None)
@@ -292,6 +332,17 @@ def test_the_model_of_azures_deployment_comes_from_the_settings() -> None:
     body = OpenAIChat(settings).body(request("mine", temp=1.0, max_length=9), stream=False)
     assert (body["model"], body["max_completion_tokens"], "temperature" in body) == ("mine", 9, False)
     assert "/deployments/mine/" in OpenAIChat(settings).url(request("mine"))
+
+
+@pytest.mark.parametrize("chunks", [[], [{"id": "x", "choices": [], "prompt_filter_results": []}]], ids=str)
+async def test_a_stream_without_an_answer_is_a_failure(provider: Any, chunks: list[dict[str, Any]]) -> None:
+    events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+    provider.stream(raw="".join([*events, "data: [DONE]\n\n"]).encode())
+    client = ProviderClient(ProviderSettings("p", "openai_compatible", provider.base_url))
+    with pytest.raises(ProviderError, match="IncompleteAnswer") as raised:
+        assert [text async for text in client.stream(request(), None).texts()] == []
+    assert raised.value.is_transient
+    await client.close()
 
 
 async def test_a_server_that_answers_a_stream_with_one_document_is_understood(provider: Any) -> None:

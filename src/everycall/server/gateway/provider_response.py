@@ -30,13 +30,14 @@ __all__ = [
 _SECRETS = re.compile(r"\b(?:sk|pk|key|gsk|xai)-[A-Za-z0-9_*\-.]{6,}|\bBearer\s+\S+", re.IGNORECASE)
 _MESSAGE_CHARS_MAX = 4_000  # of a provider's error text: some answer with a whole web page
 _SHORT_KEY_CHARS = 8
-_INCOMPLETE = frozenset(
+_COMPLETE = frozenset(
     {
-        "length", "max_tokens", "model_context_window_exceeded", "content_filter", "refusal", "safety", "pause_turn",
-        "error", "insufficient_system_resource",
+        "stop", "end_turn", "stop_sequence", "tool_calls", "tool_use", "function_call", "eos", "eos_token",
+        "stop_token", "complete", "completed", "end", "done", "finished",
     }
 )  # fmt: skip
-"""Finish reasons of a response that another try, or a higher limit, would make a better one."""
+"""Finish reasons of a response that says all it would say. With any other one (cut, filtered, interrupted), another try
+may give a better response."""
 _LENGTHS = frozenset({"length", "max_tokens"})
 
 
@@ -79,8 +80,10 @@ class ProviderResponse(msgspec.Struct, frozen=True, kw_only=True):
 
         An answer that was cut at a limit which the request set (`has_limit`) is what was asked for.
         """
-        cut = _INCOMPLETE - _LENGTHS if has_limit else _INCOMPLETE
-        return bool(self.content) and cut.isdisjoint(self.finish_reasons)
+        complete = _COMPLETE | _LENGTHS if has_limit else _COMPLETE
+        return bool(self.content.strip()) and complete.issuperset(
+            reason.lower() for reason in self.finish_reasons if reason
+        )
 
 
 class ProviderError(Exception):

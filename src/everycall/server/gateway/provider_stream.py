@@ -68,7 +68,7 @@ class ProviderStream:
             while chunk:
                 for event in reader.feed(chunk):
                     if event.data == _DONE:
-                        self._parser.finished = True
+                        self._parser.finished = self._parser.has_begun  # else there was no answer at all
                         with contextlib.suppress(TimeoutError, ProviderError):
                             async with asyncio.timeout(_DRAIN_S):
                                 await anext(chunks, None)

@@ -57,6 +57,7 @@ class MessageStreamParser:
 
     def __init__(self, request: ProviderRequest, provider: str) -> None:
         self.finished = False
+        self.has_begun = False
         self._request = request
         self._provider = provider
         self._body: dict[str, Any] = {}
@@ -71,6 +72,7 @@ class MessageStreamParser:
         kind = event.get("type")
         if kind == "error" or (kind is None and event.get("error")):
             raise reported_error(repaired(event.get("error")))
+        self.has_begun = self.has_begun or kind not in (None, "ping")
         if kind == "message_start" and isinstance(event.get("message"), dict):
             self._body |= {name: event["message"].get(name) for name in ("id", "model")}
             usage = event["message"].get("usage")

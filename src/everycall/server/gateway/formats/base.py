@@ -17,6 +17,8 @@ class StreamParser(Protocol):
 
     finished: bool
     """Whether the provider has said that the response is complete."""
+    has_begun: bool
+    """Whether something of a response has arrived."""
 
     def feed(self, data: bytes) -> str:
         """Read one event and return the text it adds. Raise `ProviderError` if it reports one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -83,7 +84,7 @@ class OpenAIChat:
             refusal = _NO_STREAM_OPTIONS
         elif any(name in body and name in error.message for name in _LENGTHS) and _names_a_parameter(error):
             refusal = _OTHER_LENGTH
-        elif error.param in neutral(body) or any(f"'{name}'" in error.message for name in neutral(body)):
+        elif error.param in neutral(body) or any(re.search(rf"\b{name}\b", error.message) for name in neutral(body)):
             refusal = _NO_NEUTRAL
         if not refusal or (request.model, refusal) in self._refused:
             return False

@@ -26,6 +26,8 @@ __all__ = ["ChatStreamParser", "read_response"]
 
 _RESPONSE_ERROR = "ResponseError"
 """The type of an error that a plain response reports without a status."""
+_FAILURES = ("error", "network_error")
+"""Finish reasons of a choice that failed; the second is GLM's."""
 _REASONING = ("reasoning_content", "reasoning")
 _READ = frozenset({"role", "content", "refusal", "tool_calls", "function_call", "index", *_REASONING})
 """The members of a message that have a place of their own in a response."""
@@ -38,21 +40,33 @@ def read_response(body: Mapping[str, Any], request: ProviderRequest, provider: s
 
     Some servers report an error with status 200. A filtered choice may have no message; its tokens are billed.
     """
-    if error := body.get("error"):
+    if error := _report(body):
         raise reported_error(repaired(error), _RESPONSE_ERROR)
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choices, list) or not isinstance(choice, Mapping):
         raise ProviderError("InvalidAnswer", None, f"the answer of {provider} has no message")
     finish = choice.get("finish_reason")
-    if finish == "error":
-        raise reported_error(repaired(choice.get("error") or "the provider failed"), _RESPONSE_ERROR)
+    if finish in _FAILURES:
+        raise reported_error(repaired(choice.get("error") or f"the provider failed: {finish}"), _RESPONSE_ERROR)
     message = choice.get("message")
     if message is None and isinstance(finish, str):
         message = {}
     if not isinstance(message, Mapping):
         raise ProviderError("InvalidAnswer", None, f"the answer of {provider} has no message")
     return _response(repaired(dict(body)), repaired(dict(message)), finish, choices[1:], request)
+
+
+def _report(body: Mapping[str, Any]) -> Any:
+    """Return the error that a body or a chunk reports: as `error`, as vLLM does, or as MiniMax does. Else None."""
+    if error := body.get("error"):
+        return error
+    if body.get("object") == "error" or body.get("type") == "error":
+        return body
+    status = body.get("base_resp")
+    if isinstance(status, Mapping) and status.get("status_code"):
+        return {"message": status.get("status_msg"), "code": status["status_code"]}
+    return None
 
 
 def _response(
@@ -143,6 +157,7 @@ class ChatStreamParser:
 
     def __init__(self, request: ProviderRequest, provider: str) -> None:
         self.finished = False
+        self.has_begun = False
         self._request = request
         self._provider = provider
         self._body: dict[str, Any] = {}
@@ -156,7 +171,7 @@ class ChatStreamParser:
     def feed(self, data: bytes) -> str:
         """See `StreamParser.feed`."""
         chunk = decode_object(data, self._provider)
-        if error := chunk.get("error"):
+        if error := _report(chunk):
             raise reported_error(repaired(error))
         for name in ("id", "model", "usage", "service_tier", "x_groq", *_SOURCES):
             if chunk.get(name):
@@ -165,9 +180,10 @@ class ChatStreamParser:
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, Mapping) or choice.get("index"):
             return ""
+        self.has_begun = True
         finish = choice.get("finish_reason")
-        if finish == "error":
-            raise reported_error(repaired(choice.get("error") or "the provider failed"))
+        if finish in _FAILURES:
+            raise reported_error(repaired(choice.get("error") or f"the provider failed: {finish}"))
         if isinstance(finish, str):
             self._finish, self.finished = finish, True
         if choice.get("usage") and "usage" not in self._body:
@@ -209,10 +225,13 @@ class ChatStreamParser:
     def _read_call(self, delta: Mapping[str, Any], place: int) -> None:
         """Add a part of a tool call, the `place`th of its chunk, to the call it belongs to.
 
-        Parts of a call have its index. Some servers give all calls the same index, or none: see `_begins_call`.
+        Parts of a call have its index. Some servers give all calls the same index, or none: then an id says which call
+        it is, and else `_begins_call`.
         """
-        index = delta.get("index")
+        index, call_id = delta.get("index"), delta.get("id")
         position = self._call_at.get(index) if type(index) is int else len(self._calls) - 1
+        if call_id and self._calls and position is not None and self._calls[position]["id"] != call_id:
+            position = next((at for at, call in enumerate(self._calls) if call["id"] == call_id), position)
         if position is None or position < 0 or _begins_call(self._calls[position], delta, place):
             position = len(self._calls)
             self._calls.append({"id": None})
@@ -240,7 +259,7 @@ def _begins_call(call: Mapping[str, Any], delta: Mapping[str, Any], place: int) 
         return bool(call["id"]) and delta["id"] != call["id"]
     if type(delta.get("index")) is not int and place > 0:
         return True
-    if not function.get("arguments"):
+    if not function.get("arguments") and function["name"] == known.get("name"):
         return False
     arguments = known.get("arguments")
     if isinstance(arguments, str):
