@@ -106,7 +106,7 @@ async def test_tasks_keep_what_they_were_begun_under() -> None:
 
 def test_an_unknown_flag_is_refused() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'log_omit_all'"):
-        context(log_omit_all=True)
+        context(log_omit_all=True)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from everycall.testing import capture_records
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda: everycall.trace(log_omit_input=True), r"trace\(\).*'log_omit_input'. Did you mean 'log_omit_inputs'"),
-        (lambda: everycall.span("x", input=1), r"span\(\).*'input'. Did you mean 'inputs'"),
-        (lambda: everycall.context(sesion_id="s"), r"context\(\).*'sesion_id'. Did you mean 'session_id'"),
-        (lambda: everycall.current().update(input_token=1), r"update\(\).*'input_token'. Did you mean 'input_tokens'"),
-        (lambda: everycall.current().update(qqq=1), r"update\(\).*'qqq'; use set_attribute\(\)"),
+        (lambda: everycall.trace(log_omit_input=True), r"trace\(\).*'log_omit_input'. Did you mean 'log_omit_inputs'"),  # type: ignore[call-overload]
+        (lambda: everycall.span("x", input=1), r"span\(\).*'input'. Did you mean 'inputs'"),  # type: ignore[call-arg]
+        (lambda: everycall.context(sesion_id="s"), r"context\(\).*'sesion_id'. Did you mean 'session_id'"),  # type: ignore[call-arg]
+        (lambda: everycall.current().update(input_token=1), r"update\(\).*'input_token'. Did you mean 'input_tokens'"),  # type: ignore[call-arg]
+        (lambda: everycall.current().update(qqq=1), r"update\(\).*'qqq'; use set_attribute\(\)"),  # type: ignore[call-arg]
     ],
 )
 def test_a_misspelt_keyword_names_the_nearest(use: Callable[[], Any], message: str) -> None:

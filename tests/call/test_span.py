@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from opentelemetry import trace as otel_trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags
 
 from everycall import Call, context, current, span, trace
+from everycall._call.call import OwnedCall
 from everycall.record import to_json
 from everycall.settings import Settings
 from everycall.testing import capture_records
@@ -35,7 +36,7 @@ def test_a_span_becomes_a_record() -> None:
     assert (record.total_tokens, record.usage, record.cost) == (7, {"cached": 1}, 0.5)
     assert to_json(record.attributes) == {"custom": "c"}
     assert record.inference_id == call.inference_id
-    assert record.inference_id == f"{record.trace_id}-{call.span_id}"
+    assert record.inference_id == f"{record.trace_id}-{cast(OwnedCall, call).span_id}"
     assert record.end_time_unix_nano >= record.start_time_unix_nano > 0
 
 

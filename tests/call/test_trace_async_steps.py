@@ -66,7 +66,7 @@ async def a_consumed(decorate: Decorate) -> Any:
 async def a_sent(decorate: Decorate) -> Any:
     @decorate
     async def body() -> Any:
-        got = []
+        got: list[Any] = []
         for _ in range(3):
             got.append((yield len(got)))
         yield got
@@ -179,7 +179,7 @@ async def a_broken_off_and_closed(decorate: Decorate) -> Any:
         finally:
             log.append("finally")
 
-    async with contextlib.aclosing(body()) as steps:  # type: ignore[type-var]
+    async with contextlib.aclosing(body()) as steps:
         async for item in steps:
             log.append(item)
             break
@@ -190,7 +190,7 @@ async def a_never_begun(decorate: Decorate) -> Any:
     @decorate
     async def body() -> AsyncIterator[int]:
         raise AssertionError("it must not run")
-        yield 1
+        yield 1  # type: ignore[unreachable]
 
     body()
     gc.collect()
@@ -307,7 +307,7 @@ async def a_task_cancelled_between_steps(decorate: Decorate) -> Any:
             log.append("finally")
 
     async def consume() -> None:
-        async with contextlib.aclosing(body()) as steps:  # type: ignore[type-var]
+        async with contextlib.aclosing(body()) as steps:
             async for item in steps:
                 log.append(item)
                 await asyncio.Event().wait()
@@ -357,7 +357,7 @@ async def a_context_variables(decorate: Decorate) -> Any:
         seen = [await anext(steps), await anext(steps), variable.get()]
         variable.set("by the consumer")
         seen.append(await anext(steps))
-        await steps.aclose()  # type: ignore[attr-defined]
+        await steps.aclose()
         return seen
 
     return await asyncio.get_running_loop().create_task(run(), context=contextvars.Context())
@@ -372,7 +372,7 @@ async def a_two_at_once(decorate: Decorate) -> Any:
         yield 1
 
     steps = body()
-    first = asyncio.ensure_future(anext(steps))  # type: ignore[arg-type]
+    first = asyncio.ensure_future(anext(steps))
     await asyncio.sleep(0)
     second = await caught_async(anext(steps))
     gate.set()
@@ -389,7 +389,7 @@ async def a_items_are_let_go(decorate: Decorate) -> Any:
     reference = weakref.ref(thing)
     del thing
     gone = reference() is None
-    await steps.aclose()  # type: ignore[attr-defined]
+    await steps.aclose()
     return gone
 
 

@@ -213,6 +213,7 @@ def test_a_broken_recorder_changes_nothing(break_it: Callable[[pytest.MonkeyPatc
     with pytest.MonkeyPatch.context() as patch, capture_records():
         break_it(patch)
         for fails in (False, True):
+            run: Callable[[], Any]
             for run in (
                 lambda: trace(function)(fails),
                 lambda: asyncio.run(trace(coroutine)(fails)),

@@ -185,7 +185,7 @@ def test_nothing_of_the_user_is_kept(kind: str, fails: bool) -> None:
 
     def run() -> list[weakref.ref[Any]]:
         thing = Thing()
-        seen = [weakref.ref(thing)]
+        seen: list[weakref.ref[Any]] = [weakref.ref(thing)]
         try:
             if kind == "coroutine":
                 try:
@@ -272,7 +272,7 @@ def test_a_coroutine_that_is_closed_or_collected() -> None:
 
     @trace
     async def wait() -> None:
-        await Suspend()
+        await Suspend()  # type: ignore[misc]
 
     with capture_records() as records:
         coroutine = wait()
@@ -291,14 +291,14 @@ def test_a_coroutine_that_is_never_awaited_warns_as_without_us() -> None:
     with capture_records() as records:
         for function in (wait, trace(wait)):
             with pytest.warns(RuntimeWarning, match=r"coroutine '.*wait' was never awaited"):
-                function()
+                function()  # type: ignore[unused-coroutine]
     assert records == []
 
 
 def test_a_call_ends_once() -> None:
     @trace
     def run() -> int:
-        call = current()
+        call: Any = current()
         assert call is not None
         call.end()
         call.fail(ValueError())
@@ -355,7 +355,7 @@ async def called_later() -> Any:
     loop = asyncio.get_running_loop()
     done: list[int] = []
     for i in range(8):
-        loop.call_soon(lambda i=i: done.append(child(i)))
+        loop.call_soon(lambda i=i: done.append(child(i)))  # type: ignore[misc]
     while len(done) < 8:
         await asyncio.sleep(0)
     return done

@@ -79,7 +79,7 @@ def test_a_function_keeps_its_looks(function: Any, decorate: Any) -> None:
     ):
         assert getattr(traced, name) == getattr(function, name), name
     assert traced.__globals__ is function.__globals__
-    assert traced.__wrapped__ is function
+    assert traced.__wrapped__ is function  # type: ignore[attr-defined]
     assert {k: v for k, v in vars(traced).items() if k != "__wrapped__"} == vars(function)
     assert inspect.unwrap(traced) is function
     assert inspect.getsource(traced) == inspect.getsource(function)
@@ -119,7 +119,7 @@ def test_wrappers_use_no_globals(wrap: str) -> None:
 
     from everycall._call import wrappers
 
-    wrapper = getattr(wrappers, wrap)(plain, wrappers.Plan(wrappers.Options(), "n", wrappers.Arguments()))
+    wrapper = getattr(wrappers, wrap)(plain, wrappers.Plan(wrappers.Options(), "n", wrappers.Arguments()))  # type: ignore[attr-defined]
     used = [i.argval for i in dis.get_instructions(wrapper) if i.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME"))]
     assert used == []
 
@@ -289,7 +289,7 @@ def test_a_property_keeps_its_setter() -> None:
         def __init__(self) -> None:
             self._x = 1
 
-        @trace
+        @trace  # type: ignore[prop-decorator]
         @property
         def x(self) -> int:
             return self._x
@@ -305,7 +305,7 @@ def test_a_property_keeps_its_setter() -> None:
 
     box = Box()
     with capture_records() as records:
-        box.x = 5  # type: ignore[misc]
+        box.x = 5
         assert (box.x, box.y) == (5, 5)
     assert [record.name.rpartition(".")[2] for record in records] == ["x", "y"]
 
@@ -335,7 +335,7 @@ def test_abstract_methods_stay_abstract() -> None:
         @trace
         def below(self) -> int: ...
 
-        @trace
+        @trace  # type: ignore[prop-decorator]
         @property
         @abc.abstractmethod
         def value(self) -> int: ...
@@ -402,7 +402,7 @@ def test_a_class_stays_the_class() -> None:
 
     class Grandchild(traced):  # type: ignore[misc, valid-type]
         def greet(self) -> str:
-            return "grand" + super().greet()
+            return f"grand{super().greet()}"
 
     with capture_records() as records:
         child = traced()
@@ -435,7 +435,7 @@ def test_singledispatch_in_either_order(order: str) -> None:
         trace(functools.singledispatch(kind)) if order == "above" else functools.singledispatch(trace(kind))
     )
 
-    @dispatched.register
+    @dispatched.register  # type: ignore[untyped-decorator]
     def _(x: int) -> str:
         return "int"
 

@@ -72,7 +72,7 @@ def consumed(decorate: Decorate) -> Any:
 def sent(decorate: Decorate) -> Any:
     @decorate
     def body() -> Any:
-        got = []
+        got: list[Any] = []
         for _ in range(3):
             got.append((yield len(got)))
         return got
@@ -274,7 +274,7 @@ def never_begun(decorate: Decorate) -> Any:
     @decorate
     def body() -> Iterator[int]:
         raise AssertionError("it must not run")
-        yield 1
+        yield 1  # type: ignore[unreachable]
 
     body()
     gc.collect()
@@ -396,7 +396,7 @@ def as_a_context_manager(decorate: Decorate) -> Any:
     with body() as value:
         log.append(value)
         raise ValueError("in the block")
-    return log
+    return log  # type: ignore[unreachable]
 
 
 def the_object(decorate: Decorate) -> Any:
@@ -408,7 +408,7 @@ def the_object(decorate: Decorate) -> Any:
     try:
         return type(steps), steps.__name__, steps.__qualname__, inspect.getgeneratorstate(steps), iter(steps) is steps
     finally:
-        steps.close()  # type: ignore[attr-defined]
+        steps.close()
 
 
 GENERATORS = [

@@ -128,7 +128,7 @@ async def test_steps_in_different_tasks() -> None:
 
     with capture_records() as records:
         made = steps()
-        seen = [await asyncio.create_task(made.__anext__()) for _ in range(3)]  # type: ignore[arg-type]
+        seen: list[Any] = [await asyncio.create_task(made.__anext__()) for _ in range(3)]  # type: ignore[arg-type]
         await made.aclose()  # type: ignore[attr-defined]
         assert not current().inference_id
     assert seen == [records[0].inference_id] * 3

@@ -44,8 +44,8 @@ def cut_of(value: Any) -> tuple[Any, Any]:
 # --- any JSON comes back ---
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=20),  # type: ignore[arg-type]
-    lambda below: st.lists(below, max_size=6) | st.dictionaries(st.text(st.characters(codec=None)), below, max_size=6),  # type: ignore[arg-type]
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=20),
+    lambda below: st.lists(below, max_size=6) | st.dictionaries(st.text(st.characters(codec=None)), below, max_size=6),
     max_leaves=60,
 )
 
@@ -223,7 +223,7 @@ def test_none_alone_is_absent() -> None:
 
 
 def test_a_bound_method_is_shown_by_name() -> None:
-    assert shown([Plain(1).__init__]) == ["<function Plain.__init__>"]
+    assert shown([Plain(1).__init__]) == ["<function Plain.__init__>"]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("value", [b"\xff\x00", bytearray(b"abc"), memoryview(b"abc")], ids=lambda v: type(v).__name__)
@@ -245,7 +245,7 @@ def test_cycles() -> None:
 
 
 def test_attrs() -> None:
-    attrs = pytest.importorskip("attrs")
+    attrs: Any = pytest.importorskip("attrs")
 
     @attrs.define
     class Box:
@@ -256,7 +256,7 @@ def test_attrs() -> None:
     class Below(Box):
         pass
 
-    assert shown([Box(1), Below(2)]) == [{"x": 1}, {"x": 2}]
+    assert shown([Box(1), Below(2)]) == [{"x": 1}, {"x": 2}]  # type: ignore[call-arg]
 
 
 def test_numpy() -> None:

@@ -6,6 +6,7 @@ import sys
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
+from typing import Any
 
 import openai
 import psutil
@@ -14,7 +15,7 @@ import pytest
 from everycall.demo import model, model_process
 from everycall.demo.stand_in import STAND_IN_MODEL, StandInModel, tokens_of
 
-MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello, world?"}]
+MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello, world?"}]
 ANSWER = "Sure! You asked: Hello, world? Here is a stand-in answer, the same every time."
 
 

@@ -113,7 +113,7 @@ ENTRIES = [whole, streamed, helper, by_bytes, batch, asynchronous]
 
 
 def run(way: str, entry: Callable[..., None], canary: str, outcome: str, sink: Any, provider: Any,
-        flags: dict[str, bool]) -> None:  # fmt: skip
+        flags: dict[str, Any]) -> None:  # fmt: skip
     """Run an entry with the flags given in one of the ways a user can give them."""
     everycall.init(endpoint=sink.address, **(flags if way == "init" else {}))
     if entry is batch and outcome != "error":
@@ -141,7 +141,7 @@ def run(way: str, entry: Callable[..., None], canary: str, outcome: str, sink: A
 @pytest.mark.parametrize("flags", FLAGS, ids="+".join)
 def test_nothing_omitted_leaves(
     sink: Any, provider: Any, tmp_path: Path, canary: str, caplog: pytest.LogCaptureFixture,
-    entry: Callable[..., None], outcome: str, flags: dict[str, bool], monkeypatch: pytest.MonkeyPatch,
+    entry: Callable[..., None], outcome: str, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Whichever way the flags are given, the canary is in no byte; with `log_omit` there is no record at all."""
     caplog.set_level(logging.DEBUG, "everycall")

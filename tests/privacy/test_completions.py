@@ -20,7 +20,7 @@ import everycall
 from everycall.client import Completion, LLMInputs, Message, Parea
 
 PATH = "/api/parea/v1/completion"
-FLAGS: dict[str, dict[str, bool]] = {
+FLAGS: dict[str, dict[str, Any]] = {
     "none": {},
     "inputs": {"log_omit_inputs": True},
     "outputs": {"log_omit_outputs": True},

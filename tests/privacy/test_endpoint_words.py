@@ -126,7 +126,7 @@ def test_an_omitted_record_that_is_refused_is_kept_without_content(
     """The file of refused records has the record as it was sent: without what a flag covers."""
     sink.mode = "refuse:entry"
     everycall.init(endpoint=sink.address)
-    flags = {"log_omit_inputs": True, "log_omit_outputs": True}
+    flags: Any = {"log_omit_inputs": True, "log_omit_outputs": True}
     with everycall.span("entry", inputs=canary, **flags) as call:
         call.update(output=canary)
     assert everycall.flush(10).dropped == 1

@@ -77,7 +77,7 @@ def test_a_record_is_stored_without_what_it_says_was_left_out(
 
 def test_a_refused_record_is_not_repeated(endpoint: Any, canary: str, said: Callable[[], str]) -> None:
     """The reason names the field and what was expected there; answer, log and store have no word of the record."""
-    bad = [
+    bad: list[dict[str, Any]] = [
         {"input_tokens": f"o-{canary}"},
         {"status": f"w-{canary}"},
         {"usage": {f"w-{canary}": "many"}},

@@ -50,14 +50,19 @@ def model(canary: str) -> GenericFakeChatModel:
     return GenericFakeChatModel(messages=iter([AIMessage(f"o-{canary} two three")] * 3))
 
 
-def chat(canary: str, outcome: str, config: dict[str, Any]) -> None:
+def chat(canary: str, outcome: str, config: Any) -> None:
     """A prompt, a model, a parser of ours."""
     prompt = ChatPromptTemplate.from_messages([("system", f"i-{canary}"), ("user", "{q}")])
-    chain = prompt | model(canary) | RunnableLambda(lambda said: end(outcome, canary) or said.content)
+
+    def content(message: AIMessage) -> Any:
+        end(outcome, canary)
+        return message.content
+
+    chain = prompt | model(canary) | RunnableLambda(content)
     chain.invoke({"q": f"i-{canary}"}, config)
 
 
-def stream(canary: str, outcome: str, config: dict[str, Any]) -> None:
+def stream(canary: str, outcome: str, config: Any) -> None:
     """The same, streamed; left after the first piece when told to."""
 
     def parse(pieces: Any) -> Any:
@@ -71,7 +76,7 @@ def stream(canary: str, outcome: str, config: dict[str, Any]) -> None:
             break
 
 
-def chat_async(canary: str, outcome: str, config: dict[str, Any]) -> None:
+def chat_async(canary: str, outcome: str, config: Any) -> None:
     """On an event loop, and really cancelled when told to."""
 
     async def wait(said: Any) -> str:
@@ -91,7 +96,7 @@ def chat_async(canary: str, outcome: str, config: dict[str, Any]) -> None:
     asyncio.run(main())
 
 
-def use_tool(canary: str, outcome: str, config: dict[str, Any]) -> None:
+def use_tool(canary: str, outcome: str, config: Any) -> None:
     """A tool, called by a function."""
 
     @tool
@@ -103,13 +108,13 @@ def use_tool(canary: str, outcome: str, config: dict[str, Any]) -> None:
     RunnableLambda(lambda city: look_up.invoke({"city": city})).invoke(f"i-{canary}", config)
 
 
-def retrieve(canary: str, outcome: str, config: dict[str, Any]) -> None:
+def retrieve(canary: str, outcome: str, config: Any) -> None:
     """A retriever, called by a function: LangChain tells of its cancellation by the function's alone."""
     shelf = Shelf(canary=canary, outcome=outcome)
-    RunnableLambda(lambda query: shelf.invoke(query)).invoke(f"i-{canary}", config)
+    RunnableLambda(lambda query: shelf.invoke(query)).invoke(f"i-{canary}", config)  # type: ignore[arg-type]
 
 
-def nested(canary: str, outcome: str, config: dict[str, Any]) -> None:
+def nested(canary: str, outcome: str, config: Any) -> None:
     """What a user's code opens inside a step: a span, and a traced function that fails."""
 
     @everycall.trace
@@ -121,7 +126,7 @@ def nested(canary: str, outcome: str, config: dict[str, Any]) -> None:
     RunnableLambda(inside).invoke(f"i-{canary}", config)
 
 
-def in_model(canary: str, outcome: str, config: dict[str, Any]) -> None:
+def in_model(canary: str, outcome: str, config: Any) -> None:
     """What a model's own code opens: it is found by the frames, and under the model's flags."""
 
     class Busy(GenericFakeChatModel):
@@ -134,7 +139,7 @@ def in_model(canary: str, outcome: str, config: dict[str, Any]) -> None:
     Busy(messages=iter([AIMessage(f"o-{canary}")] * 3)).invoke(f"i-{canary}", config)
 
 
-def graph(canary: str, outcome: str, config: dict[str, Any]) -> None:
+def graph(canary: str, outcome: str, config: Any) -> None:
     """A graph of LangGraph's that asks a question, and is resumed."""
     from langgraph import errors
     from langgraph.checkpoint.memory import InMemorySaver
@@ -145,7 +150,7 @@ def graph(canary: str, outcome: str, config: dict[str, Any]) -> None:
         end(outcome, canary)
         return {"said": str(interrupt(f"o-{canary}"))}
 
-    made = StateGraph(dict)
+    made: Any = StateGraph(dict)
     made.add_node("node", node)
     made.add_edge(START, "node")
     runnable = made.compile(checkpointer=InMemorySaver())
@@ -162,7 +167,7 @@ FLAGS = [{"log_omit_inputs": True, "log_omit_outputs": True}, {"log_omit": True}
 WAYS = ["handler", "config", "context", "init", "environment"]
 
 
-def run(way: str, entry: Callable[..., None], canary: str, outcome: str, sink: Any, flags: dict[str, bool]) -> None:
+def run(way: str, entry: Callable[..., None], canary: str, outcome: str, sink: Any, flags: dict[str, Any]) -> None:
     """Run an entry with the flags given in one of the ways a user can give them."""
     everycall.init(endpoint=sink.address, **(flags if way == "init" else {}))
     handler = CallbackHandler(**(flags if way == "handler" else {}))
@@ -181,7 +186,7 @@ def run(way: str, entry: Callable[..., None], canary: str, outcome: str, sink: A
 @pytest.mark.parametrize("flags", FLAGS, ids="+".join)
 def test_nothing_omitted_leaves(
     sink: Any, tmp_path: Path, canary: str, said: Callable[[], str], entry: Callable[..., None], outcome: str,
-    flags: dict[str, bool], monkeypatch: pytest.MonkeyPatch,
+    flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Whichever way the flags are given, the canary is in no byte; with `log_omit` there is no record at all."""
     for way in WAYS:

@@ -39,7 +39,7 @@ def every_byte(sink: Sink, home: Path) -> bytes:
 # --- entries: each works with the canary as input, output, or both, and ends as told ---
 
 
-def decorate(outcome: str, **flags: bool) -> Callable[[], None]:
+def decorate(outcome: str, **flags: Any) -> Callable[[], None]:
     """A plain traced function."""
 
     @everycall.trace(name="entry", **flags)
@@ -50,7 +50,7 @@ def decorate(outcome: str, **flags: bool) -> Callable[[], None]:
     return lambda: quietly(lambda: function("in-" + CANARY, more="kw-" + CANARY))
 
 
-def decorate_async(outcome: str, **flags: bool) -> Callable[[], None]:
+def decorate_async(outcome: str, **flags: Any) -> Callable[[], None]:
     """A traced coroutine, cancelled when told to."""
 
     @everycall.trace(name="entry", **flags)
@@ -72,7 +72,7 @@ def decorate_async(outcome: str, **flags: bool) -> Callable[[], None]:
     return lambda: quietly(lambda: asyncio.run(main() if outcome == "cancelled" else simple()))
 
 
-def generate(outcome: str, **flags: bool) -> Callable[[], None]:
+def generate(outcome: str, **flags: Any) -> Callable[[], None]:
     """A traced generator, left early when told to."""
 
     @everycall.trace(name="entry", **flags)
@@ -89,7 +89,7 @@ def generate(outcome: str, **flags: bool) -> Callable[[], None]:
     return lambda: quietly(consume)
 
 
-def generate_async(outcome: str, **flags: bool) -> Callable[[], None]:
+def generate_async(outcome: str, **flags: Any) -> Callable[[], None]:
     """A traced async generator."""
 
     @everycall.trace(name="entry", **flags)
@@ -108,7 +108,7 @@ def generate_async(outcome: str, **flags: bool) -> Callable[[], None]:
     return lambda: quietly(lambda: asyncio.run(consume()))
 
 
-def block(outcome: str, **flags: bool) -> Callable[[], None]:
+def block(outcome: str, **flags: Any) -> Callable[[], None]:
     """A span, with the flags on it."""
 
     def work() -> None:
@@ -119,7 +119,7 @@ def block(outcome: str, **flags: bool) -> Callable[[], None]:
     return lambda: quietly(work)
 
 
-def in_context(outcome: str, **flags: bool) -> Callable[[], None]:
+def in_context(outcome: str, **flags: Any) -> Callable[[], None]:
     """Flags on a context around two levels of calls: inherited by what is below."""
 
     @everycall.trace(name="inner")

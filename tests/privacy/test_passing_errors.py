@@ -98,7 +98,7 @@ PASSING = [
 @pytest.mark.parametrize("flags", FLAGS, ids="+".join)
 @pytest.mark.parametrize("passing", PASSING, ids=lambda passing: passing.__name__)
 def test_the_text_of_an_omitted_calls_error_is_in_no_record(
-    records: list[Record], canary: str, passing: Callable[..., None], flags: dict[str, bool]
+    records: list[Record], canary: str, passing: Callable[..., None], flags: dict[str, Any]
 ) -> None:
     """Two levels above, without flags of their own: type and place stay, and `omitted` says that the text went."""
 
@@ -209,7 +209,7 @@ def test_an_error_is_not_kept_alive(records: list[Record]) -> None:
 @pytest.mark.parametrize("inner_trace", [None, "inner-trace"])
 @pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: next(iter(flags)))
 def test_a_trace_of_its_own_does_not_let_the_text_through(
-    records: list[Record], canary: str, flags: dict[str, bool], inner_trace: str | None
+    records: list[Record], canary: str, flags: dict[str, Any], inner_trace: str | None
 ) -> None:
     """The omitted call is in a context with another trace id: the calls around that still leave the text out."""
 

@@ -7,7 +7,7 @@ import logging
 import pickle
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from opentelemetry import baggage, propagate
@@ -17,6 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 import everycall
 from everycall import _guard, limits
+from everycall._call.call import OwnedCall
 from everycall.errors import ConfigurationError
 from everycall.propagation import (
     carry,
@@ -62,7 +63,7 @@ def test_what_is_written_is_read(records: list[Record]) -> None:
         log_omit_outputs=True,
     ), everycall.span("sender") as call:  # fmt: skip
         inject(headers)
-    assert headers["traceparent"] == f"00-{call.trace_hex}-{call.span_id}-01"
+    assert headers["traceparent"] == f"00-{cast(OwnedCall, call).trace_hex}-{cast(OwnedCall, call).span_id}-01"
     assert all(value.isascii() and value.isprintable() for value in headers.values())
     with use_context(headers):
         child()

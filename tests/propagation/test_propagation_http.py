@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 from wsgiref.handlers import SimpleHandler
 from wsgiref.util import FileWrapper, setup_testing_defaults
 from wsgiref.validate import validator
@@ -20,6 +20,7 @@ from opentelemetry import trace as otel_trace
 
 import everycall
 from everycall import _guard
+from everycall._call.call import OwnedCall
 from everycall.propagation import (
     ASGIMiddleware,
     WSGIMiddleware,
@@ -143,7 +144,7 @@ def test_a_request_tells_a_named_host(get: Any, echo: Any) -> None:
     with everycall.context(trace_id="order-42", session_id="s", log_omit_inputs=True), everycall.span("a") as call:
         answer = get(echo.at, colour="red")
     ((_, seen),) = echo.seen
-    assert seen["traceparent"] == f"00-{call.trace_hex}-{call.span_id}-01"
+    assert seen["traceparent"] == f"00-{cast(OwnedCall, call).trace_hex}-{cast(OwnedCall, call).span_id}-01"
     assert seen["baggage"] == "everycall.omit=inputs,everycall.trace_id=order-42,everycall.session_id=s"
     assert seen["colour"] == "red"
     assert OURS & {name.lower() for name in answer.request.headers} == set()
@@ -272,7 +273,7 @@ def call_wsgi(app: Any, **environ: Any) -> bytes:
     out = BytesIO()
     setup_testing_defaults(environ)
     environ.setdefault("QUERY_STRING", "")
-    handler = SimpleHandler(BytesIO(), out, BytesIO(), environ, multithread=False)
+    handler = SimpleHandler(BytesIO(), out, BytesIO(), environ, multithread=False)  # type: ignore[arg-type]
     handler.run(validator(app))
     return out.getvalue()
 
@@ -334,7 +335,7 @@ def test_wsgi_hands_bodies_on() -> None:
     environ = {**WSGI_HEADERS, "wsgi.file_wrapper": FileWrapper}
     given: Any
     for given in ([b"x"], (b"x",), file):
-        assert WSGIMiddleware(lambda e, s, given=given: given)(environ, lambda *a: None) is given
+        assert WSGIMiddleware(lambda e, s, given=given: given)(environ, lambda *a: None) is given  # type: ignore[misc]
     assert len(WSGIMiddleware(lambda e, s: One())(environ, lambda *a: None)) == 1  # type: ignore[arg-type]
     given = iter([b"x"])
     assert WSGIMiddleware(lambda e, s: given)({}, lambda *a: None) is given

@@ -338,7 +338,7 @@ def test_start_fails_as_without_us(records: list[Record], monkeypatch: pytest.Mo
         with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
             pool.submit(int)
         with pytest.raises(TypeError):
-            pool.submit()
+            pool.submit()  # type: ignore[call-arg]
 
 
 def test_nothing_is_touched_without_a_call(records: list[Record]) -> None:
@@ -352,7 +352,7 @@ def test_nothing_is_touched_without_a_call(records: list[Record]) -> None:
         assert pool._work_queue.get().fn is boom
         release.set()
     seen: list[bool] = []
-    thread = threading.Thread(target=lambda: seen.append(thread.run.__func__ is threading.Thread.run))
+    thread = threading.Thread(target=lambda: seen.append(thread.run.__func__ is threading.Thread.run))  # type: ignore[attr-defined]
     thread.start()
     thread.join()
     assert seen == [True]
@@ -372,8 +372,8 @@ def test_a_pool_that_pickles_gets_what_it_was_given(records: list[Record], monke
     module.InterpreterPoolExecutor = InterpreterPoolExecutor
     monkeypatch.setitem(sys.modules, module.__name__, module)
     with everycall.span("above") as call:
-        with InterpreterPoolExecutor(1) as pool:
-            assert not pool.submit(everycall.current).result().inference_id
+        with InterpreterPoolExecutor(1) as interpreters:
+            assert not interpreters.submit(everycall.current).result().inference_id
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(everycall.current).result() is call
 
