@@ -13,7 +13,6 @@ from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.gateway.provider_response import ProviderError, ProviderResponse
 from everycall.server.gateway.providers import ProviderClient
 from everycall.server.provider_settings import ProviderSettings
-from everycall_testkit.stream_provider import StreamProvider
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 
@@ -336,15 +335,14 @@ def test_the_model_of_azures_deployment_comes_from_the_settings() -> None:
 
 
 @pytest.mark.parametrize("chunks", [[], [{"id": "x", "choices": [], "prompt_filter_results": []}]], ids=str)
-async def test_a_stream_without_an_answer_is_a_failure(chunks: list[dict[str, Any]]) -> None:
+async def test_a_stream_without_an_answer_is_a_failure(streaming_provider: Any, chunks: list[dict[str, Any]]) -> None:
     events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
-    with StreamProvider() as provider:
-        provider.stream(raw="".join([*events, "data: [DONE]\n\n"]).encode())
-        client = ProviderClient(ProviderSettings("p", "openai_compatible", provider.base_url))
-        with pytest.raises(ProviderError, match="IncompleteAnswer") as raised:
-            assert [text async for text in client.stream(request(), None).texts()] == []
-        assert raised.value.is_transient
-        await client.close()
+    streaming_provider.stream(raw="".join([*events, "data: [DONE]\n\n"]).encode())
+    client = ProviderClient(ProviderSettings("p", "openai_compatible", streaming_provider.base_url))
+    with pytest.raises(ProviderError, match="IncompleteAnswer") as raised:
+        assert [text async for text in client.stream(request(), None).texts()] == []
+    assert raised.value.is_transient
+    await client.close()
 
 
 async def test_a_server_that_answers_a_stream_with_one_document_is_understood(provider: Any) -> None:
