@@ -110,7 +110,9 @@ def test_what_is_in_memory_at_the_exit_is_named(sink: Sink) -> None:
     sink.stop()
     flushed, errors = run(sink, "", flush=0.1, EVERYCALL_SPOOL_DIR="/proc/nowhere")
     assert flushed == [0, 300, 0]
-    assert errors.splitlines()[-1] == "everycall: 300 of 300 records lost (spool_unwritable: 300)"
+    assert errors.splitlines()[-1] == (
+        "everycall: 300 of 300 records lost (spool_unwritable: 300): ConnectionRefusedError: Connection refused"
+    )
 
 
 def test_a_platform_that_is_not_posix(sink: Sink, record_property: Callable[[str, object], None]) -> None:
@@ -139,3 +141,29 @@ def test_a_project_that_the_locale_has_no_letters_for(
     assert_all(sink, record_property)
     assert {record["project_name"] for record in sink.records} == {"grün-日本"}
     assert [path for path in (tmp_path / "grün").rglob("*") if not path.name.isascii()] == []
+
+
+@pytest.mark.parametrize("path", ["gr\\u00fcn", "a\\0b", "x" * 5_000], ids=["no such letter", "NUL", "too long"])
+def test_a_spool_directory_that_no_file_can_be_in(
+    sink: Sink, tmp_path: Path, path: str, record_property: Callable[[str, object], None]
+) -> None:
+    """A path that the locale cannot encode, or that no system takes: calls are recorded from memory."""
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "EVERYCALL_HOME": str(tmp_path)}
+    flushed, errors = run(sink, f"import everycall\neverycall.init(spool_dir='/tmp/{path}')\n", **environment)
+    assert flushed == [300, 0, 0]
+    assert_all(sink, record_property)
+    assert len(errors.splitlines()) == 1
+    assert "spool" in errors
+
+
+@pytest.mark.parametrize("hidden", ["fcntl", "mmap", "os.fork", "os.posix_fallocate", "select.poll"])
+def test_a_platform_that_lacks_one_thing(
+    sink: Sink, tmp_path: Path, hidden: str, record_property: Callable[[str, object], None]
+) -> None:
+    """Whatever is not there, importing and tracing work, and everything arrives."""
+    module, _, name = hidden.partition(".")
+    hide = f"import {module}; del {hidden}\n" if name else f"import sys; sys.modules[{module!r}] = None\n"
+    flushed, errors = run(sink, hide, EVERYCALL_HOME=str(tmp_path))
+    assert flushed == [300, 0, 0]
+    assert_all(sink, record_property)
+    assert len(errors.splitlines()) == (1 if hidden == "fcntl" else 0)

@@ -313,7 +313,7 @@ def test_no_spool_directory_and_no_endpoint(sink: Sink) -> None:
     )
     assert code == 0
     assert len(returned) == 100
-    assert "100 of 100 records lost (spool_unwritable: 100)" in said
+    assert "100 of 100 records lost (spool_unwritable: 100): ConnectionRefusedError: Connection refused" in said
 
 
 def test_a_clock_that_goes_back(sink: Sink) -> None:

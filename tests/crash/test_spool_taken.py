@@ -183,5 +183,5 @@ def test_a_folder_that_cannot_be_made_again(sink: Sink, program: Program) -> Non
     program.tell("flush 0.5")
     program.tell("calls 100")
     errors = program.end()
-    assert "200 of 200 records lost (spool_unwritable: 200)" in errors
+    assert "200 of 200 records lost (spool_unwritable: 200): ConnectionRefusedError: Connection refused" in errors
     assert "kept in" not in errors.splitlines()[-1]

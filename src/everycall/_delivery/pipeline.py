@@ -17,7 +17,7 @@ from everycall._delivery.spool import Spool
 from everycall._delivery.transport import Transport
 from everycall._ledger import Balance, Ledger
 from everycall._version import SDK
-from everycall.errors import ConfigurationError
+from everycall.errors import ConfigurationError, Loss
 from everycall.settings import Settings
 
 __all__ = ["Pipeline"]
@@ -79,7 +79,10 @@ class Pipeline:
             )
         if balance.lost:
             reasons = ", ".join(f"{name}: {count}" for name, count in sorted(balance.dropped.items()))
-            parts.append(f"{balance.lost} of {balance.recorded} records lost ({reasons})")
+            failure = self.sender.last_failure if Loss.SPOOL_UNWRITABLE.value in balance.dropped else None
+            parts.append(
+                f"{balance.lost} of {balance.recorded} records lost ({reasons}){f': {failure}' if failure else ''}"
+            )
         return "; ".join(parts) or None
 
     def balance(self) -> Balance:
@@ -98,7 +101,12 @@ def _spool_root(settings: Settings) -> Path | None:
         reason = "this platform has no file locks"
     else:
         try:
-            return settings.spool_root()
+            root = settings.spool_root()
+            if b"\0" not in os.fsencode(root):
+                return root
+            reason = "the path of the spool directory has a NUL in it"
+        except UnicodeEncodeError:
+            reason = f"the locale has no encoding for the path {str(settings.spool_dir)!a}"
         except (ConfigurationError, OSError, RuntimeError) as error:
             reason = str(error)
     _guard.warn_once("spool", "everycall has no spool: %s. Records are held in memory and sent from there", reason)
