@@ -122,6 +122,36 @@ def test_a_huge_file_without_a_newline_takes_little_memory(tmp_path: Path) -> No
     assert grown_kb * 1024 < 8 * limits.RECORD_BYTES_MAX
 
 
+@pytest.mark.parametrize(
+    "filling", [b"\n", b"\0\n", b"ab\n", b"\0x"], ids=["newlines", "blank", "short lines", "holes"]
+)
+def test_millions_of_damaged_lines_take_little_memory_and_few_reads(tmp_path: Path, filling: bytes) -> None:
+    """4 MB of the shortest lines: the lines around them are read, and each block of the file a few times at most."""
+    path = left_by_a_process(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data + filling * (4 * limits.MIB // len(filling)) + b"\n" + data)
+    segment = adopted(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines, damaged = [], 0
+    with pytest.MonkeyPatch.context() as patch:
+        requested = []
+        pread = os.pread
+        patch.setattr(os, "pread", lambda fd, count, start: requested.append(count) or pread(fd, count, start))
+        while (chunk := segment.read(limits.BATCH_BYTES_MAX)) is not None:
+            damaged += chunk.skipped
+            for line in read_lines(chunk.data):
+                if line is None:
+                    damaged += 1
+                else:
+                    lines.append(line)
+            segment.sent = chunk.end
+    segment.release()
+    assert lines == LINES * 2
+    assert damaged > 0
+    assert sum(requested) < 16 * path.stat().st_size
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 8 * limits.RECORD_BYTES_MAX
+
+
 def test_what_was_delivered_of_an_adopted_segment_is_not_sent_again(tmp_path: Path) -> None:
     """A process that is killed while it delivers another's segment leaves the rest of it."""
     path = left_by_a_process(tmp_path)

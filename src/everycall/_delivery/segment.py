@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ __all__ = ["Chunk", "Segment", "adopt", "adoptable", "create", "read_lines", "se
 _CRC_TAIL = 10  # tab, eight digits, newline
 _LINE_BYTES_MAX = 2 * limits.RECORD_BYTES_MAX
 _BLOCK = limits.MIB
+_READ_BYTES_MIN = 16_384
+_PARTS = re.compile(rb"[^\0]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,12 @@ def read_lines(data: bytes) -> Iterator[bytes | None]:
         if b"\0" not in line:
             yield _record_of(line)
         else:
-            parts = [part for part in line.split(b"\0") if part]
-            yield from map(_record_of, parts or [b""])
+            is_blank = True
+            for part in _PARTS.finditer(line):  # one by one: there may be millions
+                is_blank = False
+                yield _record_of(part[0])
+            if is_blank:
+                yield None
 
 
 def _record_of(line: bytes) -> bytes | None:
@@ -70,7 +77,8 @@ class Segment:
     """
 
     __slots__ = (
-        "_adopted_size", "_counted_to", "_lines", "fd", "is_damaged", "path", "received", "sent", "synced", "written",
+        "_adopted_size", "_counted_to", "_lines", "_read_bytes", "fd", "is_damaged", "path", "received", "sent",
+        "synced", "written",
     )  # fmt: skip
 
     def __init__(self, path: Path, fd: int, adopted_size: int | None = None) -> None:
@@ -81,6 +89,7 @@ class Segment:
         """Whether somebody else has cut or overwritten it; only known of a process's own segments."""
         self.sent = self.received = self.synced = self.written = 0
         self._counted_to = self._lines = 0
+        self._read_bytes = limits.BATCH_BYTES_MAX  # less where lines are short: a chunk has a bounded number of them
 
     @property
     def _is_own(self) -> bool:
@@ -133,7 +142,8 @@ class Segment:
         Holds at most `2 * limits.RECORD_BYTES_MAX` bytes, whatever is in the file.
         """
         size = written_to = self.size
-        start, wanted = self.sent, bytes_max
+        start, wanted = self.sent, min(bytes_max, self._read_bytes)
+        self._read_bytes = limits.BATCH_BYTES_MAX
         while start < size:
             requested = min(wanted, size - start)
             data = os.pread(self.fd, requested, start)
@@ -141,11 +151,13 @@ class Segment:
                 size = start + len(data)
                 self.is_damaged |= self._is_own
             end = data.rfind(b"\n") + 1
-            if end:
-                return self._chunk(data, start, end)
-            if not data.strip(b"\0"):
+            if not data.strip(b"\0\n"):
                 start += len(data)
                 self.is_damaged |= self._is_own
+                if end:
+                    return Chunk(b"", start, skipped=1)
+            elif end:
+                return self._chunk(data, start, end)
             elif start + len(data) >= size:
                 break  # a torn last line: the call that wrote it never returned
             elif wanted < _LINE_BYTES_MAX:
@@ -163,6 +175,7 @@ class Segment:
             end = 0
             for _ in range(limits.BATCH_RECORDS_MAX):
                 end = data.index(b"\n", end) + 1
+            self._read_bytes = max(4 * end, _READ_BYTES_MIN)
         data = data[:end]
         if self._is_own and b"\0" in data:
             self.is_damaged = True
