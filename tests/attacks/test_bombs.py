@@ -212,15 +212,16 @@ def drip(connection: socket.socket, data: bytes, seconds: float = 0.05) -> bytes
 def test_slow_heads(hasty: Any) -> None:
     """200 connections that send their head byte by byte: all are closed, and none delays others."""
     with watched(hasty), ExitStack() as stack:
-        slow = [stack.enter_context(hasty.connect()) for _ in range(200)]
-        for number, connection in enumerate(slow):
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: " if number % 2 else b"")
+        slow = []
+        for number in range(200):
+            slow.append(stack.enter_context(hasty.connect()))
+            slow[-1].sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: " if number % 2 else b"")
         answer = drip(slow[1], b"y" * 400)
         assert status_of(answer) == 408
         assert b"urn:everycall:error:slow_head" in answer
         assert b"connection: close" in answer.lower()
         for number, connection in enumerate(slow[2:]):
-            connection.settimeout(10)
+            connection.settimeout(30)
             response = b""
             while piece := connection.recv(1 << 16):
                 response += piece
