@@ -65,6 +65,15 @@ def test_a_foreign_trace_reads_like_one_of_ours(visit: Callable[..., Any], deliv
     expect(fact(panel, "Finish reason")).to_have_text("tool-calls")
 
 
+@pytest.mark.parametrize("sender", ["pydantic-ai-v1", "pydantic-ai-v2", "pydantic-ai-v5"])
+def test_agents_and_tools_are_told_apart(client: httpx.Client, deliver: Callable[..., str], sender: str) -> None:
+    view = client.get(deliver(sender, "tools").replace("?", ".json?")).json()
+    assert [(row["name"], row["kind"]) for row in view["rows"]] == [
+        ("weather_agent", "agent"), ("chat gpt-4o-mini", "llm"), ("get_weather", "tool"), ("chat gpt-4o-mini", "llm")
+    ]  # fmt: skip
+    assert view["origin"]["sender"] == view["origin"]["dialect_name"] == "Pydantic AI"
+
+
 def test_a_record_says_who_sent_it_in_which_dialect(visit: Callable[..., Any], deliver: Callable[..., str]) -> None:
     page = visit().go(deliver("openai-agents-openinference", "chat_tools"))
     panel = open_record(page, "generation")

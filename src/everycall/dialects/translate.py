@@ -34,8 +34,8 @@ __all__ = ["inference_id", "translate"]
 
 _READERS: Final[tuple[Reader, ...]] = (
     plain.read_own,
-    logfire.read,
     pydantic_ai.read,
+    logfire.read,
     openlit.read,
     strands.read,
     langfuse.read,
