@@ -3,13 +3,14 @@ and the client of Anthropic, which traces itself."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from everycall import semconv
 from everycall.dialects import gen_ai
 from everycall.dialects.messages import chat_answer, chat_messages
 from everycall.dialects.reading import Reading, Source
-from everycall.dialects.values import first
+from everycall.dialects.reports import read_report
+from everycall.dialects.values import first, items, strings, text
 
 __all__ = ["read_adk", "read_anthropic", "read_haystack", "read_microsoft"]
 
@@ -27,10 +28,14 @@ def read_adk(source: Source) -> Reading | None:
     if reading.kind is None and asked is not None:
         reading.kind = semconv.LLM
     if reading.kind == semconv.LLM:
-        if reading.messages is None:
-            reading.messages = chat_messages(asked)
+        if reading.messages is None and isinstance(asked, dict):
+            settings = asked.get("config")
+            instruction = settings.get("system_instruction") if isinstance(settings, dict) else None
+            reading.messages = chat_messages({"system_instruction": instruction, **asked})
         if reading.answer is None:
             reading.answer = chat_answer(answered)
+        if isinstance(answered, dict):
+            read_report(reading, answered.get("usage_metadata"))
     elif reading.kind == semconv.TOOL:
         reading.inputs = first(reading.inputs, source.value(_ADK + "tool_call_args"))
         reading.output = first(reading.output, source.value(_ADK + "tool_response"))
@@ -63,11 +68,23 @@ def read_haystack(source: Source) -> Reading | None:
     answered = source.value("haystack.component.output", "haystack.pipeline.output_data")
     if reading.kind == semconv.LLM:
         reading.messages, reading.answer = chat_messages(asked), chat_answer(answered)
+        _haystack_report(reading, answered)
     if reading.messages is None:
         reading.inputs = asked
     if reading.answer is None:
         reading.output = answered
     return reading
+
+
+def _haystack_report(reading: Reading, answered: Any) -> None:
+    """Read what the first reply says of itself; generators of texts have a list of it beside the replies."""
+    answered = answered if isinstance(answered, dict) else {}
+    reply = next(iter(items(answered.get("replies"))), None)
+    about = reply.get("meta") if isinstance(reply, dict) else next(iter(items(answered.get("meta"))), None)
+    if isinstance(about, dict):
+        reading.response_model = text(about.get("model"))
+        reading.finish_reasons = strings([about.get("finish_reason")]) or None
+        read_report(reading, about.get("usage"))
 
 
 def read_anthropic(source: Source) -> Reading | None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from everycall import semconv
-from everycall.dialects.kinds import OPERATIONS
+from everycall.dialects.kinds import OPERATIONS, kind_of
 from everycall.dialects.messages import chat_answer, chat_messages, tool_definitions
 from everycall.dialects.providers import provider_name
 from everycall.dialects.reading import Reading, Source
 from everycall.dialects.spans import Event
 from everycall.dialects.values import first, is_empty, strings, unwrap
 
-__all__ = ["event_messages", "read", "token_counts"]
+__all__ = ["event_messages", "read", "read_unless_read", "token_counts"]
 
 _REQUEST: Final = "gen_ai.request."
 _NOT_PARAMS: Final = frozenset({"model", "base_url", "structured_output_schema"})
@@ -34,6 +34,9 @@ _PARTS: Final = {
         "gen_ai.usage.cache_read.input_tokens",
         "gen_ai.usage.cache_read_input_tokens",
         "gen_ai.usage.input_tokens.cached",
+        "gen_ai.usage.input_cached_tokens",
+        "gen_ai.usage.details.cached_tokens",
+        "gen_ai.usage.details.cache_read_input_tokens",
         "gen_ai.usage.details.cache_read_tokens",
     ),
     semconv.USAGE_CACHE_WRITE: (
@@ -42,6 +45,7 @@ _PARTS: Final = {
         "gen_ai.usage.cache_write_input_tokens",
         "gen_ai.usage.cache_creation_input_tokens",
         "gen_ai.usage.details.cache_write_tokens",
+        "gen_ai.usage.details.cache_creation_input_tokens",
     ),
     semconv.USAGE_CACHE_WRITE_1H: ("anthropic.usage.cache_creation.ephemeral_1h_input_tokens",),
     semconv.USAGE_REASONING: (
@@ -69,13 +73,10 @@ def read(source: Source) -> Reading | None:
     """Read a span that has any attribute or event of the conventions."""
     if not source.has("gen_ai.") and not any(event.name.startswith("gen_ai.") for event in source.span.events):
         return None
+    source.gen_ai_is_read = True
     reading = Reading(dialect="gen_ai")
     operation = source.text("gen_ai.operation.name")
-    reading.kind = OPERATIONS.get(operation or "")
-    if reading.kind is None and source.peek("gen_ai.tool.name"):
-        reading.kind = semconv.TOOL
-    if reading.kind is None and operation is None and source.peek("gen_ai.request.model"):
-        reading.kind = semconv.LLM
+    reading.kind = _kind(source, operation)
     reading.name = _name(source, operation)
     reading.provider = provider_name(source.value("gen_ai.provider.name", "gen_ai.system"))
     reading.request_model = source.text("gen_ai.request.model")
@@ -91,6 +92,7 @@ def read(source: Source) -> Reading | None:
         "anthropic.response.service_tier",
     )
     reading.time_to_first_token = source.number("gen_ai.response.time_to_first_chunk")
+    reading.cost = _cost(source)
     reading.session_id = source.text("gen_ai.conversation.id", "session.id")
     reading.user_id = source.text("user.id", "enduser.id", "enduser.pseudo.id", "gen_ai.user")
     reading.error_type = source.text("error.type")
@@ -99,6 +101,33 @@ def read(source: Source) -> Reading | None:
     _content(source, reading)
     _tool_and_retrieval(source, reading)
     return reading
+
+
+def read_unless_read(source: Source) -> Reading | None:
+    """Read a span that no other reader has read as one of the conventions: those correct what they read."""
+    return None if source.gen_ai_is_read else read(source)
+
+
+def _kind(source: Source, operation: str | None) -> str | None:
+    """Return the kind by the operation, else by what only such a span has. Older senders have a type of request."""
+    kind = OPERATIONS.get(operation or "")
+    if kind is not None:
+        return kind
+    if source.peek("gen_ai.tool.name"):
+        return semconv.TOOL
+    if not source.peek("gen_ai.request.model"):
+        return None
+    if operation is None:
+        return kind_of(source.text("llm.request.type")) or semconv.LLM
+    is_call = any(source.peek(name) is not None for name in (*OUTPUT_TOKENS, "gen_ai.output.messages"))
+    return semconv.LLM if is_call else None
+
+
+def _cost(source: Source) -> float | None:
+    """Return the cost in US dollars; 0 is what senders write for a model without a price."""
+    if (source.text("gen_ai.usage.cost.currency") or "USD").upper() != "USD":
+        return None
+    return source.number("gen_ai.usage.cost.amount", "gen_ai.usage.cost", "gen_ai.cost.total_cost") or None
 
 
 def _name(source: Source, operation: str | None) -> str | None:
@@ -156,7 +185,9 @@ def _content(source: Source, reading: Reading) -> None:
         if older and (messages is None or len(older) > len(messages)):  # Laminar: the newer names lack the instructions
             messages = older
     if answer is None and source.has("gen_ai.completion."):
-        answer = chat_answer(_numbered(source, "gen_ai.completion."))
+        choices = _numbered(source, "gen_ai.completion.")
+        answer = chat_answer(choices)
+        reading.finish_reasons = reading.finish_reasons or _finish_reasons(choices)
     reading.messages, reading.answer = messages, answer
     if reading.finish_reasons is None:
         reading.finish_reasons = _finish_reasons(source.peek("gen_ai.output.messages"))

@@ -9,7 +9,8 @@ from everycall.dialects.kinds import kind_of
 from everycall.dialects.messages import chat_answer, chat_messages, tool_definitions
 from everycall.dialects.providers import provider_name
 from everycall.dialects.reading import Reading, Source
-from everycall.dialects.values import count, first, number, strings, text, unwrap, without_empty
+from everycall.dialects.reports import read_report
+from everycall.dialects.values import count, number, strings, text, unwrap, without_empty
 
 __all__ = ["read"]
 
@@ -22,7 +23,7 @@ _INVENTED: Final = {
     "presence_penalty": 0,
 }
 """What its OpenAI drop-in writes for parameters that were not given."""
-_EXCLUSIVE_INPUT: Final = {
+_BUCKETS: Final = {
     "input_cache_read": semconv.USAGE_CACHED,
     "input_cached_tokens": semconv.USAGE_CACHED,
     "cache_read_input_tokens": semconv.USAGE_CACHED,
@@ -30,8 +31,6 @@ _EXCLUSIVE_INPUT: Final = {
     "cache_creation_input_tokens": semconv.USAGE_CACHE_WRITE,
     "input_audio": semconv.USAGE_INPUT_AUDIO,
     "input_audio_tokens": semconv.USAGE_INPUT_AUDIO,
-}
-_EXCLUSIVE_OUTPUT: Final = {
     "output_reasoning": semconv.USAGE_REASONING,
     "output_reasoning_tokens": semconv.USAGE_REASONING,
     "output_audio": semconv.USAGE_OUTPUT_AUDIO,
@@ -125,47 +124,38 @@ def _is_tool(entry: Any) -> bool:
 def _tokens(reading: Reading, details: Any) -> None:
     """Read counts in one of three shapes.
 
-    The drop-in passes on the provider's own report (inclusive, details nested); the LangChain handler and people by
-    hand write buckets that exclude each other. A `total` that is more than `input` and `output` tells buckets apart.
+    The drop-in passes on the provider's own report; the LangChain handler and people by hand write buckets that exclude
+    each other. A `total` that is `input` and `output` says that these include the others.
     """
     if not isinstance(details, dict):
         return
-    report = first(details.get("prompt_tokens"), details.get("input_tokens")) is not None and "input" not in details
-    if report:
-        _report(reading, details)
+    if not {"input", "output"} & details.keys():
+        read_report(reading, details)
         return
     parts: dict[str, int] = {}
     sums = {"input": count(details.get("input")), "output": count(details.get("output"))}
-    for side, names in (("input", _EXCLUSIVE_INPUT), ("output", _EXCLUSIVE_OUTPUT)):
-        for name, part in names.items():
-            found = count(details.get(name))
-            if found is None:
-                continue
-            if found or part in _KEPT_ZERO:
-                parts[part] = found
-            if sums[side] is not None:
-                sums[side] = (sums[side] or 0) + found
+    total = count(details.get("total"))
+    is_inclusive = total is not None and total == sum(side or 0 for side in sums.values())
+    for name, value in details.items():
+        tokens = count(value)
+        side = _side(name)
+        if tokens is None or side is None:
+            continue
+        part = str(_BUCKETS.get(name, name))
+        if tokens or part in _KEPT_ZERO:
+            parts[part] = tokens
+        if not is_inclusive:
+            sums[side] = (sums[side] or 0) + tokens
     reading.input_tokens, reading.output_tokens = sums["input"], sums["output"]
-    reading.total_tokens = count(details.get("total"))
+    reading.total_tokens = total
     reading.usage = parts or None
 
 
-def _report(reading: Reading, details: dict[str, Any]) -> None:
-    reading.input_tokens = count(first(details.get("prompt_tokens"), details.get("input_tokens")))
-    reading.output_tokens = count(first(details.get("completion_tokens"), details.get("output_tokens")))
-    reading.total_tokens = count(details.get("total_tokens"))
-    asked = first(details.get("prompt_tokens_details"), details.get("input_tokens_details"))
-    answered = first(details.get("completion_tokens_details"), details.get("output_tokens_details"))
-    usage: dict[str, int] = {}
-    for told, names in (
-        (asked, {"cached_tokens": semconv.USAGE_CACHED, "audio_tokens": semconv.USAGE_INPUT_AUDIO}),
-        (answered, {"reasoning_tokens": semconv.USAGE_REASONING, "audio_tokens": semconv.USAGE_OUTPUT_AUDIO}),
-    ):
-        for name, part in names.items():
-            found = count(told.get(name)) if isinstance(told, dict) else None
-            if found or (found is not None and part in _KEPT_ZERO):
-                usage[part] = found
-    reading.usage = usage or None
+def _side(name: str) -> str | None:
+    """Return the side of the call that a bucket belongs to, as Langfuse's server tells them; None for the sums."""
+    if name in ("input", "output", "total"):
+        return None
+    return next((side for side in ("input", "output") if side in name), None)
 
 
 def _cost(details: Any) -> float | None:

@@ -11,7 +11,7 @@ from everycall.dialects.kinds import kind_of
 from everycall.dialects.messages import chat_answer, chat_messages, tool_definitions
 from everycall.dialects.providers import provider_name
 from everycall.dialects.reading import Reading, Source
-from everycall.dialects.values import count, first, python_literal, strings, text, unwrap, without_empty
+from everycall.dialects.values import count, first, number, python_literal, strings, text, unwrap, without_empty
 
 __all__ = ["read"]
 
@@ -98,6 +98,7 @@ def _model_call(source: Source, reading: Reading, usage: Any) -> None:
     reading.usage = {**found, **(reading.usage or {})} or None
     reading.input_tokens = first(reading.input_tokens, count(details.get("input_tokens")))
     reading.output_tokens = first(reading.output_tokens, count(details.get("output_tokens")))
+    reading.cost = number(details.get("total_cost")) or None
 
 
 def _langchain_answer(answered: dict[str, Any], reading: Reading) -> None:

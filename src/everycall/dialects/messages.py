@@ -37,6 +37,7 @@ _READ: Final = frozenset(
         *("finish_reason", "finishReason", "index", "message", "status", "logprobs", "example", "response_metadata"),
         *("usage_metadata", "additional_kwargs", "invalid_tool_calls", "tool_call_chunks", "chunk_position", "phase"),
         *("tool_call_id", "toolCallId", "artifact", "sdk_http_response", "reasoning", "thinking"),
+        *("stop_reason", "stop_sequence", "usage", "model"),
     }
 )
 """Members of a message that have a place of their own, or say nothing about what was said."""
@@ -137,7 +138,8 @@ def _of_request(value: dict[str, Any], role: str) -> list[Message] | None:
             if found and head and found[0]["role"] == "system":
                 head = []
             return [*head, *(found or [])] or None
-    if _response_item(value) is not None:
+    candidate = value.get("content")
+    if _response_item(value) is not None or (isinstance(candidate, dict) and "parts" in candidate):
         return _messages_of(value, role)
     kind = value.get("type")
     is_message = any(name in value for name in ("role", "lc", "data", "message"))
@@ -297,12 +299,21 @@ def _place(
     elif kind in ("reasoning", "thinking"):
         said = first(piece.get("content"), piece.get("text"), piece.get("thinking"), piece.get("reasoning"))
         thoughts.append(said if isinstance(said, str) else _encode(said))
+    elif kind == "image" and isinstance(url := _image_url(piece), str):
+        parts.append({"type": "image_url", "image_url": {"url": url}})
     elif kind in ("text", "input_text", "output_text", None) and isinstance(
         said := first(piece.get("text"), piece.get("content")), str
     ):
         parts.append({"type": "text", "text": said})
     else:
         parts.append(piece)
+
+
+def _image_url(piece: dict[str, Any]) -> Any:
+    """Return the URL of an image of OpenInference, which is two objects down."""
+    outer = piece.get("image")
+    inner = outer.get("image") if isinstance(outer, dict) and set(piece) <= {"type", "image"} else None
+    return inner.get("url") if isinstance(inner, dict) else None
 
 
 def _tool_call(call: Any) -> Any:

@@ -9,6 +9,7 @@ from everycall.dialects.kinds import kind_of
 from everycall.dialects.messages import chat_answer, chat_messages, tool_definitions
 from everycall.dialects.providers import provider_name
 from everycall.dialects.reading import Reading, Source
+from everycall.dialects.reports import include_cached, read_report
 from everycall.dialects.values import count, first, number, strings, text, unwrap, without_empty
 
 __all__ = ["read"]
@@ -84,8 +85,10 @@ def _usage(source: Source, reading: Reading, answered: Any) -> None:
         reading.output_tokens = count(told.get("output_tokens")) if reading.kind == semconv.LLM else None
         reading.total_tokens = count(told.get("total_tokens"))
         reading.usage = {part: n for key, part in _USAGE.items() if (n := count(told.get(key))) is not None}
+        include_cached(reading)
     elif report:
-        reading.input_tokens = count(first(report.get("prompt_tokens"), report.get("input_tokens")))
+        read_report(reading, report)
+        reading.output_tokens = reading.output_tokens if reading.kind == semconv.LLM else None
     details = first(report.get("completion_tokens_details"), report.get("output_tokens_details"))
     reasoning = count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
     if reasoning is not None:

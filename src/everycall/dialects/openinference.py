@@ -9,6 +9,7 @@ from everycall.dialects.kinds import OPENINFERENCE
 from everycall.dialects.messages import chat_answer, chat_messages, tool_definitions
 from everycall.dialects.providers import provider_name
 from everycall.dialects.reading import Reading, Source
+from everycall.dialects.reports import include_cached
 from everycall.dialects.values import first, strings, text, without_empty
 
 __all__ = ["read"]
@@ -50,6 +51,7 @@ def read(source: Source) -> Reading | None:
     reading.answer = chat_answer(source.tree("llm.output_messages."))
     if reading.answer is not None and not any(len(message) > 1 and _says(message) for message in reading.answer):
         reading.answer = None
+    _completion(source, reading)
     tools = source.tree("llm.tools.")
     reading.tools = tool_definitions(tools) if tools else None
     if isinstance(asked, dict) and reading.kind == semconv.LLM:
@@ -69,6 +71,21 @@ def read(source: Source) -> Reading | None:
     reading.tags = strings(source.value("tag.tags")) or None
     reading.variables = source.value("llm.prompt_template.variables")
     return reading
+
+
+def _completion(source: Source, reading: Reading) -> None:
+    """Read prompts and choices of the older completions API."""
+    if reading.messages is None and source.has("llm.prompts."):
+        reading.messages = chat_messages(_texts(source, "llm.prompts.", "prompt"))
+    if reading.answer is None and source.has("llm.choices."):
+        reading.answer = chat_answer([{"content": text} for text in _texts(source, "llm.choices.", "completion")])
+
+
+def _texts(source: Source, prefix: str, member: str) -> list[str]:
+    entries = source.tree(prefix)
+    members = [entry.get(member) for entry in entries if isinstance(entry, dict)]
+    texts = [entry.get("text") for entry in members if isinstance(entry, dict)]
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _says(message: dict[str, Any]) -> bool:
@@ -106,6 +123,7 @@ def _counts(source: Source, reading: Reading) -> None:
     reading.output_tokens = source.count(_COUNTS + "completion")
     reading.total_tokens = source.count(_COUNTS + "total")
     reading.usage = usage or None
+    include_cached(reading)
 
 
 def _values(source: Source, reading: Reading, asked: Any, answered: Any) -> None:
@@ -121,6 +139,7 @@ def _values(source: Source, reading: Reading, asked: Any, answered: Any) -> None
         sizes = [len(v["vector"]) for v in vectors if isinstance(v.get("vector"), list)]
         reading.output = {"embeddings": len(sizes), "dimensions": sizes[0]} if sizes else None
     elif reading.kind in (semconv.RETRIEVER, semconv.RERANKER):
+        reading.inputs = first(asked, source.value("reranker.query"))
         documents = source.tree("retrieval.documents.") or source.tree("reranker.output_documents.")
         if documents:
             reading.output = [first(d.get("document"), d) for d in documents if isinstance(d, dict)]

@@ -38,6 +38,7 @@ def read(source: Source) -> Reading | None:
         if scope.endswith(".anthropic"):
             reading.provider = "anthropic"
     params = {k: v for k, v in (reading.params or {}).items() if not (k in _INVENTED and v == _INVENTED[k])}
+    source.read -= {f"gen_ai.request.{name}" for name in (reading.params or {}) if name not in params}
     reading.params = params or None
     reading.cost = source.number("gen_ai.usage.cost") or None
     if reading.response_id is not None:  # the log records of a stream name no span, only the answer

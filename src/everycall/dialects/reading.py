@@ -81,12 +81,13 @@ _FILLED = tuple(one.name for one in fields(Reading) if one.name not in ("dialect
 class Source:
     """The attributes of a span, read by name. What was read is not kept a second time as an attribute."""
 
-    __slots__ = ("attributes", "read", "span")
+    __slots__ = ("attributes", "gen_ai_is_read", "read", "span")
 
     def __init__(self, span: Span) -> None:
         self.span = span
         self.attributes = span.attributes
         self.read: set[str] = set()
+        self.gen_ai_is_read = False
 
     def peek(self, name: str) -> Any:
         """Return an attribute, without marking it as read."""

@@ -48,12 +48,16 @@ _READERS: Final[tuple[Reader, ...]] = (
     frameworks.read_microsoft,
     frameworks.read_haystack,
     traceloop.read,
-    gen_ai.read,
+    gen_ai.read_unless_read,
     openinference.read,
 )
 """In order of precedence: a later reader only fills the fields that the earlier ones left open."""
 _WHOLE: Final = ("langfuse", "langsmith", "mlflow")
 """Dialects that say all they know themselves; what else is on their spans are copies in other vocabularies."""
+_SUMS: Final = (
+    *("gen_ai.usage.", "llm.usage.", "llm.token_count.", "llm.cost.", "ai.usage.", "operation.cost"),
+    *("mlflow.chat.tokenUsage", "langfuse.observation.usage_details", "langfuse.observation.cost_details"),
+)
 _CONTENT: Final = re.compile(
     r"gen_ai\.(input|output)\.messages|gen_ai\.system_instructions|gen_ai\.(prompt|completion)(\.\d|$)"
     r"|llm\.(input|output)_messages\.|(input|output)\.(value|mime_type)$|embedding\.embeddings\."
@@ -143,7 +147,7 @@ def _record(span: Span, reading: Reading, source: Source, marks: dict[str, Any])
     priced = kind in semconv.PRICED_KINDS
     configuration = _configuration(reading) if kind == semconv.LLM else None
     content, output = _answered(reading)
-    attributes = {**_attributes(span, reading, source), **marks}
+    attributes = {**_attributes(span, reading, source, priced), **marks}
     tokens = _tokens(reading) if priced else {}
     return Record(
         inference_id=inference_id(span.trace_id, span.span_id),
@@ -225,12 +229,17 @@ def _tokens(reading: Reading) -> dict[str, Any]:
     }
 
 
-def _attributes(span: Span, reading: Reading, source: Source) -> dict[str, Any]:
-    """Return what is kept as it came: attributes that no field of the record holds, events, links, the resource."""
+def _attributes(span: Span, reading: Reading, source: Source, priced: bool) -> dict[str, Any]:
+    """Return what is kept as it came: attributes that no field of the record holds, events, links, the resource.
+
+    Sums of tokens and costs on a span that is not a call stay attributes: its record counts none.
+    """
     kept = {
         name: value
         for name, value in span.attributes.items()
-        if name not in source.read and name not in RESERVED and not _CONTENT.match(name)
+        if (name not in source.read or (not priced and name.startswith(_SUMS)))
+        and name not in RESERVED
+        and not _CONTENT.match(name)
     }
     kept[DIALECT] = reading.dialect
     if reading.response_id:

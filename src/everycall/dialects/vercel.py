@@ -9,7 +9,8 @@ from everycall.dialects import gen_ai
 from everycall.dialects.messages import chat_answer, chat_messages, tool_definitions
 from everycall.dialects.providers import provider_name
 from everycall.dialects.reading import Reading, Source
-from everycall.dialects.values import first, items, strings, text, unwrap, without_empty
+from everycall.dialects.reports import include_cached
+from everycall.dialects.values import is_empty, items, strings, text, unwrap, without_empty
 
 __all__ = ["read"]
 
@@ -26,7 +27,9 @@ _SETTINGS: Final = {
     "stopSequences": "stop_sequences",
     "seed": "seed",
 }
+_ANSWERS: Final = ("ai.response.text", "ai.result.text", "ai.response.object", "ai.result.object")
 _CALLS: Final = ("doGenerate", "doStream")
+_REASONS: Final = ("ai.response.finishReason", "ai.finishReason")
 _PARTS: Final = {
     semconv.USAGE_CACHED: ("ai.usage.inputTokenDetails.cacheReadTokens", "ai.usage.cachedInputTokens"),
     semconv.USAGE_CACHE_WRITE: ("ai.usage.inputTokenDetails.cacheWriteTokens",),
@@ -67,7 +70,7 @@ def read(source: Source) -> Reading | None:
         reading.response_model = reading.request_model
     else:
         reading.inputs = source.value("ai.prompt", "ai.value", "ai.values")
-        reading.output = first(source.value("ai.response.text"), source.value("ai.response.object"))
+        reading.output = source.value(*_ANSWERS)
         source.read.update(name for name in ("ai.embedding", "ai.embeddings") if name in source.attributes)
     return reading
 
@@ -104,20 +107,19 @@ def _model_call(source: Source, reading: Reading) -> None:
     reading.messages = chat_messages(source.value("ai.prompt.messages", "ai.prompt"))
     reading.tools = tool_definitions(source.value("ai.prompt.tools"))
     reading.tool_choice = source.value("ai.prompt.toolChoice")
-    said = {
+    answer = {
         "role": "assistant",
-        "content": source.peek("ai.response.text"),
-        "tool_calls": source.value("ai.response.toolCalls"),
+        "content": next((value for name in _ANSWERS if not is_empty(value := source.peek(name))), None),
+        "tool_calls": source.value("ai.response.toolCalls", "ai.result.toolCalls"),
         "reasoning": source.value("ai.response.reasoning"),
-        "object": source.value("ai.response.object"),
     }
-    source.read.add("ai.response.text")
-    if any(value for name, value in said.items() if name != "role"):
-        reading.answer = chat_answer([said])
+    source.read.update(name for name in _ANSWERS if name in source.attributes)
+    if any(value for name, value in answer.items() if name != "role"):
+        reading.answer = chat_answer([answer])
     reading.response_id = source.text("ai.response.id", "gen_ai.response.id")
     reading.response_model = source.text("ai.response.model", "gen_ai.response.model")
-    reading.finish_reasons = strings(source.value("gen_ai.response.finish_reasons", "ai.response.finishReason")) or None
-    source.read.update(name for name in ("ai.response.finishReason", "gen_ai.response.id") if name in source.attributes)
+    reading.finish_reasons = strings(source.value("gen_ai.response.finish_reasons", *_REASONS)) or None
+    source.read.update(name for name in (*_REASONS, "gen_ai.response.id") if name in source.attributes)
     _counts(source, reading)
     first_chunk = source.number("ai.response.msToFirstChunk", "ai.stream.msToFirstChunk")
     reading.time_to_first_token = first_chunk / 1_000 if first_chunk is not None else None
@@ -129,6 +131,7 @@ def _counts(source: Source, reading: Reading) -> None:
     reading.total_tokens = source.count("ai.usage.totalTokens")
     parts = {part: n for part, names in _PARTS.items() if (n := source.count(*names)) is not None}
     reading.usage = parts or None
+    include_cached(reading)
     source.read.update(name for name in source.attributes if name.startswith("ai.usage."))
 
 
