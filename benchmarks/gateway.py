@@ -46,7 +46,7 @@ TARGETS = {
     "cached_per_s_32": 3_000.0,
     "stream_first_byte_added_ms": 1.2,
 }
-PEER = "@portkey-ai/gateway@1"
+PEER = "@portkey-ai/gateway@1.15.2"
 
 
 def main() -> None:

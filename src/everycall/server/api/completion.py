@@ -19,10 +19,10 @@ from everycall.server.gateway.request import (
     CompletionRequest,
     CompletionResponse,
     UnstoredResponse,
-    misplaced_field,
+    check_places,
     without_unknown_fields,
 )
-from everycall.server.problems import ProblemError, problem
+from everycall.server.problems import ProblemError
 from everycall.server.request_bodies import Bodies
 from everycall.server.security import header, secure
 from everycall.server.services import Services
@@ -50,22 +50,15 @@ async def read_completion(scope: Scope, receive: Receive, bodies: Bodies) -> Com
     async with bodies.body(scope, receive) as data:
         try:
             request = decode_json(data, _decoder, repeat_names=True)
+            if not is_parea(scope):
+                check_places(data)
         except ProblemError as error:
             if error.problem.status != 422 or not is_parea(scope):
                 raise
         else:
-            _check_places(data, scope)
             return request
         data = encode_json(without_unknown_fields(msgspec.json.decode(data)))
         return decode_json(data, _decoder, repeat_names=True)
-
-
-def _check_places(data: bytes, scope: Scope) -> None:
-    """Raise `ProblemError` 422 for a parameter outside of the configuration, unless a Parea client sent it."""
-    misplaced = misplaced_field(data)
-    if misplaced is not None and not is_parea(scope):
-        name, place = misplaced
-        raise problem("invalid", 422, "A parameter out of place", f"{name} belongs into {place}.", field=name)
 
 
 async def run_completion(identity: Identity, scope: Scope, receive: Receive, services: Services) -> CompletionResponse:

@@ -12,7 +12,7 @@ import msgspec
 
 from everycall._pricing import price_book
 from everycall.server.gateway.formats.base import ApiFormat
-from everycall.server.gateway.formats.text import decode_object
+from everycall.server.gateway.formats.text import decode_response
 from everycall.server.gateway.provider_errors import http_error
 from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.gateway.provider_response import ProviderError, ProviderResponse
@@ -53,7 +53,7 @@ class ProviderClient:
                 body = self._format.body(request, stream=False)
                 response = await self._connection.post(url, headers, _encoder.encode(body))
                 if 200 <= response.status < 300:
-                    return self._format.response(decode_object(response.data, self._settings.name), request)
+                    return self._format.response(decode_response(response.data, self._settings.name), request)
                 error = http_error(response.status, response.headers, response.data)
                 if response.status not in _REFUSED or not self._format.adapt(request, body, error):
                     raise error
@@ -69,7 +69,7 @@ class ProviderClient:
         return ProviderStream(
             lambda: self._open(request, caller_key),
             self._format.stream_parser(request),
-            lambda data: self._format.response(decode_object(data, self._settings.name), request),
+            lambda data: self._format.response(decode_response(data, self._settings.name), request),
             self._settings.name,
         )
 

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from everycall import limits
+from everycall.server.problems import problem
 
 __all__ = [
     "CompletionRequest",
@@ -24,7 +25,7 @@ __all__ = [
     "Message",
     "ModelParams",
     "UnstoredResponse",
-    "misplaced_field",
+    "check_places",
     "without_unknown_fields",
 ]
 
@@ -212,14 +213,13 @@ _MISPLACED = msgspec.json.Decoder(
 """Reads only the fields that belong into the configuration, which takes a microsecond."""
 
 
-def misplaced_field(data: bytes) -> tuple[str, str] | None:
-    """Return a field at the top of a request's JSON that would shape the answer, and where it belongs, or None."""
+def check_places(data: bytes) -> None:
+    """Raise `ProblemError` 422 for a field at the top of a request's JSON that belongs into the configuration."""
     fields = _MISPLACED.decode(data)
     for name, place in _PLACES.items():
         value = getattr(fields, name)
         if value is not msgspec.UNSET and bytes(value) != b"null":
-            return name, place
-    return None
+            raise problem("invalid", 422, "A parameter out of place", f"{name} belongs into {place}.", field=name)
 
 
 def without_unknown_fields(body: Any) -> Any:

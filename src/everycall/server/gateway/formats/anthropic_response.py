@@ -18,7 +18,7 @@ __all__ = ["MessageStreamParser", "read_response"]
 def read_response(body: Mapping[str, Any], request: ProviderRequest, provider: str) -> ProviderResponse:
     """Return a message. Blocks other than text and tool calls are parts of its output. Raise `ProviderError`."""
     if body.get("type") == "error" or body.get("error"):
-        raise reported_error(repaired(body.get("error")), "ResponseError")
+        raise reported_error(body.get("error"), "ResponseError")
     blocks = body.get("content")
     if not isinstance(blocks, list):
         raise ProviderError("InvalidAnswer", None, f"the answer of {provider} has no content")
@@ -26,7 +26,7 @@ def read_response(body: Mapping[str, Any], request: ProviderRequest, provider: s
     texts: list[str] = []
     parts: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
-    for block in repaired(blocks):
+    for block in blocks:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "text":
             texts.append(str(block.get("text") or ""))
@@ -95,7 +95,7 @@ class MessageStreamParser:
     def response(self) -> ProviderResponse:
         """See `StreamParser.response`."""
         content = [self._whole(index) for index in sorted(self._blocks)]
-        body = {**self._body, "content": content, "usage": self._usage}
+        body = repaired({**self._body, "content": content, "usage": self._usage})
         return read_response(body, self._request, self._provider)
 
     def _read_end(self, event: Mapping[str, Any]) -> None:

@@ -41,20 +41,20 @@ def read_response(body: Mapping[str, Any], request: ProviderRequest, provider: s
     Some servers report an error with status 200. A filtered choice may have no message; its tokens are billed.
     """
     if error := _report(body):
-        raise reported_error(repaired(error), _RESPONSE_ERROR)
+        raise reported_error(error, _RESPONSE_ERROR)
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choices, list) or not isinstance(choice, Mapping):
         raise ProviderError("InvalidAnswer", None, f"the answer of {provider} has no message")
     finish = choice.get("finish_reason")
     if finish in _FAILURES:
-        raise reported_error(repaired(choice.get("error") or f"the provider failed: {finish}"), _RESPONSE_ERROR)
+        raise reported_error(choice.get("error") or f"the provider failed: {finish}", _RESPONSE_ERROR)
     message = choice.get("message")
     if message is None and isinstance(finish, str):
         message = {}
     if not isinstance(message, Mapping):
         raise ProviderError("InvalidAnswer", None, f"the answer of {provider} has no message")
-    return _response(repaired(dict(body)), repaired(dict(message)), finish, choices[1:], request)
+    return _response(body, message, finish, choices[1:], request)
 
 
 def _report(body: Mapping[str, Any]) -> Any:
@@ -202,7 +202,7 @@ class ChatStreamParser:
             message["reasoning"] = "".join(self._thoughts)
         if self._calls:
             message["tool_calls"] = self._calls
-        return _response(self._body, repaired(message), self._finish, [], self._request)
+        return _response(repaired(self._body), repaired(message), self._finish, [], self._request)
 
     def _read_delta(self, delta: Mapping[str, Any]) -> str:
         calls = delta.get("tool_calls")

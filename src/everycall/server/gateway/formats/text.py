@@ -10,14 +10,25 @@ import msgspec
 
 from everycall.server.gateway.provider_response import ProviderError
 
-__all__ = ["TextJoiner", "decode_object", "repaired"]
+__all__ = ["TextJoiner", "decode_object", "decode_response", "repaired"]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HIGH = re.compile("[\ud800-\udbff]\\Z")
 
 
+def decode_response(data: bytes, provider: str) -> dict[str, Any]:
+    """Return a provider's whole response, a JSON object with whole characters. Raise `ProviderError`."""
+    try:
+        body = msgspec.json.decode(data)  # which accepts whole characters alone
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        body = repaired(decode_object(data, provider))
+    if not isinstance(body, dict):
+        raise _no_object(provider)
+    return body
+
+
 def decode_object(data: bytes, provider: str) -> dict[str, Any]:
-    """Return a provider's JSON object. Raise `ProviderError` if it is not one.
+    """Return the JSON object of a provider's event. Raise `ProviderError` if it is not one.
 
     Half a surrogate pair stays half, for `TextJoiner` or `repaired`. Bytes that are not UTF-8 become U+FFFD.
     """
@@ -29,8 +40,12 @@ def decode_object(data: bytes, provider: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             body = None
     if not isinstance(body, dict):
-        raise ProviderError("InvalidAnswer", None, f"the answer of {provider} is not a JSON object")
+        raise _no_object(provider)
     return body
+
+
+def _no_object(provider: str) -> ProviderError:
+    return ProviderError("InvalidAnswer", None, f"the answer of {provider} is not a JSON object")
 
 
 def repaired(value: Any) -> Any:
