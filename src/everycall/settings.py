@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,6 @@ _OMIT_NAMES = {"": OMIT_NOTHING, "none": OMIT_NOTHING, "inputs": OMIT_INPUTS, "o
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 _HOST_PATTERN = re.compile(r"(?:(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def omit_flags(log_omit: bool = False, log_omit_inputs: bool = False, log_omit_outputs: bool = False) -> int:
@@ -155,7 +155,7 @@ class Settings:
     @property
     def on_loopback(self) -> bool:
         """Whether the endpoint is this machine: then bodies are not compressed and the local key is used."""
-        return urlsplit(self.endpoint).hostname in _LOOPBACK
+        return _is_loopback(urlsplit(self.endpoint).hostname or "")
 
     def key(self) -> str | None:
         """Return the key to send: the one given, else the local key of this user when the endpoint is on loopback."""
@@ -180,6 +180,25 @@ class Settings:
     def spool_root(self) -> Path:
         """Return the directory under which this process's spool folder lies."""
         return self.spool_dir or spool_root()
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether a host is this machine, in any spelling that the system takes. Names are not resolved."""
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = socket.inet_aton(name)  # also 127.1, 0x7f000001 and 2130706433
+    except OSError:
+        try:
+            address = socket.inet_pton(socket.AF_INET6, name.partition("%")[0])
+        except OSError:
+            return False
+        if address[:12] == b"\0" * 10 + b"\xff\xff":
+            address = address[12:]
+        elif address == b"\0" * 15 + b"\1":
+            return True
+    return address[0] == 127 or not any(address)  # an address of zeros reaches this machine too
 
 
 def _omit_from(text: str) -> int:

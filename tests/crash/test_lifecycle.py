@@ -340,3 +340,21 @@ def test_one_line_at_the_exit_says_what_and_why_and_where(sink: Sink, mode: str,
     assert line.startswith(start)
     directory = line[len(start) : line.index(end)]
     assert sum(b'"n":' in path.read_bytes() for path in Path(directory).glob("*.spool")) == 1
+
+
+def test_an_attempt_without_an_end_is_a_reason(sink: Sink) -> None:
+    """The first attempt is still waiting for its answer when the program ends, which does not wait at all."""
+    sink.mode = "hang"
+    _, errors = run(
+        sink,
+        CALL
+        + """
+numbered(0)
+from everycall import _runtime
+while not _runtime._current.sender.problem:
+    everycall.flush(0.05)
+""",
+        EVERYCALL_EXIT_TIMEOUT="0",
+    )
+    (line,) = errors.splitlines()
+    assert line.startswith("everycall: 1 of 1 records not delivered yet (no answer in time); kept in ")

@@ -149,7 +149,7 @@ def test_a_spool_directory_that_no_file_can_be_in(
 ) -> None:
     """A path that the locale cannot encode, or that no system takes: calls are recorded from memory."""
     environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "EVERYCALL_HOME": str(tmp_path)}
-    flushed, errors = run(sink, f"import everycall\neverycall.init(spool_dir='/tmp/{path}')\n", **environment)
+    flushed, errors = run(sink, f"import everycall\neverycall.init(spool_dir='/tmp/{path}')\n", 20, **environment)
     assert flushed == [300, 0, 0]
     assert_all(sink, record_property)
     assert len(errors.splitlines()) == 1

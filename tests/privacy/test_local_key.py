@@ -123,6 +123,18 @@ def test_the_sender_gives_nothing_to_an_impostor(local_key: str, proof_of_port: 
     assert "EVERYCALL_API_KEY" in errors
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.1", "0.0.0.0", "2130706433"])
+def test_another_spelling_of_this_machine_does_not_help_an_impostor(
+    local_key: str, impostor: Impostor, host: str
+) -> None:
+    """Neither key nor record goes out unproved."""
+    spooled, errors = run(f"http://{host}:{impostor.port}")
+    assert spooled == 1
+    assert all(request.startswith("GET /v1/proof?nonce=") for request in impostor.requests)
+    assert local_key.encode() not in impostor.bytes
+    assert "did not prove that it is your own server" in errors
+
+
 def test_a_server_with_the_key_proves_itself(local_key: str) -> None:
     """The same process with the key gets what it should: once proved, key and record are sent on that connection.
 
@@ -165,8 +177,13 @@ def test_the_default_endpoint_always_needs_a_proof() -> None:
 
 
 def test_the_local_key_makes_a_proof_necessary(local_key: str) -> None:
-    """Wherever it would be sent."""
+    """Wherever it would be sent: at any address of this machine, however it is spelled."""
     assert Settings(endpoint="http://127.0.0.1:9000").requires_proof
+    names = ["localhost", "LOCALHOST.", "api.localhost", "[::1]", "[::]", "[::ffff:127.0.0.1]"]
+    for host in (*names, "127.0.0.2", "127.1", "0.0.0.0", "0", "0x7f000001", "2130706433"):
+        assert Settings(endpoint=f"http://{host}:9000").requires_proof, host
+    for host in ("128.0.0.1", "localhost.example", "[::2]", "[::ffff:10.0.0.1]", "10.0.0.1", "notlocalhost"):
+        assert not Settings(endpoint=f"http://{host}:9000").requires_proof, host
     assert not Settings(endpoint="https://records.example").requires_proof
 
 

@@ -72,14 +72,14 @@ class Pipeline:
         balance = self.spool.balance()
         parts = []
         if balance.spooled:
-            reason = self.sender.last_failure
+            reason = self.sender.problem
             parts.append(
                 f"{balance.spooled} of {balance.recorded} records not delivered yet{f' ({reason})' if reason else ''}; "
                 f"kept in {self.spool.directory}, sent by the next process or `everycall ship`"
             )
         if balance.lost:
             reasons = ", ".join(f"{name}: {count}" for name, count in sorted(balance.dropped.items()))
-            failure = self.sender.last_failure if Loss.SPOOL_UNWRITABLE.value in balance.dropped else None
+            failure = self.sender.problem if Loss.SPOOL_UNWRITABLE.value in balance.dropped else None
             parts.append(
                 f"{balance.lost} of {balance.recorded} records lost ({reasons}){f': {failure}' if failure else ''}"
             )

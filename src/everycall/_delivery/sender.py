@@ -53,6 +53,7 @@ class Sender:
         self._failures = 0
         self._failing_since = self._failed_at = 0.0
         self._is_unauthorised = False
+        self._is_sending = False
         self._retry_at = 0.0  # while it backs off: when the next attempt is due
         self._thread: threading.Thread | None = None
         self._transport: Transport | None = None
@@ -64,6 +65,11 @@ class Sender:
         spool.wake = self.wake
 
     # --- from any thread ---
+
+    @property
+    def problem(self) -> str | None:
+        """Why records are not delivered yet, as far as is known: the last failure, or an attempt without an end."""
+        return self.last_failure or ("no answer in time" if self._is_sending else None)
 
     def wake(self) -> None:
         """Say that there is work. Starts the thread if it was not started, or has ended."""
@@ -210,7 +216,9 @@ class Sender:
         if pending is None:
             return False
         segment, chunk = pending
+        self._is_sending = True
         delivered, losses = deliver(chunk, transport, self._key(), self._spool.balance(), self._spool.directory)
+        self._is_sending = False
         self._spool.acknowledge(segment, chunk, delivered, losses)
         self._is_reported = False
         self._failures = 0
@@ -264,6 +272,7 @@ class Sender:
 
     def _note_failure(self, receipt: Unreachable) -> None:
         now = time.monotonic()
+        self._is_sending = False
         self._failures += 1
         self._failed_at = now
         if self._failures == 1:
