@@ -83,3 +83,42 @@ def test_every_page_fits_its_window(visit: Callable[..., Any], filled: None, wid
             page.add_style_tag(content=style)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         assert page.evaluate(CUT) == [], path
+
+
+OUT_OF_VIEW = """() => [...document.querySelectorAll(".top a, .top button, .top select")].filter((element) => {
+    const box = element.getBoundingClientRect();
+    const frame = element.parentElement.getBoundingClientRect();
+    const shown = box.width > 0;
+    return shown && (box.left < 0 || box.right > window.innerWidth + 1 || box.right > frame.right + 1);
+}).map((element) => element.textContent.trim())"""
+
+
+@pytest.mark.parametrize("style", ["", WIDE], ids=["default font", "wide font"])
+@pytest.mark.parametrize("width", [320, 400, 700, 761, 1024])
+def test_the_whole_frame_is_in_view(visit: Callable[..., Any], filled: None, width: int, style: str) -> None:
+    opened = visit(width=width, bypass_csp=True)
+    for path in ("/traces", "/status", "/deployments/none"):
+        page = opened.go(path)
+        if style:
+            page.add_style_tag(content=style)
+        for name in ("Traces", "Deployments", "Status"):
+            assert page.locator("header nav a", has_text=name).is_visible(), path
+        if "none" not in path:
+            assert page.locator("header").get_by_role("link", name="JSON").is_visible(), path
+        assert page.evaluate(OUT_OF_VIEW) == [], path
+
+
+def test_versions_are_cards_at_400_pixels(visit: Callable[..., Any], filled: None) -> None:
+    page = visit(width=400).go("/deployments/support")
+    wrap = page.locator(".table-wrap:has(.versions)")
+    assert wrap.evaluate("wrap => wrap.scrollWidth <= wrap.clientWidth")
+    row = page.locator(".versions tbody tr").nth(1)
+    for text in ("version 1", "m" * 100, "Serve"):
+        assert text in row.inner_text()
+
+
+def test_a_trace_keeps_its_user_and_session_at_400_pixels(visit: Callable[..., Any], send: Callable[..., None]) -> None:
+    send(Record(inference_id="i", trace_id="t", end_user_identifier="u-amara", session_id="s-10120"))
+    card = visit(width=400).page.locator(".traces tbody tr")
+    assert "user u-amara" in card.inner_text()
+    assert "session s-10120" in card.inner_text()
