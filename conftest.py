@@ -6,6 +6,7 @@ Used by the tests of the core (`tests/`) and of each integration (`integrations/
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import hypothesis
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Set aside what imports made: tests that collect garbage look at their own objects only, which is much quicker."""
+    """Prepare the process for its tests.
+
+    What imports made is set aside: tests that collect garbage look at their own objects only, which is much quicker.
+    `scripts/coverage` measures this process, and not the programs that tests start: many of them are killed, and some
+    tests look at what a program imports.
+    """
+    os.environ.pop("COVERAGE_PROCESS_START", None)
     gc.collect()
     gc.freeze()
