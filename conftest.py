@@ -26,6 +26,9 @@ SERVER_FIXTURES = frozenset({"server", "gateway_server", "server_process"})
 hypothesis.settings.register_profile("everycall", hypothesis.settings.default, deadline=None)
 hypothesis.settings.load_profile("everycall")
 
+# The contract suite asserts: its failures are shown in detail, as those of a test module are.
+pytest.register_assert_rewrite("everycall_testkit.client_contract")
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many workers `-n auto` starts: none for single files and tests, which they would only delay."""
