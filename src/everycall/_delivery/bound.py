@@ -11,16 +11,18 @@ from everycall._delivery.segment import adopt
 __all__ = ["keep_within"]
 
 
-def keep_within(root: Path, bytes_max: int, files_max: int) -> int:
+def keep_within(root: Path, owner: int, bytes_max: int, files_max: int) -> int:
     """Delete the oldest segments of ended processes until a spool directory is within its bounds.
 
-    All its folders count: of every endpoint and project, and of every user. Segments of running processes stay, each
-    process bounds its own. Return how many records were lost.
+    All folders of the user with the id `owner` count, of every endpoint and project. Other users' do not: what they
+    write must not cost this one's records. Segments of running processes stay, each process bounds its own. Return how
+    many records were lost.
     """
     segments: list[tuple[str, Path, int]] = []  # the names begin with the time at which they were made
     try:
-        for directory in [entry.path for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]:
-            segments += _segments_in(directory)
+        for entry in list(os.scandir(root)):
+            if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == owner:
+                segments += _segments_in(entry.path)
     except OSError:
         return 0
     total, lost = sum(size for _, _, size in segments), 0

@@ -244,8 +244,8 @@ class Segment:
 
     def remove(self) -> None:
         """Delete the file; it stays readable until `release`."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            self.path.unlink()
+        with contextlib.suppress(OSError), opened(self.path.parent) as folder:
+            os.unlink(self.path.name, dir_fd=folder)
 
     def release(self) -> None:
         """Close the file, which drops its lock. May be called again."""

@@ -305,10 +305,10 @@ class Sender:
     def _keep_within_bound(self) -> None:
         """Keep the whole spool directory within its bounds, now and then."""
         begun = time.monotonic()
-        root = self._spool.root
-        if root is None or begun < self._bound_at:
+        root, owner = self._spool.root, self._spool.owner()
+        if root is None or owner is None or begun < self._bound_at:
             return
-        lost = keep_within(root, limits.SPOOL_BYTES_MAX, limits.SPOOL_FILES_MAX)
+        lost = keep_within(root, owner, limits.SPOOL_BYTES_MAX, limits.SPOOL_FILES_MAX)
         self._bound_at = begun + max(limits.BOUND_INTERVAL_S, 50 * (time.monotonic() - begun))
         if lost:
             self._spool.ledger.adopt(0, {Loss.SPOOL_FULL: lost})

@@ -337,14 +337,16 @@ class Spool:
         with self._lock:
             return frozenset(segment.path for segment in (*self._segments(), self._spare) if segment is not None)
 
+    def owner(self) -> int | None:
+        """Return the id of the folder's owner; None if there is no folder."""
+        try:
+            return None if self.directory is None else self.directory.lstat().st_uid
+        except OSError:
+            return None
+
     def owns_directory(self) -> bool:
         """Tell whether the folder is this user's: then what others left in it may be delivered."""
-        if self._has_prepared:
-            return True
-        try:
-            return self.directory is not None and self.directory.lstat().st_uid == os.geteuid()
-        except OSError:
-            return False
+        return self._has_prepared or self.owner() == os.geteuid()
 
     def close_if_drained(self) -> bool:
         """Close, if every line has its receipt; return whether that was so."""

@@ -5,7 +5,9 @@ Running processes hold a lock on their spool files; those are skipped. What cann
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +64,9 @@ def ship(*, spool_dir: Path | None = None, endpoint: str | None = None, api_key:
     root = Settings.build(spool_dir=spool_dir).spool_root()
     if spool_dir is not None and not root.is_dir():
         raise ConfigurationError(f"there is no directory {root}; --spool-dir takes a directory that contains spools")
-    reports = [_ship_folder(directory, endpoint, api_key) for directory in _folders(root)]
+    folders = list(_folders(root))
+    own = _owned_by(_trusted_owners(root), folders)
+    reports = [_ship_folder(directory, endpoint, api_key) for directory in own]
     rows = [report for report in reports if report.records or report.problem]
     if rows:
         cells = [
@@ -78,6 +82,8 @@ def ship(*, spool_dir: Path | None = None, endpoint: str | None = None, api_key:
     in_use = sum(report.files_in_use for report in reports)
     if in_use:
         screen.line(f"  Skipped {in_use} spool file{'s' if in_use > 1 else ''} of running processes.")
+    if len(own) < len(folders):
+        screen.line(f"  Skipped {len(folders) - len(own)} of {len(folders)} folders: they belong to other users.")
     return 1 if any(report.left or report.refused or report.damaged or report.problem for report in reports) else 0
 
 
@@ -86,10 +92,32 @@ def _folders(root: Path) -> Iterator[Path]:
     try:
         if target_of(root) is not None or any(root.glob(f"*{SUFFIX}")):
             yield root
-        yield from sorted(path for path in root.iterdir() if path.is_dir() and path.name != REFUSED_DIR)
+        yield from sorted(
+            path for path in root.iterdir() if path.is_dir() and not path.is_symlink() and path.name != REFUSED_DIR
+        )
     except OSError as error:
         if root.exists():
             raise ConfigurationError(f"cannot read {root}: {error.strerror}") from error
+
+
+def _owned_by(owners: set[int], folders: list[Path]) -> list[Path]:
+    own = []
+    for directory in folders:
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            if directory.lstat().st_uid in owners:
+                own.append(directory)
+    return own
+
+
+def _trusted_owners(root: Path) -> set[int]:
+    """Return whose folders are shipped: this user's, and those of the owner of the directory.
+
+    Anybody who may write to a shared directory can put records there, which would be sent with this user's key.
+    """
+    try:
+        return {root.stat().st_uid, os.geteuid()}
+    except (OSError, AttributeError):  # there is no directory, or there are no user ids
+        return {0}
 
 
 def _ship_folder(directory: Path, endpoint: str | None, api_key: str | None) -> FolderReport:
@@ -113,16 +141,19 @@ def _ship_folder(directory: Path, endpoint: str | None, api_key: str | None) -> 
     try:
         while group := list(itertools.islice(segments, limits.ADOPT_FILES_MAX)):
             adopted += len(group)
-            report.records += sum(segment.pending() for segment in group)
+            pending = sum(segment.pending() for segment in group)
             if report.problem is not None:  # the endpoint could not be reached: only count
+                report.records += pending
                 for segment in group:
                     segment.release()
                 continue
             try:
                 delivered, losses = ship_segments(group, transport, settings.key(), Balance(0, 0, 0), directory)
+                pending = 0
             except Stuck as stuck:
                 report.problem = str(stuck)
                 delivered, losses = stuck.outcome
+            report.records += max(pending, delivered + sum(losses.values()))
             report.shipped += delivered
             report.refused += losses.get(Loss.REFUSED, 0)
             report.damaged += losses.get(Loss.SPOOL_CORRUPT, 0)
