@@ -208,7 +208,7 @@ class ScriptedChat(BaseChatModel):
     llm_output: dict[str, Any] = {}
     fails: Any = None
     fails_after: int = -1
-    waits: bool = False
+    waits: asyncio.Event | None = None  # set when the model is asked, which then waits to be cancelled
     usage_first: bool = False
     choices: int = 1
     model_name: str | None = "claude-test-1"
@@ -250,8 +250,9 @@ class ScriptedChat(BaseChatModel):
         return ChatResult(generations=choices, llm_output=self.llm_output)
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        if self.waits:
-            await asyncio.sleep(60)
+        if self.waits is not None:
+            self.waits.set()
+            await asyncio.Event().wait()
         return self._generate(messages, stop, None, **kwargs)
 
     def _stream(

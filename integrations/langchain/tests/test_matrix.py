@@ -305,13 +305,12 @@ async def test_stream_left(is_async: bool, chat: Any, records: list[Record]) -> 
 @pytest.mark.parametrize("flags", [{}, INPUTS, OUTPUTS], ids=["", "omit inputs", "omit outputs"])
 async def test_cancelled(flags: dict[str, Any], is_async: bool, chat: Any, records: list[Record]) -> None:
     """A task is cancelled while its model runs, or Ctrl-C is pressed in a program without an event loop."""
-    case = Case(handler=flags, waits=True, fails=None if is_async else KeyboardInterrupt())
+    asked = asyncio.Event()
+    case = Case(handler=flags, waits=asked, fails=None if is_async else KeyboardInterrupt())
     chain = case.chain(chat)
     if is_async:
         task = asyncio.create_task(chain.ainvoke(QUESTION, case.config))
-        while not any(record.name == "ChatPromptTemplate" for record in records) and not flags:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0.02)
+        await asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -331,10 +330,18 @@ async def test_cancelled(flags: dict[str, Any], is_async: bool, chat: Any, recor
 
 async def test_timed_out(chat: Any, records: list[Record]) -> None:
     """By the program's own time-out: LangChain's runs are cancelled, and the program gets its `TimeoutError`."""
-    case = Case(waits=True)
+    asked = asyncio.Event()
+    case = Case(waits=asked)
+
+    async def expire(timeout: asyncio.Timeout) -> None:
+        await asked.wait()
+        timeout.reschedule(asyncio.get_running_loop().time())
+
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
+        async with asyncio.timeout(None) as timeout:
+            expiring = asyncio.create_task(expire(timeout))
             await case.chain(chat).ainvoke(QUESTION, case.config)
+    await expiring
     assert fields_by_name(records) == {
         "root": failed(ROOT, "cancelled", "cancelled"),
         "ChatPromptTemplate": PROMPT,

@@ -182,19 +182,22 @@ def test_a_failed_call_has_no_content(tree: Any, chat: Any) -> None:
 
 
 async def test_cancellation_is_no_error_of_the_chain(tree: Any, chat: Any) -> None:
+    used, asked = asyncio.Event(), asyncio.Event()
+
     @tool
     async def slow(city: str) -> str:
         """Wait."""
-        await asyncio.sleep(60)
+        used.set()
+        await asyncio.Event().wait()
         return city
 
     async def use(x: str) -> Any:
-        return await asyncio.gather(slow.ainvoke({"city": x}), chat(waits=True).ainvoke(x))
+        return await asyncio.gather(slow.ainvoke({"city": x}), chat(waits=asked).ainvoke(x))
 
     task = asyncio.create_task(RunnableLambda(use).ainvoke("hi", HANDLER))
-    while len(RUNS.by_key) < 3:
-        await asyncio.sleep(0)
-    await asyncio.sleep(0.01)
+    await used.wait()
+    await asked.wait()
+    assert len(RUNS.by_key) == 3
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
