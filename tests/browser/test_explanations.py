@@ -99,6 +99,39 @@ def test_an_invalid_filter_keeps_the_form_and_the_other_filters(
 
 
 @pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("cursor=none", "This cursor does not belong to this list."),
+        ("limit=0", "limit may be 1 to 1000, not '0'."),
+        ("statu=error", "There is no filter 'statu'; did you mean 'status'?"),
+        ("colour=red", "There is no filter 'colour'; there are search, status,"),
+    ],
+)
+def test_any_invalid_parameter_of_the_list_keeps_the_form(
+    visit: Callable[..., Any], send: Callable[..., None], query: str, message: str
+) -> None:
+    send(call("root", tags=["beta"]))
+    opened = visit()
+    page = opened.go(f"/traces?{query}&tag=beta")
+    expect(page.get_by_role("alert")).to_contain_text(message)
+    expect(page.get_by_label("Tag", exact=True)).to_have_value("beta")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.locator("table.traces tbody tr")).to_have_count(1)
+
+
+def test_an_error_page_links_to_the_page_without_its_parameters(
+    visit: Callable[..., Any], send: Callable[..., None]
+) -> None:
+    send(call("root", project_name="shop"))
+    page = visit().go("/traces/t1?record=none&project=shop")
+    page.get_by_role("link", name="This page without its filters").click()
+    assert page.url.endswith("/traces/t1?project=shop")
+    expect(page.locator("#record-name")).to_have_text("root")
+    page = visit().go("/traces/none?project=shop")
+    expect(page.get_by_role("link", name="This page without its filters")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
     ("path", "current", "link"),
     [
         ("/traces/none", "Traces", "All traces"),

@@ -201,6 +201,12 @@ def test_one_endless_word_is_folded_too() -> None:
         ("ValueError", "KeyError: no", "KeyError: no"),
         (None, "ValueError: no", "ValueError: no"),
         ("ValueError", None, None),
+        ("RateLimitError", "openai.RateLimitError: slow down", "slow down"),
+        ("openai.RateLimitError", "openai._exceptions.RateLimitError: slow down", "slow down"),
+        ("APIError", "APIError: APIError: reset", "reset"),
+        ("Error", "RateLimitError: slow down", "RateLimitError: slow down"),
+        (None, "error", None),
+        ("ValueError", "openai.ValueError", None),
     ],
 )
 def test_the_type_of_an_error_is_not_repeated(error_type: str | None, error: str | None, shown: str | None) -> None:

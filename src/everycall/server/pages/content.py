@@ -6,6 +6,7 @@ Content is data, whatever it looks like: a shape that is not recognised as messa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -24,6 +25,8 @@ __all__ = ["Block", "Section", "error_text_of", "finish_reasons_of", "sections_o
 _FLAGS: Final = {"inputs": "log_omit_inputs", "outputs": "log_omit_outputs"}
 _NO_MESSAGE: Final = "error"
 """The error of a record whose sender gave neither a type nor a message: what the page has as the heading anyway."""
+_REPETITIONS_MAX: Final = 3
+"""How often a type stands in front of a message at most, where an error wraps another of its type."""
 _EXCEPTION_KEYS: Final = ("exception.type", "exception.message", "exception.stacktrace")
 
 
@@ -78,18 +81,20 @@ def sections_of(record: Record, origin: Origin | None = None) -> tuple[Section, 
 
 
 def error_text_of(record: Record) -> str | None:
-    """Return the message of an error without the type in front of it, which the page shows as the heading."""
+    """Return the message of an error without the type in front of it, which the page shows as the heading.
+
+    The message may have the type's short name or any qualified one: `RateLimitError`, `openai.RateLimitError`.
+    """
     text, error_type = record.error, record.error_type
     if text == _NO_MESSAGE and not error_type:
         return None
     if not text or not error_type:
         return text
-    for name in (error_type, error_type.rpartition(".")[2]):
-        if text == name:
-            return None
-        if text.startswith(f"{name}:"):
-            return text.removeprefix(f"{name}:").strip() or None
-    return text
+    short_name = re.escape(error_type.rpartition(".")[2])
+    repeated = re.compile(rf"\A(?:[\w.]{{1,200}}\.)?{short_name}(?::\s*|\s*$)")
+    for _ in range(_REPETITIONS_MAX):
+        text = repeated.sub("", text, count=1)
+    return text.strip() or None
 
 
 def traceback_of(record: Record) -> Text | None:

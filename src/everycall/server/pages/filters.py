@@ -1,10 +1,11 @@
 """The filters of the list of traces: from the query of the URL to a `TraceQuery`, and back to chips and links.
 
-Every parameter is optional. An invalid value is an error that says what it may be; unknown parameters are ignored.
+Every parameter is optional. An invalid value is an error that says what it may be; so is an unknown parameter.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ FIELDS: Final[dict[str, str]] = {
     "until": "Until",
 }
 """Parameter -> label, in the order of the form."""
+
+_NOT_FILTERS: Final = ("project", "limit", "cursor")
+"""The other parameters of the list."""
 
 RANGES: Final[dict[str, tuple[str, int]]] = {
     "15m": ("last 15 minutes", 900),
@@ -86,6 +90,7 @@ def unread_filters(parameters: Mapping[str, str], project: str | None) -> Filter
 
 def read_filters(parameters: Mapping[str, str], project: str | None, now_nano: int) -> Filters:
     """Read the query of `/traces`. Raise `FilterError`."""
+    _refuse_unknown(parameters)
     values = _values(parameters)
     status = values.get("status")
     if status not in (None, SUCCESS, ERROR):
@@ -109,6 +114,16 @@ def read_filters(parameters: Mapping[str, str], project: str | None, now_nano: i
         cursor=parameters.get("cursor") or None,
     )
     return Filters(values, query, project)
+
+
+def _refuse_unknown(parameters: Mapping[str, str]) -> None:
+    """Raise `FilterError` for a parameter that the list does not have: without it the list would show too much."""
+    names = [*FIELDS, *_NOT_FILTERS]
+    for name in parameters:
+        if name not in names:
+            nearest = difflib.get_close_matches(name[:80], names, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(FIELDS)}"
+            raise FilterError(f"There is no filter {name[:80]!r}; {hint}")
 
 
 def _values(parameters: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from everycall.semconv import DEFAULT_PROJECT
 from everycall.server.api.http import ApiRequest
 from everycall.server.auth import Identity
 from everycall.server.keys import ROLES
+from everycall.server.pages.addresses import with_query
 from everycall.server.pages.rendering import html
 from everycall.server.pages.views import server_version
 from everycall.server.problems import ProblemError
@@ -53,8 +54,17 @@ def problem_page(request: Request[Any, Any, Any], problem: Problem) -> Response[
         status=problem.status,
         problem=problem,
         path_section=request.scope["path"].split("/")[1],
+        without_query=_without_query(request, asked_project),
         **_frame(services, [project], project, asked_project),
     )
+
+
+def _without_query(request: Request[Any, Any, Any], asked_project: str | None) -> str | None:
+    """Return the URL of the same page without its parameters but the project; None if it has no others."""
+    if request.scope["method"] != "GET" or not set(request.query_params) - {"project"}:
+        return None
+    path: bytes = request.scope["raw_path"]
+    return with_query("/" + path.decode("ascii", "replace").partition("?")[0].lstrip("/"), project=asked_project)
 
 
 def _identity(request: Request[Any, Any, Any], services: Services, problem: Problem) -> Identity | None:

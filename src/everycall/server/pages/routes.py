@@ -28,6 +28,7 @@ from everycall.server.pages.tree import state_of
 from everycall.server.pages.views import TracesView, TraceView, record_view, status_view, trace_view, traces_view
 from everycall.server.problems import bad_request, not_found
 from everycall.server.services import Services
+from everycall.server.store.errors import StoreBusy, StoreError
 
 __all__ = ["handlers"]
 
@@ -51,8 +52,10 @@ async def traces_page(request: ApiRequest, services: NamedDependency[Services]) 
     try:
         filters = read_filters(request.query_params, request.query_params.get("project") or None, time.time_ns())
         view = await traces_view(services.store, project, filters)
-    except FilterError as invalid:
-        error = f"{invalid}."
+    except StoreBusy:
+        raise
+    except (FilterError, StoreError) as invalid:
+        error = _sentence(invalid)
         filters = unread_filters(request.query_params, request.query_params.get("project") or None)
         view = TracesView.empty(project, filters)
     first_page = filters.query.cursor is None
@@ -152,7 +155,12 @@ def _filters(request: ApiRequest) -> Filters:
     try:
         return read_filters(request.query_params, request.query_params.get("project") or None, time.time_ns())
     except FilterError as error:
-        raise bad_request(f"{error}.") from error
+        raise bad_request(_sentence(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _first_row(text: str) -> int | None:
