@@ -337,11 +337,13 @@ async def test_timed_out(chat: Any, records: list[Record]) -> None:
         await asked.wait()
         timeout.reschedule(asyncio.get_running_loop().time())
 
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(None) as timeout:
-            expiring = asyncio.create_task(expire(timeout))
+    async def ask() -> None:
+        async with asyncio.timeout(None) as timeout, asyncio.TaskGroup() as tasks:
+            tasks.create_task(expire(timeout))
             await case.chain(chat).ainvoke(QUESTION, case.config)
-    await expiring
+
+    with pytest.raises(TimeoutError):
+        await ask()
     assert fields_by_name(records) == {
         "root": failed(ROOT, "cancelled", "cancelled"),
         "ChatPromptTemplate": PROMPT,
