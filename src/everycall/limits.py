@@ -366,6 +366,12 @@ PATCHES_MAX = _limit("PATCHES_MAX", 100_000, "patches", "of a project that wait 
 OTLP_ATTRIBUTES_MAX = _limit(
     "OTLP_ATTRIBUTES_MAX", 4_096, "attributes", "read of one span or event; the number of dropped ones is kept"
 )
+OTLP_PIECE_SPANS = _limit(
+    "OTLP_PIECE_SPANS", 1_024, "spans", "of a large request that are translated and stored at once"
+)
+OTLP_READING_BYTES_MAX = _limit(
+    "OTLP_READING_BYTES_MAX", 16 * MIB, "bytes", "of requests that are read at once, or one request; others wait"
+)
 OTLP_NESTING_MAX = _limit(
     "OTLP_NESTING_MAX", 64, "levels", "of one attribute's value; JSON in a string that is deeper stays a string"
 )
@@ -374,6 +380,7 @@ OTLP_MESSAGE_CHARS_MAX = _limit("OTLP_MESSAGE_CHARS_MAX", 2_000, "characters", "
 SPAN_FAMILY_MAX = _limit(
     "SPAN_FAMILY_MAX", 20_000, "records", "below a span that it changes when it arrives after them"
 )
+SPAN_FAMILY_PAGE = _limit("SPAN_FAMILY_PAGE", 500, "records", "of these that are in memory at once")
 SPAN_JOINS_AGE_MAX_S = _time(
     "SPAN_JOINS_AGE_MAX_S", 86_400.0, "for which a span waits for its other half, and a flag for the spans below it"
 )

@@ -198,8 +198,10 @@ def test_log_records_that_say_nothing_of_a_call(sender: httpx.Client) -> None:
 def test_projects_of_resources(sender: httpx.Client, address: tuple[str, str]) -> None:
     """A key of all projects stores by the resource's project where no header names one."""
     with httpx.Client(base_url=address[0], headers={"x-api-key": address[1]}) as client:
-        body = export(span_json("01"), **{"openinference.project.name": "of-the-resource"})
-        body["resourceSpans"] += export(span_json("02"), **{"everycall.project.name": "another"})["resourceSpans"]
+        body = export(span_json("01"), resource={"openinference.project.name": "of-the-resource"})
+        body["resourceSpans"] += export(span_json("02"), resource={"everycall.project.name": "another"})[
+            "resourceSpans"
+        ]
         assert partial_success(send(client, body)) == (0, "")
         for project, name in (("of-the-resource", "span 01"), ("another", "span 02")):
             answer = client.get("/api/records", params={"project": project}).json()["records"]

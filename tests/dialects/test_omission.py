@@ -144,7 +144,7 @@ def family(dialect: str, flag: str, place: str) -> list[dict[str, Any]]:
     )
     call = span_json("03", trace, "02", attributes={**attributes, **own}, **FAILED)
     return [
-        export(call, scope=scope, **resource),
+        export(call, scope=scope, resource=resource),
         export(span_json("02", trace, "01", attributes=parent)),
         export(span_json("01", trace, attributes=grandparent)),
     ]

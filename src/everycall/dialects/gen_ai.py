@@ -60,6 +60,7 @@ _PARTS: Final = {
     semconv.USAGE_OUTPUT_AUDIO: ("gen_ai.usage.audio.output_tokens",),
     semconv.USAGE_OUTPUT_IMAGE: ("gen_ai.usage.image.output_tokens",),
 }
+_PART_NAMES: Final = frozenset(name for names in _PARTS.values() for name in names)
 DETAILS_EVENT: Final = "gen_ai.client.inference.operation.details"
 _MESSAGE_EVENTS: Final = {
     "gen_ai.system.message": "system",
@@ -158,7 +159,9 @@ def token_counts(source: Source, reading: Reading) -> None:
 
     A call's output is not counted where the sender writes 0 for an embedding.
     """
-    usage = {part: found for part, names in _PARTS.items() if (found := source.count(*names)) is not None}
+    usage = {}
+    if not _PART_NAMES.isdisjoint(source.attributes):
+        usage = {part: count for part, names in _PARTS.items() if (count := source.count(*names)) is not None}
     tokens = source.count(*INPUT_TOKENS)
     cached = usage.get(semconv.USAGE_CACHED, 0) + usage.get(semconv.USAGE_CACHE_WRITE, 0)
     if tokens is not None and cached > tokens:

@@ -66,9 +66,10 @@ class Reading:
     def fill(self, other: Reading) -> None:
         """Take from another reading the fields that this one does not say; objects are joined member by member."""
         for name in _FILLED:
-            if name in self.unknown:
+            more = getattr(other, name)
+            if more is None or name in self.unknown:
                 continue
-            value, more = getattr(self, name), getattr(other, name)
+            value = getattr(self, name)
             if value is None:
                 setattr(self, name, more)
             elif isinstance(value, dict) and isinstance(more, dict):
@@ -81,13 +82,14 @@ _FILLED = tuple(one.name for one in fields(Reading) if one.name not in ("dialect
 class Source:
     """The attributes of a span, read by name. What was read is not kept a second time as an attribute."""
 
-    __slots__ = ("attributes", "gen_ai_is_read", "read", "span")
+    __slots__ = ("_roots", "attributes", "gen_ai_is_read", "read", "span")
 
     def __init__(self, span: Span) -> None:
         self.span = span
         self.attributes = span.attributes
         self.read: set[str] = set()
         self.gen_ai_is_read = False
+        self._roots = {name.partition(".")[0] + "." for name in span.attributes if "." in name}
 
     def peek(self, name: str) -> Any:
         """Return an attribute, without marking it as read."""
@@ -133,8 +135,11 @@ class Source:
                 yield name[len(prefix) :], value
 
     def has(self, prefix: str) -> bool:
-        """Tell whether any attribute begins with `prefix`."""
-        return any(name.startswith(prefix) for name in self.attributes)
+        """Tell whether any attribute begins with `prefix`, which has a dot."""
+        root, dot, rest = prefix.partition(".")
+        if root + dot not in self._roots:
+            return False
+        return not rest or any(name.startswith(prefix) for name in self.attributes)
 
     def tree(self, prefix: str) -> Any:
         """Return flattened attributes as the lists and objects they stand for: `p.0.a`, `p.1.a` -> `[{a}, {a}]`."""

@@ -66,13 +66,15 @@ def log_json(name: str, span: str, trace: str = "a1", body: Any = None, **attrib
     }
 
 
-def export(*entries: dict[str, Any], scope: str = "test", logs: bool = False, **resource: Any) -> dict[str, Any]:
+def export(
+    *entries: dict[str, Any], scope: str = "test", logs: bool = False, resource: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return an export request of spans, or of log records."""
     group, name = ("Logs", "logRecords") if logs else ("Spans", "spans")
     return {
         f"resource{group}": [
             {
-                "resource": {"attributes": attributes_json(resource)},
+                "resource": {"attributes": attributes_json(resource or {})},
                 f"scope{group}": [{"scope": {"name": scope, "version": "1"}, name: list(entries)}],
             }
         ]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeVar
 
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
@@ -19,7 +19,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import Scope
 
 from everycall import limits
-from everycall.dialects import is_of_a_call, translate, translate_logs
+from everycall.dialects import Span, is_of_a_call, translate, translate_logs
 from everycall.record import Record
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.otlp import answers, json_encoding, protobuf
@@ -31,6 +31,8 @@ from everycall.server.services import Services
 from everycall.server.store.base import Store
 
 __all__ = ["PREFIXES", "handlers", "is_otlp", "status_response"]
+
+T = TypeVar("T")
 
 PREFIXES: Final = ("", "/otel", "/api/public/otel")
 """The paths below which the routes always are: the standard one, a common one, and that of Langfuse's SDK."""
@@ -70,13 +72,13 @@ def status_response(scope: Scope, error: ProblemError) -> Response[bytes]:
 async def post_traces(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
     """Store spans. The same spans may be sent again at any time; an update of a span replaces what it gives."""
     media_type = _started(request)
-    async with services.bodies.body(request.scope, request.receive) as data:
+    batch = Batch()
+    async with services.bodies.body(request.scope, request.receive) as data, services.otlp.turn(len(data)):
         read = protobuf.read_traces if media_type == PROTOBUF else json_encoding.read_traces
-        batch = await _decoded(read, data, time.time_ns())
-        records = await asyncio.to_thread(_records, batch)
-        del data
-        await _commit(services.store, request, batch, records)
-    services.otlp.spans += len(batch.spans)
+        spans = read(data, time.time_ns(), batch)
+        while records := await _decoded(_next_records, spans, batch):
+            await _commit(services.store, request, batch, records)
+            services.otlp.spans += len(records)
     return _answer("traces", media_type, batch, services.otlp)
 
 
@@ -108,21 +110,26 @@ def _started(request: Request[Identity, Any, Any]) -> str:
     return media_type_of(request.scope)
 
 
-async def _decoded(read: Callable[..., Batch], *arguments: Any) -> Batch:
+async def _decoded(read: Callable[..., T], *arguments: Any) -> T:
     try:
         return await asyncio.to_thread(read, *arguments)
     except Undecodable as error:
         raise bad_request(f"{str(error)[:1].upper()}{str(error)[1:]}. Nothing was stored.") from error
 
 
-def _records(batch: Batch) -> list[tuple[str | None, Record]]:
-    """Return the records of a batch, each with the project that its resource names."""
+def _next_records(spans: Iterator[Span], batch: Batch) -> list[tuple[str | None, Record]]:
+    """Return the records of the next spans, each with the project that its resource names; none after the last span.
+
+    A large request is translated and stored piece by piece, so that it is in memory once only.
+    """
     records: list[tuple[str | None, Record]] = []
-    for span in batch.spans:
+    for span in spans:
         try:
             records.append((_project_in(span.scope.resource), translate(span)))
         except (ValueError, TypeError, OverflowError, RecursionError) as error:  # JSON cannot hold a value of it
             batch.reject(f"a span cannot be read: {type(error).__name__}")
+        if len(records) >= limits.OTLP_PIECE_SPANS:
+            break
     return records
 
 

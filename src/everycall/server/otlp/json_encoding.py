@@ -65,21 +65,21 @@ _list = msgspec.json.Decoder(list[Raw] | None)
 _any = msgspec.json.Decoder()
 
 
-def read_traces(body: bytes, arrived: int) -> Batch:
-    """Read an `ExportTraceServiceRequest`. Raise `Undecodable` if the body is something else.
+def read_traces(body: bytes, arrived: int, batch: Batch) -> Iterator[Span]:
+    """Yield the spans of an `ExportTraceServiceRequest`; `batch` notes those that are rejected.
 
-    `arrived` stands for times that were not sent (Unix nanoseconds).
+    `arrived` stands for times that were not sent (Unix nanoseconds). Raise `Undecodable` if the body is something else.
     """
-    batch = Batch()
     for scope, raw in _entries(body, "spans", batch):
         message = _object(raw, "a span", batch)
         if message is None:
             continue
         try:
-            batch.spans.append(_span(scope, message, arrived, batch))
+            span = _span(scope, message, arrived, batch)
         except _WRONG as error:
             batch.reject(f"a span cannot be read: {_why(error)}")
-    return batch
+        else:
+            yield span
 
 
 def read_logs(body: bytes) -> Batch:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
@@ -28,28 +28,30 @@ _LENGTH_DELIMITED: Final = 2
 _FIXED: Final = {1: 8, 5: 4}
 
 
-def read_traces(body: bytes, arrived: int) -> Batch:
-    """Read an `ExportTraceServiceRequest`. `arrived` stands for times that were not sent (Unix nanoseconds).
+def read_traces(body: bytes, arrived: int, batch: Batch) -> Iterator[Span]:
+    """Yield the spans of an `ExportTraceServiceRequest`; `batch` notes those that are rejected.
 
-    Raise `Undecodable` if no span can be read.
+    `arrived` stands for times that were not sent (Unix nanoseconds). Raise `Undecodable` if no span can be read.
     """
-    batch = Batch()
     request = ExportTraceServiceRequest()
     try:
         request.ParseFromString(body)
     except (DecodeError, RecursionError) as error:
+        is_readable = False
         for scope, raw in _taken_apart(body, batch):
-            _keep_raw_span(batch, scope, raw, arrived)
-        if not batch.spans:
+            for span in _raw_span(batch, scope, raw, arrived):
+                is_readable = True
+                yield span
+        if not is_readable:
             raise Undecodable(f"the body is not an ExportTraceServiceRequest in protobuf: {_plain(error)}") from None
-        return batch
+        return
+    del body
     for resource_spans in request.resource_spans:
         resource = _attributes(resource_spans.resource.attributes)[0]
         for scope_spans in resource_spans.scope_spans:
             scope = _scope(scope_spans.scope, resource)
             for message in scope_spans.spans:
-                _keep_span(batch, scope, message, arrived)
-    return batch
+                yield from _checked(batch, scope, message, arrived)
 
 
 def read_logs(body: bytes) -> Batch:
@@ -94,21 +96,23 @@ def read_metrics(body: bytes) -> Batch:
     return Batch(points=points)
 
 
-def _keep_span(batch: Batch, scope: Scope, message: SpanMessage, arrived: int) -> None:
+def _checked(batch: Batch, scope: Scope, message: SpanMessage, arrived: int) -> Iterable[Span]:
+    """Return a span as a tuple of one; an empty one if it is rejected."""
     try:
-        batch.spans.append(_span(scope, message, arrived, batch))
+        return (_span(scope, message, arrived, batch),)
     except ValueError as error:
         batch.reject(str(error))
+        return ()
 
 
-def _keep_raw_span(batch: Batch, scope: Scope, raw: bytes, arrived: int) -> None:
+def _raw_span(batch: Batch, scope: Scope, raw: bytes, arrived: int) -> Iterable[Span]:
     message = SpanMessage()
     try:
         message.ParseFromString(raw)
     except (DecodeError, RecursionError) as error:
         batch.reject(f"a span cannot be read: {_plain(error)}")
-        return
-    _keep_span(batch, scope, message, arrived)
+        return ()
+    return _checked(batch, scope, message, arrived)
 
 
 def _span(scope: Scope, message: SpanMessage, arrived: int, batch: Batch) -> Span:

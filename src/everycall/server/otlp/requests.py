@@ -33,13 +33,12 @@ class Undecodable(Exception):
 
 @dataclass(slots=True)
 class Batch:
-    """The spans or log records of one request.
+    """What is read of one request: log records, counts, and notes about spans that are read one by one.
 
     `rejected` counts those left out, and `reasons` has the first few reasons. `warnings` say what was changed in those
     that are stored, such as attributes beyond the limit.
     """
 
-    spans: list[Span] = field(default_factory=list)
     logs: list[LogEvent] = field(default_factory=list)
     points: int = 0
     rejected: int = 0

@@ -2,7 +2,8 @@
 
 Spans of one trace come in any order and in several requests, children before their parents. `Foreign.settle` is called
 by `ingest` within the transaction that stores a batch, with all records that are new or changed, and changes these and
-the stored ones they belong to. Each step looks up by an index what it needs, so a long trace costs no more per record.
+the stored ones they belong to; then with the stored records below them, page by page. Each step looks up by an index
+what it needs, so a long trace costs no more per record.
 """
 
 from __future__ import annotations
@@ -94,20 +95,25 @@ class Foreign:
         self,
         connection: sqlite3.Connection,
         load: Callable[[int, Sequence[str]], dict[str, StoredRow]],
-        load_children: Callable[[int, Sequence[str]], dict[str, StoredRow]],
     ) -> None:
         self._connection = connection
         self._load = load
-        self._load_children = load_children
 
-    def settle(self, project: int, fresh: Sequence[Row], altered: Mapping[str, StoredRow]) -> Settled:
-        """Return what is to be written of a batch: `fresh` rows, `altered` stored ones, and what they bring along."""
+    def settle(
+        self, project: int, fresh: Sequence[Row], altered: Mapping[str, StoredRow], *, halves: bool = True
+    ) -> Settled:
+        """Return what is to be written of a batch: `fresh` rows, `altered` stored ones, and what they bring along.
+
+        Stored records below these are not among them: the caller loads them afterwards and settles them in their turn,
+        without `halves`, which are joined when they arrive.
+        """
         settled = Settled({row.record.inference_id: row for row in fresh}, dict(altered))
         foreign = [key for key in (*settled.fresh, *settled.changed) if (row := settled.get(key)) and is_foreign(row)]
         if not foreign:
             return settled
-        self._join_halves(project, settled, foreign)
-        self._bring_family(project, settled, foreign)
+        if halves:
+            self._join_halves(project, settled, foreign)
+        self._bring_parents(project, settled, foreign)
         self._omit(project, settled)
         self._fold(settled)
         return settled
@@ -118,21 +124,13 @@ class Foreign:
         settled.changed.update((key, stored[key]) for key in new)
         return new
 
-    def _bring_family(self, project: int, settled: Settled, foreign: Sequence[str]) -> None:
-        """Load stored parents and children, and hand labels down; children of what changed are loaded in their turn."""
+    def _bring_parents(self, project: int, settled: Settled, foreign: Sequence[str]) -> None:
+        """Load stored parents, and hand their labels down to the records of this batch."""
         rows = [row for key in foreign if (row := settled.get(key)) is not None]
         parents = {row.record.parent_id for row in rows} - {None}
         missing = [key for key in parents if key is not None and settled.get(key) is None]
         self._bring(settled, self._load(project, missing))
-        waiting = [row.record.inference_id for row in rows]
-        seen = 0
-        self._inherit(settled, _from_the_top(settled, waiting))
-        while waiting and seen < limits.SPAN_FAMILY_MAX:
-            children = self._load_children(project, waiting)
-            waiting = self._bring(settled, children)
-            seen += len(waiting)
-            changed = self._inherit(settled, _from_the_top(settled, waiting))
-            waiting = [key for key in waiting if key in changed]
+        self._inherit(settled, _from_the_top(settled, [row.record.inference_id for row in rows]))
 
     def _inherit(self, settled: Settled, keys: Iterable[str]) -> set[str]:
         """Give each record the labels that its parent has and it lacks. Returns those that changed."""

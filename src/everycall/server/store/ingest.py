@@ -7,8 +7,10 @@ while a statement runs, the event loop can have Python's lock; between two state
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from everycall import limits
 from everycall._pricing.price_book import PRICE_FIELDS, PriceBook
@@ -16,7 +18,7 @@ from everycall.record import Record
 from everycall.server.store.bulk import insert, select_in
 from everycall.server.store.duplicates import mark_duplicates
 from everycall.server.store.errors import StoreError
-from everycall.server.store.foreign import Foreign
+from everycall.server.store.foreign import Foreign, Settled, is_foreign
 from everycall.server.store.rows import COLUMNS, Row, combine_patches, encode_patch, merge, rewrite
 from everycall.server.store.stored import StoredRow, read_stored
 from everycall.server.store.trace_rows import TraceRow, TraceRows
@@ -35,7 +37,7 @@ class Ingest:
         self._projects: dict[str, int] = {}
         self._last_record = 0
         self._traces = TraceRows(connection)
-        self._foreign = Foreign(connection, self._stored, self._children)
+        self._foreign = Foreign(connection, self._stored)
         self.forget()
 
     def forget(self) -> None:
@@ -142,19 +144,30 @@ class Ingest:
             records.update(read_stored(numbers, bodies))
         return records
 
-    def _children(self, project: int, ids: Sequence[str]) -> dict[str, StoredRow]:
-        """Return the stored records of foreign spans directly below these."""
-        records: dict[str, StoredRow] = {}
-        for numbers, bodies in select_in(
-            self._connection,
-            "SELECT group_concat(r.id), CAST(group_concat(b.body, char(30)) AS BLOB)"
-            " FROM records r JOIN bodies b ON b.record = r.id"
-            " WHERE r.dialect IS NOT NULL AND r.project = ? AND r.parent_id IN",
-            project,
-            ids,
-        ):
-            records.update(read_stored(numbers, bodies))
-        return records
+    def _children(self, project: int, ids: Sequence[str], newest: int) -> Iterator[dict[str, StoredRow]]:
+        """Yield pages of the stored records of foreign spans directly below these, up to the record `newest`."""
+        parents = msgspec.json.encode(list(ids)).decode()
+        after = 0
+        while True:
+            numbers = [
+                number
+                for (number,) in self._connection.execute(
+                    "SELECT r.id FROM json_each(?) j CROSS JOIN records r"
+                    " ON r.project = ? AND r.parent_id = j.value AND r.dialect IS NOT NULL"
+                    " WHERE r.id > ? AND r.id <= ? ORDER BY r.id LIMIT ?",
+                    (parents, project, after, newest, limits.SPAN_FAMILY_PAGE),
+                )
+            ]
+            if not numbers:
+                return
+            after = numbers[-1]
+            listed = ",".join(map(str, numbers))
+            bodies = self._connection.execute(
+                "SELECT CAST(group_concat(body, char(30)) AS BLOB) FROM"
+                " (SELECT b.body FROM json_each(?) j CROSS JOIN bodies b ON b.record = j.value ORDER BY j.key)",
+                (f"[{listed}]",),
+            ).fetchone()[0]
+            yield read_stored(listed, bodies)
 
     def _patches(self, project: int, ids: Sequence[str]) -> dict[str, bytes]:
         patches: dict[str, bytes] = {}
@@ -168,9 +181,33 @@ class Ingest:
         return patches
 
     def _store(self, project: int, rows: Sequence[Row], stored: Sequence[StoredRow]) -> None:
-        """Write new rows and changed ones, and settle the traces that they are in or leave."""
+        """Write new rows and changed ones, and what they change in stored ones below them."""
+        newest = self._last_record
         settled = self._foreign.settle(project, rows, {one.after.record.inference_id: one for one in stored})
         self.scrub |= settled.scrub or any(_loses_content(one) for one in stored)
+        above = [row.record.inference_id for row in rows if is_foreign(row)]
+        above += [one.after.record.inference_id for one in stored if is_foreign(one.after)]
+        self._write_settled(project, settled)
+        self._settle_below(project, above, newest)
+
+    def _settle_below(self, project: int, above: Sequence[str], newest: int) -> None:
+        """Hand down what these records say to stored ones below them, level by level and page by page.
+
+        `newest` is the last record before the batch: later ones know already.
+        """
+        count = 0
+        while above and count < limits.SPAN_FAMILY_MAX:
+            changed: list[str] = []
+            for page in self._children(project, above, newest):
+                count += len(page)
+                settled = self._foreign.settle(project, [], page, halves=False)
+                self.scrub |= settled.scrub
+                changed += [key for key, one in page.items() if one.changed or key in settled.gone]
+                self._write_settled(project, settled)
+            above = changed
+
+    def _write_settled(self, project: int, settled: Settled) -> None:
+        """Write records, and settle the traces that they are in or leave."""
         new, changed = mark_duplicates(
             self._connection, project, list(settled.fresh.values()), list(settled.changed.values())
         )
