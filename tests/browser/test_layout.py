@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 
 from everycall.record import Record, encode
 
@@ -122,3 +123,16 @@ def test_a_trace_keeps_its_user_and_session_at_400_pixels(visit: Callable[..., A
     card = visit(width=400).page.locator(".traces tbody tr")
     assert "user u-amara" in card.inner_text()
     assert "session s-10120" in card.inner_text()
+
+
+@pytest.mark.parametrize("width", [800, 1024])
+def test_every_table_that_scrolls_sideways_says_so(visit: Callable[..., Any], filled: None, width: int) -> None:
+    opened = visit(width=width, bypass_csp=True)
+    for path in ("/traces", "/status", "/deployments", "/deployments/support"):
+        page = opened.go(path)
+        page.add_style_tag(content=WIDE + "table { min-width: 1400px }")
+        for wrap in page.locator(".table-wrap:visible").all():
+            hint = wrap.locator("xpath=preceding-sibling::p[1]")
+            last = wrap.locator("thead th").last.inner_text()
+            expect(hint).to_contain_text("Scroll right for more columns:")
+            expect(hint).to_contain_text(last)

@@ -49,8 +49,11 @@
   }
 
   // --- tables: name the columns that are out of view ---
-  for (const hint of document.querySelectorAll("[data-columns-of]")) {
-    const wrap = document.getElementById(hint.dataset.columnsOf);
+  for (const wrap of document.querySelectorAll(".table-wrap:has(thead)")) {
+    const hint = document.createElement("p");
+    hint.className = "hint more-columns";
+    hint.hidden = true;
+    wrap.before(hint);
     const update = () => {
       const edge = wrap.getBoundingClientRect().right;
       const hidden = [...wrap.querySelectorAll("thead th")].filter((head) => head.getBoundingClientRect().right > edge + 2);
@@ -58,7 +61,9 @@
       hint.textContent = `Scroll right for more columns: ${hidden.map((head) => head.textContent.trim()).join(", ")}`;
     };
     wrap.addEventListener("scroll", update, { passive: true });
-    new ResizeObserver(update).observe(wrap);
+    const sizes = new ResizeObserver(update);
+    sizes.observe(wrap);
+    sizes.observe(wrap.querySelector("table"));
   }
 
   // --- one trace: move in the tree, load only the panel ---
