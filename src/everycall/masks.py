@@ -1,8 +1,8 @@
 """Ready rules for `everycall.init(mask=...)`: e-mail addresses, keys and tokens, card numbers.
 
-`masks.common` is all three; `masks.rules(...)` chooses among them and adds patterns of your own. They run once per
-field, before a record is written. The rules run over the field's JSON as it is: most fields hold nothing, and
-what they hold can mostly be replaced in place. Only where the structure matters is a field decoded.
+`masks.common` has all three; `masks.rules(...)` selects among them and adds your own patterns. They run once per field,
+before a record is written. They run on the field's JSON, because most fields have nothing to mask, and most matches can
+be replaced in place. A field is decoded only if its structure matters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from everycall.errors import ConfigurationError
 __all__ = ["CARD", "EMAIL", "KEY", "Rules", "common", "rules"]
 
 EMAIL, KEY, CARD = "[email]", "[key]", "[card]"
-"""What stands where something was masked: the rule's name in brackets."""
+"""The replacements: the rule's name in brackets."""
 
 UNREADABLE = "[masked: nested too deep]"
 _SEPARATOR = "\0"
@@ -46,61 +46,62 @@ Extra = tuple[str, re.Pattern[str]]
 class Rules:
     """A mask made of rules: call it as `mask(field, value)`, or give it to `everycall.init(mask=...)`.
 
-    The field's name does not matter. Dict keys are masked too, the shape of a value stays: lists keep their length,
-    dicts their number of keys (a second masked key of the same name gets a number). Numbers, booleans and null stay,
-    but for whole numbers that are card numbers and numbers under a secret's name. Never raises.
+    The field's name does not matter. Dict keys are masked too. A value keeps its shape: lists their length, dicts their
+    number of keys (if masked keys become equal, the later ones get a number). Numbers, booleans and null are kept,
+    except integers that are card numbers and numbers under a secret's name. Never raises.
     """
 
-    __slots__ = ("_chosen", "_extra", "_plain")
+    __slots__ = ("_extra", "_plain", "_selected")
 
-    def __init__(self, chosen: int, extra: tuple[Extra, ...]) -> None:
-        self._chosen = chosen
-        self._plain = chosen & ~STRUCTURED
+    def __init__(self, selected: int, extra: tuple[Extra, ...]) -> None:
+        self._selected = selected
+        self._plain = selected & ~STRUCTURED
         self._extra = extra
 
     def __call__(self, field: str, value: Any) -> Any:
-        """Return the value with what the rules find replaced; the very same object when they find nothing."""
+        """Return the value with everything that the rules find replaced; the same object if they find nothing."""
         if isinstance(value, str):
             data = value.encode("utf-8", "surrogatepass")
-            return _extra_masked(_masked(value, find_rules(data, self._chosen) | self._plain), self._extra)
+            return _extra_masked(_masked(value, find_rules(data, self._selected) | self._plain), self._extra)
         try:
             masked = self.mask_json(field, _encode(value))
             return value if masked is None else _decode(masked)
         except (TypeError, ValueError, RecursionError, OverflowError):
-            return self._walked(value, self._chosen)  # not JSON
+            return self._walked(value, self._selected)  # not JSON
 
-    def mask_json(self, field: str, raw: bytes) -> bytes | None:  # noqa: ARG002 - the protocol's
-        """Do the same to a field's JSON as everycall encodes it (UTF-8; only what must be escaped is).
+    def mask_json(self, field: str, raw: bytes) -> bytes | None:  # noqa: ARG002 - part of the protocol
+        """Mask a field's JSON, encoded as everycall does (UTF-8, with only the necessary escapes).
 
-        Returns None when nothing is to be masked. Nearly always that, and mostly the masking too, is done without
-        decoding. Raises `msgspec.DecodeError` for what is not JSON and had to be decoded.
+        Return None if there is nothing to mask. The JSON is decoded only if necessary. Raise `msgspec.DecodeError` if
+        it has to be decoded and is not JSON.
         """
-        found = find_rules(raw, self._chosen) | self._plain
+        active = find_rules(raw, self._selected) | self._plain
         if not self._extra:
-            masked = mask_raw(raw, found)
+            masked = mask_raw(raw, active)
             if masked is not None:
                 return None if masked is raw else masked
         value = _decode(raw)
-        walked = self._walked(value, found)
+        walked = self._walked(value, active)
         return None if walked is value else _encode(walked)
 
-    def _walked(self, value: Any, found: int) -> Any:
+    def _walked(self, value: Any, active: int) -> Any:
         try:
-            return _Value(found, self._extra).masked(value)
+            return _Value(active, self._extra).masked(value)
         except RecursionError:
             return UNREADABLE
 
 
 class _Value:
-    """One value's masking. Its texts are joined, masked in one go and taken apart again: a rule costs by the byte.
+    """Masks one value. Its texts are joined, masked together and split again, so that the rules run once.
 
-    Both walks see the same texts in the same order: dict keys, then values, but not what stands under a secret's name.
+    `_collect` and `_rebuilt` visit the same texts in the same order: dict keys, then values, except values under a
+    secret's name.
     """
 
-    __slots__ = ("_extra", "_found", "_next", "_shapes", "_texts", "_whole")
+    __slots__ = ("_active", "_extra", "_next", "_shapes", "_texts", "_whole")
 
-    def __init__(self, found: int, extra: tuple[Extra, ...]) -> None:
-        self._found = found
+    def __init__(self, active: int, extra: tuple[Extra, ...]) -> None:
+        self._active = active
         self._extra = extra
         self._texts: list[str] = []
         self._whole = False  # whether something is replaced as a whole, by its name or as a number
@@ -108,9 +109,9 @@ class _Value:
         self._shapes: dict[tuple[str, ...], tuple[str, ...]] = {}  # the keys of dicts seen -> those that name a secret
 
     def masked(self, value: Any) -> Any:
-        """Return the masked value; the same object when nothing was found."""
+        """Return the masked value; the same object if nothing was found."""
         if isinstance(value, str):
-            text = _extra_masked(_masked(value, self._found), self._extra)
+            text = _extra_masked(_masked(value, self._active), self._extra)
             return value if text == value else text
         self._collect(value)
         texts = self._masked_texts()
@@ -121,9 +122,9 @@ class _Value:
 
     def _masked_texts(self) -> list[str]:
         joined = _SEPARATOR.join(self._texts)
-        texts = _masked(joined, self._found).split(_SEPARATOR)
+        texts = _masked(joined, self._active).split(_SEPARATOR)
         if len(texts) != len(self._texts) or joined.count(_SEPARATOR) != len(self._texts) - 1:
-            texts = [_masked(text, self._found) for text in self._texts]  # a text has the separator in it
+            texts = [_masked(text, self._active) for text in self._texts]  # a text has the separator in it
         return [_extra_masked(text, self._extra) for text in texts] if self._extra else texts
 
     def _collect(self, value: Any) -> None:
@@ -154,10 +155,10 @@ class _Value:
     def _rebuilt(self, value: Any) -> Any:
         if isinstance(value, dict):
             keys: Any = tuple(value)
-            shown = tuple(islice(self._next, len(keys)))
+            keys_shown = tuple(islice(self._next, len(keys)))
             secrets = self._secret_keys(keys, value)
-            if shown != keys:
-                keys = _distinct(keys, shown)
+            if keys_shown != keys:
+                keys = _distinct(keys, keys_shown)
             if secrets is None:
                 return dict(zip(keys, self._items(value.values()), strict=True))
             return {
@@ -180,41 +181,41 @@ class _Value:
         ]
 
     def _secret_keys(self, keys: tuple[str, ...], value: dict[str, Any]) -> frozenset[str] | None:
-        """Return the keys under which a secret stands. `token` beside `logprob` is a word of a model's answer."""
-        if not self._found & NAMES:
+        """Return the keys whose values are secrets. `token` beside `logprob` is a word of a model's answer."""
+        if not self._active & NAMES:
             return None
-        named = self._shapes.get(keys)
-        if named is None:
-            named = self._shapes[keys] = tuple(key for key in keys if is_secret_name(key))
-        if not named or (named == ("token",) and "logprob" in value):
+        names = self._shapes.get(keys)
+        if names is None:
+            names = self._shapes[keys] = tuple(key for key in keys if is_secret_name(key))
+        if not names or (names == ("token",) and "logprob" in value):
             return None
-        return frozenset(key for key in named if _is_hideable(key, value[key]))
+        return frozenset(key for key in names if _is_hideable(key, value[key]))
 
     def _is_card(self, value: Any) -> bool:
-        return type(value) is int and value >= _LONG and bool(self._found & CARDS) and is_card(str(value))
+        return type(value) is int and value >= _LONG and bool(self._active & CARDS) and is_card(str(value))
 
 
-def _distinct(keys: tuple[Any, ...], shown: tuple[str, ...]) -> list[Any]:
-    """Return the masked keys of a dict; of those that became the same, the later ones get a number."""
-    taken: dict[Any, int] = {}
+def _distinct(keys: tuple[Any, ...], texts: tuple[str, ...]) -> list[Any]:
+    """Return the masked keys of a dict. If keys became equal, the later ones get a number."""
+    counts: dict[Any, int] = {}
     distinct: list[Any] = []
-    for key, text in zip(keys, shown, strict=True):
+    for key, text in zip(keys, texts, strict=True):
         masked: Any = text if type(key) is str else key
-        taken[masked] = number = taken.get(masked, 0) + 1
+        counts[masked] = number = counts.get(masked, 0) + 1
         distinct.append(masked if number == 1 else f"{masked} ({number})")
     return distinct
 
 
-def _masked(text: str, found: int) -> str:
-    if not found:
+def _masked(text: str, active: int) -> str:
+    if not active:
         return text
     data = text.encode("utf-8", "surrogatepass")
-    masked = mask_bytes(data, found)
+    masked = mask_bytes(data, active)
     return text if masked is data else masked.decode("utf-8", "surrogatepass")
 
 
 def _is_hideable(key: str, value: Any) -> bool:
-    """Tell whether a value under a secret's name is one: not null, a flag, a schema of it, or a token's number."""
+    """Return whether a value under a secret's name is a secret: not null, a flag, a schema, or a number of tokens."""
     if isinstance(value, dict):
         return not {"type", "description", "$ref", "anyOf", "title"} & value.keys()
     if value is None or isinstance(value, bool) or value == "":
@@ -231,8 +232,8 @@ def _hidden(value: Any) -> Any:
 
 
 def _extra_masked(text: str, extra: tuple[Extra, ...]) -> str:
-    for shown, pattern in extra:
-        text = pattern.sub(lambda _, shown=shown: shown, text)  # type: ignore[misc]
+    for replacement, pattern in extra:
+        text = pattern.sub(lambda _, replacement=replacement: replacement, text)  # type: ignore[misc]
     return text
 
 
@@ -243,19 +244,19 @@ def rules(
     cards: bool = True,
     extra: Mapping[str, str | re.Pattern[str]] | None = None,
 ) -> Rules:
-    """Return a mask of the rules chosen.
+    """Return a mask with the selected rules.
 
-    `emails`: addresses, also in dict keys, become `[email]`. `keys`: API keys and tokens of the known shapes (OpenAI,
+    `emails`: addresses, also in dict keys, become `[email]`. `keys`: API keys and tokens of known shapes (OpenAI,
     Anthropic, AWS, GitHub, GitLab, Slack, Google, Stripe, Hugging Face, ...), bearer tokens, JWTs, private keys in PEM,
-    passwords in addresses, and the value of a name such as `password`, `api_key`, `secret`, `token` or
-    `authorization`, become `[key]`. `cards`: payment card numbers of 13 to 19 digits, by issuer's range, length and
-    check digit, become `[card]`. `extra`: your own patterns by name; a match becomes `[name]`. They
-    run on each text of every field, so a slow pattern slows down every call.
+    passwords in URLs, and values of names such as `password`, `api_key`, `secret`, `token` or `authorization`, become
+    `[key]`. `cards`: payment card numbers of 13 to 19 digits, by issuer's range, length and check digit, become
+    `[card]`. `extra`: your own patterns by name; a match becomes `[name]`. They run on each text of every field, so a
+    slow pattern slows down every call.
 
-    Raises `ConfigurationError` for a pattern that cannot be compiled, or an invalid name.
+    Raise `ConfigurationError` for a pattern that cannot be compiled, or an invalid name.
     """
-    chosen = (EMAILS if emails else 0) | ((KEYS | NAMES) if keys else 0) | (CARDS if cards else 0)
-    return Rules(chosen, tuple(_extra(name, pattern) for name, pattern in (extra or {}).items()))
+    selected = (EMAILS if emails else 0) | ((KEYS | NAMES) if keys else 0) | (CARDS if cards else 0)
+    return Rules(selected, tuple(_extra(name, pattern) for name, pattern in (extra or {}).items()))
 
 
 def _extra(name: str, pattern: str | re.Pattern[str]) -> Extra:
@@ -264,9 +265,9 @@ def _extra(name: str, pattern: str | re.Pattern[str]) -> Extra:
     try:
         compiled = re.compile(pattern)
     except (re.error, TypeError) as error:
-        raise ConfigurationError(f"the mask pattern {name!r} is no regular expression: {error}") from error
+        raise ConfigurationError(f"the mask pattern {name!r} is not a regular expression: {error}") from error
     if not isinstance(compiled.pattern, str):
-        raise ConfigurationError(f"the mask pattern {name!r} must be of text, not of bytes")
+        raise ConfigurationError(f"the mask pattern {name!r} must match text, not bytes")
     return f"[{name}]", compiled
 
 

@@ -1,1 +1,1 @@
-"""What looks like a secret: patterns and names, for `everycall.masks`."""
+"""Patterns and names of secrets, for `everycall.masks`."""

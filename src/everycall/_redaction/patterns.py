@@ -19,7 +19,7 @@ __all__ = [
 EMAILS, CARDS, NAMES, PEM, BEARERS, WORDS = (1 << n for n in range(6))
 KEYS = PEM | BEARERS | WORDS
 STRUCTURED = PEM | NAMES
-"""The rules as bits. The structured ones are asked first whether they may find something; the others just run."""
+"""The rules as bits. Structured rules run only if `find_rules` selects them; the others always run."""
 
 _EMAIL, _KEY, _CARD = b"[email]", b"[key]", b"[card]"
 _BACKSLASH = ord("\\")
@@ -44,39 +44,39 @@ def _emails(data: bytes) -> bytes:
         data = _ADDRESS_PASSWORD.sub(_keeping_before, data)
     pieces: list[bytes] = []
     done = 0
-    for found in _DOMAIN.finditer(data):
-        at = found.start()
+    for match in _DOMAIN.finditer(data):
+        at = match.start()
         local = _LOCAL_BACKWARDS.match(data[max(done, at - 64) : at][::-1])
         if local is None:
             continue
         begin = at - len(local[0][::-1].lstrip(_EDGES))
-        if begin and data[begin - 1] == _BACKSLASH and data[begin] in b"nrtbfu":  # the n of a \n is not the word's own
+        if begin and data[begin - 1] == _BACKSLASH and data[begin] in b"nrtbfu":  # the n of \n is not part of the word
             begin += 5 if data[begin] == ord("u") else 1
         while 0x80 <= data[begin] < 0xC0 and begin > done:  # in the middle of a character
             begin -= 1
         if begin < at:
             pieces += (data[done:begin], _EMAIL)
-            done = found.end()
+            done = match.end()
     return b"".join([*pieces, data[done:]]) if pieces else data
 
 
-def _keeping_before(found: re.Match[bytes]) -> bytes:
+def _keeping_before(match: re.Match[bytes]) -> bytes:
     """Return a match with its first group replaced by `[key]`."""
-    begin, end = found.span(1)
-    return found[0][: begin - found.start()] + _KEY + found[0][end - found.start() :]
+    begin, end = match.span(1)
+    return match[0][: begin - match.start()] + _KEY + match[0][end - match.start() :]
 
 
 # --- keys and tokens by their shape ---
 
 _RUN = b"w" * 20
-"""Every key of a known shape has 20 letters, digits, `_` and `-` in a row, or more."""
+"""Every key of a known shape has at least 20 letters, digits, `_` and `-` in a row."""
 _WORD_BYTES = bytes(119 if i < 128 and (chr(i).isalnum() or chr(i) in "_-") else 32 for i in range(256))
 
 
 def _starting(literal: str, rest: str, before: str = "A-Za-z0-9") -> tuple[bytes, re.Pattern[bytes]]:
-    r"""Return a literal and the pattern of a word that begins with it, also after a written-out `\n` or `%3D`.
+    r"""Return a literal and the pattern of a word that begins with it, also after an escape such as `\n` or `%3D`.
 
-    A word that begins with the letter of an escape does not begin right after a backslash: `\npm_` is a line's end.
+    A word that begins with the letter of an escape does not begin right after a backslash: `\npm_` is a line break.
     """
     before += "\\\\" if literal[0] in "nrtbf" else ""
     start = rf"(?:(?<![{before}])|(?<=\\[nrtbf])|(?<=%[0-9A-Fa-f]{{2}}))"
@@ -115,25 +115,25 @@ _SHAPES = dict(
         _starting("eyJ", r"[A-Za-z0-9_-]{17,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+)?", before="A-Za-z0-9_-"),
     )
 )
-"""OpenAI, Anthropic and those like them; AWS; Google; GitHub; GitLab; Slack; xAI; Hugging Face; Groq; npm; Replicate;
-LangSmith; Stripe; everycall's own; PyPI; JSON web tokens (RFC 7519)."""
+"""OpenAI, Anthropic and similar; AWS; Google; GitHub; GitLab; Slack; xAI; Hugging Face; Groq; npm; Replicate;
+LangSmith; Stripe; everycall; PyPI; JSON web tokens (RFC 7519)."""
 _ANY_SHAPE = re.compile(b"|".join(_SHAPES))
 
 
 def _shape_spans(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where keys stand, in their order, without overlaps."""
+    """Yield the positions of keys, in order and without overlaps."""
     done = 0
     for begin, end in _runs(data):
         at = max(begin, done)
         while (literal := _ANY_SHAPE.search(data, at, end)) is not None:
-            found = _SHAPES[literal[0]].match(data, literal.start())
-            if found is not None:
-                yield found.span()
-            at = done = found.end() if found is not None else literal.start() + 1
+            match = _SHAPES[literal[0]].match(data, literal.start())
+            if match is not None:
+                yield match.span()
+            at = done = match.end() if match is not None else literal.start() + 1
 
 
 def _runs(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the long words of a text; of one that is little else (ids, base64), only those with a key's beginning."""
+    """Yield the long words of a text. After many of them (ids, base64), yield only those that begin like a key."""
     runs = data.translate(_WORD_BYTES)
     end = 0
     for _ in range(limits.MASK_RUNS_MAX):
@@ -150,7 +150,7 @@ def _runs(data: bytes) -> Iterator[tuple[int, int]]:
                 begins.append(at)
                 at = data.find(literal, at + 1)
     for at in sorted(begins):
-        yield at, at + 12  # the longest literal is shorter, and it is the literal that is looked for
+        yield at, at + 12  # longer than any literal, which is all that is searched for
 
 
 def _end(runs: bytes, at: int) -> int:
@@ -162,11 +162,11 @@ def _shapes(data: bytes) -> bytes:
     return _replaced(data, _shape_spans(data), _KEY)
 
 
-def _replaced(data: bytes, spans: Iterable[tuple[int, int]], shown: bytes) -> bytes:
+def _replaced(data: bytes, spans: Iterable[tuple[int, int]], replacement: bytes) -> bytes:
     pieces: list[bytes] = []
     done = 0
     for begin, end in spans:
-        pieces += (data[done:begin], shown)
+        pieces += (data[done:begin], replacement)
         done = end
     return b"".join([*pieces, data[done:]]) if pieces else data
 
@@ -185,14 +185,14 @@ _PEM_LINES = re.compile(rb"(?:(?:\s|\\[nr])*+[A-Za-z0-9+/=]{16,}+)*+")
 def _pem(data: bytes) -> bytes:
     pieces: list[bytes] = []
     done = 0
-    begun: re.Match[bytes] | None = None
+    begin: re.Match[bytes] | None = None
     for mark in [*_PEM.finditer(data), None]:
-        if begun is not None:
-            whole = mark is not None and mark[1] == b"END" and b"\0" not in data[begun.end() : mark.start()]
-            lines = None if whole else _PEM_LINES.match(data, begun.end())  # its end was cut off
-            pieces += (data[done : begun.start()], _KEY)
-            done = mark.end() if whole and mark is not None else lines.end() if lines is not None else begun.end()
-        begun = mark if mark is not None and mark[1] == b"BEGIN" else None
+        if begin is not None:
+            whole = mark is not None and mark[1] == b"END" and b"\0" not in data[begin.end() : mark.start()]
+            lines = None if whole else _PEM_LINES.match(data, begin.end())  # its end was cut off
+            pieces += (data[done : begin.start()], _KEY)
+            done = mark.end() if whole and mark is not None else lines.end() if lines is not None else begin.end()
+        begin = mark if mark is not None and mark[1] == b"BEGIN" else None
     return b"".join([*pieces, data[done:]]) if pieces else data
 
 
@@ -207,35 +207,35 @@ _CARD_NUMBER = re.compile(
 
 
 def _card_spans(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where card numbers stand, in their order, without overlaps."""
+    """Yield the positions of card numbers, in order and without overlaps."""
     done = 0
-    for found in _numbers(data):
-        if found.start() >= done and is_card(found[0].translate(None, b" -").decode("ascii")):
-            yield found.span()
-            done = found.end()
+    for match in _numbers(data):
+        if match.start() >= done and is_card(match[0].translate(None, b" -").decode("ascii")):
+            yield match.span()
+            done = match.end()
 
 
 def _numbers(data: bytes) -> Iterator[re.Match[bytes]]:
-    """Yield what is written like a card's number."""
-    shown = data.translate(_DIGITS)
-    rows = shown.count(_ROWS[0])
-    if rows > limits.MASK_RUNS_MAX:  # a text of nothing but long numbers is searched as a whole
-        if rows == shown.count(b"." + _ROWS[0]):  # they are fractions
+    """Yield numbers that are written like card numbers."""
+    digits = data.translate(_DIGITS)
+    rows = digits.count(_ROWS[0])
+    if rows > limits.MASK_RUNS_MAX:  # a text that has mainly long numbers is searched as a whole
+        if rows == digits.count(b"." + _ROWS[0]):  # they are fractions
             return
         at = 0
-        while (found := _CARD_NUMBER.search(data, at)) is not None:
-            yield found
-            at = found.start() + 4
+        while (match := _CARD_NUMBER.search(data, at)) is not None:
+            yield match
+            at = match.start() + 4
         return
     begins: list[int] = []
     for row in _ROWS:
-        at = shown.find(row)
+        at = digits.find(row)
         while at >= 0:
             begins.append(at)
-            at = shown.find(row, at + 5)
+            at = digits.find(row, at + 5)
     for at in sorted(begins):
-        if (found := _CARD_NUMBER.match(data, at)) is not None:
-            yield found
+        if (match := _CARD_NUMBER.match(data, at)) is not None:
+            yield match
 
 
 def _cards(data: bytes) -> bytes:
@@ -243,12 +243,12 @@ def _cards(data: bytes) -> bytes:
 
 
 def _is_bare(raw: bytes, begin: int, end: int) -> bool:
-    """Tell whether digits of JSON may be a number of it, and not part of a text."""
+    """Return whether digits in JSON are a number, and not part of a text."""
     return raw[begin - 1 : begin] in (b"", b",", b":", b"[") and raw[end : end + 1] in (b"", b",", b"]", b"}")
 
 
 def is_card(digits: str) -> bool:
-    """Tell whether digits are a payment card's number: range and length of an issuer, and the check digit (Luhn)."""
+    """Return whether digits are a payment card number: an issuer's range and length, and a valid check digit (Luhn)."""
     return _is_issued(digits, len(digits)) and _checks(digits)
 
 
@@ -278,17 +278,17 @@ def _checks(digits: str) -> bool:
 # --- all of them ---
 
 
-def find_rules(data: bytes, chosen: int) -> int:
-    """Return which of the chosen rules that need a value's structure (`STRUCTURED`) may find something in its bytes.
+def find_rules(data: bytes, selected: int) -> int:
+    """Return which of the selected rules that need a value's structure (`STRUCTURED`) may find something in `data`.
 
-    The bytes are UTF-8 text, or JSON as everycall writes it. A rule that is not returned finds nothing there.
+    `data` is UTF-8 text, or JSON as everycall encodes it. A rule that is not returned finds nothing there.
     """
-    found = 0
-    if chosen & PEM and b"-----BEGIN " in data:
-        found |= PEM
-    if chosen & NAMES and may_be_named(data):
-        found |= NAMES
-    return found
+    rules = 0
+    if selected & PEM and b"-----BEGIN " in data:
+        rules |= PEM
+    if selected & NAMES and may_be_named(data):
+        rules |= NAMES
+    return rules
 
 
 _RULES = (
@@ -296,29 +296,30 @@ _RULES = (
 )  # fmt: skip
 
 
-def mask_bytes(data: bytes, found: int) -> bytes:
-    """Return a text (UTF-8) with what these rules find replaced; the same object when they find nothing."""
+def mask_bytes(data: bytes, rules: int) -> bytes:
+    """Return UTF-8 text with everything that these rules find replaced; the same object if they find nothing."""
     for rule, apply in _RULES:
-        if found & rule:
+        if rules & rule:
             data = apply(data)
     return data
 
 
-def mask_raw(raw: bytes, found: int) -> bytes | None:
-    """Return JSON with what these rules find in its texts replaced, without decoding it; None when that cannot be done.
+def mask_raw(raw: bytes, rules: int) -> bytes | None:
+    """Return JSON with everything that these rules find in its texts replaced, without decoding it.
 
-    What is replaced has no quote and no backslash in it, so that JSON stays JSON. Names need the structure, a number
-    needs quotes, a key that becomes the same as another needs a number, and `\\u` may end in a digit of its own.
+    Return None if it has to be decoded: for a value under a secret's name that is not a text, a card number that is a
+    JSON number (its replacement needs quotes), two keys that become the same, or a `\\u` escape, which may end in a
+    digit. Replaced text has no quote and no backslash, so the result is JSON.
     """
-    if found & PEM or (b"\\" in raw and b"\\u" in raw):
+    if rules & PEM or (b"\\" in raw and b"\\u" in raw):
         return None
-    named = mask_named_raw(raw) if found & NAMES else raw
-    if named is None:
+    data = mask_named_raw(raw) if rules & NAMES else raw
+    if data is None:
         return None
-    spans = list(_card_spans(named)) if found & CARDS else []
-    if any(_is_bare(named, *span) for span in spans):
+    spans = list(_card_spans(data)) if rules & CARDS else []
+    if any(_is_bare(data, *span) for span in spans):
         return None
-    masked = mask_bytes(_replaced(named, spans, _CARD), found & ~(CARDS | NAMES))
+    masked = mask_bytes(_replaced(data, spans, _CARD), rules & ~(CARDS | NAMES))
     if masked is raw:
         return raw
     names = _MASKED_NAME.finditer(masked)

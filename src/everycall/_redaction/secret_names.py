@@ -1,4 +1,4 @@
-"""Values with the name of a secret, as the key of a dict or assigned within a text; for `masks`."""
+"""Values under the name of a secret, as a dict key or assigned inside a text; for `masks`."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _ENDINGS = {
     "t": ("secret",),
     "y": ("[isteg]key", "[isteg][_ .-]key"),
 }
-"""What the names end with, by the last letter: a quick test before `is_secret_name`."""
+"""The endings of the names, by their last letter: a quick test before `is_secret_name`."""
 _NAME_CHARS_MAX = 64
 _names: dict[str, bool] = {}
 
 
 def is_secret_name(name: object) -> bool:
-    """Tell whether what stands under a name is a secret: `password`, `DB_PASSWORD`, `x-api-key`, `Authorization`."""
+    """Return whether a name is that of a secret: `password`, `DB_PASSWORD`, `x-api-key`, `Authorization`."""
     if type(name) is not str or len(name) > _NAME_CHARS_MAX:
         return False
-    known = _names.get(name)
-    if known is None:
+    is_secret = _names.get(name)
+    if is_secret is None:
         if len(_names) >= limits.MASK_NAMES_MAX:
             _names.clear()
         plain = name.replace("-", "_").replace(" ", "_").replace(".", "_")
-        known = _names[name] = _SECRET_NAME.fullmatch(plain) is not None
-    return known
+        is_secret = _names[name] = _SECRET_NAME.fullmatch(plain) is not None
+    return is_secret
 
 
 def _after_a_name(sign: str, tails: tuple[str, ...]) -> str:
-    """Return the pattern of a sign that follows a secret's name and one of these tails (its closing quote, a space)."""
+    """Return the pattern of a sign after a secret's name and one of these tails (its closing quote, a space)."""
     each = []
     for tail in tails:
         by_letter = [
@@ -65,7 +65,7 @@ _PLAIN = re.compile(rb"(?=[^\s\"'&;,<>(){}\[\]$|\\`\0\d]{0,64}+\d)()([^\s\"'&;,<
 
 
 def may_be_named(data: bytes) -> bool:
-    """Tell whether something may stand under a secret's name in UTF-8 text or JSON."""
+    """Return whether UTF-8 text or JSON may have a value under a secret's name."""
     if data.count(b":") * 100 > len(data):
         lowered = data.lower()  # with that many colons, searching for the names costs less than looking before each
         if not any(name in lowered for name in _NAME_LITERALS) and not any(w.search(lowered) for w in _NAME_WORDS):
@@ -74,16 +74,16 @@ def may_be_named(data: bytes) -> bool:
 
 
 def mask_named(data: bytes) -> bytes:
-    """Mask what is assigned to a secret's name inside of a text: JSON in a string, code, an address's parameters."""
+    """Mask values assigned to a secret's name inside a text: JSON in a string, code, parameters of a URL."""
     for pattern in _NAMED:
         pieces: list[bytes] = []
         done = 0
-        for found in pattern.finditer(data):
-            if found.start() < done or not _names_a_secret(data, found.start()):
+        for match in pattern.finditer(data):
+            if match.start() < done or not _names_a_secret(data, match.start()):
                 continue
-            at = found.end()
+            at = match.end()
             value = _QUOTED.match(data, at) or _QUOTED_TWICE.match(data, at)
-            if value is None and found[0] == b"=":
+            if value is None and match[0] == b"=":
                 value = _PLAIN.match(data, at)
             if value is not None:
                 pieces += (data[done : value.start(2)], _KEY)
@@ -98,7 +98,7 @@ def _names_a_secret(data: bytes, at: int) -> bool:
     if before is None:
         return False
     name = before[1][::-1].decode("ascii")
-    if before[2]:  # JSON in JSON: the n of a \n is not its own
+    if before[2]:  # JSON in JSON: the n of a \n is not part of the name
         name = name[1:]
     return is_secret_name(name.rpartition("--")[2].rpartition(".")[2])
 
@@ -107,18 +107,18 @@ _STRING = re.compile(rb"\"((?:\\[^\0]|[^\"\\\0])*+)\"")
 
 
 def mask_named_raw(raw: bytes) -> bytes | None:
-    """Replace, in JSON as everycall writes it, the texts that stand under a secret's name as a dict's key.
+    """Mask texts whose dict key is a secret's name, in JSON as everycall encodes it.
 
-    Returns None where more is needed than that: a value that is no text, an assignment inside of a text.
+    Return None if that is not enough: for a value that is not a text, and for an assignment inside a text.
     """
     if b'"logprob"' in raw:
         return None
     pieces: list[bytes] = []
     done = 0
     for pattern in _NAMED:
-        for found in pattern.finditer(raw):
-            at = found.start()
-            if found[0] != b":" or raw[at - 1] != _QUOTE or raw[at - 2] == _BACKSLASH:
+        for match in pattern.finditer(raw):
+            at = match.start()
+            if match[0] != b":" or raw[at - 1] != _QUOTE or raw[at - 2] == _BACKSLASH:
                 if _names_a_secret(raw, at):
                     return None
                 continue
@@ -127,8 +127,8 @@ def mask_named_raw(raw: bytes) -> bytes | None:
                 return None
             if at < done or not is_secret_name(name.decode()):
                 continue
-            value = _STRING.match(raw, found.end())
-            if value is None and raw[found.end() : found.end() + 1] not in (b"t", b"f", b"n"):
+            value = _STRING.match(raw, match.end())
+            if value is None and raw[match.end() : match.end() + 1] not in (b"t", b"f", b"n"):
                 return None
             if value is not None and value[1]:
                 pieces += (raw[done : value.start(1)], _KEY)
