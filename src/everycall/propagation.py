@@ -1,8 +1,8 @@
 """Context between processes: over HTTP, through a queue, and into a process pool.
 
-What travels is the W3C `traceparent` (and a `tracestate` as it came) and, in `baggage`, `everycall.trace_name`,
-`everycall.end_user_identifier`, `everycall.session_id`, `everycall.omit`, and `everycall.trace_id` where the user's
-trace id is not the 32 hex digits. Incoming headers are untrusted: only ids, names and flags are read,
+The headers are the W3C `traceparent`, `tracestate` (passed on unchanged), and `baggage` with `everycall.trace_name`,
+`everycall.end_user_identifier`, `everycall.session_id`, `everycall.omit`, and `everycall.trace_id` if the user's
+trace id is not the 32 hex digits of `traceparent`. Incoming headers are untrusted: only ids, names and flags are read,
 each within its bound (`limits.BAGGAGE_READ_CHARS`, `ID_CHARS_MAX`, `NAME_CHARS_MAX`), and never a URL. Incoming omit
 flags can only add to those that apply here.
 """
@@ -38,20 +38,20 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 def inject(headers: MutableMapping[str, str], url: str | None = None) -> None:
-    """Write the call in progress (or the scope of `everycall.context`) into the headers of a request or a task.
+    """Write the call in progress (or the scope of `everycall.context`) to the headers of a request or a task.
 
-    With `url`, only if its host is one that `init(propagate_to=...)` or EVERYCALL_PROPAGATE_TO names. Without, always:
-    for the headers of a task or message of your own. A `traceparent` that is there already stays, and so do the other
-    members of `baggage`. Writes nothing when no call or scope is in progress. Never raises.
+    With `url`, this is done only if `init(propagate_to=...)` or EVERYCALL_PROPAGATE_TO lists its host. Without `url` it
+    is always done: use that for tasks and messages of your own. An existing `traceparent` and other members of
+    `baggage` are kept. Nothing is written if no call or scope is in progress. Never raises.
     """
     _carrier.inject(headers, url)
 
 
 @_guard.guarded
 def extract(headers: Mapping[str, str]) -> Scope | None:
-    """Read what `inject` wrote, or any other sender's `traceparent`; None when there is nothing of it.
+    """Return the scope in headers that `inject` or another sender wrote, or None if they have no trace headers.
 
-    `headers` is any mapping of names, in any case, to text. Malformed headers are ignored. Never raises.
+    `headers` maps names, in any case, to text. Malformed headers are ignored. Never raises.
     """
     return _carrier.scope_of(_carrier.read(headers), current_node())
 
@@ -60,7 +60,7 @@ class use_context:  # noqa: N801 - used like a function: `with use_context(heade
     """Continue the trace in `headers`: `with use_context(task.headers): ...`, also `async with`.
 
     The sender's call is the parent of the calls inside, and its names, ids and omit flags apply to them. Without trace
-    headers nothing changes. May be entered again and nested. Never raises by itself.
+    headers nothing changes. Can be nested and entered again. Never raises by itself.
     """
 
     def __init__(self, headers: Mapping[str, str] | None) -> None:
@@ -85,7 +85,7 @@ class use_context:  # noqa: N801 - used like a function: `with use_context(heade
 
 @dataclass(frozen=True, slots=True)
 class Carried(Generic[P, R_co]):
-    """A function and the context it was given; made by `carry`. Can be pickled when the function can."""
+    """A function and the context to run it in, from `carry`. It is picklable if the function is."""
 
     function: Callable[P, R_co]
     headers: dict[str, str]
@@ -93,7 +93,7 @@ class Carried(Generic[P, R_co]):
     metadata: dict[str, Any] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Call the function in the context it was given, and in no other; omit flags that hold here hold on."""
+        """Call the function in the carried context instead of the current one. Omit flags of both apply."""
         token = attach_alone(self._scope())
         try:
             return self.function(*args, **kwargs)
@@ -110,10 +110,10 @@ class Carried(Generic[P, R_co]):
 
 
 def carry(function: Callable[P, R_co]) -> Carried[P, R_co]:
-    """Give a function the context that holds now, to be called in another process: `pool.map(carry(work), items)`.
+    """Return a function that runs `function` in this context, in another process: `pool.map(carry(work), items)`.
 
-    For `multiprocessing` and `ProcessPoolExecutor`, forked or spawned; `function` must be one that they can pickle.
-    Tags and metadata of `everycall.context` go along too, as plain JSON values.
+    For `multiprocessing` and `ProcessPoolExecutor`, forked or spawned; `function` must be picklable. Tags and metadata
+    of `everycall.context` are included, as plain JSON values.
     """
     headers: dict[str, str] = {}
     inject(headers)
@@ -125,16 +125,16 @@ def carry(function: Callable[P, R_co]) -> Carried[P, R_co]:
 
 @_guard.guarded
 def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Metadata as values that can be pickled, whatever it holds."""
-    found = to_json(capture(metadata)[0]) if metadata else None
-    return found if isinstance(found, dict) else None
+    """Return metadata as plain JSON values, which can be pickled."""
+    plain = to_json(capture(metadata)[0]) if metadata else None
+    return plain if isinstance(plain, dict) else None
 
 
 def instrument_httpx() -> None:
-    """Have `httpx` (and `httpx2`) clients `inject` into each request to a host that `propagate_to` names.
+    """Make `httpx` (and `httpx2`) clients `inject` into each request to a host that `propagate_to` lists.
 
-    Takes effect now, or when the library is imported; also on clients that exist. `init(propagate_to=...)` does it too.
-    A redirect is a request of its own: to a host that is not named, it carries nothing.
+    It takes effect now, or when the library is imported, and includes existing clients. `init(propagate_to=...)` calls
+    it too. Each redirect is checked separately: a request to a host that is not listed has no trace headers.
     """
     from everycall._propagation import http_clients
 
@@ -142,14 +142,14 @@ def instrument_httpx() -> None:
 
 
 def instrument_requests() -> None:
-    """Have `requests` sessions `inject` into each request to a named host, as `instrument_httpx` does for httpx."""
+    """Make `requests` sessions `inject` into each request to a listed host, as `instrument_httpx` does for httpx."""
     from everycall._propagation import http_clients
 
     http_clients.install(*http_clients.REQUESTS)
 
 
 def uninstrument() -> None:
-    """Undo `instrument_httpx`, `instrument_requests`, and what `init(propagate_to=...)` did of them."""
+    """Undo `instrument_httpx` and `instrument_requests`, also if `init(propagate_to=...)` called them."""
     from everycall._propagation import http_clients
 
     http_clients.uninstall()

@@ -49,11 +49,11 @@ _STATE = re.compile(rf"{_STATE_MEMBER}(?:[ \t]*,[ \t]*{_STATE_MEMBER}){{0,31}}")
 _NOT_IN_A_URL = re.compile(r"[\s\\]")
 
 
-# --- out ---
+# --- outgoing ---
 
 
 def is_allowed(url: str) -> bool:
-    """Tell whether the trace may be told to the host of an address: whether `propagate_to` names it."""
+    """Return whether `propagate_to` lists the host of a URL, so that trace headers may be sent to it."""
     recorder = active()
     if recorder is None or not recorder.settings.propagate_to or _NOT_IN_A_URL.search(url):
         return False
@@ -69,7 +69,7 @@ def is_allowed(url: str) -> bool:
 
 
 def _matches(pattern: str, host: str, port: int) -> bool:
-    """One name of `propagate_to`, as `Settings` checked it: `[*.]name[:port]` or `[v6 address][:port]`."""
+    """Match a host against a pattern of `propagate_to`: `[*.]name[:port]` or `[v6 address][:port]`."""
     match = _PATTERN.fullmatch(pattern)
     if match is None or (match["port"] and int(match["port"]) != port):
         return False
@@ -78,9 +78,9 @@ def _matches(pattern: str, host: str, port: int) -> bool:
 
 
 def additions(headers: Mapping[Any, Any], url: str | None) -> dict[str, str]:
-    """Return the headers to set so that the receiver's calls continue this trace; none for a host not named.
+    """Return the headers to set so that the receiver's calls continue this trace; none if the host is not listed.
 
-    Of what `headers` has, a `traceparent` and a `tracestate` stay; `baggage` keeps its members behind ours.
+    A `traceparent` and a `tracestate` in `headers` are kept; in `baggage`, other members are kept after ours.
     """
     recorder = active()
     if recorder is None or (url is not None and not is_allowed(url)):
@@ -88,24 +88,24 @@ def additions(headers: Mapping[Any, Any], url: str | None) -> dict[str, str]:
     node = current_node()
     if node is None:
         return {}
-    found, there = {}, read(headers)
-    parent = there.get(TRACEPARENT)
+    added, present = {}, read(headers)
+    parent = present.get(TRACEPARENT)
     if parent is None:
         span, state = _own_parent(node)
         if span is not None:
-            found[TRACEPARENT] = parent = span
-            if state and TRACESTATE not in there:
-                found[TRACESTATE] = state
-    before = there.get(BAGGAGE, "")
+            added[TRACEPARENT] = parent = span
+            if state and TRACESTATE not in present:
+                added[TRACESTATE] = state
+    before = present.get(BAGGAGE, "")
     ours = _fitting(_members(node, node.omit | recorder.omit, parent), len(_OURS.sub("", before)))
     baggage = ",".join(filter(None, [*ours, _OURS.sub("", before).strip(", \t")]))
     if baggage and baggage != before:
-        found[BAGGAGE] = baggage
-    return found
+        added[BAGGAGE] = baggage
+    return added
 
 
 def _own_parent(node: Scope | OwnedCall) -> tuple[str | None, str | None]:
-    """Return traceparent and tracestate: of the call in progress, else of the remote span that is passed on."""
+    """Return traceparent and tracestate of the call in progress, or else of the remote span that is passed on."""
     remote, call = remote_span(), node.call
     if remote is not None and node.trace_hex != f"{remote.trace_id:032x}":
         remote = None
@@ -118,7 +118,7 @@ def _own_parent(node: Scope | OwnedCall) -> tuple[str | None, str | None]:
 
 
 def _members(node: Scope | OwnedCall, omit: int, parent: str | None) -> Iterator[str]:
-    """The baggage members, the weightiest first: what must not be recorded, then which trace, then its labels."""
+    """Yield the baggage members, the most important first: omit flags, trace id, labels."""
     if omit:
         yield f"{BAGGAGE_OMIT}={'.'.join(word for word, flag in _OMIT_WORDS.items() if omit & flag)}"
     if node.trace_id and (parent is None or (parent[3:35] == node.trace_hex and node.trace_id != node.trace_hex)):
@@ -137,7 +137,7 @@ def _member(key: str, value: str) -> str:
 
 
 def _fitting(members: Iterator[str], there: int) -> Iterator[str]:
-    """Those that fit beside what is there; the first, which may be the omit flags, fits always."""
+    """Yield the members that fit beside `there` existing characters; always the first, which may be the omit flags."""
     size = there
     for index, member in enumerate(members):
         if index == 0 or size + len(member) + 1 <= limits.BAGGAGE_SENT_BYTES:
@@ -153,19 +153,19 @@ def inject(headers: MutableMapping[str, str], url: str | None = None) -> None:
         headers[names.get(name, name)] = value
 
 
-# --- in ---
+# --- incoming ---
 
 
 def read(headers: Mapping[Any, Any]) -> dict[str, str]:
-    """Return the three headers among `headers`, by lower-case name; whatever is no text is left out."""
-    found = {}
+    """Return the three trace headers by lower-case name. Values that are not text are left out."""
+    trace_headers = {}
     for name in headers:
         lowered = _text(name).lower() if len(name) < 16 else ""
         if lowered in HEADERS:
             value = headers[name]
             if isinstance(value, str | bytes) and value:
-                found[lowered] = _text(value)
-    return found
+                trace_headers[lowered] = _text(value)
+    return trace_headers
 
 
 def _text(value: str | bytes) -> str:
@@ -173,10 +173,11 @@ def _text(value: str | bytes) -> str:
 
 
 def scope_of(headers: Mapping[str, str], above: Scope | OwnedCall | None) -> Scope | None:
-    """Return what the three headers say as a scope below `above`; None when they say nothing to us.
+    """Return a scope below `above` from the three headers, or None if they have nothing for us.
 
-    A `traceparent` that is not one counts as none (W3C Trace Context, 4.3); of baggage only our own members are read.
-    A raw trace id is used if it matches `traceparent`, or if there is no `traceparent`. Flags only add up.
+    An invalid `traceparent` is ignored (W3C Trace Context, 4.3); only everycall's members of `baggage` are read. A raw
+    trace id is used if it matches `traceparent`, or if there is no `traceparent`. Omit flags are added to those of
+    `above`.
     """
     remote = _remote(headers.get(TRACEPARENT, ""), headers.get(TRACESTATE, ""))
     labels, omit = _labels(headers.get(BAGGAGE, ""))
@@ -206,12 +207,12 @@ def _remote(parent: str, state: str) -> SpanContext | None:
         return None
     fits = len(state) <= limits.TRACESTATE_CHARS and _STATE.fullmatch(state)
     trace_state = TraceState.from_header([state]) if fits else None
-    found = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)), trace_state)
-    return found if found.is_valid else None
+    context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)), trace_state)
+    return context if context.is_valid else None
 
 
 def _labels(baggage: str) -> tuple[dict[str, str], int]:
-    """Our members of a baggage header: the first of each name that is within its bound, the flags of all."""
+    """Return everycall's members of a baggage header (the first of each name, within its bound), and all omit flags."""
     labels: dict[str, str] = {}
     omit = OMIT_NOTHING
     end = limits.BAGGAGE_READ_CHARS

@@ -1,7 +1,7 @@
-"""Hooks of httpx and requests that add trace headers to requests to the hosts that the user named.
+"""Hooks of httpx and requests that add trace headers to requests to the hosts that the user listed.
 
 `everycall.propagation` and the runtime install them. The headers are on a request only while it is being sent: the host
-of each redirect is checked anew, and the program's request object is unchanged afterwards.
+of each redirect is checked again, and the program's request object is unchanged afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _awaited: set[str] = set()
 
 
 def install(*libraries: str) -> None:
-    """Hook into libraries that are imported, and into the others when they are. Once is enough."""
+    """Hook into these libraries, or wait until they are imported. Calling it again does nothing."""
     for library in libraries:
         _wanted.add(library)
         if library not in _awaited:
@@ -38,14 +38,14 @@ def install(*libraries: str) -> None:
 
 
 def uninstall() -> None:
-    """Put the libraries' own functions back; where somebody wrapped ours since, ours stays below and does nothing."""
+    """Restore the libraries' functions. If another library has wrapped ours, ours stays in place and does nothing."""
     _wanted.clear()
     for patches in _patches.values():
         patches.undo()
 
 
 def _imported(library: str) -> Callable[[Any], None]:
-    """What to do once a library is there. A library that is made otherwise than expected is left as it is."""
+    """Return the hook to run when a library is imported. A library with other internals than expected is not hooked."""
 
     def hook(module: Any) -> None:
         module = module or sys.modules.get(library)
@@ -69,19 +69,19 @@ def _hook_into(library: str, module: Any) -> None:
 
 
 @_guard.guarded
-def _told(request: Any) -> Any:
-    """Return a request's headers with ours added, as a copy; None when there is nothing to tell its host."""
-    found = additions(request.headers, str(request.url))
-    if not found:
+def _with_trace(request: Any) -> Any:
+    """Return a copy of a request's headers with the trace headers; None if its host gets none."""
+    added = additions(request.headers, str(request.url))
+    if not added:
         return None
     headers = request.headers.copy()
-    headers.update(found)
+    headers.update(added)
     return headers
 
 
 def _send(original: AnyFunction, patches: Patches) -> AnyFunction:
     def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        headers = _told(request) if patches.on else None
+        headers = _with_trace(request) if patches.on else None
         if headers is None:
             return original(self, request, *args, **kwargs)
         before, request.headers = request.headers, headers
@@ -95,7 +95,7 @@ def _send(original: AnyFunction, patches: Patches) -> AnyFunction:
 
 def _send_async(original: AnyFunction, patches: Patches) -> AnyFunction:
     async def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        headers = _told(request) if patches.on else None
+        headers = _with_trace(request) if patches.on else None
         if headers is None:
             return await original(self, request, *args, **kwargs)
         before, request.headers = request.headers, headers

@@ -24,8 +24,8 @@ WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 class ASGIMiddleware:
     """`app = ASGIMiddleware(app)`: calls made while a request or a websocket is served belong to its caller's trace.
 
-    For services that your own programs call: whoever can send the headers says which trace, user and session the calls
-    are filed under, and may have them omitted. Never raises by itself; `lifespan` passes untouched.
+    For services that your own programs call: anyone who can send the headers determines the trace, user and session of
+    the calls, and can have their content omitted. Never raises by itself; `lifespan` passes unchanged.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -51,20 +51,20 @@ class ASGIMiddleware:
 
 @_guard.guarded
 def _from_asgi(scope: MutableMapping[str, Any]) -> Scope | None:
-    """Repeated headers are joined, as RFC 9110 (5.3) says. Two of `traceparent` become one that is invalid."""
-    found: dict[str, str] = {}
+    """Return a request's scope. Repeated headers are joined (RFC 9110, 5.3), so two `traceparent` are invalid."""
+    headers: dict[str, str] = {}
     for raw_name, raw_value in scope.get("headers", ()):
         name = raw_name.decode("latin-1").lower() if len(raw_name) <= len(TRACEPARENT) else ""
         if name in HEADERS:
             value = raw_value.decode("latin-1")
-            found[name] = f"{found[name]},{value}" if name in found else value
-    return scope_of(found, current_node()) if found else None
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return scope_of(headers, current_node()) if headers else None
 
 
 class WSGIMiddleware:
-    """`app = WSGIMiddleware(app)`: as `ASGIMiddleware`, for WSGI (PEP 3333); also while the response is produced.
+    """`app = WSGIMiddleware(app)`: like `ASGIMiddleware`, for WSGI (PEP 3333); also while the body is iterated over.
 
-    A body that is a list, a tuple or the server's own file wrapper is handed on as it is.
+    A body that is a list, a tuple or the server's file wrapper is returned unchanged.
     """
 
     def __init__(self, app: WSGIApp) -> None:
@@ -88,14 +88,14 @@ class WSGIMiddleware:
 
 @_guard.guarded
 def _from_wsgi(environ: dict[str, Any]) -> Scope | None:
-    found = {
+    headers = {
         name: environ[key] for name in (TRACEPARENT, TRACESTATE, BAGGAGE) if (key := f"HTTP_{name.upper()}") in environ
     }
-    return scope_of(found, current_node()) if found else None
+    return scope_of(headers, current_node()) if headers else None
 
 
 class _Body:
-    """A response body, each step of which runs with the caller's trace current, and so does its `close`."""
+    """A response body whose iteration and `close` run in the caller's trace."""
 
     def __init__(self, body: Any, node: Scope) -> None:
         self._body = body
@@ -126,7 +126,7 @@ class _Body:
 
 
 class _SizedBody(_Body):
-    """A body that says how many pieces it has; servers find the content length of one piece by it."""
+    """A body with a length; servers use it to compute the content length of a single chunk."""
 
     def __len__(self) -> int:
         return len(self._body)

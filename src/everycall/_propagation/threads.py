@@ -1,8 +1,8 @@
-"""Context for threads, from the call that starts them, and for tasks of thread pools, from the call that submits them.
+"""Passes the context of a call to threads that it starts, and to tasks that it submits to thread pools.
 
 The runtime installs this at `init` or at the first traced call, and removes it at `shutdown`. The whole OpenTelemetry
 context is passed on, as `asyncio.to_thread` does. Without a call or scope in progress nothing changes. Worker
-threads of a pool, and everycall's own threads, belong to no call.
+threads of a pool, and everycall's threads, belong to no call.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _patches = Patches()
 
 
 def install() -> None:
-    """Carry the context into threads from now on, process-wide; a forked child keeps it. Once is enough."""
+    """Pass the context to threads, in this process and its forked children. Calling it again does nothing."""
     from concurrent.futures import ThreadPoolExecutor  # here, not above: importing everycall loads little
 
     _patches.replace(threading.Thread, "start", _start)
@@ -37,17 +37,20 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Put the original functions back; where somebody wrapped ours since, ours stays below and does nothing."""
+    """Restore the original functions. If another library has wrapped ours, ours stays in place and does nothing."""
     _patches.undo()
 
 
 def is_installed() -> bool:
-    """Tell whether threads get their context from us now."""
+    """Return whether threads get the context now."""
     return _patches.on
 
 
 def _install_pool() -> None:
-    """`multiprocessing.pool.ThreadPool`, when its module is loaded: at the latest when its first worker starts."""
+    """Replace the methods of `multiprocessing.pool.ThreadPool` if its module is loaded.
+
+    It is called again when a pool's first worker starts, and then the module is loaded.
+    """
     module = sys.modules.get("multiprocessing.pool")
     if module is not None and hasattr(module, "ThreadPool"):
         for name in _POOL_METHODS:
@@ -69,7 +72,7 @@ def _start(original: AnyFunction) -> AnyFunction:
 
 
 def _prepare(thread: threading.Thread) -> Callable[[], None] | None:
-    """Have a thread's `run` begin with this context, whatever class it is of; returns what undoes that."""
+    """Make a thread's `run` start in this context, whatever its class. Return a function that undoes it."""
     try:
         context = snapshot()
         if context is None or _is_worker(thread):
@@ -91,7 +94,7 @@ def _prepare(thread: threading.Thread) -> Callable[[], None] | None:
 
 
 def _is_worker(thread: threading.Thread) -> bool:
-    """A thread of a pool lives longer than the call in which the pool happened to start it."""
+    """Return whether a thread is a worker of a pool, which outlives the call that started it."""
     module = getattr(getattr(thread, "_target", None), "__module__", None)
     if module == "multiprocessing.pool":
         _install_pool()
@@ -113,13 +116,13 @@ def _submit(original: AnyFunction) -> AnyFunction:
 
 
 def _leaves_the_interpreter(pool: object) -> bool:
-    """Tell whether a pool pickles its tasks: Python 3.14 has one that is a kind of thread pool."""
+    """Return whether a pool pickles its tasks, as Python 3.14's `InterpreterPoolExecutor`, a thread pool, does."""
     module = sys.modules.get("concurrent.futures.interpreter")
     return module is not None and isinstance(pool, module.InterpreterPoolExecutor)
 
 
 def _carrying(function: AnyFunction, context: Context, first: Callable[[], None] | None = None) -> AnyFunction:
-    """Return a function that runs with `context` current; its exceptions' tracebacks do not show it."""
+    """Return a function that runs in `context`. It removes itself from the tracebacks of exceptions."""
 
     def carried(*args: Any, **kwargs: Any) -> Any:
         if first is not None:
