@@ -1,17 +1,15 @@
-"""Every error this package raises, and every reason for which a record can be lost.
-
-The tree, drawn once:
+"""The errors that this package raises, and the reasons for which a record can be lost.
 
     EverycallError
-    ├── ConfigurationError      a setting cannot be used as given
-    ├── SpoolInUse              another process owns the files asked for
-    ├── RequestError            the endpoint answered, and the answer was no (`.problem`)
+    ├── ConfigurationError      a setting is invalid
+    ├── SpoolInUse              another process uses these files
+    ├── RequestError            the endpoint refused the request (`.problem`)
     │   ├── AuthenticationError     401 or 403
     │   └── NotFoundError           404
-    └── UnreachableError        the endpoint gave no answer that counts (connection, time-out, 5xx)
+    └── UnreachableError        no usable response from the endpoint (connection, time-out, 5xx)
 
-Telemetry itself raises none of these into a traced program: `@trace`, `span()` and the integrations count a
-`Loss` instead. Only what a user calls for its answer (`Parea.completion`, `init` with a bad setting) raises.
+Tracing never raises these: `@trace`, `span()` and the integrations count a `Loss` instead. Only functions that a user
+calls for their result raise them, such as `Parea.completion`, and `init` with an invalid setting.
 """
 
 from __future__ import annotations
@@ -34,21 +32,21 @@ __all__ = [
 
 
 class Loss(StrEnum):
-    """Why a record will never arrive. `everycall.stats().dropped` counts by these names."""
+    """The reason why a record will never arrive. `everycall.stats().dropped` has a count for each."""
 
-    CAPTURE_FAILED = "capture_failed"  # the record could not be built; a defect of everycall's
-    SPOOL_FULL = "spool_full"  # the spool reached its bound, its oldest segment went
-    SPOOL_UNWRITABLE = "spool_unwritable"  # no disk, and the memory held in its place was full or the process ended
-    SPOOL_CORRUPT = "spool_corrupt"  # a line's checksum did not match what was read back
-    REFUSED = "refused"  # the endpoint answered that it will never take this record
+    CAPTURE_FAILED = "capture_failed"  # the record could not be built: a defect in everycall
+    SPOOL_FULL = "spool_full"  # the spool reached its bound, so its oldest segment was deleted
+    SPOOL_UNWRITABLE = "spool_unwritable"  # no writable disk, and the memory used instead was full or the process ended
+    SPOOL_CORRUPT = "spool_corrupt"  # the checksum of a line that was read back did not match
+    REFUSED = "refused"  # the endpoint refused the record for good
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The one shape of an error answer, RFC 9457 `application/problem+json`.
+    """An error response as a problem document, RFC 9457 `application/problem+json`.
 
-    `type` is `urn:everycall:error:<code>`; `detail` says what to do. `extensions` holds the further members, such
-    as `index` for a refused record.
+    `type` is `urn:everycall:error:<code>`; `detail` says what to do. `extensions` has further members, such as `index`
+    for a refused record.
     """
 
     code: str
@@ -58,7 +56,7 @@ class Problem:
     extensions: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the body to be sent, as plain values."""
+        """Return the body of the response, as plain JSON values."""
         body: dict[str, Any] = {
             "type": f"urn:everycall:error:{self.code}",
             "title": self.title,
@@ -75,19 +73,19 @@ class EverycallError(Exception):
 
 
 class ConfigurationError(EverycallError):
-    """A setting cannot be used as given; the message names it and what it may be."""
+    """A setting is invalid. The message names it and says which values are valid."""
 
 
 class SpoolInUse(EverycallError):
-    """Another living process owns this data directory or spool file."""
+    """Another running process uses this data directory or spool file."""
 
 
 class UnreachableError(EverycallError):
-    """The endpoint gave no answer that counts: no connection, a time-out, 408, 429 or 5xx."""
+    """The endpoint gave no usable response: no connection, a time-out, 408, 429 or 5xx."""
 
 
 class RequestError(EverycallError):
-    """The endpoint answered with an error. `problem` is its body in the documented shape (`Problem`)."""
+    """The endpoint responded with an error; `problem` is its body."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem.status} {problem.title}: {problem.detail}")
@@ -95,8 +93,8 @@ class RequestError(EverycallError):
 
 
 class AuthenticationError(RequestError):
-    """401 or 403: the key is missing, wrong, or may not do this."""
+    """401 or 403: the key is missing or wrong, or does not permit this."""
 
 
 class NotFoundError(RequestError):
-    """404: what was named does not exist in this project."""
+    """404: the object does not exist in this project."""

@@ -1,10 +1,10 @@
-"""The record: a finished call as one frozen value; the wire form, the spool's line and the store's row.
+"""The record: a finished call as a frozen value. It is a line of the spool and of a batch, and a row of the store.
 
-The SDK builds records and the server decodes the very same class, so a field cannot mean two things. What an omit flag
-leaves out of a record is decided here too (`omit`), for the SDK and the server alike.
+The SDK and the server use the same class, so a field has the same meaning in both. `omit`, which removes what an omit
+flag covers, is here too, for both.
 
 Fields that hold a user's JSON (`inputs`, `output`, `metadata`, ...) are `msgspec.Raw`: bytes that are already JSON.
-They are encoded once, at call time, and never parsed on the way to the store. `ABSENT` is the raw `null`.
+They are encoded once, at call time, and not parsed on the way to the store. `ABSENT` is the raw `null`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 ABSENT = Raw(b"null")
-"""The value of a JSON field that was not given. Compare with `is` or by `bytes(field) == b"null"`."""
+"""The value of a JSON field that is not set. Compare with `is`, or with `bytes(field) == b"null"`."""
 
 Id = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARS_MAX)]
 Label = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
@@ -49,9 +49,9 @@ Tag = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
 
 
 class Cut(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What was cut from a field to keep it within its bound: sizes in bytes, and the SHA-256 of the whole.
+    """How much of a field was kept within its bound: sizes in bytes, and the SHA-256 of the whole value.
 
-    `bytes` and `sha256` are None where finding them would have meant walking all of a huge value.
+    `bytes` (the size of the whole) and `sha256` are None if computing them would have required visiting a huge value.
     """
 
     kept: Count
@@ -60,16 +60,16 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One finished call. Names are the seed's where it has them.
+    """One finished call. Fields have Parea's names if it has them.
 
     Unknown is `None` (absent on the wire), never 0: `cost=0.0` is a call that cost nothing, `cost=None` a call whose
-    price is not known. Times are UTC nanoseconds since the epoch; `latency` and `time_to_first_token` are seconds
-    measured on the monotonic clock. `input_tokens` includes cached and cache-write tokens, `output_tokens` includes
-    reasoning tokens; `usage` has these parts.
+    price is unknown. Times are UTC nanoseconds since the epoch; `latency` and `time_to_first_token` are seconds from
+    the monotonic clock. `input_tokens` includes cached and cache-write tokens, `output_tokens` includes reasoning
+    tokens; `usage` has these parts.
     """
 
     inference_id: Id  # unique in a project; `<trace id, 32 hex>-<span id, 16 hex>` when made by everycall
-    trace_id: Id  # the string the user gave, or 32 hex digits
+    trace_id: Id  # the user's text, or 32 hex digits
     trace_name: Label | None = None
     parent_id: Id | None = None  # the parent's inference_id; its record may come later or never
     name: Label = ""
@@ -81,9 +81,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     llm_inputs: Raw = ABSENT  # object: the prompt template's variables
     llm_configuration: Raw = ABSENT  # object: model, provider, model_params, messages, functions, function_call
     inputs: Raw = ABSENT  # any JSON; for a function, an object of its arguments by name
-    content: str | None = None  # the text an LLM answered
-    output: Raw = ABSENT  # any JSON: what any other call returned, or tool calls and structured answers
-    target: Raw = ABSENT  # any JSON: the gold standard
+    content: str | None = None  # the text of an LLM's response
+    output: Raw = ABSENT  # any JSON: the result of any other call, or tool calls and structured answers
+    target: Raw = ABSENT  # any JSON: the expected answer
     metadata: Raw = ABSENT  # object
     tags: Annotated[list[Tag], Meta(max_length=limits.TAGS_MAX)] = []
     model: Label | None = None
@@ -95,7 +95,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     cost: Annotated[float, Meta(ge=0)] | None = None  # USD
     cost_source: Annotated[str, Meta(max_length=64)] | None = None  # e.g. "genai-prices", "cache", "client"
     price_version: Annotated[str, Meta(max_length=64)] | None = None
-    counted_in: Id | None = None  # set by the store: the record of the same answer in which this one's sums are counted
+    counted_in: Id | None = None  # set by the store: the record of the same response whose figures are in the sums
     cache: bool | None = None  # whether a response cache was consulted
     cache_hit: bool | None = None
     saved_cost: Annotated[float, Meta(ge=0)] | None = None  # USD not spent because of the cache
@@ -106,7 +106,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     time_to_first_token: Annotated[float, Meta(ge=0)] | None = None
     start_time_unix_nano: Nanos = 0
     end_time_unix_nano: Nanos = 0
-    omitted: list[Annotated[str, Meta(max_length=64)]] = []  # "inputs", "outputs": left out because a flag said so
+    omitted: list[Annotated[str, Meta(max_length=64)]] = []  # "inputs", "outputs", ...: omitted because of a flag
     truncated: dict[str, Cut] = {}  # field -> what was cut
     sdk: Label | None = None  # e.g. "everycall-python/0.1.0"
     scope: Label | None = None  # the instrumentation: "everycall", "everycall_langchain", ...
@@ -114,11 +114,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
 
 
 INPUT_FIELDS = ("llm_inputs", "llm_configuration", "inputs", "target")
-"""The fields that `log_omit_inputs` covers (`model` and `provider` have fields of their own and stay)."""
+"""The fields that `log_omit_inputs` covers. (`model` and `provider` are separate fields and are kept.)"""
 OUTPUT_FIELDS = ("content", "output")
 """The fields that `log_omit_outputs` covers."""
 OMITTED_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {"inputs": INPUT_FIELDS, "outputs": OUTPUT_FIELDS}
-"""The two sides of a call that a flag can leave out, as `Record.omitted` names them, and the fields of each."""
+"""The two sides of a call that a flag can omit, as `Record.omitted` names them, and the fields of each."""
 CONTENT_FIELDS = (*INPUT_FIELDS, *OUTPUT_FIELDS, "metadata", "attributes")
 
 _TIER: Final = re.compile(r"auto|default|standard|batch|flex|priority|scale|fast|geo-[a-z]{2,16}")
@@ -137,17 +137,17 @@ _any_decoder = msgspec.json.Decoder()
 
 
 class Labels(NamedTuple):
-    """The metadata and tags given when a call started. Omit flags leave them: they are labels, not content."""
+    """The metadata and tags that were set when a call started. They are labels, not content, so flags keep them."""
 
     metadata: Raw = ABSENT
     tags: Collection[str] = ()
 
 
 def is_safe_attribute(name: str, value: Any) -> bool:
-    """Tell whether an attribute stays in a record whose inputs or outputs are left out.
+    """Return whether an attribute is kept in a record whose inputs or outputs are omitted.
 
-    The attributes that stay say where the call failed, decide its price, or identify the provider's answer. Each stays
-    only if its value has the expected form: an id, or one of the words that providers use.
+    Attributes that are kept say where the call failed, determine its price, or identify the provider's response. They
+    are kept only if the value has the expected form: an id, or one of the words that providers use.
     """
     if name not in _SAFE_ATTRIBUTES:
         return False
@@ -157,7 +157,7 @@ def is_safe_attribute(name: str, value: Any) -> bool:
 
 
 def error_without_content(error_type: str | None, location: object = None, status: int | None = None) -> str:
-    """Return what a record says of an error whose message is left out: its type, HTTP status and place in the code.
+    """Return the text for an error whose message is omitted: its type, HTTP status and code location.
 
     For example `ValueError at app:7` or `RateLimitError (429)`. A message can repeat an input or an output.
     """
@@ -175,29 +175,29 @@ def omit(
     error: str | None = None,
     keep_attribute: Callable[[str, Any], bool] = is_safe_attribute,
 ) -> dict[str, Any]:
-    """Return a record's fields without what omitting `sides` ("inputs", "outputs") covers, whatever put it there.
+    """Return a record's fields without those that omitting `sides` ("inputs", "outputs") covers.
 
-    The fields of each side go (`OMITTED_FIELDS`). Content also travels elsewhere, so with either side:
+    The fields of each side are removed (`OMITTED_FIELDS`). Other fields can have content too, so for either side:
 
-    - the error's message goes; its type, and its place in the code, stay. `error` replaces it where the caller has a
-      text that is known to hold no content;
-    - attributes go, except those that `keep_attribute(name, value)` accepts;
-    - `metadata` and `tags` become those of `labels`, if given: what was added while the call ran goes;
-    - `truncated` no longer names what went: its entries have the hash of the whole.
+    - the error's message is removed; its type and code location are kept. Pass `error` as a replacement if you have a
+      text without content;
+    - attributes are removed, except those for which `keep_attribute(name, value)` is true;
+    - `metadata` and `tags` are replaced with those of `labels`, if given, which removes what was added during the call;
+    - entries of `truncated` for removed fields are removed, because they have a hash of the whole value.
 
-    `omitted` of the result says what was left out: its earlier entries, then the sides, then `attributes`, `metadata`
-    and `tags` where something of theirs went. Without a side the fields are returned as they are. `fields` has values
-    as `Record` takes them and is not changed; what it lacks is absent.
+    `omitted` of the result has its earlier entries, then the sides, then `attributes`, `metadata` and `tags` if any of
+    theirs were removed. Without a side the fields are returned unchanged. `fields` has values as `Record` takes them
+    and is not modified; missing fields are absent.
     """
-    kept = dict(fields)
+    result = dict(fields)
     sides = [side for side in OMITTED_FIELDS if side in sides]
     if not sides:
-        return kept
-    omitted = dict.fromkeys((*kept.get("omitted", ()), *sides))
+        return result
+    omitted = dict.fromkeys((*result.get("omitted", ()), *sides))
     changed = {name for side in sides for name in OMITTED_FIELDS[side]}
     for name in changed:
-        kept.pop(name, None)
-    attributes = to_json(kept.get("attributes", ABSENT))
+        result.pop(name, None)
+    attributes = to_json(result.get("attributes", ABSENT))
     safe: dict[str, Any] = {}
     if attributes is not None:
         if isinstance(attributes, dict):
@@ -205,26 +205,26 @@ def omit(
         if safe != attributes:
             changed.add("attributes")
             omitted["attributes"] = None
-            kept["attributes"] = to_raw(safe or None)
-    if kept.get("error") is not None:
+            result["attributes"] = to_raw(safe or None)
+    if result.get("error") is not None:
         changed.add("error")
-        kept["error"] = error or error_without_content(kept.get("error_type"), safe.get(semconv.CODE_LOCATION))
+        result["error"] = error or error_without_content(result.get("error_type"), safe.get(semconv.CODE_LOCATION))
     if labels is not None:
-        if bytes(kept.get("metadata", ABSENT)) != bytes(labels.metadata):
+        if bytes(result.get("metadata", ABSENT)) != bytes(labels.metadata):
             changed.add("metadata")
             omitted["metadata"] = None
-            kept["metadata"] = labels.metadata
-        if list(kept.get("tags", ())) != list(labels.tags):
+            result["metadata"] = labels.metadata
+        if list(result.get("tags", ())) != list(labels.tags):
             omitted["tags"] = None
-            kept["tags"] = list(labels.tags)
-    if kept.get("truncated"):
-        kept["truncated"] = {name: cut for name, cut in kept["truncated"].items() if name not in changed}
-    kept["omitted"] = list(omitted)
-    return kept
+            result["tags"] = list(labels.tags)
+    if result.get("truncated"):
+        result["truncated"] = {name: cut for name, cut in result["truncated"].items() if name not in changed}
+    result["omitted"] = list(omitted)
+    return result
 
 
 def omit_from(record: Record, sides: Collection[str], **options: Any) -> Record:
-    """Return a record without what omitting `sides` covers; `options` are those of `omit`."""
+    """Return a record without the content that omitting `sides` covers; `options` are those of `omit`."""
     fields = {name: getattr(record, name) for name in Record.__struct_fields__}
     return Record(**omit(fields, sides, **options))
 
@@ -235,20 +235,20 @@ def encode(record: Record) -> bytes:
 
 
 def decode(line: bytes | bytearray | memoryview) -> Record:
-    """Read one record.
+    """Return the record in one line of JSON.
 
-    Raises `msgspec.DecodeError` (of which `msgspec.ValidationError` is a kind) with a message that names the field,
-    such as ``Expected `int`, got `str` - at `$.input_tokens` ``. Unknown fields are ignored, so an older server takes
-    what a newer client sends. `Raw` fields hold views of `line`: keep `line` alive and unchanged.
+    Raise `msgspec.DecodeError` (or its subclass `msgspec.ValidationError`) with a message that names the field, such as
+    ``Expected `int`, got `str` - at `$.input_tokens` ``. Unknown fields are ignored, so an older server accepts records
+    of a newer client. `Raw` fields are views of `line`: keep `line` alive and unchanged.
     """
     return _decoder.decode(line)
 
 
 def to_json(raw: Raw) -> Any:
-    """Return a JSON field's value as plain Python; `None` for `ABSENT`."""
+    """Return the value of a JSON field as plain Python, None for `ABSENT`."""
     return _any_decoder.decode(raw)
 
 
 def to_raw(value: Any) -> Raw:
-    """Return plain JSON values as a JSON field; `None` is `ABSENT`. Raises `TypeError` for what is not JSON."""
+    """Return plain JSON values as a JSON field, `ABSENT` for None. Raise `TypeError` for a value that is not JSON."""
     return ABSENT if value is None else Raw(_encoder.encode(value))

@@ -38,7 +38,7 @@ Mask = Callable[[str, Any], Any]
 
 
 class Variable(NamedTuple):
-    """An environment variable that everycall reads."""
+    """An environment variable that everycall reads, as README lists it."""
 
     name: str
     default: str
@@ -60,7 +60,7 @@ ENVIRONMENT: Final = (
     Variable("EVERYCALL_PROPAGATE_THREADS", "1", "0 leaves the context of a call out of threads it starts"),
     Variable("EVERYCALL_PROPAGATE_TO", "none", "hosts that get `traceparent` and `baggage`, with commas"),
 )
-"""Every `EVERYCALL_*` variable; README's table is made of it."""
+"""Every `EVERYCALL_*` variable. README's table is generated from it."""
 
 OMIT_NOTHING, OMIT_INPUTS, OMIT_OUTPUTS, OMIT_ALL = 0, 1, 2, 4
 _OMIT_NAMES = {"": OMIT_NOTHING, "none": OMIT_NOTHING, "inputs": OMIT_INPUTS, "outputs": OMIT_OUTPUTS, "all": OMIT_ALL}
@@ -70,7 +70,7 @@ _HOST_PATTERN = re.compile(r"(?:(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f
 
 
 def omit_flags(log_omit: bool = False, log_omit_inputs: bool = False, log_omit_outputs: bool = False) -> int:
-    """Return the three flags of the seed as one bit set; sets are joined with `|`, so the strictest wins."""
+    """Return the three omit flags as one bit set. Sets are joined with `|`, so the strictest flags win."""
     return (
         (OMIT_ALL if log_omit else 0)
         | (OMIT_INPUTS if log_omit_inputs else 0)
@@ -84,13 +84,13 @@ def omitted_sides(flags: int) -> tuple[str, ...]:
 
 
 def is_disabled(environment: Mapping[str, str] | None = None) -> bool:
-    """Tell whether EVERYCALL_DISABLED is set to a true value: decorators then return the function itself."""
+    """Return whether EVERYCALL_DISABLED is set to a true value. Decorators then return the function itself."""
     return (os.environ if environment is None else environment).get("EVERYCALL_DISABLED", "").strip().lower() in _TRUE
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of one process. Raises `ConfigurationError` when made with a value that cannot be used."""
+    """Settings of one process. Raise `ConfigurationError` if a value is invalid."""
 
     endpoint: str = DEFAULT_ENDPOINT
     api_key: str | None = None
@@ -107,49 +107,56 @@ class Settings:
         parts = urlsplit(self.endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError(
-                f"endpoint must be an http(s) address such as {DEFAULT_ENDPOINT}, not {self.endpoint!r}"
+                f"endpoint must be an http or https URL such as {DEFAULT_ENDPOINT}, not {self.endpoint!r}"
             )
         if not 0.0 <= self.sample_rate <= 1.0:
             raise ConfigurationError(f"sample_rate must be between 0.0 and 1.0, not {self.sample_rate!r}")
         if not self.project_name or len(self.project_name) > 256:
-            raise ConfigurationError("project_name must be a name of 1 to 256 characters")
+            raise ConfigurationError("project_name must have 1 to 256 characters")
         if self.mask is not None and not callable(self.mask):
-            raise ConfigurationError("mask must be a function mask(field, value) that returns what to keep")
+            raise ConfigurationError("mask must be a function mask(field, value) that returns the value to keep")
         if self.exit_timeout_s < 0:
             raise ConfigurationError("exit_timeout_s must not be negative")
         for pattern in self.propagate_to:
             if not _HOST_PATTERN.fullmatch(pattern):
                 raise ConfigurationError(
                     "propagate_to takes host names such as 'api.internal.example', '*.internal.example', '127.0.0.1', "
-                    f"'[::1]', each with a port or without, not {pattern!r}"
+                    f"'[::1]', each with or without a port, not {pattern!r}"
                 )
 
     @classmethod
-    def build(cls, environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
-        """Join what was given with the environment; a value given (not None) wins, omit flags are joined.
+    def build(cls, environment: Mapping[str, str] | None = None, **options: Any) -> Settings:
+        """Return settings from options and the environment (`os.environ` by default).
 
-        Reads EVERYCALL_ENDPOINT, EVERYCALL_API_KEY, EVERYCALL_PROJECT, EVERYCALL_SPOOL_DIR, EVERYCALL_LOG_OMIT
-        ("all", "inputs", "outputs", or several with commas), EVERYCALL_SAMPLE_RATE, EVERYCALL_EXIT_TIMEOUT,
-        EVERYCALL_PROPAGATE_THREADS (0 switches it off), EVERYCALL_PROPAGATE_TO (hosts with commas).
+        An option that is not None takes precedence over its variable; omit flags of both are joined. Read
+        EVERYCALL_ENDPOINT, EVERYCALL_API_KEY, EVERYCALL_PROJECT, EVERYCALL_SPOOL_DIR, EVERYCALL_LOG_OMIT ("all",
+        "inputs", "outputs", or several with commas), EVERYCALL_SAMPLE_RATE, EVERYCALL_EXIT_TIMEOUT,
+        EVERYCALL_PROPAGATE_THREADS (0 disables it), EVERYCALL_PROPAGATE_TO (hosts with commas). Raise
+        `ConfigurationError` if a value is invalid.
         """
         env = os.environ if environment is None else environment
-        spool_dir = given.get("spool_dir") or env.get("EVERYCALL_SPOOL_DIR") or None
+        spool_dir = options.get("spool_dir") or env.get("EVERYCALL_SPOOL_DIR") or None
         return cls(
-            endpoint=(given.get("endpoint") or env.get("EVERYCALL_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
-            api_key=(given.get("api_key") or env.get("EVERYCALL_API_KEY") or "").strip() or None,
-            project_name=_text(given.get("project_name") or env.get("EVERYCALL_PROJECT") or DEFAULT_PROJECT),
+            endpoint=(options.get("endpoint") or env.get("EVERYCALL_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"),
+            api_key=(options.get("api_key") or env.get("EVERYCALL_API_KEY") or "").strip() or None,
+            project_name=_text(options.get("project_name") or env.get("EVERYCALL_PROJECT") or DEFAULT_PROJECT),
             spool_dir=_path("spool_dir", spool_dir) if spool_dir else None,
             omit=_omit_from(env.get("EVERYCALL_LOG_OMIT", ""))
             | omit_flags(
-                bool(given.get("log_omit")), bool(given.get("log_omit_inputs")), bool(given.get("log_omit_outputs"))
+                bool(options.get("log_omit")),
+                bool(options.get("log_omit_inputs")),
+                bool(options.get("log_omit_outputs")),
             ),
-            mask=given.get("mask"),
-            sample_rate=_number("sample_rate", given.get("sample_rate"), env.get("EVERYCALL_SAMPLE_RATE"), 1.0),
+            mask=options.get("mask"),
+            sample_rate=_number("sample_rate", options.get("sample_rate"), env.get("EVERYCALL_SAMPLE_RATE"), 1.0),
             exit_timeout_s=_number(
-                "exit_timeout_s", given.get("exit_timeout_s"), env.get("EVERYCALL_EXIT_TIMEOUT"), limits.EXIT_TIMEOUT_S
+                "exit_timeout_s",
+                options.get("exit_timeout_s"),
+                env.get("EVERYCALL_EXIT_TIMEOUT"),
+                limits.EXIT_TIMEOUT_S,
             ),
-            propagate_threads=_switch(given.get("propagate_threads"), env.get("EVERYCALL_PROPAGATE_THREADS", "")),
-            propagate_to=_hosts(given.get("propagate_to"), env.get("EVERYCALL_PROPAGATE_TO", "")),
+            propagate_threads=_switch(options.get("propagate_threads"), env.get("EVERYCALL_PROPAGATE_THREADS", "")),
+            propagate_to=_hosts(options.get("propagate_to"), env.get("EVERYCALL_PROPAGATE_TO", "")),
         )
 
     @property
@@ -158,7 +165,7 @@ class Settings:
         return _is_loopback(urlsplit(self.endpoint).hostname or "")
 
     def key(self) -> str | None:
-        """Return the key to send: the one given, else the local key of this user when the endpoint is on loopback."""
+        """Return the key to send: `api_key`, or else this user's local key if the endpoint is on loopback."""
         if self.api_key or not self.on_loopback:
             return self.api_key
         try:
@@ -168,17 +175,16 @@ class Settings:
 
     @property
     def requires_proof(self) -> bool:
-        """Whether the server has to prove that it is this user's before it is sent anything, see `_local_server`.
+        """Whether the server must prove that it is this user's before anything is sent to it; see `_local_server`.
 
-        It has to where the local key would be sent, and at the default endpoint, which nobody chose. It does not have
-        to with an API key of the user's own.
+        It must if the local key would be sent, and at the default endpoint. It need not if the user set an API key.
         """
         if self.api_key or not self.on_loopback:
             return False
         return self.endpoint == DEFAULT_ENDPOINT or self.key() is not None
 
     def spool_root(self) -> Path:
-        """Return the directory under which this process's spool folder lies."""
+        """Return the directory that contains this process's spool folder."""
         return self.spool_dir or spool_root()
 
 
@@ -214,7 +220,7 @@ def _omit_from(text: str) -> int:
 
 
 def _text(name: str) -> str:
-    """Return a project's name as text: in the C locale, Python reads its bytes as something that cannot be encoded."""
+    """Return a project's name as UTF-8 text. In the C locale, Python reads it as text that cannot be encoded."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -225,19 +231,21 @@ def _path(name: str, path: str | Path) -> Path:
         raise ConfigurationError(f"{name} is {str(path)!r}, and this user has no home directory") from error
 
 
-def _switch(given: bool | None, text: str) -> bool:
-    return bool(given) if given is not None else text.strip().lower() not in _FALSE
+def _switch(value: bool | None, text: str) -> bool:
+    return bool(value) if value is not None else text.strip().lower() not in _FALSE
 
 
-def _hosts(given: str | Iterable[str] | None, text: str) -> tuple[str, ...]:
-    if given is None or isinstance(given, str):
-        given = (given if given is not None else text).split(",")
-    return tuple(host.strip().lower().rstrip(".") for host in given if host.strip())
+def _hosts(hosts: str | Iterable[str] | None, text: str) -> tuple[str, ...]:
+    if hosts is None:
+        hosts = text
+    if isinstance(hosts, str):
+        hosts = hosts.split(",")
+    return tuple(host.strip().lower().rstrip(".") for host in hosts if host.strip())
 
 
-def _number(name: str, given: float | None, text: str | None, default: float) -> float:
-    if given is not None:
-        return float(given)
+def _number(name: str, value: float | None, text: str | None, default: float) -> float:
+    if value is not None:
+        return float(value)
     if not text:
         return default
     try:

@@ -152,7 +152,7 @@ def breaks_logging(patch: pytest.MonkeyPatch) -> None:
 
     logger = logging.getLogger("everycall")
     patch.setattr(logger, "handlers", [Handler()])
-    patch.setattr(_guard, "_told", {})
+    patch.setattr(_guard, "_warned_at", {})
     patch.setattr(call, "set_json", refuse)
 
 

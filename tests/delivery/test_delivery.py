@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Short waits, and no runtime left behind."""
     monkeypatch.setattr(limits, "BACKOFF_FIRST_S", 0.02)
     monkeypatch.setattr(limits, "BACKOFF_MAX_S", 0.1)
-    _guard._told.clear()
+    _guard._warned_at.clear()
     yield
     everycall.shutdown(0.2)
 

@@ -88,7 +88,7 @@ def test_no_log_repeats_what_the_endpoint_says(
     echo: Echo, canary: str, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever comes back: our log at DEBUG, the standard streams and the line at exit have no word of it."""
-    monkeypatch.setattr(_guard, "_told", {})  # what was told a minute ago is told again
+    monkeypatch.setattr(_guard, "_warned_at", {})  # warnings of the last minute are repeated
     everycall.init(endpoint=echo.address)
     with everycall.span(canary, inputs=f"i-{canary}"):
         pass

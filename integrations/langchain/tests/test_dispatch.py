@@ -93,7 +93,7 @@ def test_a_defect_of_ours_costs_a_field_and_not_the_chain(
     def broken(*args: Any) -> Any:
         raise RuntimeError("defect")
 
-    monkeypatch.setattr(_guard, "_told", {})
+    monkeypatch.setattr(_guard, "_warned_at", {})
     monkeypatch.setattr(_completion, place, broken)
     with caplog.at_level(logging.WARNING):
         assert chat("fine").invoke("hi", {"callbacks": [CallbackHandler()]}).content == "fine"
