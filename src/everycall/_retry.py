@@ -41,8 +41,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     until = _unix_time(headers.get("retry-after"))
     if until is None:
         return None
-    sent = _unix_time(headers.get("date"))
-    return max(0.0, until - (time.time() if sent is None else sent))
+    sent_at = _unix_time(headers.get("date"))
+    return max(0.0, until - (time.time() if sent_at is None else sent_at))
 
 
 def _unix_time(date: str | None) -> float | None:

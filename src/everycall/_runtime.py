@@ -289,9 +289,9 @@ def _at_exit() -> None:
         pipelines = _open_pipelines()
     if not pipelines:
         return
-    begun, timeout_s = time.monotonic(), pipelines[-1].settings.exit_timeout_s
+    start, timeout_s = time.monotonic(), pipelines[-1].settings.exit_timeout_s
     _close(pipelines, timeout_s)
-    _begin_exit(timeout_s - (time.monotonic() - begun))
+    _begin_exit(timeout_s - (time.monotonic() - start))
     _tell_leftovers(pipelines)
 
 
@@ -303,10 +303,10 @@ def _begin_exit(left_s: float) -> None:
 
 def _deliver_at_exit(pipeline: Pipeline) -> None:
     """Deliver what an exit handler recorded after ours had run, in what is left of the exit's time."""
-    begun = time.monotonic()
+    start = time.monotonic()
     pipeline.sender.deliver_here(_exit_left_s or 0.0)
     pipeline.spool.close()
-    _begin_exit((_exit_left_s or 0.0) - (time.monotonic() - begun))
+    _begin_exit((_exit_left_s or 0.0) - (time.monotonic() - start))
     _tell_leftovers([pipeline])
 
 

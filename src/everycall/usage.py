@@ -42,16 +42,16 @@ def usage_fields(report: Any, *, provider: str | None = None, response: Any = No
     count is a part and keeps its name. Beside the sums it is named `unpriced.<name>`, unless the total shows that the
     sums include it: the call then has no price rather than a wrong one. Does not raise.
     """
-    named = members(report)
-    if not named:
+    snake_case = members(report)
+    if not snake_case:
         return {}
-    counts = _read(named)
+    counts = _read(snake_case)
     if response is not None:
         openai.read_tools(members(response), counts)
     if response is not None or provider is not None:
         counts.rest_is_reasoning = gemini.is_of_google(provider, members(response).get("model"))
-    fields = counts.fields() | tier_attribute(named)
-    cost = charge(named)
+    fields = counts.fields() | tier_attribute(snake_case)
+    cost = charge(snake_case)
     if cost is not None:
         fields["cost"], fields["cost_source"] = cost, COST_OF_PROVIDER
     return fields

@@ -60,18 +60,18 @@ class Arguments:
             return dict(zip(shown, args if shown is names else args[1:], strict=True))
         if not self.known or (len(args) > len(names) and self.rest is None):
             return {"args": args, "kwargs": kwargs} if kwargs else list(args)
-        found: dict[str, Any] = dict(zip(names, args, strict=False))
+        arguments: dict[str, Any] = dict(zip(names, args, strict=False))
         if shown is not names:
-            found.pop(names[0], None)
+            arguments.pop(names[0], None)
         if self.rest is not None:
-            found[self.rest] = args[len(names) :]
+            arguments[self.rest] = args[len(names) :]
         extra: dict[str, Any] = {}
         for name, value in kwargs.items():
-            (found if name in self.by_keyword else extra)[name] = value
+            (arguments if name in self.by_keyword else extra)[name] = value
         for name, value in self.defaults.items():
-            found.setdefault(name, value)
+            arguments.setdefault(name, value)
         if self.extra is not None:
-            found[self.extra] = extra
+            arguments[self.extra] = extra
         else:
-            found.update(extra)
-        return found
+            arguments.update(extra)
+        return arguments

@@ -206,10 +206,10 @@ class OwnedCall(Call):
         """Keep a handled exception as an event; the call's status stays as it is."""
         if self.ended or self._withheld("attributes"):
             return
-        found = {"exception.type": exceptions.type_name(exception)}
+        details = {"exception.type": exceptions.type_name(exception)}
         if not self._holds_withheld(exception):
-            found["exception.message"] = exceptions.message(exception)
-        self.add_event("exception", {**found, **(attributes or {})}, timestamp)
+            details["exception.message"] = exceptions.message(exception)
+        self.add_event("exception", {**details, **(attributes or {})}, timestamp)
 
     def end(self, end_time: int | None = None) -> None:
         """End the call as a success (or as the error that `set_status` declared)."""

@@ -80,8 +80,8 @@ if hasattr(os, "register_at_fork"):
 
 def clipped(text: Any, characters: int) -> str:
     """Return a label as a record takes it: text that can be encoded, within its bound."""
-    shown = plain_text(text if isinstance(text, str) else str(text))
-    return shown if len(shown) <= characters else shown[: characters - 1] + "…"
+    plain = plain_text(text if isinstance(text, str) else str(text))
+    return plain if len(plain) <= characters else plain[: characters - 1] + "…"
 
 
 @_guard.guarded
@@ -168,24 +168,24 @@ def current_node() -> Scope | OwnedCall | None:
     """
     node: Scope | OwnedCall | None = _current().get(NODE_KEY)  # type: ignore[assignment]
     if _lookups:
-        held = node.within if node is not None else None
+        enclosing = node.within if node is not None else None
         for lookup in _lookups:
             try:
-                found = lookup(held)
+                running = lookup(enclosing)
             except Exception as error:  # noqa: BLE001 - an integration's; the context is still good
                 _guard.report("parent lookup", error)
                 continue
-            if found is not None and (held is None or _is_below(found, held)):
-                return found
+            if running is not None and (enclosing is None or _is_below(running, enclosing)):
+                return running
     return node
 
 
-def _is_below(call: OwnedCall, held: OwnedCall) -> bool:
+def _is_below(call: OwnedCall, enclosing: OwnedCall) -> bool:
     """Tell whether `call` was begun inside the call that the context holds: then it is the true parent."""
     above = call.above or call.around
     steps = 0
     while above is not None and steps < 1_000:
-        if above is held:
+        if above is enclosing:
             return True
         above = above.above or above.around
         steps += 1
@@ -271,8 +271,8 @@ def attach_alone(scope: Scope) -> object:
 
 def remote_span() -> SpanContext | None:
     """Return the span of another process under which this one works, as it came."""
-    found = _current().get(REMOTE_KEY)
-    return found if isinstance(found, SpanContext) else None
+    remote = _current().get(REMOTE_KEY)
+    return remote if isinstance(remote, SpanContext) else None
 
 
 def snapshot() -> Context | None:
@@ -304,8 +304,8 @@ def foreign_span() -> SpanContext | None:
     span = _current().get(SPAN_KEY)
     if span is None or not isinstance(span, otel_trace.Span):
         return None
-    found = span.get_span_context()
-    return found if found.is_valid else None
+    context = span.get_span_context()
+    return context if context.is_valid else None
 
 
 class context:  # noqa: N801 - used like a function: `with everycall.context(...)`

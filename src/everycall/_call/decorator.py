@@ -155,9 +155,9 @@ _originals = weakref.WeakKeyDictionary()
 
 
 def _decorate_function(function: types.FunctionType, options: Options) -> Callable[..., Any]:
-    known = _originals.get(function)
-    if known is not None:
-        original, inner = known
+    parts = _originals.get(function)
+    if parts is not None:
+        original, inner = parts
         joined = inner.within(options)
         if joined == inner:
             return function
@@ -180,9 +180,11 @@ def _at_home(wrapper: Any, function: types.FunctionType) -> Any:
     way `types.coroutine` marks: such flags are read by `inspect`, not by the interpreter.
     """
     code = wrapper.__code__.replace(co_flags=wrapper.__code__.co_flags | function.__code__.co_flags & _KIND_FLAGS)
-    made = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, wrapper.__closure__)
-    made.__kwdefaults__ = function.__kwdefaults__
-    return made
+    inner = types.FunctionType(
+        code, function.__globals__, function.__name__, function.__defaults__, wrapper.__closure__
+    )
+    inner.__kwdefaults__ = function.__kwdefaults__
+    return inner
 
 
 class span:  # noqa: N801 - used like a function: `with everycall.span(...) as call`

@@ -46,7 +46,7 @@ def identity(error: BaseException) -> Identity:
     return id(error), type(error), location(error)
 
 
-def holds(error: BaseException, known: tuple[Identity, ...]) -> bool:
+def holds(error: BaseException, identities: tuple[Identity, ...]) -> bool:
     """Tell whether an error is one of those known, was raised from one, or is a group that has one.
 
     True also where there is too much to look at (`limits.ERRORS_WITHHELD_MAX`): in doubt its text is left out.
@@ -57,7 +57,7 @@ def holds(error: BaseException, known: tuple[Identity, ...]) -> bool:
             return False
         one = left.pop()
         if one is not None:
-            if identity(one) in known:
+            if identity(one) in identities:
                 return True
             left += (one.__context__, one.__cause__)
             if isinstance(one, BaseExceptionGroup):

@@ -79,8 +79,8 @@ def _content(draft: Draft, omit: int, _name: str, value: Any) -> None:
     if len(text) <= _TEXT_MAX:
         draft["content"] = text
         return
-    kept, cut = cut_text(text, limits.FIELD_BYTES_MAX)
-    draft["content"] = kept
+    shortened, cut = cut_text(text, limits.FIELD_BYTES_MAX)
+    draft["content"] = shortened
     if cut is not None:
         note_cut(draft, "content", cut)
 

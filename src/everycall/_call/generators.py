@@ -84,8 +84,8 @@ class Chunks:
             self._call.update(output="".join(str(item) for item in self._items))
         else:
             yielded = [capture(item)[0] if isinstance(item, str) else item for item in self._items]
-            shown: Any = yielded if returned is None else {"yielded": yielded, "returned": capture(returned)[0]}
-            self._call.set_raw("output", Raw(_encode(shown)))
+            output: Any = yielded if returned is None else {"yielded": yielded, "returned": capture(returned)[0]}
+            self._call.set_raw("output", Raw(_encode(output)))
         if self._cut:
             self._call.note_cut("output", Cut(kept=limits.FIELD_BYTES_MAX - max(self._room, 0)))
 
@@ -134,25 +134,25 @@ def _end(
 def _steps(generator: Generator[Any, Any, Any], call: OwnedCall, chunks: Chunks) -> Generator[Any, Any, Any]:
     # Items and exceptions pass through lists that are emptied at once: a variable would keep them alive for a step.
     inside: Context | None = None
-    thrown: list[BaseException] = []
+    errors: list[BaseException] = []
     item: list[Any] = []
-    sent: Any = None
+    value: Any = None
     left = False
     try:
         while True:
             token = attach(call, call) if inside is None else resume(inside)
             try:
-                item.append(generator.throw(thrown.pop()) if thrown else generator.send(sent))
+                item.append(generator.throw(errors.pop()) if errors else generator.send(value))
             finally:
                 inside = here()
                 detach(token)
             chunks.add(item[0])
-            sent = None
+            value = None
             try:
-                sent = yield item.pop()
+                value = yield item.pop()
             except BaseException as error:  # noqa: BLE001 - throw() and close(): it belongs to the body
                 left = isinstance(error, GeneratorExit)
-                thrown.append(error)
+                errors.append(error)
     except StopIteration as stop:
         returned = stop.value
     except BaseException as failure:
@@ -170,9 +170,9 @@ async def _async_steps(
     generator: AsyncGenerator[Any, Any], call: OwnedCall, chunks: Chunks
 ) -> AsyncGenerator[Any, Any]:  # as `_steps`, step for step
     inside: Context | None = None
-    thrown: list[BaseException] = []
+    errors: list[BaseException] = []
     item: list[Any] = []
-    sent: Any = None
+    value: Any = None
     left = False
     try:
         while True:
@@ -181,17 +181,17 @@ async def _async_steps(
                 if inside is None:
                     item.append(await _first_step(generator))
                 else:
-                    item.append(await (generator.athrow(thrown.pop()) if thrown else generator.asend(sent)))
+                    item.append(await (generator.athrow(errors.pop()) if errors else generator.asend(value)))
             finally:
                 inside = here()
                 detach(token)
             chunks.add(item[0])
-            sent = None
+            value = None
             try:
-                sent = yield item.pop()
+                value = yield item.pop()
             except BaseException as error:  # noqa: BLE001 - athrow() and aclose(): it belongs to the body
                 left = isinstance(error, GeneratorExit)
-                thrown.append(error)
+                errors.append(error)
     except StopAsyncIteration:
         _end(call, chunks, None, None, left)
     except BaseException as failure:

@@ -99,9 +99,9 @@ TRACE_KEYWORDS: Final = frozenset({*CONTEXT_KEYWORDS, "name", "kind", "deploymen
 ATTRIBUTE_ADVICE: Final = "; use set_attribute() for attributes of your own"
 
 
-def refuse_keyword(function: str, given: Iterable[str], accepted: Collection[str], advice: str = "") -> NoReturn:
+def refuse_keyword(function: str, keywords: Iterable[str], accepted: Collection[str], advice: str = "") -> NoReturn:
     """Raise `TypeError` for the first keyword that is not accepted; the message names the nearest accepted one."""
-    unknown = sorted(set(given) - set(accepted))[0]
+    unknown = sorted(set(keywords) - set(accepted))[0]
     nearest = difflib.get_close_matches(unknown, accepted, n=1)
     hint = f". Did you mean {nearest[0]!r}?" if nearest else advice
     raise TypeError(f"{function}() got an unexpected keyword argument {unknown!r}{hint}")

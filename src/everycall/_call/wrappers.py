@@ -156,12 +156,12 @@ def _generator(function: Callable[..., Any], plan: Plan, drive: Any = drive) -> 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         call = begin(args, kwargs)
         try:
-            made = function(*args, **kwargs)
+            generator = function(*args, **kwargs)
         except everything as error:
             if call is not None:
                 call.fail(error)
             raise
-        return made if call is None else drive(made, call)
+        return generator if call is None else drive(generator, call)
 
     return wrapper
 

@@ -118,9 +118,9 @@ def limit(draft: Draft, field_bytes_max: int = limits.FIELD_BYTES_MAX) -> Draft:
 def _limit_text(draft: Draft, name: str, value: str, field_bytes_max: int) -> None:
     if name == "content" or name == "error":
         bound = field_bytes_max if name == "content" else limits.ERROR_CHARS_MAX
-        kept, cut = cut_text(value, bound)
+        shortened, cut = cut_text(value, bound)
         if cut is not None:
-            draft[name] = kept
+            draft[name] = shortened
             _note(draft, name, cut)
     elif name in _ID_FIELDS:
         draft[name] = value[: limits.ID_CHARS_MAX]

@@ -81,11 +81,11 @@ class Walk:
         self.dropped: int | None = 0  # bytes left out, None when that is not known
         self.above: set[int] = set()
 
-    def note(self, kept: int) -> Cut | None:
+    def note(self, size: int) -> Cut | None:
         """Return the record's note about what was cut; None if nothing was."""
         if not self.cut:
             return None
-        return Cut(kept=kept, bytes=kept + self.dropped if self.dropped is not None else None)
+        return Cut(kept=size, bytes=size + self.dropped if self.dropped is not None else None)
 
     def render(self, value: Any, depth: int) -> Any:
         """Return `value` as plain JSON values."""
@@ -166,8 +166,8 @@ class Walk:
         shape = _shape(kind)
         if shape is not None:
             return _HIDDEN if shape is _SECRET else self._fields(value, kind, shape, depth)
-        shown = (self._standard if issubclass(kind, _STANDARD) else self._array)(value, kind, depth)
-        return shown if shown is not None else self.text(f"<{_qualified(kind)}>")
+        rendered = (self._standard if issubclass(kind, _STANDARD) else self._array)(value, kind, depth)
+        return rendered if rendered is not None else self.text(f"<{_qualified(kind)}>")
 
     def _bytes(self, name: str, size: int) -> str:
         if size:
@@ -231,31 +231,31 @@ class Walk:
     def _fields(self, value: Any, kind: type, names: tuple[str, ...], depth: int) -> Any:
         """Render what declares its fields: from what the object stores, never through a property or `__getattr__`."""
         stored = _stored(value, kind)
-        found = [(name, _field(value, kind, name, stored)) for name in names]
+        pairs = [(name, _field(value, kind, name, stored)) for name in names]
         if names and names[-1] == _EXTRA:
-            extra = found.pop()[1]
+            extra = pairs.pop()[1]
             if issubclass(type(extra), dict):
-                found += islice(dict.items(extra), limits.CAPTURE_NODES_MAX)
-        found = [pair for pair in found if pair[1] is not _MISSING]
-        return self._mapping(found, len(found), depth)
+                pairs += islice(dict.items(extra), limits.CAPTURE_NODES_MAX)
+        pairs = [pair for pair in pairs if pair[1] is not _MISSING]
+        return self._mapping(pairs, len(pairs), depth)
 
     def _mapping(self, items: Iterable[tuple[Any, Any]], size: int, depth: int) -> Any:
-        shown: dict[str, Any] = {}
+        members: dict[str, Any] = {}
         for key, item in self._taken(items):
             if self._spent():
                 break
             name = self._key(key, depth)
-            if name in shown:  # 1 and "1" are one key in JSON
-                name = f"{name} <{name_of(type(key))} {len(shown)}>"
-            shown[name] = self.render(item, depth + 1)
-        if len(shown) < size:
+            if name in members:  # 1 and "1" are one key in JSON
+                name = f"{name} <{name_of(type(key))} {len(members)}>"
+            members[name] = self.render(item, depth + 1)
+        if len(members) < size:
             self._leave_out(None)
-            shown["..."] = f"{size - len(shown)} more, cut"
-        return shown
+            members["..."] = f"{size - len(members)} more, cut"
+        return members
 
     def _key(self, key: Any, depth: int) -> str:
-        shown = self.render(key, depth + 1)
-        return shown if isinstance(shown, str) else _encode(shown).decode()
+        rendered = self.render(key, depth + 1)
+        return rendered if isinstance(rendered, str) else _encode(rendered).decode()
 
     def _sequence(self, items: Iterable[Any], size: int, depth: int) -> list[Any]:
         shown: list[Any] = []
@@ -279,8 +279,8 @@ class Walk:
 def _moment(value: Any, base: Any) -> str:
     """Return an ISO time. Of a time zone of a user's class, return only the name: asking would run user code."""
     zone, kind = base.tzinfo.__get__(value), type(value)
-    known = zone is None or type(zone) is dt.timezone or (kind is base and _is_exported(type(zone), "zoneinfo"))
-    if known:
+    is_known = zone is None or type(zone) is dt.timezone or (kind is base and _is_exported(type(zone), "zoneinfo"))
+    if is_known:
         return str(base.isoformat(value))
     if kind is base:
         return f"{base.isoformat(value.replace(tzinfo=None))} <{_qualified(type(zone))}>"
@@ -318,21 +318,21 @@ def _in_class(kind: type, name: str) -> Any:
 def _stored(value: Any, kind: type) -> dict[str, Any]:
     """Return an object's instance dictionary; an empty one when it has none, or a user's property in its place."""
     getter = _in_class(kind, "__dict__")
-    found = getter.__get__(value) if type(getter) is types.GetSetDescriptorType else None
-    return found if type(found) is dict else {}
+    members = getter.__get__(value) if type(getter) is types.GetSetDescriptorType else None
+    return members if type(members) is dict else {}
 
 
 def _field(value: Any, kind: type, name: str, stored: dict[str, Any] | None = None) -> Any:
     """Return the stored value of a field, from the instance's dictionary or a slot; `_MISSING` if it has no value."""
-    found = (_stored(value, kind) if stored is None else stored).get(name, _MISSING)
-    if found is _MISSING:
+    member = (_stored(value, kind) if stored is None else stored).get(name, _MISSING)
+    if member is _MISSING:
         slot = _in_class(kind, name)
         if type(slot) is types.MemberDescriptorType:
             try:
                 return slot.__get__(value)
             except AttributeError:
                 return _MISSING
-    return found
+    return member
 
 
 _shapes: dict[int, tuple[weakref.ref[type], tuple[str, ...] | None]] = {}
@@ -340,9 +340,9 @@ _shapes: dict[int, tuple[weakref.ref[type], tuple[str, ...] | None]] = {}
 
 def _shape(kind: type) -> tuple[str, ...] | None:
     """Return the names of the fields that a class declares for showing; None for a class that is not data."""
-    known = _shapes.get(id(kind))
-    if known is not None and known[0]() is kind:
-        return known[1]
+    entry = _shapes.get(id(kind))
+    if entry is not None and entry[0]() is kind:
+        return entry[1]
     shape = _declared(kind)
     if len(_shapes) >= limits.CAPTURE_SHAPES_MAX:
         _shapes.clear()
@@ -368,5 +368,5 @@ def _declared(kind: type) -> tuple[str, ...] | None:
 def _is_shown(field: Any) -> bool:
     """A field with `repr=False` or `exclude=True` stays hidden; so does one whose `repr` is a function to be run."""
     kind = type(field)
-    shown, left_out = _field(field, kind, "repr"), _field(field, kind, "exclude")
-    return (shown is True or shown is _MISSING) and left_out is not True
+    in_repr, is_excluded = _field(field, kind, "repr"), _field(field, kind, "exclude")
+    return (in_repr is True or in_repr is _MISSING) and is_excluded is not True

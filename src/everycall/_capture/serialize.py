@@ -120,7 +120,7 @@ def cut_text(text: str, bytes_max: int) -> tuple[str, Cut | None]:
         return text, None
     room = max(bytes_max - 64, 64) // (1 if text.isascii() else 4)
     head, tail = text[: room * 2 // 3], text[len(text) - room // 3 :]
-    kept = f"{head}\n[... {len(text) - len(head) - len(tail)} characters cut ...]\n{tail}"
+    shortened = f"{head}\n[... {len(text) - len(head) - len(tail)} characters cut ...]\n{tail}"
     size = len(whole) if whole is not None else (len(text) if text.isascii() else None)
     digest = hashlib.sha256(whole).hexdigest() if whole is not None else None
-    return kept, Cut(kept=len(kept.encode("utf-8", "backslashreplace")), bytes=size, sha256=digest)
+    return shortened, Cut(kept=len(shortened.encode("utf-8", "backslashreplace")), bytes=size, sha256=digest)

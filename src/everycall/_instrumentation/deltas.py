@@ -186,8 +186,8 @@ class ToolCalls(MergedList):
             return not name and values.get("index") is not None
         if call_id or not name:
             return True
-        called = entry.get(kind) or {}
-        return not called.get("name") or (called["name"] == name and not is_json(called.get("arguments")))
+        function = entry.get(kind) or {}
+        return not function.get("name") or (function["name"] == name and not is_json(function.get("arguments")))
 
 
 def is_json(text: Any) -> bool:

@@ -64,23 +64,23 @@ class Unpriced:
     reason: str
 
 
-def cost_of(rates: Rates, used: Consumption) -> float | Unpriced:
+def cost_of(rates: Rates, consumption: Consumption) -> float | Unpriced:
     """Return the cost in US dollars, or why it is unknown.
 
     A part of the tokens without a rate of its own costs what its whole costs, except what stays in a cache for longer.
     """
-    usage = used.usage
+    usage = consumption.usage
     for part, cached_part in _CACHED_PARTS:
         overlap = usage.get(part, 0) and usage.get(USAGE_CACHED, 0) and part in rates and USAGE_CACHED in rates
         if overlap and cached_part not in usage:
             return Unpriced(f"not told how much of {part} was cached")
     sides = (
-        (INPUT, used.input_tokens, dict(_input_parts(rates, usage))),
-        (OUTPUT, used.output_tokens, {part: usage.get(part, 0) for part in _OUTPUT_PARTS if part in rates}),
+        (INPUT, consumption.input_tokens, dict(_input_parts(rates, usage))),
+        (OUTPUT, consumption.output_tokens, {part: usage.get(part, 0) for part in _OUTPUT_PARTS if part in rates}),
     )
     millionths = 0.0
     for whole, tokens, parts in sides:
-        side = _side(rates, whole, tokens, parts, used.input_tokens)
+        side = _side(rates, whole, tokens, parts, consumption.input_tokens)
         if isinstance(side, Unpriced):
             return side
         millionths += side

@@ -87,22 +87,22 @@ class CustomPrices:
             raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
         return cls(path.name[:64], *_read(path, tables, data))
 
-    def rates(self, used: Consumption, tier: str) -> tuple[Rates, str, str] | Unpriced | None:
+    def rates(self, consumption: Consumption, tier: str) -> tuple[Rates, str, str] | Unpriced | None:
         """Return the rates for what a call used in a tier (empty: the standard one), with their source and version.
 
         None if no price of the file is for this model; `Unpriced` if one is, but for other tiers.
         """
-        moment = used.at_unix_nano or int(datetime.now(UTC).timestamp() * 1e9)
-        valid = [price for price in self._matching(used) if price.since <= moment < price.until]
+        moment = consumption.at_unix_nano or int(datetime.now(UTC).timestamp() * 1e9)
+        valid = [price for price in self._matching(consumption) if price.since <= moment < price.until]
         tier_names = {tier} if tier else STANDARD_SERVICE_TIERS
         for price in valid:
             if (price.tier or "") in tier_names:
                 return price.rates, self.name, self.version
         return Unpriced(f"no own price of tier {tier or 'standard'}"[:50]) if valid else None
 
-    def _matching(self, used: Consumption) -> tuple[CustomPrice, ...]:
+    def _matching(self, consumption: Consumption) -> tuple[CustomPrice, ...]:
         """Return the prices for a model at a provider, the most specific first. Found once and kept."""
-        key = (used.model, normalized(used.provider))
+        key = (consumption.model, normalized(consumption.provider))
         matching = self._matches.get(key)
         if matching is None:
             if len(self._matches) >= limits.PRICED_MODELS_MAX:

@@ -75,11 +75,11 @@ def is_of_google(provider: str | None, model: Any) -> bool:
 
 def read(report: Mapping[str, Any]) -> Counts:
     """Return the counts of a report, with its tokens by modality."""
-    named = _in_snake_case(report)
+    snake_case = _in_snake_case(report)
     counts = Counts()
-    counts.read(named, _NAMES)
+    counts.read(snake_case, _NAMES)
     for name, modalities in _MODALITIES.items():
-        details = named.get(name)
+        details = snake_case.get(name)
         if isinstance(details, list | tuple):
             for entry in details:
                 entry = _in_snake_case(members(entry))

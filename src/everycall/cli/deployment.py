@@ -112,7 +112,7 @@ def pull(target: Target, folder: Path, *, overwrite: bool) -> int:
 
     screen = Terminal()
     rows: list[Sequence[str | None]] = []
-    kept = 0
+    kept_count = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for deployment in _all(target, active=True):
@@ -122,7 +122,7 @@ def pull(target: Target, folder: Path, *, overwrite: bool) -> int:
                 continue
             path = folder / f"{deployment_id}.yaml"
             outcome = _write(path, written({**deployment, "deployment_id": None}), overwrite=overwrite)
-            kept += outcome.startswith("kept")
+            kept_count += outcome.startswith("kept")
             rows.append([deployment_id, str(path), outcome])
     except OSError as error:
         raise CommandFailed(f"cannot write into {folder}: {error.strerror or error}") from error
@@ -130,9 +130,9 @@ def pull(target: Target, folder: Path, *, overwrite: bool) -> int:
         screen.table((Column("deployment", shrinks=True), Column("file", shrinks=True), Column("outcome")), rows)
     else:
         screen.line("There is no active deployment.")
-    if kept:
-        screen.line(f"{kept} kept; --overwrite replaces them with the server's version.")
-    return 1 if kept else 0
+    if kept_count:
+        screen.line(f"{kept_count} kept; --overwrite replaces them with the server's version.")
+    return 1 if kept_count else 0
 
 
 def _write(path: Path, text: str, *, overwrite: bool) -> str:

@@ -19,7 +19,7 @@ EXTRAS = {
 def require(command: str, *extras: str) -> None:
     """Raise `CommandFailed` with the line to run when a module of these extras is missing."""
     missing = {extra: [m for m in EXTRAS[extra] if find_spec(m) is None] for extra in extras}
-    modules = [module for found in missing.values() for module in found]
+    modules = [module for names in missing.values() for module in names]
     if modules:
         raise CommandFailed(
             f"`everycall {command}` needs {', '.join(modules)}, not installed here. "

@@ -89,8 +89,8 @@ def set_key(name_or_id: str, *, limits: Mapping[str, Any], data_dir: Path | None
 
     async def in_store(keyring: Keyring, budgets: Budgets) -> dict[str, Any]:
         keys = (keyring.local, *keyring.all())
-        chosen = _find([shown(key, budgets) for key in keys], name_or_id)
-        key = next(key for key in keys if key.digest == chosen["id"])
+        key_view = _find([shown(key, budgets) for key in keys], name_or_id)
+        key = next(key for key in keys if key.digest == key_view["id"])
         return shown(await keyring.limit(key.digest, _merged(key, limits)) or key, budgets)
 
     def at_server(server: _Server) -> dict[str, Any]:

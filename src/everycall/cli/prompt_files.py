@@ -228,9 +228,9 @@ class _Reader:
     def check(self, body: dict[str, Any]) -> None:
         """Raise for unknown and missing keys, and replace each `content_file` with the text of that file."""
         self._check_keys(body, FIELDS, "")
-        for needed in ("model", "messages"):
-            if body.get(needed) in (None, "", []):
-                raise self.error(needed, f"{needed} is missing: a deployment has a model and at least one message")
+        for required in ("model", "messages"):
+            if body.get(required) in (None, "", []):
+                raise self.error(required, f"{required} is missing: a deployment has a model and at least one message")
         if isinstance(body.get("model_params"), dict):
             self._check_keys(body["model_params"], PARAMETERS, "model_params")
         for name, fields in (("messages", MESSAGE_FIELDS), ("fallbacks", FALLBACK_FIELDS)):

@@ -111,8 +111,8 @@ async def _run(screen: Terminal, pages: Pages, projects: list[str], *, dry_run: 
         return 0
     if not yes and not _confirm(screen, count):
         return 1
-    _, written = await _all(pages, projects, write=True)
-    screen.line(f"Wrote the cost of {written:,} {'record' if written == 1 else 'records'}.")
+    _, written_count = await _all(pages, projects, write=True)
+    screen.line(f"Wrote the cost of {written_count:,} {'record' if written_count == 1 else 'records'}.")
     return 0
 
 

@@ -131,10 +131,10 @@ def show_balance(screen: Terminal, balance: Balance) -> bool:
     """Show the balance sheet. Return whether it adds up, with no record spooled or lost."""
     adds_up = balance.recorded == balance.delivered + balance.spooled + balance.lost
     good = adds_up and balance.spooled == balance.lost == 0
-    lost = screen.style(f"{balance.lost} lost", "green" if good else "red", "bold")
+    losses = screen.style(f"{balance.lost} lost", "green" if good else "red", "bold")
     screen.line(
         f"  recorded {balance.recorded} = delivered {balance.delivered} + spooled {balance.spooled}"
-        f" + dropped {balance.lost}    {lost}"
+        f" + dropped {balance.lost}    {losses}"
     )
     for reason, count in sorted(balance.dropped.items()):
         screen.note(f"{count} dropped: {reason}")

@@ -272,10 +272,10 @@ def _short(text: str) -> str:
 
 def _wait_for_signal() -> None:
     """Return at SIGINT (Ctrl-C) or SIGTERM."""
-    received = threading.Event()
-    handlers = {number: signal.signal(number, lambda *_: received.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop = threading.Event()
+    handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        received.wait()
+        stop.wait()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

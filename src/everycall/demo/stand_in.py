@@ -32,9 +32,9 @@ def tokens_of(text: str) -> int:
 
 def answer_to(messages: list[dict[str, Any]]) -> str:
     """Return the answer to a chat: it names what was asked, so that a reader sees that the question arrived."""
-    asked = next((_text(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), "")
-    asked = " ".join(asked.split())
-    short = asked if len(asked) <= 200 else asked[:199] + "…"
+    question = next((_text(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), "")
+    question = " ".join(question.split())
+    short = question if len(question) <= 200 else question[:199] + "…"
     return f"Sure! You asked: {short} Here is a stand-in answer, the same every time."
 
 

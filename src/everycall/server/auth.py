@@ -93,9 +93,9 @@ class Access:
 
         Raise 401 if it is wrong, or 429 if too many wrong ones came from its address.
         """
-        known = self.keyring.identify(secret)
-        if known is not None:
-            return known
+        api_key = self.keyring.identify(secret)
+        if api_key is not None:
+            return api_key
         client = scope.get("client")
         wait = self.wrong_keys.count(client[0] if client else "")
         if wait:

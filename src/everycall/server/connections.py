@@ -258,10 +258,10 @@ class Listener:
 def raise_descriptor_limit() -> None:
     """Raise this process's limit of open files to `limits.DESCRIPTORS_WANTED`, as far as its hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, limits.DESCRIPTORS_WANTED)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    goal = limits.DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, limits.DESCRIPTORS_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < goal:
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
 
 
 def _connections_max() -> int:

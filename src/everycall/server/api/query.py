@@ -128,10 +128,10 @@ def parse_time(name: str, text: str) -> int:
 
 def parse_query(kind: type[Query], parameters: Mapping[str, Sequence[str]]) -> Query:
     """Return the filters of a list; empty ones are left out. Raise 400 for an unknown, repeated or invalid one."""
-    known: set[str] = {field.name for field in fields(kind)}
-    unknown = sorted(set(parameters) - known - {"project"})
+    known_names: set[str] = {field.name for field in fields(kind)}
+    unknown = sorted(set(parameters) - known_names - {"project"})
     if unknown:
-        names = ", ".join(sorted({*known, "project"}))
+        names = ", ".join(sorted({*known_names, "project"}))
         raise bad_request(f"There is no filter {unknown[0][:100]!r}. There are: {names}.")
     values: dict[str, Any] = {"limit": limits.PAGE_ROWS}
     for name, texts in parameters.items():
@@ -160,12 +160,12 @@ def _value(name: str, text: str) -> Any:
     return text
 
 
-def _parameters(request: ApiRequest, *known: str) -> dict[str, str]:
-    """Return the query of a route that has only the `known` parameters and `project`. Raise 400 for another one."""
+def _parameters(request: ApiRequest, *known_names: str) -> dict[str, str]:
+    """Return the query of a route with only these parameters and `project`. Raise 400 for any other parameter."""
     values = query_values(request)
-    unknown = sorted(set(values) - {*known, "project"})
+    unknown = sorted(set(values) - {*known_names, "project"})
     if unknown:
-        names = ", ".join(sorted({*known, "project"}))
+        names = ", ".join(sorted({*known_names, "project"}))
         raise bad_request(f"There is no parameter {unknown[0][:100]!r} here. There are: {names}.")
     return {name: texts[-1] for name, texts in values.items() if texts[-1]}
 

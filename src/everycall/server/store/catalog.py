@@ -50,9 +50,9 @@ def put_client(connection: sqlite3.Connection, project: int, report: ClientRepor
 
     A report that cannot be encoded is ignored: the records that came with it must be stored in any case.
     """
-    seen = min(report.seen_unix_nano, 2**63 - 1) or time.time_ns()
+    seen_unix_nano = min(report.seen_unix_nano, 2**63 - 1) or time.time_ns()
     try:
-        body = _encoder.encode(replace(report, seen_unix_nano=seen))
+        body = _encoder.encode(replace(report, seen_unix_nano=seen_unix_nano))
         report.client.encode()
     except (msgspec.MsgspecError, UnicodeEncodeError, TypeError, ValueError, OverflowError, RecursionError):
         return
@@ -62,7 +62,7 @@ def put_client(connection: sqlite3.Connection, project: int, report: ClientRepor
     connection.execute(
         "INSERT INTO clients (project, client, seen, body) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
         " SET seen = excluded.seen, body = excluded.body WHERE excluded.seen >= seen",
-        (project, report.client, seen, body),
+        (project, report.client, seen_unix_nano, body),
     )
     if is_known is None:
         connection.execute(

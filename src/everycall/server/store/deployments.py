@@ -137,7 +137,7 @@ def deployments(
 
 def versions(read: Read, project: str, deployment_id: str, before: int | None, limit: int) -> list[DeploymentVersion]:
     """Return the versions lower than `before`, the newest first."""
-    shown = ", ".join(
+    columns = ", ".join(
         f"'{name}', json(body -> '$.{name}')"
         for name in ("name", "model", "provider", "created_unix_nano", "created_by")
     )
@@ -145,7 +145,7 @@ def versions(read: Read, project: str, deployment_id: str, before: int | None, l
         _versions.decode(text)
         for text in read.texts(
             "SELECT CAST(group_concat(text, char(30)) AS BLOB) FROM (SELECT json_object("  # noqa: S608 - constants
-            f"'version', version, 'active', json(iif(active, 'true', 'false')), {shown}) AS text"
+            f"'version', version, 'active', json(iif(active, 'true', 'false')), {columns}) AS text"
             " FROM (SELECT version, active, CAST(body AS TEXT) AS body FROM deployments"
             f" WHERE project = {_PROJECT} AND deployment_id = :id AND version < :before"
             " ORDER BY version DESC LIMIT :limit))",

@@ -79,11 +79,11 @@ def feedback(read: Read, project: str, inference_ids: Sequence[str]) -> dict[str
 
 def put_experiment(connection: sqlite3.Connection, project: int, new: Experiment) -> bool:
     """Store an experiment; return False if another one has its name and run name."""
-    taken = connection.execute(
+    duplicate = connection.execute(
         "SELECT 1 FROM experiments WHERE project = ? AND name = ? AND run_name = ? AND uuid <> ?",
         (project, new.name, new.run_name, new.uuid),
     ).fetchone()
-    if taken:
+    if duplicate:
         return False
     stamped = replace(new, created_unix_nano=new.created_unix_nano or time.time_ns())
     connection.execute(

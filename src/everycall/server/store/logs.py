@@ -105,8 +105,8 @@ def _values(value: Any, path: tuple[str, ...]) -> Iterator[Any]:
     """Yield the values at a path; several if it leads to a list."""
     for place, key in enumerate(path):
         if isinstance(value, list):
-            named = (item for item in value if isinstance(item, dict) and item.get("name") == key)
-            for item in named:
+            items = (item for item in value if isinstance(item, dict) and item.get("name") == key)
+            for item in items:
                 yield from _values(item.get("score", item), path[place + 1 :])
             return
         if not isinstance(value, dict):

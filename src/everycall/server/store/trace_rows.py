@@ -74,20 +74,20 @@ class TraceRows:
 
     def settle(self, project: int, traces: Iterable[TraceRow]) -> None:
         """Write the rows of these traces, and delete those without any record."""
-        kept: list[TraceRow] = []
+        remaining: list[TraceRow] = []
         for trace in traces:
             if trace.state.records:
-                kept.append(trace)
+                remaining.append(trace)
             else:
                 self._connection.execute("DELETE FROM trace_tags WHERE trace = ?", (trace.id,))
                 self._connection.execute("DELETE FROM traces WHERE id = ?", (trace.id,))
-        for trace in kept:
+        for trace in remaining:
             if trace.order_unknown:
                 trace.state.order(self._ordered(trace.id))
-        self._find_roots(project, kept)
-        rows = [_columns(project, trace) for trace in kept]
+        self._find_roots(project, remaining)
+        rows = [_columns(project, trace) for trace in remaining]
         insert(self._connection, "INSERT OR REPLACE INTO traces VALUES", rows)
-        self._write_tags(project, kept)
+        self._write_tags(project, remaining)
 
     def _write_tags(self, project: int, traces: Sequence[TraceRow]) -> None:
         changed = [

@@ -226,8 +226,8 @@ async def _find(identity: Identity, store: Store, key: int | str) -> Dataset | N
 
 
 def _columns(body: NewCases) -> tuple[str, ...]:
-    used = [name for case in body.test_cases for name in case.inputs]
-    return tuple(dict.fromkeys([*(body.column_names or ()), *used]))
+    names = [name for case in body.test_cases for name in case.inputs]
+    return tuple(dict.fromkeys([*(body.column_names or ()), *names]))
 
 
 def _case(case: NewCase) -> DatasetCase:

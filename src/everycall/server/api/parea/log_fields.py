@@ -71,14 +71,14 @@ def stored_attributes(stored: Record | None) -> dict[str, Any]:
     return attributes if isinstance(attributes, dict) else {}
 
 
-async def restore_attributes(store: Store, sent: Record, attributes: dict[str, Any]) -> None:
+async def restore_attributes(store: Store, log: Record, attributes: dict[str, Any]) -> None:
     """Add the attributes of a log to those of an update that was sent before it.
 
     A store applies an earlier update after the log, and replaces all attributes with those of the update.
     """
-    stored = stored_attributes(await store.record(sent.project_name, sent.inference_id))
+    stored = stored_attributes(await store.record(log.project_name, log.inference_id))
     if any(stored.get(name) != value for name, value in attributes.items()):
-        await store.merge(sent.project_name, sent.inference_id, {"attributes": {**stored, **attributes}})
+        await store.merge(log.project_name, log.inference_id, {"attributes": {**stored, **attributes}})
 
 
 def fields_of_log(log: Mapping[str, Any], omitted: Collection[str] = ()) -> dict[str, Any]:
