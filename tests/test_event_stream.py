@@ -51,6 +51,6 @@ def test_the_last_event_needs_no_empty_line() -> None:
 
 
 @pytest.mark.parametrize("stream", [b"data: " + b"x" * 20, b"data: 12345\ndata: 12345\n\n"], ids=["a line", "lines"])
-def test_an_event_has_a_bound(stream: bytes) -> None:
+def test_the_size_of_an_event_is_bounded(stream: bytes) -> None:
     with pytest.raises(ValueError, match="more than 9 bytes"):
         EventReader(9).feed(stream)

@@ -51,7 +51,7 @@ SIDES = [(), ("inputs",), ("outputs",), ("inputs", "outputs")]
 
 @pytest.mark.parametrize("sides", SIDES, ids="+".join)
 @pytest.mark.parametrize("field", sorted(set(WHOLE) - {"attributes", "error"}))
-def test_each_field_goes_with_its_side_alone(field: str, sides: tuple[str, ...]) -> None:
+def test_each_field_is_omitted_with_its_side(field: str, sides: tuple[str, ...]) -> None:
     """Inputs go with inputs, outputs with outputs; everything that is no content stays."""
     kept = omit(WHOLE, sides)
     gone = ("inputs" in sides and field in INPUT_FIELDS) or ("outputs" in sides and field in OUTPUT_FIELDS)
@@ -61,7 +61,7 @@ def test_each_field_goes_with_its_side_alone(field: str, sides: tuple[str, ...])
 
 
 @pytest.mark.parametrize("sides", SIDES[1:], ids="+".join)
-def test_what_travels_besides_goes_with_either_side(sides: tuple[str, ...]) -> None:
+def test_other_content_is_omitted_with_either_side(sides: tuple[str, ...]) -> None:
     """The error's message, attributes that may hold content, and labels that were added while the call ran."""
     changed = {**WHOLE, "metadata": to_raw({"team": "a", "answer": "canary"}), "tags": ["beta", "canary"]}
     kept = omit(changed, sides, labels=Labels(to_raw({"team": "a"}), ["beta"]))
@@ -72,14 +72,14 @@ def test_what_travels_besides_goes_with_either_side(sides: tuple[str, ...]) -> N
 
 
 @pytest.mark.parametrize(("name", "value"), UNSAFE.items())
-def test_an_attribute_that_may_hold_content_goes(name: str, value: Any) -> None:
+def test_attributes_that_may_have_content_are_omitted(name: str, value: Any) -> None:
     """By its name, or because its value does not look like what such an attribute holds."""
     kept = omit({**WHOLE, "attributes": to_raw({name: value})}, ("inputs",))
     assert to_json(kept["attributes"]) is None
     assert "attributes" in kept["omitted"]
 
 
-def test_without_a_side_nothing_changes_and_twice_is_once() -> None:
+def test_omission_without_a_side_changes_nothing_and_is_idempotent() -> None:
     """The rule is idempotent and changes nothing in place."""
     before = dict(WHOLE)
     assert omit(WHOLE, ()) == WHOLE
@@ -96,7 +96,7 @@ def test_errors_keep_their_type_status_and_place() -> None:
 
 
 @pytest.mark.parametrize("flag", ["log_omit_inputs", "log_omit_outputs"])
-def test_the_sdk_and_the_server_leave_out_the_same(flag: str, client: httpx.Client) -> None:
+def test_the_sdk_and_the_server_omit_the_same(flag: str, client: httpx.Client) -> None:
     """A record that the SDK made with a flag, and the same record whole that only says so: both are stored alike."""
     side = flag.removeprefix("log_omit_")
     fields: Any = {"inputs": "canary", "output": "canary", "target": "canary", "llm_inputs": {"x": "canary"}}
@@ -126,7 +126,7 @@ def test_every_content_field_belongs_to_a_side() -> None:
 
 
 @pytest.mark.parametrize("sides", SIDES[1:], ids="+".join)
-def test_the_hash_of_what_went_goes_too(sides: tuple[str, ...]) -> None:
+def test_hashes_of_omitted_fields_are_omitted(sides: tuple[str, ...]) -> None:
     """`truncated` has the SHA-256 of the whole: it goes with each field, attributes, error and labels included."""
     names = [*INPUT_FIELDS, *OUTPUT_FIELDS, "attributes", "error", "metadata"]
     cuts = {name: Cut(kept=3, bytes=9, sha256="ab") for name in names}

@@ -19,7 +19,7 @@ def child(name: str) -> str:
     return name
 
 
-def test_the_sdk_decides_for_whole_traces_as_the_server_does() -> None:
+def test_the_sdk_and_the_server_sample_the_same_traces() -> None:
     """1 000 named traces at one half: every record of a trace is there exactly when `is_sampled` says so."""
     with capture_records(Settings(sample_rate=0.5)) as records:
         for name in NAMED:
@@ -31,7 +31,7 @@ def test_the_sdk_decides_for_whole_traces_as_the_server_does() -> None:
     assert 400 < len(recorded) < 600
 
 
-def test_completions_of_the_server_are_sampled_alike(gateway_server: Any, tmp_path: Path) -> None:
+def test_completions_of_the_server_are_sampled_by_the_same_rule(gateway_server: Any, tmp_path: Path) -> None:
     """The gateway records a completion of a named trace exactly when the SDK records that trace."""
     import httpx
 
@@ -47,7 +47,7 @@ def test_completions_of_the_server_are_sampled_alike(gateway_server: Any, tmp_pa
     assert stored == {name for name in NAMED[:40] if is_sampled(name, 0.5)}
 
 
-def test_an_id_and_its_hex_digits_are_decided_alike() -> None:
+def test_an_id_and_its_hex_digits_have_the_same_decision() -> None:
     """A UUID, its hex digits and a hashed name: what the wire carries says the same as what the user gave."""
     from everycall.sampling import trace_id_hex
 

@@ -73,7 +73,7 @@ def test_the_list_shows_the_time_it_is_sorted_by(visit: Callable[..., Any], send
     assert "Started" in (rows.nth(0).locator(".when time").get_attribute("title") or "")
 
 
-def test_columns_out_of_view_are_named(visit: Callable[..., Any], send: Callable[..., None]) -> None:
+def test_hidden_columns_are_listed(visit: Callable[..., Any], send: Callable[..., None]) -> None:
     send(call("root", trace_name="n" * 40, end_user_identifier="u" * 30, session_id="s" * 30, tags=["t" * 20, "b"]))
     hint = visit(width=1024).page.locator(".more-columns")
     expect(hint).to_contain_text("Scroll right for more columns:")

@@ -45,7 +45,7 @@ def fact(panel: Any, label: str) -> Any:
     return panel.locator(".facts > div").filter(has=panel.page.locator("dt", has_text=label)).locator("dd")
 
 
-def test_a_foreign_trace_reads_like_one_of_ours(visit: Callable[..., Any], deliver: Callable[..., str]) -> None:
+def test_a_foreign_trace_is_shown_like_any_other(visit: Callable[..., Any], deliver: Callable[..., str]) -> None:
     page = visit().go(deliver("vercel-ai-7", "tools"))
     assert names(page) == [
         "answer_question", "step 1", "chat gpt-4o-mini", "get_weather", "step 2", "chat gpt-4o-mini"
@@ -74,7 +74,7 @@ def test_agents_and_tools_are_told_apart(client: httpx.Client, deliver: Callable
     assert view["origin"]["sender"] == view["origin"]["dialect_name"] == "Pydantic AI"
 
 
-def test_a_record_says_who_sent_it_in_which_dialect(visit: Callable[..., Any], deliver: Callable[..., str]) -> None:
+def test_a_record_names_its_sender_and_dialect(visit: Callable[..., Any], deliver: Callable[..., str]) -> None:
     page = visit().go(deliver("openai-agents-openinference", "chat_tools"))
     panel = open_record(page, "generation")
     expect(panel.locator(".sent-by")).to_have_text("Sent by OpenInference")
@@ -90,7 +90,7 @@ def test_a_record_says_who_sent_it_in_which_dialect(visit: Callable[..., Any], d
     assert origin["scope"] == "openinference.instrumentation.openai_agents"
 
 
-def test_what_a_sender_does_not_carry_is_said(visit: Callable[..., Any], deliver: Callable[..., str]) -> None:
+def test_missing_fields_are_explained(visit: Callable[..., Any], deliver: Callable[..., str]) -> None:
     opened = visit()
     panel = open_record(opened.go(deliver("openinference-openai-hidden", "chat")), "ChatCompletion")
     expect(panel.locator(".s-output")).to_contain_text("not sent by OpenInference")

@@ -43,7 +43,7 @@ def test_help_names_every_command() -> None:
 
 
 @pytest.mark.parametrize("command", [["demo"], ["serve"], ["ship"], ["key"], ["key", "create"], ["reprice"]])
-def test_each_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Each has help with what it does."""
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
@@ -51,7 +51,7 @@ def test_each_command_explains_itself(command: list[str], capsys: pytest.Capture
     assert len(capsys.readouterr().out.splitlines()) > 5
 
 
-def test_the_version_is_the_distribution_s(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
     """`--version` prints name and version, the one that is installed."""
     with pytest.raises(SystemExit):
         main(["--version"])
@@ -69,7 +69,7 @@ def test_the_version_is_the_distribution_s(capsys: pytest.CaptureFixture[str]) -
         (["ship", "extra"], "unrecognized arguments: extra"),
     ],
 )
-def test_misuse_is_one_line_with_where_to_look(
+def test_a_usage_error_is_one_line_that_names_the_help(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 2, nothing on standard output, one line on standard error."""
@@ -82,7 +82,7 @@ def test_misuse_is_one_line_with_where_to_look(
 
 
 @pytest.mark.parametrize("arguments", [[], ["key"]])
-def test_no_command_shows_the_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_the_help_is_shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing was asked: the help, and exit code 2, so that a script notices."""
     assert main(arguments) == 2
     assert "COMMAND" in capsys.readouterr().out
@@ -143,7 +143,7 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
     started.stop()
 
 
-def test_serve_says_where_the_page_is_and_logs_a_browser_in(serving: Serving, tmp_path: Path) -> None:
+def test_serve_prints_a_url_that_logs_a_browser_in(serving: Serving, tmp_path: Path) -> None:
     """The printed address opens the page; without it the page asks to log in."""
     text = "".join(serving.said)
     login = re.search(r"http://\S+/login\?token=\S+", text)
@@ -157,7 +157,7 @@ def test_serve_says_where_the_page_is_and_logs_a_browser_in(serving: Serving, tm
         assert browser.get(f"{serving.address}/").url.path != "/login"
 
 
-def test_serve_says_what_it_does_before_its_slow_imports(tmp_path: Path) -> None:
+def test_serve_prints_its_settings_before_slow_imports(tmp_path: Path) -> None:
     """The version, the address, the data, the project, and each provider with whether it has a key."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "providers.toml").write_text(
@@ -195,12 +195,12 @@ def test_serve_says_what_it_does_before_its_slow_imports(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_ends_well(serving: Serving, number: signal.Signals) -> None:
+def test_serve_exits_cleanly(serving: Serving, number: signal.Signals) -> None:
     """Ctrl-C and a supervisor's TERM end it with exit code 0."""
     assert serving.stop(number) == 0
 
 
-def test_a_second_server_on_the_same_data_is_told_so(serving: Serving, tmp_path: Path) -> None:
+def test_a_second_server_with_the_same_data_is_an_error(serving: Serving, tmp_path: Path) -> None:
     """One line that names the directory, exit code 2, and the first goes on."""
     done = everycall("serve", "--port", "0", "--data", str(tmp_path / "data"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
@@ -209,7 +209,7 @@ def test_a_second_server_on_the_same_data_is_told_so(serving: Serving, tmp_path:
     assert httpx.get(f"{serving.address}/healthz", timeout=20).status_code == 200
 
 
-def test_no_auth_is_for_loopback_alone() -> None:
+def test_no_auth_works_on_loopback_only() -> None:
     """Asked for on all addresses, it is refused before anything listens."""
     done = everycall("serve", "--host", "0.0.0.0", "--no-auth", "--port", "0")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -239,7 +239,7 @@ def test_a_key_of_a_running_server_works_at_once(serving: Serving) -> None:
     assert not accepts(serving.address, key[:-1] + ("A" if key[-1] != "A" else "B"))
 
 
-def test_a_key_can_be_made_before_the_server_starts(tmp_path: Path) -> None:
+def test_a_key_can_be_created_before_the_server_starts(tmp_path: Path) -> None:
     """It is written into the store, as its hash alone."""
     data = tmp_path / "data"
     key = secret_of(everycall("key", "create", "ci", "--data", str(data), "--role", "read"))
@@ -261,7 +261,7 @@ def test_a_store_in_use_is_not_written_to(serving: Serving, tmp_path: Path) -> N
     assert f"pid {serving.process.pid}" in done.stderr
 
 
-def test_a_wrong_key_makes_none(serving: Serving) -> None:
+def test_a_wrong_key_cannot_create_a_key(serving: Serving) -> None:
     """What the server answers is passed on."""
     done = everycall(
         "key", "create", "ci", EVERYCALL_ENDPOINT=serving.address, EVERYCALL_API_KEY="ek_" + "wrong" * 8
@@ -293,7 +293,7 @@ def stored_names(address: str, tmp_path: Path) -> list[str]:
     return [record["name"] for record in answer.json()["records"]]
 
 
-def test_nothing_to_ship_is_well() -> None:
+def test_nothing_to_ship_is_success() -> None:
     """No spool at all: it says so, and exits 0."""
     done = everycall("ship")
     assert (done.returncode, done.stderr) == (0, "")
@@ -311,7 +311,7 @@ def test_records_of_a_killed_process_are_shipped_once(serving: Serving, tmp_path
     assert stored_names(serving.address, tmp_path) == ["left"] * 3
 
 
-def test_what_cannot_be_shipped_is_kept_and_named(tmp_path: Path) -> None:
+def test_records_that_cannot_be_shipped_are_kept_and_reported(tmp_path: Path) -> None:
     """Nobody listens: exit code 1, the table says how many are left, the line below where; they can be read still."""
     leave_records("http://127.0.0.1:9")
     done = everycall("ship")
@@ -332,7 +332,7 @@ def test_a_wrong_key_keeps_the_records(serving: Serving) -> None:
     assert everycall("ship").returncode == 0
 
 
-def test_a_living_process_keeps_its_spool(serving: Serving) -> None:
+def test_the_spool_of_a_running_process_is_skipped(serving: Serving) -> None:
     """Its files are locked by it: `ship` leaves them alone and says so."""
     program = (
         "import everycall, sys\n"
@@ -355,7 +355,7 @@ def test_a_living_process_keeps_its_spool(serving: Serving) -> None:
     assert re.search(r"│\s+1 │\s+1 │\s+0 │\s+0 │", again.stdout)
 
 
-def test_the_key_of_the_environment_goes_to_its_endpoint_alone() -> None:
+def test_the_environments_key_is_sent_to_its_endpoint_only() -> None:
     """EVERYCALL_API_KEY belongs to EVERYCALL_ENDPOINT; a spool bound for another place does not get it."""
     with socketserver.TCPServer(("127.0.0.1", 0), _KeepsHeaders) as listening:
         thread = threading.Thread(target=listening.serve_forever, args=(0.02,))
@@ -377,14 +377,14 @@ class _KeepsHeaders(socketserver.StreamRequestHandler):
             self.seen.append(line)
 
 
-def test_a_directory_that_is_not_there_is_misuse(tmp_path: Path) -> None:
+def test_a_missing_directory_is_a_usage_error(tmp_path: Path) -> None:
     """A wrong --spool-dir is said, not taken for an empty one."""
     done = everycall("ship", "--spool-dir", str(tmp_path / "nowhere"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "nowhere" in done.stderr
 
 
-def test_output_into_a_closed_pipe_is_no_traceback(serving: Serving) -> None:
+def test_a_closed_pipe_causes_no_traceback(serving: Serving) -> None:
     """`everycall ship | true` ends quietly."""
     leave_records(serving.address)
     reading, writing = os.pipe()

@@ -85,7 +85,7 @@ def served(client: httpx.Client, deployment_id: str = "support") -> dict[str, An
 # --- deploy ---
 
 
-def test_files_become_what_is_served_and_again_changes_nothing(run: Run, client: httpx.Client, folder: Path) -> None:
+def test_files_are_deployed_and_deploying_again_changes_nothing(run: Run, client: httpx.Client, folder: Path) -> None:
     code, out, err = run("deploy", folder)
     assert (code, err) == (0, "")
     assert "created" in out
@@ -121,7 +121,7 @@ def test_a_dry_run_shows_the_differences_and_changes_nothing(run: Run, client: h
     assert served(client)["version"] == 2
 
 
-def test_a_version_is_made_without_being_served(run: Run, client: httpx.Client, folder: Path) -> None:
+def test_a_version_can_be_created_without_serving_it(run: Run, client: httpx.Client, folder: Path) -> None:
     run("deploy", folder)
     (folder / "support.yaml").write_text(PROMPT.replace("gpt-4o-mini", "gpt-4o"))
     code, out, _ = run("deploy", folder / "support.yaml", "--no-activate")
@@ -131,7 +131,7 @@ def test_a_version_is_made_without_being_served(run: Run, client: httpx.Client, 
     assert served(client)["version"] == 2
 
 
-def test_nothing_is_deployed_when_anything_is_wrong(run: Run, client: httpx.Client, folder: Path) -> None:
+def test_nothing_is_deployed_if_a_file_is_invalid(run: Run, client: httpx.Client, folder: Path) -> None:
     """With one file that cannot be read and one that the server refuses, the good one waits too."""
     (folder / "a.yaml").write_text("model: gpt-4o\nmessages: [{role: user, content: hi}]\n")
     (folder / "broken.yaml").write_text("model: [\n")
@@ -173,7 +173,7 @@ def test_projects(run: Run, client: httpx.Client, folder: Path, monkeypatch: pyt
     assert (code, "needs a key with the role write" in err) == (1, True)
 
 
-def test_the_environments_key_goes_to_no_other_endpoint(
+def test_the_environments_key_is_sent_to_no_other_endpoint(
     run: Run, server: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVERYCALL_ENDPOINT", "http://127.0.0.1:9")
@@ -185,13 +185,13 @@ def test_the_environments_key_goes_to_no_other_endpoint(
     assert (code, "http(s)" in err) == (2, True)
 
 
-def test_a_path_that_is_not_there(run: Run, tmp_path: Path) -> None:
+def test_a_missing_path_is_an_error(run: Run, tmp_path: Path) -> None:
     assert "there is no such file" in run("deploy", tmp_path / "none")[2]
     (tmp_path / "empty").mkdir()
     assert "there is no file here" in run("deploy", tmp_path / "empty")[2]
 
 
-def test_without_the_package_that_reads_files(tmp_path: Path, folder: Path) -> None:
+def test_without_the_yaml_package(tmp_path: Path, folder: Path) -> None:
     """The one line says what to install; nothing else of the command line needs it."""
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub" / "sitecustomize.py").write_text(
@@ -213,7 +213,7 @@ def test_without_the_package_that_reads_files(tmp_path: Path, folder: Path) -> N
 # --- deployment ---
 
 
-def test_what_is_deployed_is_looked_at_and_changed(run: Run, client: httpx.Client, folder: Path) -> None:
+def test_deployments_are_listed_and_changed(run: Run, client: httpx.Client, folder: Path) -> None:
     run("deploy", folder)
     (folder / "support.yaml").write_text(PROMPT.replace("gpt-4o-mini", "gpt-4o"))
     run("deploy", folder)
@@ -237,7 +237,7 @@ def test_what_is_deployed_is_looked_at_and_changed(run: Run, client: httpx.Clien
     assert served(client)["version"] == 2
 
 
-def test_what_is_pulled_deploys_unchanged(run: Run, client: httpx.Client, folder: Path, tmp_path: Path) -> None:
+def test_pulled_files_deploy_unchanged(run: Run, client: httpx.Client, folder: Path, tmp_path: Path) -> None:
     run("deploy", folder, EXAMPLES)
     client.post("/api/deployments", json={"name": "made on the page", "model": "m", "messages": [{"content": " x \n"}]})
     away = tmp_path / "away"
@@ -306,7 +306,7 @@ GOOD = "model: m\nmessages:\n  - content: x\n"
     ],
     ids=range(28),
 )
-def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, text: str, line: int, told: str) -> None:
+def test_errors_in_a_file_name_their_line(tmp_path: Path, text: str, line: int, told: str) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(text)
     with pytest.raises(PromptFileError) as raised:
@@ -315,7 +315,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, text: s
     assert raised.value.line == line
 
 
-def test_a_file_that_is_nested_beyond_reason(tmp_path: Path) -> None:
+def test_a_file_that_is_nested_too_deeply(tmp_path: Path) -> None:
     """Whichever gives out first: the bound, or the room on the stack."""
     path = tmp_path / "p.yaml"
     path.write_text(GOOD + "metadata: " + "[" * 5_000 + "]" * 5_000 + "\n")
@@ -323,7 +323,7 @@ def test_a_file_that_is_nested_beyond_reason(tmp_path: Path) -> None:
         load(path)
 
 
-def test_a_few_bytes_do_not_become_millions_of_values(tmp_path: Path) -> None:
+def test_aliases_do_not_expand_to_millions_of_values(tmp_path: Path) -> None:
     """Aliases of aliases ("a billion laughs"): what each stands for is counted each time."""
     layers = "".join(f"l{n + 1}: &l{n + 1} [{', '.join([f'*l{n}'] * 10)}]\n  " for n in range(9))
     path = tmp_path / "p.yaml"
@@ -384,7 +384,7 @@ def test_files_are_found(tmp_path: Path) -> None:
     assert find([tmp_path / "x.json", tmp_path / "x.json"]) == [tmp_path / "x.json"]
 
 
-def test_bytes_that_are_no_text_and_too_many_of_them(tmp_path: Path) -> None:
+def test_files_that_are_not_text_or_too_large_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(PromptFileError, match="not UTF-8"):
@@ -411,7 +411,7 @@ JSON = st.recursive(
     | st.sampled_from(["no", "0o17", "1e3", "~"]),
     metadata=st.dictionaries(TEXT, JSON, max_size=4),
 )
-def test_what_is_written_reads_back_the_same(name: str, content: str, metadata: dict[str, Any]) -> None:
+def test_written_files_are_read_back_unchanged(name: str, content: str, metadata: dict[str, Any]) -> None:
     deployment = {
         "deployment_id": "d",
         "name": name,
@@ -427,13 +427,13 @@ def test_what_is_written_reads_back_the_same(name: str, content: str, metadata: 
     assert body.get("metadata", {}) == metadata
 
 
-def test_what_is_written_is_readable() -> None:
+def test_written_files_are_readable() -> None:
     text = written({"name": "n", "model": "m", "messages": [{"role": "user", "content": "one {{x}}\ntwo — ü"}]})
     assert text == "name: n\nmodel: m\nmessages:\n- role: user\n  content: |-\n    one {{x}}\n    two — ü\n"
     assert yaml.safe_load(text)["model"] == "m"
 
 
-def test_the_file_of_the_documents_can_be_deployed(run: Run, client: httpx.Client, tmp_path: Path) -> None:
+def test_the_documented_file_can_be_deployed(run: Run, client: httpx.Client, tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "deployments.md").read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in text.split("```yaml\n")[1:]]
     assert len(blocks) == 1

@@ -56,7 +56,7 @@ def test_wide_and_combining_characters_take_their_columns() -> None:
     assert width_of("e\u0301") == 1
 
 
-def test_control_characters_of_a_cell_do_not_reach_the_terminal() -> None:
+def test_control_characters_are_not_written_to_the_terminal() -> None:
     """A call's name is anybody's text: an escape sequence or a newline in it is a space."""
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", "\n".join(table(100, (("a\x1b[2Jb\nc", "1", "success"),))))
 
@@ -104,7 +104,7 @@ def test_a_step_on_a_terminal_is_replaced_by_its_result() -> None:
     assert out.getvalue().startswith("  … third\r\x1b[2K  \x1b[32m✓\x1b[0m third")
 
 
-def test_a_stream_that_takes_only_ascii_gets_ascii() -> None:
+def test_an_ascii_stream_gets_ascii() -> None:
     """A C locale's output shows plus and minus signs, and does not fail."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="\n")
     terminal = Terminal(out)

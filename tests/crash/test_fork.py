@@ -212,7 +212,7 @@ def test_the_sender_imports_nothing(certificate: Path) -> None:
     assert run(body, EVERYCALL_ENDPOINT="https://nowhere.invalid:9") == [0, []]  # a remote one: compressed, by a proxy
 
 
-def test_a_fork_waits_for_an_import_and_not_for_a_name_that_hangs() -> None:
+def test_a_fork_waits_for_an_import_but_not_for_a_hanging_name_look_up() -> None:
     """The sender is held in the gate: an import is waited for longer than a look-up, which may never end."""
     body = """
     import json, os, threading, warnings

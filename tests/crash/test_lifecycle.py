@@ -173,7 +173,7 @@ def late():
     assert_once(sink, {0, 1, 2, 3}, record_property)
 
 
-def test_the_first_call_of_all_in_an_exit_handler(sink: Sink, record_property: Callable[[str, object], None]) -> None:
+def test_the_first_call_in_an_exit_handler(sink: Sink, record_property: Callable[[str, object], None]) -> None:
     """Recording begins while the interpreter ends: the calls arrive all the same."""
     told, errors = run(
         sink,
@@ -192,7 +192,7 @@ def late():
     assert_once(sink, set(range(5)), record_property)
 
 
-def test_threads_call_while_recording_is_begun_again_and_again(
+def test_threads_make_calls_during_repeated_init(
     sink: Sink, second: Sink, record_property: Callable[[str, object], None]
 ) -> None:
     """Four threads call without a pause through 40 `init`s to two endpoints: every call is at one of them, once."""
@@ -226,7 +226,7 @@ tell(sheet() - sum(made), left, *made)
     assert_once(sink, expected, record_property)
 
 
-def test_threads_call_through_a_shutdown(sink: Sink, record_property: Callable[[str, object], None]) -> None:
+def test_threads_make_calls_during_a_shutdown(sink: Sink, record_property: Callable[[str, object], None]) -> None:
     """Whatever had begun when recording was shut down is recorded; the program's end delivers it."""
     told, errors = run(
         sink,
@@ -326,7 +326,7 @@ def test_a_429_after_a_wrong_key_does_not_hide_it(sink: Sink) -> None:
         ("reset", "ConnectionResetError: Connection reset by peer"),
     ],
 )
-def test_one_line_at_the_exit_says_what_and_why_and_where(sink: Sink, mode: str, reason: str) -> None:
+def test_one_line_at_exit_reports_the_records_left(sink: Sink, mode: str, reason: str) -> None:
     """What is left, the true reason, and where it really is."""
     if mode == "down":
         sink.stop()

@@ -105,7 +105,7 @@ def test_a_read_only_root(sink: Sink, tmp_path: Path, record_property: Callable[
     assert "cannot write its spool" in errors
 
 
-def test_what_is_in_memory_at_the_exit_is_named(sink: Sink) -> None:
+def test_records_in_memory_at_exit_are_reported(sink: Sink) -> None:
     """No disk and no endpoint: the exit says how many records are lost, and for which reason."""
     sink.stop()
     flushed, errors = run(sink, "", flush=0.1, EVERYCALL_SPOOL_DIR="/proc/nowhere")
@@ -115,7 +115,7 @@ def test_what_is_in_memory_at_the_exit_is_named(sink: Sink) -> None:
     )
 
 
-def test_a_platform_that_is_not_posix(sink: Sink, record_property: Callable[[str, object], None]) -> None:
+def test_a_platform_without_posix_locks(sink: Sink, record_property: Callable[[str, object], None]) -> None:
     """Without file locks, forks and block reservation, importing and tracing work, and records go from memory."""
     flushed, errors = run(sink, NOT_POSIX)
     assert flushed == [300, 0, 0]
@@ -126,7 +126,7 @@ def test_a_platform_that_is_not_posix(sink: Sink, record_property: Callable[[str
 
 @pytest.mark.parametrize("up", [True, False], ids=["endpoint up", "endpoint down"])
 @pytest.mark.parametrize("locale", ["C", "POSIX"])
-def test_a_project_that_the_locale_has_no_letters_for(
+def test_a_project_name_outside_the_locales_encoding(
     sink: Sink, tmp_path: Path, locale: str, up: bool, record_property: Callable[[str, object], None]
 ) -> None:
     """In the C locale, a project that is not ASCII is recorded under its own name."""

@@ -130,7 +130,7 @@ def test_kill_9_at_any_moment(sink: Sink) -> None:
         ("signal.signal(signal.SIGTERM, lambda *a: sys.exit(0)); os.kill(os.getpid(), signal.SIGTERM)", 0),
     ],
 )
-def test_every_other_ending(sink: Sink, ending: str, code: int) -> None:
+def test_every_other_way_to_end(sink: Sink, ending: str, code: int) -> None:
     """Exit, `os._exit`, an uncaught exception, signals: the exit code is kept and nothing is missing."""
     found, returned, _ = run(sink, f"for n in range(50): call(n)\n{ending}")
     assert found == code
@@ -163,7 +163,7 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @pytest.mark.parametrize("mode", ["down", "hang", "status:500", "status:413"])
-def test_exit_is_not_held_up(sink: Sink, mode: str) -> None:
+def test_exit_is_not_delayed(sink: Sink, mode: str) -> None:
     """With an endpoint that is down, hangs or answers wrongly, the process is gone in time and says what is left."""
     if mode == "down":
         sink.stop()
@@ -227,7 +227,7 @@ def test_forked_children(sink: Sink, ending: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_multiprocessing_children_that_leave_at_once(sink: Sink, method: str, tmp_path: Path) -> None:
+def test_multiprocessing_children_that_exit_at_once(sink: Sink, method: str, tmp_path: Path) -> None:
     """`multiprocessing` children end by `os._exit`, without atexit: what they recorded arrives all the same."""
     script = tmp_path / "program.py"
     script.write_text(
@@ -333,7 +333,7 @@ def test_a_clock_that_goes_back(sink: Sink) -> None:
     assert all(r["latency"] >= 0 and r["end_time_unix_nano"] >= r["start_time_unix_nano"] for r in sink.records)
 
 
-def test_an_outage_of_the_server_costs_nothing(sink: Sink) -> None:
+def test_an_outage_of_the_server_loses_nothing(sink: Sink) -> None:
     """The endpoint goes away in the middle of the program and comes back: every call once."""
     process = start(sink, "for n in range(1000):\n    call(n)\n    time.sleep(0.001)\neverycall.flush(20)")
     time.sleep(0.4)
@@ -351,7 +351,7 @@ def test_an_outage_of_the_server_costs_nothing(sink: Sink) -> None:
     "fault",
     ["status:500", "status:503", "retry_after:1", "reset", "swallow", "lost_ack", "garbage", "hang", "slow:0.3"],
 )
-def test_an_endpoint_that_is_ill_for_a_while(sink: Sink, fault: str) -> None:
+def test_an_endpoint_that_fails_for_a_while(sink: Sink, fault: str) -> None:
     """Any wrong behaviour of the endpoint for the first second of the program, then health: every call once."""
     sink.mode = fault
     process = start(sink, "for n in range(1000):\n    call(n)\n    time.sleep(0.0005)\neverycall.flush(30)")

@@ -92,7 +92,7 @@ POOLS = {
 
 @pytest.mark.parametrize("own_calls", [50, 0])
 @pytest.mark.parametrize("pool", list(POOLS))
-def test_a_living_parent_delivers_what_its_children_leave(
+def test_a_running_parent_delivers_its_childrens_records(
     sink: Sink, tmp_path: Path, pool: str, own_calls: int, record_property: Callable[[str, object], None]
 ) -> None:
     """The children leave by `os._exit` at once; the parent lives on, and everything arrives without another process."""
@@ -118,7 +118,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("pool", list(POOLS))
-def test_a_parent_that_leaves_at_once_delivers_too(
+def test_a_parent_that_exits_at_once_delivers_its_childrens_records(
     sink: Sink, tmp_path: Path, pool: str, record_property: Callable[[str, object], None]
 ) -> None:
     """It ends right after its children: its exit delivers what they left, within the exit's time."""
@@ -134,7 +134,7 @@ if __name__ == "__main__":
     assert_once(sink, expected, record_property)
 
 
-def test_a_living_sibling_delivers(sink: Sink, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def test_a_running_sibling_delivers(sink: Sink, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """A parent that records nothing: the child that lives delivers what the ones that ended have left."""
     body = """
     def last():
@@ -163,7 +163,7 @@ def test_a_living_sibling_delivers(sink: Sink, tmp_path: Path, record_property: 
     assert_once(sink, expected, record_property)
 
 
-def test_a_busy_parent_delivers_what_its_children_leave(
+def test_a_busy_parent_delivers_its_childrens_records(
     sink: Sink, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """Also while it calls without a pause."""
@@ -211,7 +211,7 @@ def run_short(sink: Sink, count: int, code: str) -> None:
         list(pool.map(run, range(count)))
 
 
-def test_short_processes_leave_little(sink: Sink, record_property: Callable[[str, object], None]) -> None:
+def test_short_processes_leave_only_their_records(sink: Sink, record_property: Callable[[str, object], None]) -> None:
     """With the endpoint down, each leaves what its one record takes, and nothing is lost."""
     sink.stop()
     run_short(sink, 20, "import everycall\neverycall.trace(lambda n: n, name='one')({n})")

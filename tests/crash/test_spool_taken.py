@@ -94,7 +94,7 @@ def segments() -> list[Path]:
     return sorted(Path(os.environ["EVERYCALL_HOME"]).rglob("*.spool"))
 
 
-def test_a_segment_is_cut_again_and_again(
+def test_a_segment_is_truncated_repeatedly(
     sink: Sink, program: Program, record_property: Callable[[str, object], None]
 ) -> None:
     """With the endpoint down, its file is cut to many lengths: the program lives, and counts what that cost."""
@@ -173,7 +173,7 @@ def test_the_folder_is_deleted(
     record_property("fault", (300, len(sink.numbers()), len(sink.records) - len(sink.numbers()), 0))
 
 
-def test_a_folder_that_cannot_be_made_again(sink: Sink, program: Program) -> None:
+def test_a_folder_that_cannot_be_created_again(sink: Sink, program: Program) -> None:
     """A file lies where the spool was: what was in the spool is sent while the program runs, or counted at its end."""
     sink.stop()
     program.tell("calls 100")

@@ -69,7 +69,7 @@ def test_a_request_stays_within_its_bound(tmp_path: Path, sink: Sink, monkeypatc
     assert segment_paths(directory) == []
 
 
-def test_what_was_delivered_before_an_outage_is_counted_and_not_sent_again(
+def test_records_delivered_before_an_outage_are_counted_and_not_sent_again(
     tmp_path: Path, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The endpoint goes away between two requests of one file: the first ones stay delivered."""

@@ -77,7 +77,7 @@ def test_every_call_arrives_once(sink: Sink) -> None:
 @pytest.mark.parametrize(
     "mode", ["status:500", "status:503", "status:429", "status:408", "reset", "swallow", "status:302", "status:401"]
 )
-def test_an_endpoint_that_comes_back_gets_everything(sink: Sink, mode: str) -> None:
+def test_everything_is_delivered_after_an_outage(sink: Sink, mode: str) -> None:
     """While it answers wrongly nothing is lost; when it recovers, all arrive once."""
     sink.mode = mode
     begin(sink)
@@ -102,7 +102,7 @@ def test_a_refused_connection_is_waited_out(sink: Sink) -> None:
     assert once_each(sink, 300)
 
 
-def test_a_lost_answer_is_sent_again_under_the_same_ids(sink: Sink) -> None:
+def test_a_batch_without_a_response_is_sent_again_with_the_same_ids(sink: Sink) -> None:
     """Stored but not acknowledged: sent again, and the ids tell the server that it has them."""
     sink.mode = "lost_ack"
     begin(sink)
@@ -116,7 +116,7 @@ def test_a_lost_answer_is_sent_again_under_the_same_ids(sink: Sink) -> None:
 
 
 @pytest.mark.parametrize("mode", ["garbage", "endless"])
-def test_a_yes_that_cannot_be_read_is_a_yes(sink: Sink, mode: str) -> None:
+def test_a_success_with_an_unreadable_body_is_a_success(sink: Sink, mode: str) -> None:
     """A 2xx with an unreadable or endless body counts as committed, and little of it is read."""
     sink.mode = mode
     begin(sink)
@@ -160,7 +160,7 @@ def test_too_large_is_split_and_a_single_one_is_cut(sink: Sink) -> None:
     assert len(cut["truncated"]["inputs"]["sha256"]) == 64
 
 
-def test_a_refused_record_takes_nobody_along(sink: Sink) -> None:
+def test_a_refused_record_is_refused_alone(sink: Sink) -> None:
     """Refused by index: that one is put aside with its reason and counted; its neighbours are stored."""
     sink.mode = "refuse:poison"
     begin(sink)
@@ -178,7 +178,7 @@ def test_a_refused_record_takes_nobody_along(sink: Sink) -> None:
     assert put_aside["record"]["inputs"]["n"] == 7
 
 
-def test_more_refusals_than_an_answer_names(sink: Sink) -> None:
+def test_more_refusals_than_a_response_lists(sink: Sink) -> None:
     """When the answer names only some of the refused, smaller batches find them all: none counts as delivered."""
     sink.mode = "refuse:poison"
     begin(sink)
@@ -189,7 +189,7 @@ def test_more_refusals_than_an_answer_names(sink: Sink) -> None:
     assert set(sink.numbers()) == set(range(0, 60, 2))
 
 
-def test_a_batch_refused_whole_is_sent_line_by_line(sink: Sink) -> None:
+def test_a_batch_that_is_refused_as_a_whole_is_sent_line_by_line(sink: Sink) -> None:
     """A 400 for the batch costs only the record that caused it."""
     sink.mode = "bad_batch:poison"
     begin(sink)
@@ -200,7 +200,7 @@ def test_a_batch_refused_whole_is_sent_line_by_line(sink: Sink) -> None:
     assert set(sink.numbers()) == set(range(30)) - {7}
 
 
-def test_flush_returns_in_time_and_tells_the_truth(sink: Sink) -> None:
+def test_flush_returns_in_time_with_correct_counts(sink: Sink) -> None:
     """Against an endpoint that hangs, flush comes back within its time-out and says what is left."""
     sink.mode = "hang"
     begin(sink)
@@ -231,7 +231,7 @@ def test_a_dead_sender_is_restarted_by_the_next_call(sink: Sink) -> None:
     assert once_each(sink, 2)
 
 
-def test_spools_of_the_dead_are_adopted(sink: Sink) -> None:
+def test_spools_of_ended_processes_are_adopted(sink: Sink) -> None:
     """A living process ships what a dead one left for the same endpoint and project."""
     sink.stop()
     begin(sink)
@@ -249,7 +249,7 @@ def test_spools_of_the_dead_are_adopted(sink: Sink) -> None:
     assert everycall.stats().recorded == 1
 
 
-def test_the_counts_ride_on_each_batch(sink: Sink) -> None:
+def test_each_batch_has_the_counts(sink: Sink) -> None:
     """Each request carries the client's name and its balance sheet as JSON."""
     begin(sink)
     for n in range(3):
@@ -302,7 +302,7 @@ def test_a_remote_endpoint_gets_gzip(sink: Sink, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_the_sheet_closes_while_threads_call_and_the_endpoint_flaps(sink: Sink) -> None:
+def test_the_balance_sheet_is_correct_with_threads_and_outages(sink: Sink) -> None:
     """recorded = delivered + spooled + dropped at every look, under load and faults."""
     begin(sink)
     stop = threading.Event()

@@ -45,7 +45,7 @@ def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_s(headers) == seconds
 
 
-def test_retry_after_as_a_date_to_come() -> None:
+def test_retry_after_as_a_future_date() -> None:
     """A date is counted from now."""
     seconds = retry_after_s({"retry-after": formatdate(time.time() + 100, usegmt=True)})
     assert seconds is not None

@@ -46,7 +46,7 @@ def balanced(spool: Spool) -> bool:
     return sheet.recorded == sheet.delivered + sheet.spooled + sheet.lost
 
 
-def test_lines_come_back_whole_and_in_order(tmp_path: Path) -> None:
+def test_lines_are_read_back_complete_and_in_order(tmp_path: Path) -> None:
     """What is appended is read back byte for byte, oldest first, and the file is emptied by its receipts."""
     spool = make(tmp_path)
     lines = [b'{"n":%d}' % n for n in range(5_000)]
@@ -71,7 +71,7 @@ def test_files_are_private_and_name_their_target(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_living_owner_is_never_robbed(tmp_path: Path) -> None:
+def test_segments_of_a_running_process_are_not_adopted(tmp_path: Path) -> None:
     """A segment is adopted only when its owner is gone; then exactly once."""
     spool = make(tmp_path)
     spool.append(b'{"n":1}')
@@ -86,7 +86,7 @@ def test_a_living_owner_is_never_robbed(tmp_path: Path) -> None:
     adopted.release()
 
 
-def test_a_torn_last_line_is_no_line(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     """A write cut short by death leaves the lines before it readable, and itself unread."""
     spool = make(tmp_path)
     spool.append(b'{"n":1}')
@@ -105,7 +105,7 @@ def test_a_torn_last_line_is_no_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", range(0, 60, 7))
-def test_a_flipped_byte_is_found(tmp_path: Path, place: int) -> None:
+def test_a_flipped_byte_is_detected(tmp_path: Path, place: int) -> None:
     """A line that was changed on disk is never passed on as if it were whole; its neighbours are."""
     lines = [b'{"n":1,"text":"aaaa"}', b'{"n":2,"text":"bbbb"}', b'{"n":3,"text":"cccc"}']
     spool = make(tmp_path)
@@ -121,9 +121,7 @@ def test_a_flipped_byte_is_found(tmp_path: Path, place: int) -> None:
     assert None in found
 
 
-def test_beyond_its_bound_the_oldest_segment_goes_and_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_spool_deletes_and_counts_the_oldest_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The spool keeps within its bytes; what goes is whole, oldest first, and named."""
     monkeypatch.setattr(limits, "SEGMENT_BYTES", 10_000)
     spool = make(tmp_path, bytes_max=50_000)
@@ -140,7 +138,7 @@ def test_beyond_its_bound_the_oldest_segment_goes_and_is_counted(
     spool.close()
 
 
-def test_without_a_folder_records_are_held_in_memory(tmp_path: Path) -> None:
+def test_without_a_folder_records_are_kept_in_memory(tmp_path: Path) -> None:
     """A spool directory that cannot be made costs nothing but durability: lines reach the sender from memory."""
     blocked = tmp_path / "file"
     blocked.write_text("not a directory")
@@ -157,7 +155,7 @@ def test_without_a_folder_records_are_held_in_memory(tmp_path: Path) -> None:
     assert balanced(spool)
 
 
-def test_memory_of_last_resort_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_without_a_folder_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no disk and no endpoint, memory stays within its bound and the rest is counted."""
     monkeypatch.setattr(limits, "MEMORY_BYTES_MAX", 2_000)
     blocked = tmp_path / "file"
@@ -223,7 +221,7 @@ def test_a_spool_is_adopted(tmp_path: Path) -> None:
     assert found == [b'{"n":%d}' % n for n in range(3_000)]
 
 
-def test_a_child_lets_the_parents_files_be(tmp_path: Path) -> None:
+def test_a_child_does_not_use_its_parents_files(tmp_path: Path) -> None:
     """After a fork the child's closing of inherited files neither unlocks nor changes the parent's spool."""
     spool = make(tmp_path)
     spool.append(b'{"n":1}')
@@ -238,7 +236,7 @@ def test_a_child_lets_the_parents_files_be(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_many_threads_append_and_none_is_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_many_threads_are_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Appends of many threads, through many rotations and a sender at work, come out whole and once each."""
     monkeypatch.setattr(limits, "SEGMENT_BYTES", 20_000)
     spool = make(tmp_path)
@@ -281,7 +279,7 @@ steps = st.lists(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
-def test_the_balance_sheet_closes_after_every_step(
+def test_the_balance_sheet_is_correct_after_every_step(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, int]]
 ) -> None:
     """recorded = delivered + spooled + dropped, whatever is appended, delivered, refused, dropped or unwritable."""
@@ -314,7 +312,7 @@ def test_the_balance_sheet_closes_after_every_step(
     assert balanced(spool) or spool.balance().spooled == 0
 
 
-def test_a_segment_reads_whole_lines_only(tmp_path: Path) -> None:
+def test_a_segment_returns_only_complete_lines(tmp_path: Path) -> None:
     """A line longer than a batch is still read whole, alone."""
     directory = tmp_path / "d"
     directory.mkdir()

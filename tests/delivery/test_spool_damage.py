@@ -157,7 +157,7 @@ def test_millions_of_damaged_lines_take_little_memory_and_few_reads(tmp_path: Pa
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 8 * limits.RECORD_BYTES_MAX
 
 
-def test_what_was_delivered_of_an_adopted_segment_is_not_sent_again(tmp_path: Path) -> None:
+def test_delivered_lines_of_an_adopted_segment_are_not_sent_again(tmp_path: Path) -> None:
     """A process that is killed while it delivers another's segment leaves the rest of it."""
     path = left_by_a_process(tmp_path)
     first = adopted(path)
@@ -178,7 +178,7 @@ def test_what_was_delivered_of_an_adopted_segment_is_not_sent_again(tmp_path: Pa
 
 
 @pytest.mark.parametrize("cut", [0, 1, 4_000, 4_096, 8_000])
-def test_a_segment_that_somebody_cut(tmp_path: Path, cut: int) -> None:
+def test_a_segment_that_is_truncated(tmp_path: Path, cut: int) -> None:
     """What was cut off is counted as damaged, exactly; what is left and what comes after is delivered."""
     spool = make(tmp_path)
     for line in LINES[:150]:
@@ -198,7 +198,7 @@ def test_a_segment_that_somebody_cut(tmp_path: Path, cut: int) -> None:
 
 
 @pytest.mark.parametrize("later", [0, 50])
-def test_a_segment_that_somebody_cut_at_the_end(tmp_path: Path, later: int) -> None:
+def test_a_segment_that_is_truncated_at_the_end(tmp_path: Path, later: int) -> None:
     """Cut and closed before anything was read: the sheet says how much is left for the next process."""
     spool = make(tmp_path)
     for line in LINES[: 200 - later]:
@@ -218,7 +218,7 @@ def test_a_segment_that_somebody_cut_at_the_end(tmp_path: Path, later: int) -> N
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "root"])
-def test_a_segment_that_somebody_deleted(tmp_path: Path, what: str) -> None:
+def test_a_segment_that_is_deleted(tmp_path: Path, what: str) -> None:
     """It is made again with all that has no receipt, so that the next process finds it."""
     root = tmp_path / "root"
     spool = make(root)
@@ -252,7 +252,7 @@ def test_a_folder_that_is_deleted_before_the_end(tmp_path: Path) -> None:
     segment.release()
 
 
-def test_a_folder_that_cannot_be_made_again(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_again(tmp_path: Path) -> None:
     """The sheet does not say that records are kept when they are gone."""
     spool = make(tmp_path / "root")
     for line in LINES:
@@ -294,7 +294,7 @@ def test_a_link_in_place_of_refused_is_not_followed(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_links_among_the_segments_are_left_alone(tmp_path: Path) -> None:
+def test_links_among_the_segments_are_ignored(tmp_path: Path) -> None:
     """A link, a pipe and a folder that are named as segments are neither read nor deleted."""
     spool = make(tmp_path)
     spool.append(LINES[0])

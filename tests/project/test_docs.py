@@ -86,14 +86,14 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             yield server
 
 
-def test_every_block_says_what_it_is() -> None:
+def test_every_block_has_a_language() -> None:
     """A block without a language would be checked by nobody."""
     known = {"python", "console", "http", "json", "text", "toml", "yaml"}
     assert [b.label for b in blocks() if b.language not in known and b.page.name != "architecture.md"] == []
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.label)
-def test_python_runs_as_it_stands(block: Block, documented: Server, tmp_path: Path) -> None:
+def test_python_examples_run(block: Block, documented: Server, tmp_path: Path) -> None:
     """In a process of its own, with nothing but the endpoint's address and key set; what follows is what it prints."""
     script = tmp_path / "block.py"
     script.write_text(block.text, encoding="utf-8")
@@ -194,7 +194,7 @@ def test_settings_files_can_be_read(block: Block, tmp_path: Path) -> None:
     assert set(provider_settings({"LOCAL_KEY": "k"}, path)) == set(tomllib.loads(block.text))
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_are_valid() -> None:
     """Every relative link of a page names a file that is there, and a heading that it has."""
     wrong = []
     for page in PAGES:

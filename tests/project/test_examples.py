@@ -83,7 +83,7 @@ def bench(tmp_path: Path, provider: Any) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_an_example_runs_and_delivers_all(example: Path, bench: Bench) -> None:
+def test_an_example_runs_and_delivers_its_records(example: Path, bench: Bench) -> None:
     """Exit code 0, nothing on standard error, what it says, and every record on the server."""
     said = bench.run(example)
     assert SPOKEN[example.name] in said
@@ -174,7 +174,7 @@ def test_anthropics_cached_tokens_are_among_those_of_the_input(bench: Bench) -> 
     assert asked[0]["llm_configuration"]["messages"][0]["role"] == "system"
 
 
-def test_requests_of_function_calling_stand_beside_the_function(bench: Bench) -> None:
+def test_function_calls_and_requests_are_siblings(bench: Bench) -> None:
     """Google's client asks, runs the function and asks again; then a stream: all below the function that asked."""
     bench.provider.reply(content=None, tool_calls=[("get_weather", {"city": "Rome"})])
     bench.run(next(path for path in EXAMPLES if path.name == "google_wrap.py"))
@@ -186,7 +186,7 @@ def test_requests_of_function_calling_stand_beside_the_function(bench: Bench) ->
     assert (weather["kind"], weather["output"]) == ("tool", "sunny in Rome")
 
 
-def test_omitted_things_are_not_in_the_database(bench: Bench, tmp_path: Path) -> None:
+def test_omitted_content_is_not_in_the_database(bench: Bench, tmp_path: Path) -> None:
     """No byte of the server's files has what the example omits or masks."""
     bench.run(next(path for path in EXAMPLES if path.name == "omit.py"))
     records = bench.records()

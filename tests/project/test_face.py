@@ -9,7 +9,7 @@ from pathlib import Path
 import everycall
 
 
-def test_the_face_is_a_sorted_list_of_what_is_there() -> None:
+def test_public_names_are_sorted_and_exist() -> None:
     """`__all__` is sorted and complete: each name resolves, public names beside it are only submodules."""
     assert everycall.__all__ == sorted(everycall.__all__)
     for name in everycall.__all__:

@@ -119,13 +119,13 @@ def test_every_module_has_its_packages() -> None:
     assert there - {"__pycache__"} == THIRD_PARTY.keys()
 
 
-def test_http_is_spoken_in_few_places() -> None:
+def test_few_modules_use_http() -> None:
     """The SDK's batches leave through the transport alone."""
     users = {e.module for e in IMPORTS if e.target == "http.client" and e.module.partition(".")[0] not in NOT_SDK}
     assert users == {"_delivery.connection", "_delivery.transport", "_local_server"}
 
 
-def test_the_opentelemetry_sdk_is_nowhere() -> None:
+def test_the_opentelemetry_sdk_is_not_imported() -> None:
     """The API alone: everycall makes its own spans and leaves the provider of a program as it is."""
     assert [entry.place for entry in IMPORTS if entry.target.startswith("opentelemetry.sdk")] == []
 

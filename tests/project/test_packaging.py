@@ -177,7 +177,7 @@ def test_every_distribution_has_a_wheel(wheels: dict[str, Path]) -> None:
     assert set(wheels) == {"everycall", *(f"everycall-{folder.name}" for folder in INTEGRATIONS)}
 
 
-def test_the_wheel_holds_what_the_server_reads(wheels: dict[str, Path]) -> None:
+def test_the_wheel_has_the_servers_files(wheels: dict[str, Path]) -> None:
     """Templates, static files, the schema and the typing marker ship; tests do not."""
     with zipfile.ZipFile(wheels["everycall"]) as archive:
         names = set(archive.namelist())

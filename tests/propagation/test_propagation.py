@@ -54,7 +54,7 @@ def child(n: int = 0) -> int:
 # --- what is written and read ---
 
 
-def test_what_is_written_is_read(records: list[Record]) -> None:
+def test_injected_headers_can_be_extracted(records: list[Record]) -> None:
     """Everything that a call below inherits crosses, whatever is in the texts, and the sender's call is the parent."""
     text = 'ü, ;="\\ %+\t\n\x00 日本 🎈'
     headers: dict[str, str] = {}
@@ -87,7 +87,7 @@ def test_a_trace_id_in_every_form(trace_id: str, records: list[Record]) -> None:
     assert [r.trace_id for r in records] == [trace_id] * 2
 
 
-def test_a_scope_without_a_call_is_told_too(records: list[Record]) -> None:
+def test_a_scope_without_a_call_is_injected(records: list[Record]) -> None:
     """No call is in progress to be the parent: there is no `traceparent`, and the calls are roots of that trace."""
     for trace_id in ("order-42", TRACE):
         headers: dict[str, str] = {}
@@ -99,7 +99,7 @@ def test_a_scope_without_a_call_is_told_too(records: list[Record]) -> None:
         assert (records[-1].trace_id, records[-1].parent_id, records[-1].session_id) == (trace_id, None, "s")
 
 
-def test_labels_are_bounded_where_they_are_given(records: list[Record]) -> None:
+def test_labels_are_cut_when_they_are_set(records: list[Record]) -> None:
     """A label that a record could not take is cut or rewritten, never the loss of the record."""
 
     class Hostile:
@@ -122,7 +122,7 @@ def test_labels_are_bounded_where_they_are_given(records: list[Record]) -> None:
     assert _guard.failures.pop("_label") == 2
 
 
-def test_nothing_to_tell() -> None:
+def test_nothing_is_injected_without_a_call() -> None:
     headers: dict[str, str] = {}
     inject(headers)
     assert headers == {}
@@ -130,7 +130,7 @@ def test_nothing_to_tell() -> None:
     assert extract({"baggage": "colour=red", "accept": "*/*"}) is None
 
 
-def test_a_service_between_passes_on(records: list[Record]) -> None:
+def test_an_intermediate_service_passes_the_trace_on(records: list[Record]) -> None:
     """A service that traces nothing itself, but forwards: the last one's calls are the first one's children."""
     first: dict[str, str] = {}
     with everycall.context(trace_id="order-42", log_omit_outputs=True), everycall.span("first"):
@@ -145,7 +145,7 @@ def test_a_service_between_passes_on(records: list[Record]) -> None:
     assert records[1].trace_id == "order-42"
 
 
-def test_a_tracestate_goes_on_from_a_call(records: list[Record]) -> None:
+def test_a_call_passes_the_tracestate_on(records: list[Record]) -> None:
     """A `tracestate` that came in leaves as it came, with the calls of that trace, and with no others."""
     with use_context({"traceparent": PARENT, "tracestate": "a=1,b=2"}):
         with everycall.span("in it"):
@@ -161,7 +161,7 @@ def test_a_tracestate_goes_on_from_a_call(records: list[Record]) -> None:
             assert "tracestate" not in headers
 
 
-def test_the_users_headers_stay() -> None:
+def test_the_users_headers_are_kept() -> None:
     """A `traceparent` is not overwritten, other members of baggage are kept, and telling twice is telling once."""
     with everycall.context(trace_id="order-42", session_id="s"), everycall.span("a"):
         headers = {"TraceParent": PARENT, "Baggage": "colour=red;p=1, size=9", "x": "y"}
@@ -174,14 +174,14 @@ def test_the_users_headers_stay() -> None:
     assert set(headers) == {"TraceParent", "Baggage", "x"}
 
 
-def test_old_members_of_ours_are_replaced() -> None:
+def test_old_everycall_members_are_replaced() -> None:
     with everycall.context(session_id="new"):
         headers = {"baggage": "a=1,everycall.session_id=old,b=2,everycall.trace_name=x"}
         inject(headers)
     assert headers["baggage"] == "everycall.session_id=new,a=1,b=2"
 
 
-def test_a_full_baggage_keeps_what_matters_most() -> None:
+def test_a_full_baggage_keeps_the_most_important_members() -> None:
     """8 KiB is what every reader takes. The omit flags go in any case; labels only where there is room, and whole."""
     with everycall.context(log_omit_inputs=True, end_user_identifier="й" * 512, session_id="s"):
         headers = {"baggage": "a=" + "x" * (limits.BAGGAGE_SENT_BYTES - 100)}
@@ -193,7 +193,7 @@ def test_a_full_baggage_keeps_what_matters_most() -> None:
         assert headers["baggage"].startswith("everycall.omit=inputs,a=xxx")
 
 
-def test_the_flags_of_the_process_cross_too() -> None:
+def test_the_flags_of_the_process_are_propagated() -> None:
     headers: dict[str, str] = {}
     with capture_records(Settings(omit=3)), everycall.span("a"):
         inject(headers)
@@ -213,7 +213,7 @@ def test_the_flags_of_the_process_cross_too() -> None:
         f"0٠-{TRACE}-{SPAN}-01",
     ],
 )  # fmt: skip
-def test_a_malformed_traceparent_is_none(parent: Any, records: list[Record]) -> None:
+def test_a_malformed_traceparent_is_ignored(parent: Any, records: list[Record]) -> None:
     """W3C Trace Context: a header that cannot be read begins a new trace. Its labels are read all the same."""
     with use_context({"traceparent": parent, "baggage": "everycall.session_id=s"}):
         child()
@@ -228,7 +228,7 @@ def test_a_malformed_traceparent_is_none(parent: Any, records: list[Record]) -> 
 @pytest.mark.parametrize(
     "parent", [f"  {PARENT}\t", f"01-{TRACE}-{SPAN}-01-more.of-it", f"00-{TRACE}-{SPAN}-00", PARENT.encode()]
 )
-def test_a_traceparent_of_others_is_continued(parent: Any, records: list[Record]) -> None:
+def test_a_traceparent_of_another_sender_is_continued(parent: Any, records: list[Record]) -> None:
     """Any sender's, a later version's too: its trace, its span as the parent."""
     with use_context({"Traceparent": parent}):
         child()
@@ -240,7 +240,7 @@ def test_a_traceparent_of_others_is_continued(parent: Any, records: list[Record]
 
 
 @pytest.mark.parametrize("state", ["é=1", "=", "a", "a=1," * 100, "x" * 1_000_000, "A=1", "a=1\n"])
-def test_a_malformed_tracestate_costs_nothing_else(state: str, records: list[Record], caplog: Any) -> None:
+def test_a_malformed_tracestate_is_ignored_alone(state: str, records: list[Record], caplog: Any) -> None:
     """It is dropped, the trace goes on; nothing of it is logged."""
     with caplog.at_level(logging.DEBUG), use_context({"traceparent": PARENT, "tracestate": state}), everycall.span("a"):
         headers: dict[str, str] = {}
@@ -293,14 +293,14 @@ def test_amplification_is_bounded(records: list[Record]) -> None:
     assert (records[-1].trace_name, records[-1].session_id) == ("whole", None)
 
 
-def test_a_raw_trace_id_must_be_the_one_of_traceparent(records: list[Record]) -> None:
+def test_a_raw_trace_id_must_match_traceparent(records: list[Record]) -> None:
     """A sender cannot file its calls under one id on the list and another in the tree."""
     with use_context({"traceparent": PARENT, "baggage": "everycall.trace_id=order-42"}):
         child()
     assert records[0].trace_id == TRACE
 
 
-def test_flags_that_come_in_only_add_up(records: list[Record]) -> None:
+def test_incoming_flags_are_only_added(records: list[Record]) -> None:
     """Nobody outside can lift an omit flag; unknown words mean nothing."""
     with everycall.context(log_omit_inputs=True):
         for word in ("", "none", "0", "outputs", "whatever.outputs"):
@@ -312,7 +312,7 @@ def test_flags_that_come_in_only_add_up(records: list[Record]) -> None:
     assert [r.omitted for r in records] == [["inputs"], ["inputs"], ["inputs"], both, both]
 
 
-def test_no_address_is_taken_from_a_header(records: list[Record], settings: Settings) -> None:
+def test_no_url_is_read_from_a_header(records: list[Record], settings: Settings) -> None:
     with use_context({"baggage": "everycall.endpoint=http://evil.example,everycall.propagate_to=*"}):
         with everycall.span("a") as call:
             headers: dict[str, str] = {}
@@ -355,14 +355,14 @@ def test_no_address_is_taken_from_a_header(records: list[Record], settings: Sett
         ("[::1]:9", "http://[::1]:8/", False),
     ],
 )
-def test_only_named_hosts_are_told(named: str, url: str, told: bool) -> None:
+def test_only_listed_hosts_get_headers(named: str, url: str, told: bool) -> None:
     with capture_records(Settings(propagate_to=(named,))), everycall.span("a"):
         headers: dict[str, str] = {}
         inject(headers, url)
     assert bool(headers) is told
 
 
-def test_nobody_is_told_by_default() -> None:
+def test_no_host_gets_headers_by_default() -> None:
     with capture_records(Settings()), everycall.span("a"):
         headers: dict[str, str] = {}
         inject(headers, "http://127.0.0.1/")
@@ -372,7 +372,7 @@ def test_nobody_is_told_by_default() -> None:
 @pytest.mark.parametrize(
     "bad", ["*", "*.", "http://a.example", "a.example/x", "a b", "a*.example", "*.*.example", "::1", "ü.example"]
 )
-def test_a_name_that_could_mean_everybody_is_refused(bad: str) -> None:
+def test_a_pattern_that_matches_every_host_is_refused(bad: str) -> None:
     with pytest.raises(ConfigurationError, match="propagate_to takes host names such as"):
         Settings.build({}, propagate_to=[bad])
 
@@ -397,7 +397,7 @@ def test_both_write_the_same(records: list[Record]) -> None:
     assert theirs == {"traceparent": ours["traceparent"]}
 
 
-def test_theirs_is_read_by_us_and_ours_by_them(records: list[Record]) -> None:
+def test_headers_are_compatible_with_opentelemetry(records: list[Record]) -> None:
     headers: dict[str, str] = {}
     with everycall.context(trace_id="order-42"), everycall.span("sender") as call:
         inject(headers)
@@ -425,7 +425,7 @@ def test_a_span_around_the_request_stays_current(records: list[Record]) -> None:
 # --- a function that takes its context along ---
 
 
-def test_carry_takes_a_context_along(records: list[Record]) -> None:
+def test_carry_passes_the_context_on(records: list[Record]) -> None:
     """Through pickle: the parent, the labels, tags and metadata (as JSON); in the context it was given and no other."""
     metadata = {"team": "a", "lock": threading.Lock()}
     with everycall.context(trace_id="order-42", session_id="s", tags=["beta"], metadata=metadata):
@@ -439,7 +439,7 @@ def test_carry_takes_a_context_along(records: list[Record]) -> None:
     assert to_json(record.metadata)["team"] == "a"
 
 
-def test_carry_with_nothing_to_take(records: list[Record]) -> None:
+def test_carry_outside_a_call(records: list[Record]) -> None:
     """Then its calls are roots, also in a worker that was forked inside some call; that one's omit flags hold."""
     carried = carry(child)
     with everycall.context(log_omit_inputs=True), everycall.span("stale"):
@@ -450,7 +450,7 @@ def test_carry_with_nothing_to_take(records: list[Record]) -> None:
     assert not everycall.current().inference_id
 
 
-async def test_continued_in_async_and_again(records: list[Record]) -> None:
+async def test_use_context_in_async_code_and_again(records: list[Record]) -> None:
     """`async with`, entered twice and nested; without headers of ours nothing changes."""
     scope = use_context({"traceparent": PARENT})
     async with scope:

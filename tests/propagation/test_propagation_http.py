@@ -139,7 +139,7 @@ def original_functions() -> list[Any]:
 
 @pytest.mark.parametrize("get", CLIENTS)
 @pytest.mark.usefixtures("hooked")
-def test_a_request_tells_a_named_host(get: Any, echo: Any) -> None:
+def test_a_request_to_a_listed_host_has_headers(get: Any, echo: Any) -> None:
     """The call in progress is the parent; the request object that the program sees has none of it afterwards."""
     with everycall.context(trace_id="order-42", session_id="s", log_omit_inputs=True), everycall.span("a") as call:
         answer = get(echo.at, colour="red")
@@ -152,7 +152,7 @@ def test_a_request_tells_a_named_host(get: Any, echo: Any) -> None:
 
 @pytest.mark.parametrize("get", CLIENTS)
 @pytest.mark.usefixtures("hooked")
-def test_no_other_host_is_told(get: Any, echo: Any) -> None:
+def test_no_other_host_gets_headers(get: Any, echo: Any) -> None:
     """Not by name, not by a redirect from a named host; one that is redirected to a named host tells that one alone."""
     with everycall.span("a"):
         get(echo.elsewhere)
@@ -169,7 +169,7 @@ def test_no_other_host_is_told(get: Any, echo: Any) -> None:
 
 @pytest.mark.parametrize("get", CLIENTS)
 @pytest.mark.usefixtures("hooked")
-def test_the_programs_own_headers_win(get: Any, echo: Any) -> None:
+def test_the_programs_headers_take_precedence(get: Any, echo: Any) -> None:
     with everycall.context(session_id="s"), everycall.span("a"):
         answer = get(echo.at, traceparent=PARENT, baggage="a=1")
     ((_, seen),) = echo.seen
@@ -178,7 +178,7 @@ def test_the_programs_own_headers_win(get: Any, echo: Any) -> None:
 
 
 @pytest.mark.parametrize("get", CLIENTS)
-def test_without_hooks_nothing_is_told(get: Any, echo: Any) -> None:
+def test_without_hooks_no_headers_are_sent(get: Any, echo: Any) -> None:
     with everycall.span("a"):
         get(echo.at)
     assert OURS & echo.seen[0][1].keys() == set()
@@ -186,7 +186,7 @@ def test_without_hooks_nothing_is_told(get: Any, echo: Any) -> None:
 
 @pytest.mark.parametrize("get", CLIENTS)
 @pytest.mark.usefixtures("hooked")
-def test_a_failing_request_fails_as_without_us(get: Any) -> None:
+def test_a_failing_request_fails_as_without_everycall(get: Any) -> None:
     """The library's own error, for a host that was to be told."""
     with everycall.span("a"), pytest.raises((httpx.ConnectError, httpx2.ConnectError, requests.ConnectionError)):
         get("http://127.0.0.1:9/")
@@ -241,7 +241,7 @@ async def test_asgi_continues_the_callers_trace(kind: str, records: list[Record]
     assert records[4].parent_id is None
 
 
-async def test_asgi_leaves_everything_else_alone(records: list[Record]) -> None:
+async def test_asgi_changes_nothing_else(records: list[Record]) -> None:
     """`lifespan`, requests that say nothing, headers given twice; exceptions pass, and leave nothing behind."""
     seen = []
 
@@ -321,7 +321,7 @@ def test_wsgi_continues_the_callers_trace(records: list[Record]) -> None:
     assert between == [otel_trace.INVALID_SPAN] * 2
 
 
-def test_wsgi_hands_bodies_on() -> None:
+def test_wsgi_returns_bodies() -> None:
     """Nothing is held back or wrapped that need not be; one piece still says that it is one."""
 
     class One:

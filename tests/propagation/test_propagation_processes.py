@@ -88,7 +88,7 @@ def ask(url: str, library: str, environment: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2", "requests"])
-def test_a_trace_goes_on_in_the_service(
+def test_a_service_continues_the_trace(
     library: str, service: Any, sink: Sink, environment: dict[str, str]
 ) -> None:  # fmt: skip
     """One trace over two processes: ids, labels and parent are the client's, and so is what must not be recorded."""
@@ -114,7 +114,7 @@ def test_a_trace_goes_on_in_the_service(
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2", "requests"])
-def test_a_host_that_is_not_named_is_told_nothing(
+def test_a_host_that_is_not_listed_gets_no_headers(
     library: str, service: Any, sink: Sink, environment: dict[str, str]
 ) -> None:  # fmt: skip
     """The same service by another name: no header at all, and a trace of its own."""

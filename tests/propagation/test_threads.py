@@ -138,7 +138,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_into_a_thread_keeps_the_parent(way: Callable[..., None], records: list[Record]) -> None:
+def test_every_way_to_start_a_thread_keeps_the_parent(way: Callable[..., None], records: list[Record]) -> None:
     """8 of 8 children name the call around them as parent, whatever carried them there."""
     with everycall.span("above"):
         for _ in range(8):
@@ -150,7 +150,7 @@ def test_every_way_into_a_thread_keeps_the_parent(way: Callable[..., None], reco
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_labels_and_omit_flags_hold_in_threads(way: Callable[..., None], records: list[Record]) -> None:
+def test_labels_and_omit_flags_apply_in_threads(way: Callable[..., None], records: list[Record]) -> None:
     """A scope without a call is carried as well, with all that it sets."""
     with everycall.context(
         trace_id="order-42", trace_name="support", end_user_identifier="u-7", session_id="s-1", tags=["beta"],
@@ -250,7 +250,7 @@ def test_a_pool_started_in_a_call_does_not_keep_it(records: list[Record]) -> Non
     assert [r.parent_id for r in records] == [None, None, None]
 
 
-def test_the_whole_opentelemetry_context_goes_along(records: list[Record]) -> None:
+def test_the_whole_opentelemetry_context_is_passed_on(records: list[Record]) -> None:
     """Baggage and the current span are there, as with `asyncio.to_thread`; afterwards the worker is as it was."""
     seen = []
 
@@ -266,7 +266,7 @@ def test_the_whole_opentelemetry_context_goes_along(records: list[Record]) -> No
     assert seen == [("red", call, call), (None, otel_trace.INVALID_SPAN, NOT_RECORDED)]
 
 
-def test_other_context_variables_stay_where_they_are(records: list[Record]) -> None:
+def test_other_context_variables_are_not_copied(records: list[Record]) -> None:
     """Only OpenTelemetry's context travels: what a pool's initializer set, and nobody else's variables."""
     own: contextvars.ContextVar[str] = contextvars.ContextVar("own", default="unset")
     own.set("caller's")
@@ -278,7 +278,7 @@ def boom() -> None:
     raise ValueError("from the work")
 
 
-def test_a_future_raises_as_without_us(records: list[Record]) -> None:
+def test_a_future_raises_as_without_everycall(records: list[Record]) -> None:
     """The same exception object's type, cause and traceback: no frame of everycall in it."""
 
     def frames(inside: bool) -> list[str]:
@@ -299,7 +299,7 @@ def test_a_future_raises_as_without_us(records: list[Record]) -> None:
 
 
 @pytest.mark.parametrize("kind", [threading.Thread, threading.Timer])
-def test_a_thread_dies_as_without_us(kind: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_fails_as_without_everycall(kind: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     """`threading.excepthook` gets the thread and a traceback without a frame of everycall."""
     seen: list[tuple[Any, list[str]]] = []
 
@@ -319,7 +319,7 @@ def test_a_thread_dies_as_without_us(kind: Any, records: list[Record], monkeypat
     assert seen[0][1][-1] == "boom"
 
 
-def test_start_fails_as_without_us(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_fails_as_without_everycall(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     """Started twice, or no thread to be had: the same error, and the thread object is as it was."""
     with everycall.span("above"):
         thread = threading.Thread(target=int)
@@ -341,7 +341,7 @@ def test_start_fails_as_without_us(records: list[Record], monkeypatch: pytest.Mo
             pool.submit()  # type: ignore[call-arg]
 
 
-def test_nothing_is_touched_without_a_call(records: list[Record]) -> None:
+def test_nothing_changes_without_a_call(records: list[Record]) -> None:
     """Outside of calls and scopes a pool gets the very function it was given, and threads their own `run`."""
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -361,7 +361,7 @@ def test_nothing_is_touched_without_a_call(records: list[Record]) -> None:
     assert ThreadPoolExecutor.submit.__doc__ == SUBMIT.__doc__
 
 
-def test_a_pool_that_pickles_gets_what_it_was_given(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_that_pickles_gets_the_original_function(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     """`InterpreterPoolExecutor` of Python 3.14 is a ThreadPoolExecutor whose tasks leave the interpreter."""
 
     class InterpreterPoolExecutor(ThreadPoolExecutor):
@@ -401,7 +401,7 @@ def test_the_environment_switches_it_off() -> None:
     assert Settings.build({}).propagate_threads
 
 
-def test_off_means_off() -> None:
+def test_disabled_propagation_changes_nothing() -> None:
     with capture_records(Settings(propagate_threads=False)) as found:
         with everycall.span("above"):
             by_thread(child)
@@ -409,7 +409,7 @@ def test_off_means_off() -> None:
     assert [r.parent_id for r in found] == [None, None, None]
 
 
-def test_somebody_wraps_on_top() -> None:
+def test_a_wrapper_around_ours_is_kept() -> None:
     """Theirs stays when we leave, ours below it does nothing; when we come back it is not put on a second time."""
     seen = []
     _threads.install()
@@ -437,7 +437,7 @@ def test_somebody_wraps_on_top() -> None:
         _threads.uninstall()
 
 
-def test_beside_opentelemetrys_own_instrumentation(records: list[Record]) -> None:
+def test_works_with_opentelemetrys_thread_instrumentation(records: list[Record]) -> None:
     """What opentelemetry-instrumentation-threading does (wrap `start`, `run`, `submit`), before and after ours."""
 
     def start_with_context(self: Any) -> None:
@@ -473,7 +473,7 @@ def run(program: str, tmp_path: Path) -> str:
 
 
 @pytest.mark.process
-def test_importing_replaces_nothing_the_first_call_does(tmp_path: Path) -> None:
+def test_only_the_first_call_replaces_functions(tmp_path: Path) -> None:
     """Nothing happens on import; the first traced call is enough; a forked child has it too, and undoes it."""
     out = run(
         """
@@ -512,7 +512,7 @@ def test_importing_replaces_nothing_the_first_call_does(tmp_path: Path) -> None:
     assert out == "fine\n"
 
 
-def test_our_own_thread_belongs_to_no_call(tmp_path: Path) -> None:
+def test_the_senders_thread_belongs_to_no_call(tmp_path: Path) -> None:
     """The sender is started by the first call that ends; it must not keep that call, or be its child."""
     others = set(threading.enumerate())  # that of an earlier test may still be ending
     everycall.init(spool_dir=tmp_path, endpoint="http://127.0.0.1:9")

@@ -92,7 +92,7 @@ LEFT_ALONE = [
 
 
 @pytest.mark.parametrize(("text", "masked"), FOUND, ids=[text[:24] for text, _ in FOUND])
-def test_what_is_found(text: str, masked: str) -> None:
+def test_secrets_are_found(text: str, masked: str) -> None:
     """In a text, in JSON as it is encoded, and as a dict's key."""
     assert masks.common("inputs", text) == masked
     raw = msgspec.json.encode({"a": [text], text: 1})
@@ -101,7 +101,7 @@ def test_what_is_found(text: str, masked: str) -> None:
 
 
 @pytest.mark.parametrize("text", LEFT_ALONE, ids=[text[:24] for text in LEFT_ALONE])
-def test_what_is_left_alone(text: str) -> None:
+def test_other_values_are_not_changed(text: str) -> None:
     """The very same object comes back, and JSON is not even decoded to something else."""
     assert masks.common("inputs", text) is text
     value = {"a": [text], text[:60]: text}
@@ -120,7 +120,7 @@ def test_the_code_of_this_package_has_no_secret() -> None:
 
 @given(st.lists(st.one_of(st.uuids().map(str), st.binary(min_size=8, max_size=40).map(bytes.hex)), max_size=30))
 @settings(max_examples=100, deadline=None)
-def test_ids_are_left_alone(ids: list[str]) -> None:
+def test_ids_are_not_changed(ids: list[str]) -> None:
     """UUIDs and hashes, together and alone."""
     value = {"ids": ids, "joined": " ".join(ids)}
     assert masks.common("inputs", value) is value
@@ -128,7 +128,7 @@ def test_ids_are_left_alone(ids: list[str]) -> None:
 
 @given(st.lists(st.integers(1_400_000_000, 2_100_000_000), max_size=20), st.sampled_from([1, 10**3, 10**6, 10**9]))
 @settings(max_examples=100, deadline=None)
-def test_times_and_measures_are_left_alone(seconds: list[int], unit: int) -> None:
+def test_times_and_measures_are_not_changed(seconds: list[int], unit: int) -> None:
     """Times in any unit, as numbers and as text, and fractions with all their digits."""
     value: Any = {"at": [s * unit for s in seconds], "text": " ".join(str(s * unit) for s in seconds)}
     value["fractions"] = [s / 7e9 for s in seconds]
@@ -138,7 +138,7 @@ def test_times_and_measures_are_left_alone(seconds: list[int], unit: int) -> Non
 # --- values ---
 
 
-def test_the_shape_of_a_value_stays() -> None:
+def test_a_value_keeps_its_shape() -> None:
     """Lists keep their length, dicts their keys: of keys that become the same, each gets a number."""
     value = {
         "joe@example.com": 1,
@@ -168,7 +168,7 @@ def test_the_shape_of_a_value_stays() -> None:
         {"max_tokens": 5, "key": "value", "monkey": "see", "next_page_token": "abc", "public_key": "ssh-rsa AAAA"},
     ],
 )
-def test_names_that_say_nothing_are_left_alone(value: Any) -> None:
+def test_harmless_names_are_not_changed(value: Any) -> None:
     """The schema of a tool, the words of a model's answer with their probabilities, numbers of tokens."""
     assert masks.common("inputs", value) is value
 
@@ -176,7 +176,7 @@ def test_names_that_say_nothing_are_left_alone(value: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["password", "DB_PASSWORD", "x-api-key", "Authorization", "clientSecret", "accessToken"]
 )
-def test_what_stands_under_a_secrets_name_goes(name: str) -> None:
+def test_values_under_a_secrets_name_are_masked(name: str) -> None:
     """Whatever it looks like, at any depth, and in JSON within a text."""
     value = {"headers": [{name: "plain words"}]}
     masked = {"headers": [{name: "[key]"}]}
@@ -186,7 +186,7 @@ def test_what_stands_under_a_secrets_name_goes(name: str) -> None:
     assert masks.common("inputs", twice) == json.dumps({"arguments": json.dumps(masked)})
 
 
-def test_rules_can_be_chosen_and_added() -> None:
+def test_rules_can_be_selected_and_added() -> None:
     text = "joe@example.com AKIAIOSFODNN7EXAMPLE 4111111111111111 ticket T-77"
     assert masks.rules(emails=False)("x", text) == "joe@example.com [key] [card] ticket T-77"
     assert (
@@ -197,7 +197,7 @@ def test_rules_can_be_chosen_and_added() -> None:
     assert masks.rules(keys=False)("x", {"password": "hunter2"}) == {"password": "hunter2"}
 
 
-def test_an_unusable_pattern_is_told() -> None:
+def test_an_invalid_pattern_is_an_error() -> None:
     for extra in ({"x": "("}, {"": "a"}, {"x": 3}, {"x": re.compile(b"a")}):
         with pytest.raises(ConfigurationError, match="mask"):
             masks.rules(extra=extra)  # type: ignore[arg-type]
@@ -256,7 +256,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
-def test_no_text_stalls_the_rules(unit: str) -> None:
+def test_every_text_takes_linear_time(unit: str) -> None:
     """The time that a text takes grows with its length.
 
     A pattern that looks from each place over the whole text would need 10**11 steps for this half megabyte, far

@@ -87,7 +87,7 @@ def test_a_browser_without_a_session_is_sent_to_the_login(server: Any) -> None:
         assert nobody.get("/traces.json").status_code == 401
 
 
-def test_every_answer_carries_the_security_headers(app: Any, server: Any) -> None:
+def test_every_response_has_the_security_headers(app: Any, server: Any) -> None:
     """Including errors, redirects, unknown URLs and methods."""
     paths = [(method, filled(path)) for method, path in routes_of(app)]
     paths += [("GET", "/nowhere"), ("DELETE", "/v1/records"), ("GET", "/api/records?nonsense=1")]
@@ -129,7 +129,7 @@ def test_a_browser_sees_an_error_as_a_page(client: httpx.Client) -> None:
     assert "There is nothing at this URL." in answer.text
 
 
-def test_an_unforeseen_failure_tells_nothing_of_itself(client: httpx.Client, server: Any, tmp_path: Path) -> None:
+def test_an_unexpected_error_reveals_nothing(client: httpx.Client, server: Any, tmp_path: Path) -> None:
     """A failing disk is a 5xx in the usual shape, without a traceback or a path."""
     for path in (tmp_path / "data").iterdir():
         path.unlink()
@@ -139,7 +139,7 @@ def test_an_unforeseen_failure_tells_nothing_of_itself(client: httpx.Client, ser
         assert str(tmp_path) not in answer.text
 
 
-def test_the_document_describes_the_routes_there_are(app: Any, client: httpx.Client) -> None:
+def test_the_document_describes_all_routes(app: Any, client: httpx.Client) -> None:
     """Each documented operation exists, and each API route is documented, with its errors and parameters."""
     answer = client.get("/openapi.json")
     assert answer.status_code == 200

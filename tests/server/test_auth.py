@@ -39,7 +39,7 @@ def browser(server: Any) -> Iterator[httpx.Client]:
 # --- the local key ---
 
 
-def test_the_local_key_is_made_once_and_for_its_owner_alone() -> None:
+def test_the_local_key_is_created_once_and_readable_by_its_owner_only() -> None:
     path = paths.local_key_path()
     key = local_key(path)
     assert key.startswith("ek_")
@@ -65,7 +65,7 @@ def test_processes_that_start_together_agree_on_the_local_key(tmp_path: Path) ->
     assert keys == {path.read_text().strip()}
 
 
-def test_a_local_key_that_others_may_read_is_closed_to_them(tmp_path: Path) -> None:
+def test_a_local_key_that_others_can_read_is_made_private(tmp_path: Path) -> None:
     path = tmp_path / "local.key"
     path.write_text("ek_written_by_hand_0123456789\n")
     path.chmod(0o644)
@@ -81,20 +81,20 @@ def test_a_broken_local_key_is_an_error_that_says_what_to_do(tmp_path: Path, con
         local_key(path)
 
 
-def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="cannot store the local key"):
         local_key(tmp_path / "file" / "local.key")
 
 
-def test_the_server_makes_the_key_that_clients_read(server: Any) -> None:
+def test_the_server_creates_the_key_that_clients_read(server: Any) -> None:
     assert paths.local_key_path().read_text().strip() == server.key
 
 
 # --- keys of projects ---
 
 
-def test_only_the_digest_of_a_key_is_kept(client: httpx.Client, tmp_path: Path) -> None:
+def test_only_the_digest_of_a_key_is_stored(client: httpx.Client, tmp_path: Path) -> None:
     made = client.post("/api/keys", json={"name": "ci", "project": "alpha"})
     assert made.status_code == 201
     secret = made.json()["secret"]
@@ -108,7 +108,7 @@ def test_only_the_digest_of_a_key_is_kept(client: httpx.Client, tmp_path: Path) 
     assert secret.encode() not in stored
 
 
-def test_create_key_refuses_what_cannot_be() -> None:
+def test_create_key_refuses_invalid_values() -> None:
     secret, key = create_key("ci", "alpha", "read")
     assert secret.startswith("ek_")
     assert (key.digest, key.name, key.project_name, key.role) == (digest(secret), "ci", "alpha", "read")
@@ -164,7 +164,7 @@ def test_keys_outlive_the_server(server: Any, make_key: Callable[..., str]) -> N
     assert answer.json() == {"projects": ["alpha"]}
 
 
-def test_an_admin_of_one_project_manages_its_keys_alone(
+def test_an_admin_of_one_project_manages_only_its_keys(
     server: Any, client: httpx.Client, make_key: Callable[..., str]
 ) -> None:
     make_key("beta")
@@ -181,14 +181,14 @@ def test_an_admin_of_one_project_manages_its_keys_alone(
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"name":1}', b'{"name":"a","colour":"red"}', b'{"name":"a","role":"x"}']
 )
-def test_a_key_asked_for_in_the_wrong_way(client: httpx.Client, body: bytes) -> None:
+def test_an_invalid_request_for_a_key(client: httpx.Client, body: bytes) -> None:
     assert client.post("/api/keys", content=body).status_code in (400, 422)
 
 
 # --- wrong keys ---
 
 
-def test_too_many_wrong_keys_are_told_to_wait_and_right_ones_are_not(server: Any, client: httpx.Client) -> None:
+def test_too_many_wrong_keys_get_429_and_valid_keys_do_not(server: Any, client: httpx.Client) -> None:
     answers = [
         httpx.get(f"{server.address}/api/records", headers={"x-api-key": f"ek_wrong_{number}"})
         for number in range(limits.WRONG_KEYS_MAX + 5)
@@ -269,7 +269,7 @@ def test_a_project_sees_nothing_of_another(server: Any, client: httpx.Client, ma
 # --- sessions ---
 
 
-def test_a_printed_address_logs_in_once(server: Any) -> None:
+def test_a_printed_url_logs_in_once(server: Any) -> None:
     address = server.login_url("/traces?status=error")
     with httpx.Client(base_url=server.address) as browser:
         answer = browser.get(address)
@@ -287,7 +287,7 @@ def test_a_printed_address_logs_in_once(server: Any) -> None:
         assert other.get("/api/records").status_code == 401
 
 
-def test_a_link_on_another_site_works_for_who_is_logged_in(browser: httpx.Client, server: Any) -> None:
+def test_a_link_on_another_site_works_with_a_session(browser: httpx.Client, server: Any) -> None:
     """A browser sends no strict cookie when it follows such a link, but does when a page of ours forwards it."""
     cookie = browser.cookies["everycall_session"]
     browser.cookies.clear()
@@ -303,7 +303,7 @@ def test_a_link_on_another_site_works_for_who_is_logged_in(browser: httpx.Client
     assert "url=/traces" in token.text
 
 
-def test_a_printed_address_is_good_for_a_while(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_printed_url_expires(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LOGIN_TOKEN_AGE_S", -1.0)
     assert httpx.get(server.login_url()).status_code == 401
 
@@ -316,7 +316,7 @@ def test_unused_tokens_are_bounded(server: Any) -> None:
     assert httpx.get(last).status_code == 303
 
 
-def test_a_key_logs_in_by_the_form(server: Any, make_key: Callable[..., str]) -> None:
+def test_a_key_logs_in_with_the_form(server: Any, make_key: Callable[..., str]) -> None:
     with httpx.Client(base_url=server.address) as browser:
         assert 'name="key"' in browser.get("/login").text
         wrong = browser.post("/login", data={"key": "ek_wrong", "next": "/traces"})
@@ -333,7 +333,7 @@ def test_a_key_logs_in_by_the_form(server: Any, make_key: Callable[..., str]) ->
 @pytest.mark.parametrize(
     "change", [lambda v: v[:-2], lambda v: "0" + v[1:], lambda v: v.replace(".", ".9", 1), lambda v: ""]
 )
-def test_a_forged_session_is_none(browser: httpx.Client, change: Callable[[str], str]) -> None:
+def test_a_forged_session_is_refused(browser: httpx.Client, change: Callable[[str], str]) -> None:
     value = browser.cookies["everycall_session"]
     browser.cookies.clear()
     answer = browser.get("/api/records", headers={"cookie": f"everycall_session={change(value)}"})
@@ -379,14 +379,14 @@ def test_another_sites_page_cannot_log_a_browser_in(server: Any) -> None:
         "/\n/evil.example", "evil.example", "", "///evil.example", "/\r\nset-cookie: a=b", "/ok\\..\\x",
     ],
 )  # fmt: skip
-def test_the_login_leads_nowhere_else(server: Any, target: str) -> None:
+def test_the_login_redirects_to_no_other_site(server: Any, target: str) -> None:
     assert local_path(target) == "/"
     token = urlsplit(server.login_url()).query.partition("&")[0].partition("=")[2]
     answer = httpx.get(f"{server.address}/login", params={"token": token, "next": target})
     assert answer.headers["location"] == "/"
 
 
-def test_the_login_leads_back() -> None:
+def test_the_login_redirects_to_the_requested_page() -> None:
     for path in ("/", "/traces", "/traces/a%2Fb?status=error&cursor=x", "/traces/a:b"):
         assert local_path(path) == path
 
@@ -397,7 +397,7 @@ def test_the_login_leads_back() -> None:
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1", "a b", "x:y"]
 )
-def test_a_foreign_host_gets_nothing(server: Any, host: str) -> None:
+def test_a_request_for_a_foreign_host_is_refused(server: Any, host: str) -> None:
     """A host name that points to the loopback address (DNS rebinding) is refused, with or without a key."""
     for path in ("/api/records", "/healthz", "/login"):
         answer = httpx.get(f"{server.address}{path}", headers={"host": host, "x-api-key": server.key})
@@ -406,11 +406,11 @@ def test_a_foreign_host_gets_nothing(server: Any, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST:7410", "localhost.", "127.0.0.2"])
-def test_the_hosts_own_names_are_answered(server: Any, host: str) -> None:
+def test_requests_for_the_servers_names_are_accepted(server: Any, host: str) -> None:
     assert httpx.get(f"{server.address}/healthz", headers={"host": host}).status_code == 200
 
 
-def test_two_hosts_are_none(server: Any) -> None:
+def test_two_host_headers_are_refused(server: Any) -> None:
     address = urlsplit(server.address)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
@@ -446,12 +446,12 @@ def test_without_authentication_foreign_pages_and_names_are_still_refused(tmp_pa
 
 
 @pytest.mark.parametrize("options", [{"port": -1}, {"port": 70_000}, {"local_key": "short"}])
-def test_options_that_cannot_be(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         ServerOptions(data_dir=tmp_path, **options)
 
 
-def test_secrets_do_not_show(tmp_path: Path) -> None:
+def test_secrets_are_not_in_representations(tmp_path: Path) -> None:
     assert "0123456789abcdef" not in repr(ServerOptions(data_dir=tmp_path, local_key="0123456789abcdef"))
 
 
@@ -470,7 +470,7 @@ def test_projects_and_roles_of_an_identity() -> None:
         require(alpha, "admin")
 
 
-def test_the_key_is_asked_before_the_body(server: Any) -> None:
+def test_the_key_is_checked_before_the_body(server: Any) -> None:
     """A request without permission is refused before its body arrives."""
     address = urlsplit(server.address)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:

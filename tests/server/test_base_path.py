@@ -76,7 +76,7 @@ def test_no_link_leaves_the_path(below: httpx.Client, path: str) -> None:
             assert below.get(url.removeprefix("/team/calls")).status_code == 200
 
 
-def test_text_of_users_is_left_as_it_is(below: httpx.Client) -> None:
+def test_text_of_users_is_not_changed(below: httpx.Client) -> None:
     page = below.get("/deployments/d", headers={**PAGE, "x-api-key": KEY}).text
     assert "/y" in page
     assert "/team/calls/y" not in page
@@ -97,7 +97,7 @@ def test_redirects_and_the_cookie_stay_below_the_path(below: httpx.Client) -> No
     assert "path=/team/calls;" in out.headers["set-cookie"].lower() + ";"
 
 
-def test_a_visit_from_another_site_goes_on_below_the_path(below: httpx.Client) -> None:
+def test_a_visit_from_another_site_stays_below_the_path(below: httpx.Client) -> None:
     headers = {**PAGE, "sec-fetch-site": "cross-site", "sec-fetch-dest": "document"}
     page = below.get("/traces/t1", headers=headers)
     assert page.status_code == 200
@@ -111,14 +111,14 @@ def test_the_empty_page_names_the_endpoint(start: Callable[..., Server]) -> None
     assert "https://tools.example/calls&#34;" in page or 'https://tools.example/calls"' in page
 
 
-def test_a_strangers_prefix_counts_for_nothing(start: Callable[..., Server]) -> None:
+def test_a_prefix_from_an_untrusted_address_is_ignored(start: Callable[..., Server]) -> None:
     server = start()
     answer = httpx.get(server.address, headers={"x-forwarded-prefix": "/evil", "x-api-key": KEY})
     assert answer.headers["location"] == "/traces"
 
 
 @pytest.mark.parametrize("prefix", STRANGE)
-def test_a_prefix_is_a_plain_path(below: httpx.Client, prefix: str) -> None:
+def test_a_prefix_must_be_a_plain_path(below: httpx.Client, prefix: str) -> None:
     headers = {name.encode(): value.encode("latin-1") for name, value in {**PAGE, "x-api-key": KEY}.items()}
     answer = below.get("/traces", headers={b"x-forwarded-prefix": prefix.encode("latin-1"), **headers})
     assert answer.status_code == 200
@@ -127,12 +127,12 @@ def test_a_prefix_is_a_plain_path(below: httpx.Client, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", [path for path in STRANGE if path != "/"])
-def test_a_root_path_is_a_plain_path(tmp_path: Path, prefix: str) -> None:
+def test_a_root_path_must_be_a_plain_path(tmp_path: Path, prefix: str) -> None:
     with pytest.raises(ConfigurationError, match="invalid root path"):
         ServerOptions(data_dir=tmp_path, root_path=prefix)
 
 
-def test_the_printed_address_has_the_path(start: Callable[..., Server]) -> None:
+def test_the_printed_url_has_the_path(start: Callable[..., Server]) -> None:
     server = start(root_path="/team/calls")
     with httpx.Client() as browser:
         answer = browser.get(server.login_url("/status"))

@@ -100,7 +100,7 @@ def test_broken_bodies_are_bad_requests(client: httpx.Client, encoding: str, bod
     assert client.get("/api/records").json()["records"] == []
 
 
-def test_a_zstd_frame_may_not_ask_for_much_memory(client: httpx.Client) -> None:
+def test_a_zstd_frame_that_requires_much_memory_is_refused(client: httpx.Client) -> None:
     """RFC 9659: a window of 8 MiB at most."""
     parameters = zstandard.ZstdCompressionParameters(window_log=31)
     packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
@@ -111,7 +111,7 @@ def test_a_zstd_frame_may_not_ask_for_much_memory(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd"])
-def test_a_body_may_unpack_to_the_bound_and_no_further(client: httpx.Client, encoding: str) -> None:
+def test_a_body_larger_than_the_bound_when_decompressed_is_refused(client: httpx.Client, encoding: str) -> None:
     for size, status in ((limits.BODY_BYTES_MAX, 200), (limits.BODY_BYTES_MAX + MIB, 413)):
         answer = client.post("/v1/records", content=zeros(encoding, size), headers={"content-encoding": encoding})
         assert answer.status_code == status
@@ -129,7 +129,7 @@ def test_a_body_too_large_as_sent_is_refused_before_it_is_read(server: Any) -> N
         assert b" 413 " in connection.recv(4096).partition(b"\r\n")[0]
 
 
-def test_a_body_of_unsaid_length_is_refused_at_the_bound(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_of_unknown_length_is_refused_at_the_bound(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BODY_WIRE_BYTES_MAX", 100_000)
     answer = httpx.post(
         f"{server.address}/v1/records", headers={"x-api-key": server.key}, content=(b" " * 10_000 for _ in range(20))
@@ -137,7 +137,7 @@ def test_a_body_of_unsaid_length_is_refused_at_the_bound(server: Any, monkeypatc
     assert answer.status_code == 413
 
 
-def test_a_slow_body_is_given_up(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_body_times_out(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that stops in the middle does not occupy memory forever."""
     monkeypatch.setattr(limits, "BODY_TIMEOUT_S", 0.2)
     address = urlsplit(server.address)
@@ -152,7 +152,7 @@ def test_a_slow_body_is_given_up(server: Any, monkeypatch: pytest.MonkeyPatch) -
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "urn:everycall:error:slow_body"
 
 
-def test_a_client_that_goes_away_leaves_nothing_behind(server: Any, client: httpx.Client) -> None:
+def test_a_client_that_disconnects_frees_its_memory(server: Any, client: httpx.Client) -> None:
     """Its half of a batch is not stored, and its memory is free again."""
     address = urlsplit(server.address)
     head = (
@@ -194,7 +194,7 @@ async def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) 
         assert again == b"y" * 200 + b"z" * 100
 
 
-async def test_unpacked_bodies_wait_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_decompressed_bodies_wait_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A complete body is not refused: it is decompressed when others are done."""
     monkeypatch.setattr(limits, "BODIES_BYTES_MAX", 1_000)
     bodies = Bodies()
@@ -214,7 +214,7 @@ async def test_unpacked_bodies_wait_for_room(monkeypatch: pytest.MonkeyPatch) ->
     assert order == ["first", "second 800"]
 
 
-def test_bombs_cost_a_server_nothing(server_process: Callable[..., Any]) -> None:
+def test_compression_bombs_are_refused(server_process: Callable[..., Any]) -> None:
     """100 bombs of 50 MiB at once and one of 5000 MiB: 413 for each, and the process does not grow."""
     server = server_process()
     process = psutil.Process(server.pid)

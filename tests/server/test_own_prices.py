@@ -53,7 +53,7 @@ def test_a_completion_costs_what_the_file_says(own: Path, gateway_server: Any) -
     assert (second["cost"], second["cost_source"], second["saved_cost"]) == (0.0, "cache", expected)
 
 
-def test_two_servers_in_one_process_have_prices_of_their_own(tmp_path: Path) -> None:
+def test_two_servers_in_one_process_have_separate_prices(tmp_path: Path) -> None:
     line = {
         "inference_id": "i",
         "trace_id": "t",

@@ -63,7 +63,7 @@ def test_a_write_that_cannot_wait_says_that_nothing_was_stored(
     assert answer.json()["detail"] == "0 batches wait to be written. Nothing was stored; try again in a moment."
 
 
-def test_a_wrong_key_is_told_how_to_get_one(server: object) -> None:
+def test_the_error_for_a_wrong_key_says_how_to_get_one(server: object) -> None:
     with httpx.Client(base_url=server.address, headers={"x-api-key": "ek_wrong"}) as stranger:  # type: ignore[attr-defined]
         answer = stranger.get("/api/records")
     assert answer.status_code == 401

@@ -42,7 +42,7 @@ def test_a_server_serves_until_it_is_stopped(tmp_path: Path) -> None:
         httpx.get(f"{server.address}/healthz")
 
 
-def test_a_server_can_be_started_on_the_data_of_another_that_stopped(server: Any, client: httpx.Client) -> None:
+def test_a_server_can_start_with_the_data_of_a_stopped_one(server: Any, client: httpx.Client) -> None:
     client.post("/v1/records", content=batch("a", 3))
     server.stop()
     with Server(server.options) as again:
@@ -50,26 +50,26 @@ def test_a_server_can_be_started_on_the_data_of_another_that_stopped(server: Any
     assert len(found["records"]) == 3
 
 
-def test_a_port_in_use_is_said_with_the_option_to_change(server: Any, tmp_path: Path) -> None:
+def test_an_error_for_a_port_in_use_names_the_option(server: Any, tmp_path: Path) -> None:
     port = int(server.address.rpartition(":")[2])
     with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{port} is in use.*--port"):
         Server(ServerOptions(tmp_path / "other", port=port)).start()
     assert not (tmp_path / "other").exists()
 
 
-def test_an_address_that_is_not_here_is_said(tmp_path: Path) -> None:
+def test_an_address_of_another_machine_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"cannot listen on 192\.0\.2\.1:0.*--host"):
         listen(ServerOptions(tmp_path, host="192.0.2.1", port=0))
 
 
-def test_data_in_use_is_said(server: Any) -> None:
+def test_a_data_directory_in_use_is_an_error(server: Any) -> None:
     """Two servers on one data directory would overwrite each other; the second does not start."""
     with pytest.raises(ConfigurationError, match="cannot use the data directory"):
         Server(ServerOptions(server.options.data_dir, port=0)).start()
     assert httpx.get(f"{server.address}/healthz").status_code == 200
 
 
-def test_a_second_process_on_the_same_data_says_so(server_process: Callable[..., Any]) -> None:
+def test_a_second_process_with_the_same_data_exits_with_an_error(server_process: Callable[..., Any]) -> None:
     first, second = server_process(), server_process()
     assert second.address is None
     assert second.wait(30) == 1
@@ -92,7 +92,7 @@ def test_ipv6(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_process_with_commits_finished(server_process: Callable[..., Any], number: int) -> None:
+def test_a_signal_ends_the_process_after_commits_in_progress(server_process: Callable[..., Any], number: int) -> None:
     """While clients send: it exits with 0, and everything it acknowledged is stored."""
     process = server_process()
     acknowledged: list[str] = []
@@ -128,7 +128,7 @@ def test_a_signal_ends_the_process_with_commits_finished(server_process: Callabl
             assert len(client.get(f"/api/traces/{prefix}").json()["records"]) == 100
 
 
-def test_a_connection_that_says_nothing_does_not_keep_the_process(server_process: Callable[..., Any]) -> None:
+def test_a_silent_connection_does_not_delay_the_exit(server_process: Callable[..., Any]) -> None:
     """Neither an idle connection nor half a body delays the exit; the incomplete request gets 503."""
     process = server_process()
     host, _, port = process.address.removeprefix("http://").partition(":")

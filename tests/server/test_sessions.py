@@ -61,7 +61,7 @@ def test_logging_out_outlives_a_restart(tmp_path: Path) -> None:
         assert may_read(server, kept)
 
 
-def test_another_sites_page_logs_nobody_out(server: Any) -> None:
+def test_another_site_cannot_log_a_browser_out(server: Any) -> None:
     value = value_of(log_in(server))
     for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "http://evil.example"}, {"origin": "null"}):
         assert log_out(server, value, **headers).status_code == 403
@@ -112,7 +112,7 @@ def test_the_cookie_is_secure_when_a_trusted_proxy_says_so(tmp_path: Path) -> No
         assert "secure" in log_out(server, value, **{"x-forwarded-proto": "https"}).headers["set-cookie"].lower()
 
 
-def test_a_strangers_word_counts_for_nothing(server: Any) -> None:
+def test_an_untrusted_proxy_is_ignored(server: Any) -> None:
     assert "secure" not in log_in(server, **{"x-forwarded-proto": "https"}).lower()
 
 
@@ -138,6 +138,6 @@ def test_who_is_trusted(client: str | None, trusted: tuple[str, ...], expected: 
 
 
 @pytest.mark.parametrize("proxy", ["proxy.example", "10.0.0.0/64", ""])
-def test_a_proxy_is_an_address(tmp_path: Path, proxy: str) -> None:
+def test_a_trusted_proxy_must_be_an_address(tmp_path: Path, proxy: str) -> None:
     with pytest.raises(ConfigurationError, match="address of a proxy"):
         ServerOptions(data_dir=tmp_path, trusted_proxies=(proxy,))

@@ -18,7 +18,7 @@ def test_mypy_agrees_with_every_case() -> None:
     assert (report, failure, status) == ("", "", 0)
 
 
-def test_a_wrong_case_would_be_found(tmp_path: Path) -> None:
+def test_a_wrong_case_is_detected(tmp_path: Path) -> None:
     """That the test above can fail: the same cases with one type changed."""
     wrong = tmp_path / "wrong.py"
     text = CASES.read_text(encoding="utf-8")

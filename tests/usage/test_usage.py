@@ -21,18 +21,18 @@ class _Slots:
     __slots__ = ()
 
 
-def test_integrations_find_it_in_their_seam() -> None:
+def test_integrations_use_the_public_function() -> None:
     assert exported is usage_fields
 
 
 @pytest.mark.parametrize(
     "report", [None, {}, [], "usage", 5, _Slots(), {"prompt_tokens": None}, {"prompt_tokens": "5"}, {"cost": 1.5}]
 )
-def test_nothing_known_is_nothing(report: Any) -> None:
+def test_no_counts_give_no_fields(report: Any) -> None:
     assert usage_fields(report) == {}
 
 
-def test_an_objects_members_are_read_as_json_is() -> None:
+def test_objects_are_read_like_json() -> None:
     details = _Object(cached_tokens=40)
     report = _Object(prompt_tokens=100, completion_tokens=20, total_tokens=120, prompt_tokens_details=details)
     assert usage_fields(report) == {
@@ -44,11 +44,11 @@ def test_an_objects_members_are_read_as_json_is() -> None:
 
 
 @pytest.mark.parametrize("bad", [-1, 1.5, True, "7", None, {"a": 1}])
-def test_what_is_no_count_is_not_known(bad: Any) -> None:
+def test_values_that_are_not_counts_are_unknown(bad: Any) -> None:
     assert usage_fields({"prompt_tokens": 5, "completion_tokens": bad}) == {"input_tokens": 5, "usage": {}}
 
 
-def test_half_a_report_stays_half() -> None:
+def test_a_partial_report_gives_partial_fields() -> None:
     """A stream that was cut off reports only its input; the rest is unknown, not 0."""
     assert usage_fields({"input_tokens": 7, "cache_read_input_tokens": 5}) == {
         "input_tokens": 12,
@@ -71,7 +71,7 @@ def test_half_a_report_stays_half() -> None:
     ],
     ids=str,
 )
-def test_the_tier_is_told_where_it_is_not_the_standard_one(report: dict[str, Any], tier: str | None) -> None:
+def test_a_tier_other_than_standard_is_returned(report: dict[str, Any], tier: str | None) -> None:
     fields = usage_fields({"input_tokens": 1, "output_tokens": 1, **report})
     assert fields.get("everycall.service_tier") == tier
 
@@ -98,7 +98,7 @@ REPORTS = st.dictionaries(NAMES, COUNTS | DETAILS | st.lists(DETAILS | COUNTS, m
 
 
 @given(REPORTS)
-def test_any_report_gives_counts_that_a_record_takes(report: dict[str, Any]) -> None:
+def test_any_report_gives_valid_counts(report: dict[str, Any]) -> None:
     fields = usage_fields(report)
     assert fields.keys() <= {"input_tokens", "output_tokens", "total_tokens", "usage", "everycall.service_tier"}
     for name in ("input_tokens", "output_tokens", "total_tokens"):

@@ -24,7 +24,7 @@ TERM = re.compile(r"(\d+) [a-z ]+ at (\d+\.\d+)( a thousand)?")
 named = pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(r"\W+", "-", case["name"]).strip("-"))
 
 
-def test_names_are_given_once() -> None:
+def test_case_names_are_unique() -> None:
     assert len({case["name"] for case in CASES}) == len(CASES)
 
 
@@ -48,7 +48,7 @@ def _nonzero(fields: dict[str, Any]) -> dict[str, int]:
 
 
 @named
-def test_the_arithmetic_in_words_gives_the_cost(case: dict[str, Any]) -> None:
+def test_the_written_arithmetic_gives_the_cost(case: dict[str, Any]) -> None:
     if "unpriced" in case:
         assert "cost" not in case
         assert "sum" not in case

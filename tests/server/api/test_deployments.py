@@ -318,7 +318,7 @@ def test_concurrent_requests_create_a_deployment_once(client: httpx.Client) -> N
 # --- archived ---
 
 
-def test_an_archived_deployment_is_gone_until_it_is_activated(
+def test_an_archived_deployment_is_not_served_until_it_is_activated(
     gateway_server: Any, provider: Any, make_key: Callable[..., str]
 ) -> None:
     with httpx.Client(base_url=gateway_server.address, headers={"x-api-key": gateway_server.key}) as client:

@@ -61,7 +61,7 @@ def test_a_record_has_all_fields_and_requires_only_its_ids(document: dict[str, A
     assert record["properties"]["inputs"] == {}
 
 
-def test_two_types_of_one_name_are_an_error() -> None:
+def test_two_types_with_one_name_are_an_error() -> None:
     first = msgspec.defstruct("Same", [("a", int)])
     second = msgspec.defstruct("Same", [("b", int)])
 

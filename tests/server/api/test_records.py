@@ -78,7 +78,7 @@ def test_the_same_batch_again_changes_nothing(client: httpx.Client) -> None:
     assert len(client.get("/api/records").json()["records"]) == 2
 
 
-def test_blank_lines_and_line_ends_do_not_count(client: httpx.Client) -> None:
+def test_blank_lines_are_ignored(client: httpx.Client) -> None:
     body = b"\n\r\n" + line("a") + b"\r\n  \n" + b"nonsense" + b"\n" + line("b") + b"\n\n"
     answer = client.post("/v1/records", content=body).json()
     assert answer["committed"] == 2

@@ -119,7 +119,7 @@ def test_it_writes_what_changes_and_nothing_else(filled: httpx.Client) -> None:
     assert all(model["changed"] == 0 for model in again["models"].values())
 
 
-def test_a_new_price_list_leaves_old_records_as_they_are(filled: httpx.Client) -> None:
+def test_a_new_price_list_does_not_change_old_records(filled: httpx.Client) -> None:
     """When the server reads the new prices, they apply to new records; a record that is sent again keeps its price."""
     ask(filled)
     filled.post("/v1/records", content="\n".join(json.dumps(one) for one in (LINES[0], line("fresh"))))
@@ -190,7 +190,7 @@ def test_only_an_admin_may_reprice_and_only_its_project(filled: httpx.Client, ma
     assert costs(filled, "other")["elsewhere"][0] == 3.0
 
 
-def test_invalid_prices_are_refused_and_the_old_ones_stay(filled: httpx.Client, prices: Path) -> None:
+def test_invalid_prices_are_refused_and_the_old_ones_kept(filled: httpx.Client, prices: Path) -> None:
     prices.write_text('[[price]]\nmodel = "acme"\ninputs = 1\n')
     answer = filled.post("/api/reprice", json={"since": "0"})
     assert answer.status_code == 422

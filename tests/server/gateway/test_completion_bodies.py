@@ -72,7 +72,7 @@ def test_what_cannot_be_read_is_refused(
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_slow_body_is_given_up(gateway_server: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_body_times_out(gateway_server: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "BODY_TIMEOUT_S", 0.2)
     head = f"POST {path} HTTP/1.1\r\nx-api-key: {gateway_server.key}\r\ncontent-length: 1000"
     before, after = exchange(gateway_server, head, b"\r\n" + BODY[:10])

@@ -44,7 +44,7 @@ def test_errors_are_told_apart(code: int, reason: str) -> None:
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG])
-def test_an_error_of_one_record_is_no_fault(code: int) -> None:
+def test_an_error_of_one_record_is_not_a_fault(code: int) -> None:
     assert not about_file(error(code))
     assert not about_file(ValueError())
 
@@ -101,7 +101,7 @@ async def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_sqlite_says_locked_where_there_are_no_locks(
+def test_locking_errors_without_lock_support_are_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """SQLite takes ENOLCK for a lock of another program; the probe finds out."""
@@ -116,7 +116,7 @@ def test_sqlite_says_locked_where_there_are_no_locks(
     assert list(tmp_path.iterdir()) == []  # the probe is gone
 
 
-def test_a_check_of_the_file_closes_no_descriptor_of_it(tmp_path: Path) -> None:
+def test_a_check_of_the_file_keeps_its_descriptors_open(tmp_path: Path) -> None:
     """Closing one would drop SQLite's locks (POSIX), and another program could write."""
     path = tmp_path / "everycall.db"
     file = DatabaseFile(path)

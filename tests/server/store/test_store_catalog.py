@@ -100,7 +100,7 @@ async def test_deployments_are_versions_that_never_change(store: Store) -> None:
         await store.put_deployment(prompt(model_params={"x": object()}))
 
 
-async def test_which_version_is_served_and_was(store: Store) -> None:
+async def test_the_served_version_and_its_history(store: Store) -> None:
     for number in (1, 2, 3):
         made = await store.put_deployment(prompt(name=f"v{number}\x00\x1e", created_by="ci"), activate=number != 3)
         assert (made.version, made.active) == (number, number != 3)

@@ -34,7 +34,7 @@ def test_the_examples_cover_every_field() -> None:
     assert all(FULL[name] != OTHER[name] for name in OTHER)
 
 
-async def test_a_record_comes_back_as_it_was(store: Store) -> None:
+async def test_a_stored_record_is_returned_unchanged(store: Store) -> None:
     full = Record(**FULL)
     assert (await store.commit(P, [full])).committed == 1
     back = await store.record(P, "full")
@@ -55,7 +55,7 @@ async def test_the_same_record_again_changes_nothing(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OTHER.keys() - {"omitted"}))
-async def test_every_field_can_be_given_later(store: Store, name: str) -> None:
+async def test_every_field_can_be_added_later(store: Store, name: str) -> None:
     # A later copy in which only this field (and the two that name the record) is given.
     await store.commit(P, [Record(**WHOLE)])
     given = {"trace_id": FULL["trace_id"], name: OTHER[name]}
@@ -90,7 +90,7 @@ async def test_every_field_can_be_set(store: Store, name: str, early: bool) -> N
     assert [trace.records for trace in (await store.traces(P, TraceQuery())).traces] == [1]
 
 
-async def test_patches_add_up_and_none_takes_a_field_away(store: Store) -> None:
+async def test_patches_are_merged_and_none_removes_a_field(store: Store) -> None:
     await store.merge(P, "full", {"target": "a", "metadata": {"a": 1}})
     await store.merge(P, "full", {"target": "b", "content": None})
     await store.commit(P, [Record(**FULL)])
@@ -111,14 +111,14 @@ async def test_patches_add_up_and_none_takes_a_field_away(store: Store) -> None:
         ({"inputs": {1, 2, object}}, "cannot be set"),
     ],
 )
-async def test_what_cannot_be_set_is_said(store: Store, fields: dict[str, Any], said: str) -> None:
+async def test_an_error_names_a_field_that_cannot_be_set(store: Store, fields: dict[str, Any], said: str) -> None:
     await store.commit(P, [call(1)])
     with pytest.raises(StoreError, match=said):
         await store.merge(P, "r1", fields)
     assert await store.record(P, "r1") == call(1)
 
 
-async def test_a_record_that_moves_takes_its_sums_along(store: Store) -> None:
+async def test_moving_a_record_updates_both_sums(store: Store) -> None:
     await store.commit(P, [call(1, kind="llm", cost=0.5, tags=["a"]), call(2)])
     await store.merge(P, "r1", {"trace_id": "other"})
     left, joined = await store.trace_summary(P, "t"), await store.trace_summary(P, "other")
@@ -176,7 +176,7 @@ async def test_projects_do_not_see_each_other(store: Store) -> None:
     assert list(await store.projects()) == ["a", "b", "c"]
 
 
-async def test_sums_know_what_they_do_not_know(store: Store) -> None:
+async def test_sums_count_unknown_values(store: Store) -> None:
     leaf = {"kind": "llm", "parent_id": "r1"}
     await store.commit(P, [call(1, kind="chain", cost=9.0, input_tokens=9, trace_name="support")])
     summary = await store.trace_summary(P, "t")
@@ -215,7 +215,7 @@ async def test_sums_do_not_drift(store: Store) -> None:
     assert summary.cost == 1e9 + 1
 
 
-async def test_the_root_names_the_trace_whatever_order_records_come_in(store: Store) -> None:
+async def test_the_root_names_the_trace_in_any_order_of_arrival(store: Store) -> None:
     names = []
     for record in (
         call(5, parent_id="r3"),
@@ -233,7 +233,7 @@ async def test_the_root_names_the_trace_whatever_order_records_come_in(store: St
 
 
 @pytest.mark.parametrize("careful_first", [True, False])
-async def test_what_one_copy_leaves_out_is_taken_from_none(store: Store, careful_first: bool) -> None:
+async def test_content_that_one_copy_omits_is_stored_from_none(store: Store, careful_first: bool) -> None:
     """In any order of arrival; content of the side that was not omitted stays."""
     careful = call(1, kind="llm", omitted=["outputs"], inputs=to_raw({"q": "asked"}), input_tokens=3)
     careless = call(

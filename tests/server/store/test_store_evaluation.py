@@ -29,7 +29,7 @@ def of_experiment(uuid: str) -> dict[str, Any]:
     return {"attributes": to_raw({"parea.experiment_uuid": uuid})}
 
 
-async def test_feedback_is_kept_in_order_and_once(store: Store) -> None:
+async def test_feedback_is_stored_in_order_and_once(store: Store) -> None:
     first = Feedback("r1", 1.0, comment="good", created_unix_nano=1)
     second = Feedback("r1", 0.0, target="gold", created_unix_nano=2)
     for one in (first, second, replace(second, created_unix_nano=3), Feedback("r2", 0.5, created_unix_nano=4)):
@@ -189,7 +189,7 @@ async def test_conditions(store: Store, path: str, operator: str, value: str | N
     assert await ids(store, LogQuery(condition=condition)) == ((["r1"], 1) if holds else ([], 0))
 
 
-async def test_an_unknown_operator_is_said(store: Store) -> None:
+async def test_an_unknown_operator_is_an_error(store: Store) -> None:
     with pytest.raises(StoreError, match="equals, not_equals"):
         await store.logs(P, LogQuery(condition=Condition((("name",),), "resembles", "x")))
 
@@ -241,7 +241,7 @@ async def test_datasets_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatc
     assert (found.cases, found.columns, await store.dataset(P, "e")) == (made.cases, (), None)
 
 
-async def test_what_is_not_text_is_refused(store: Store) -> None:
+async def test_values_that_are_not_text_are_refused(store: Store) -> None:
     with pytest.raises(StoreError):
         await store.put_feedback(P, Feedback("r", 1.0, comment="\ud800"))
     with pytest.raises(StoreError):

@@ -220,7 +220,7 @@ async def test_lists_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfff"])
-async def test_text_that_is_none_is_an_error_not_a_crash(store: Store, text: str) -> None:
+async def test_invalid_text_is_an_error(store: Store, text: str) -> None:
     with pytest.raises(StoreError):
         await store.records(P, RecordQuery(name=text))
     with pytest.raises(StoreError):

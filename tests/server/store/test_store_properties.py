@@ -83,7 +83,7 @@ RECORD = st.fixed_dictionaries({"inference_id": ID, "trace_id": ID}, optional=MA
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(RECORD, min_size=1, max_size=12, unique_by=lambda record: record.inference_id))
-def test_what_goes_in_comes_out(records: list[Record]) -> None:
+def test_stored_records_are_returned_unchanged(records: list[Record]) -> None:
     lines = {record.inference_id: encode(record) for record in records}
 
     async def work(store: Store) -> None:

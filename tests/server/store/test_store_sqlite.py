@@ -76,7 +76,7 @@ async def test_commits_are_synced_and_files_are_private(store: SqliteStore, path
     assert path.parent.stat().st_mode & 0o077 == 0
 
 
-async def test_a_closed_store_says_so(path: Path) -> None:
+async def test_a_closed_store_raises(path: Path) -> None:
     store = SqliteStore(path)
     with pytest.raises(StoreBusy):
         await store.commit(P, [call(1)])
@@ -87,7 +87,7 @@ async def test_a_closed_store_says_so(path: Path) -> None:
             await attempt
 
 
-async def test_what_waits_is_written_before_closing(path: Path) -> None:
+async def test_queued_jobs_are_written_before_closing(path: Path) -> None:
     store = SqliteStore(path)
     await store.open()
     commits = [asyncio.create_task(store.commit(P, [call(number)])) for number in range(50)]
@@ -99,7 +99,7 @@ async def test_what_waits_is_written_before_closing(path: Path) -> None:
     await store.close()
 
 
-async def test_a_second_owner_is_told_who_is_the_first(store: SqliteStore, path: Path) -> None:
+async def test_the_error_for_a_second_owner_names_the_first(store: SqliteStore, path: Path) -> None:
     await store.commit(P, [call(1)])
     with pytest.raises(StoreError, match=rf"pid {os.getpid()}\. Stop that one"):
         await SqliteStore(path).open()
@@ -120,7 +120,7 @@ async def test_a_second_owner_is_told_who_is_the_first(store: SqliteStore, path:
 
 
 @pytest.mark.parametrize("damage", ["text", "page", "cut", "foreign", "newer"])
-async def test_a_file_that_cannot_be_used_is_left_as_it_is(path: Path, damage: str) -> None:
+async def test_a_file_that_cannot_be_used_is_not_changed(path: Path, damage: str) -> None:
     store = SqliteStore(path)
     await store.open()
     await store.commit(P, [call(number, content="x" * 1000) for number in range(100)])
@@ -159,7 +159,7 @@ async def test_a_directory_that_cannot_be_used(tmp_path: Path) -> None:
         await SqliteStore(tmp_path / "file" / "everycall.db").open()
 
 
-async def test_one_record_that_the_database_refuses_costs_no_other(store: SqliteStore, path: Path) -> None:
+async def test_a_record_that_the_database_refuses_is_refused_alone(store: SqliteStore, path: Path) -> None:
     other = sqlite3.connect(path)
     other.execute(
         "CREATE TRIGGER t BEFORE INSERT ON records WHEN NEW.name = 'boom' BEGIN SELECT RAISE(ABORT, 'no room'); END"
@@ -179,7 +179,7 @@ async def test_one_record_that_the_database_refuses_costs_no_other(store: Sqlite
     assert summary.records == 59
 
 
-async def test_a_change_that_fails_costs_no_neighbour(store: SqliteStore) -> None:
+async def test_a_change_that_fails_fails_alone(store: SqliteStore) -> None:
     await store.commit(P, [call(1)])
     results = await asyncio.gather(
         store.merge(P, "r1", {"content": "set"}),
@@ -195,7 +195,7 @@ async def test_a_change_that_fails_costs_no_neighbour(store: SqliteStore) -> Non
     assert await store.cached(P, "k", 60) is not None
 
 
-def test_a_full_disk_is_a_reason_to_come_again(path: Path) -> None:
+def test_a_full_disk_is_a_temporary_error(path: Path) -> None:
     path.parent.mkdir()
     connection = open_writer(path)
     writer = Writer(connection)
@@ -381,7 +381,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_was_acknowledged_survives_kills(path: Path) -> None:
+async def test_acknowledged_records_survive_kills(path: Path) -> None:
     """A process that commits is killed ten times at random moments; every record it reported as committed is stored."""
     rng = random.Random(7)
     acknowledged: set[str] = set()

@@ -155,7 +155,7 @@ TWIN = st.fixed_dictionaries(
 
 @settings(max_examples=80, deadline=None)
 @given(twins=st.lists(TWIN, min_size=2, max_size=7), seeds=st.lists(st.integers(0, 10**6), min_size=2, max_size=2))
-def test_what_counts_does_not_depend_on_the_order_of_arrival(
+def test_the_counted_record_does_not_depend_on_the_order_of_arrival(
     api: httpx.Client, twins: list[dict[str, Any]], seeds: list[int]
 ) -> None:
     """Records that share response ids in any way, even cycles of parents: two orders of arrival give one result."""
@@ -254,7 +254,7 @@ def test_a_record_cannot_say_itself_where_it_is_counted(api: httpx.Client) -> No
     assert (trace["cost"], trace["counted_elsewhere"]) == (1.0, 0)
 
 
-def test_more_records_than_can_be_of_one_answer_all_count(api: httpx.Client) -> None:
+def test_records_all_count_if_too_many_share_a_response_id(api: httpx.Client) -> None:
     """Sixteen records of different libraries are one call; with a seventeenth, the id is a constant, and all count."""
 
     def line(number: int) -> dict[str, Any]:

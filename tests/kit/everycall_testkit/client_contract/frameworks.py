@@ -72,7 +72,7 @@ class Frameworks:
         assert decode(record.attributes) == adapter.framework_attributes
         assert decode(record.llm_configuration) is None
 
-    async def test_what_a_framework_knows_better_stays(self, clients: Clients, records: list[Record]) -> None:
+    async def test_values_of_the_framework_take_precedence(self, clients: Clients, records: list[Record]) -> None:
         """It is heard last, so it is right."""
         call = framework_call()
         with active(call):
@@ -96,7 +96,7 @@ class Frameworks:
         call.end()
         assert [(record.status, record.input_tokens) for record in records] == [("success", 22)]
 
-    async def test_a_call_below_a_frameworks_is_another(self, clients: Clients, records: list[Record]) -> None:
+    async def test_a_call_below_a_frameworks_call_is_separate(self, clients: Clients, records: list[Record]) -> None:
         """A tool that runs within a model's call sends requests of its own."""
         call = framework_call()
         with active(call), everycall.span("tool", kind="tool"):
@@ -108,7 +108,7 @@ class Frameworks:
             ("FrameworkModel", None),
         ]
 
-    async def test_a_frameworks_omission_holds(self, clients: Clients, records: list[Record]) -> None:
+    async def test_a_frameworks_omission_applies(self, clients: Clients, records: list[Record]) -> None:
         call = framework_call(log_omit_outputs=True)
         with active(call):
             await ask(clients, clients.wrapped())

@@ -100,7 +100,7 @@ class Installation:
         assert [record.session_id for record in records] == ["s-1"] * len(copies)
 
     @pytest.mark.parametrize("given", ["module", "class", "text", "none"])
-    def test_what_is_not_a_client_is_refused(self, given: str, adapter: ClientAdapter) -> None:
+    def test_values_other_than_clients_are_refused(self, given: str, adapter: ClientAdapter) -> None:
         values = {"module": adapter.library, "class": adapter.client_types[0], "text": "client", "none": None}
         with pytest.raises(TypeError, match=adapter.refusal):
             adapter.integration.wrap(values[given])
@@ -124,7 +124,7 @@ class Installation:
         assert (alone.tags, decode(alone.metadata)) == (["beta"], {"team": "a"})
         assert (labels_of(inner)[:2], inner.tags) == (("support", "u-7"), ["more", "beta"])
 
-    async def test_flags_of_the_context_hold(self, clients: Clients, records: list[Record]) -> None:
+    async def test_flags_of_the_context_apply(self, clients: Clients, records: list[Record]) -> None:
         client = clients.wrapped(log_omit_outputs=True)
         with everycall.context(log_omit_inputs=True):
             await self.ask(clients, client)
@@ -193,7 +193,7 @@ class Installation:
             await clients.wait(adapter.embedding.ask(later, "a"))
             assert (records[-1].session_id, records[-1].kind) == ("s-1", "embedding")
 
-    async def test_uninstrument_puts_back_what_was_there(
+    async def test_uninstrument_restores_the_originals(
         self, nothing_wrapped: None, adapter: ClientAdapter, clients: Clients, records: list[Record]
     ) -> None:
         before = patched_functions(adapter)
@@ -208,7 +208,7 @@ class Installation:
         await self.ask(clients, clients.new())
         assert records == []
 
-    async def test_what_others_wrapped_around_ours_stays(
+    async def test_wrappers_around_ours_are_kept(
         self, instrument: Callable[..., None], adapter: ClientAdapter, clients: Clients, records: list[Record]
     ) -> None:
         """Ours stays below it, and does nothing until it is switched on again."""

@@ -194,7 +194,7 @@ class StreamOutcomes(_Contract):
         assert "overloaded" in str(records[0].error)
         assert failure.error_type in (None, records[0].error_type)
 
-    async def test_left_by_its_reader(
+    async def test_closed_by_its_reader(
         self, stream_way: Way, adapter: ClientAdapter, clients: Clients, provider: FakeProvider, records: list[Record]
     ) -> None:
         """Abandoned, which is not an error: the text that came, and no token count that nobody knows."""
@@ -271,7 +271,7 @@ class StreamOutcomes(_Contract):
         assert str(records[0].error_type).rpartition(".")[2] == type(raised.value).__name__
 
     @pytest.mark.parametrize("flags", [("log_omit_outputs",), ("log_omit_inputs", "log_omit_outputs")])
-    async def test_omission_of_a_stream_that_is_left(
+    async def test_omission_of_a_stream_that_is_closed_early(
         self,
         flags: tuple[str, ...],
         stream_way: Way,

@@ -198,7 +198,7 @@ class RawResponses:
         await clients.leave(stream)
         assert [(r.error_type, r.content) for r in records] == [(None, "hello")]
 
-    async def test_what_is_not_recorded_is_not_changed(
+    async def test_requests_that_are_not_recorded_are_not_changed(
         self, adapter: StainlessAdapter, clients: Clients, records: list[Record]
     ) -> None:
         """Under `log_omit` the stream's iterator is the library's."""

@@ -129,7 +129,7 @@ class Streams:
         else:
             assert [(r.status, r.error_type, r.content) for r in records] == [("success", "abandoned", None)]
 
-    async def test_left_once_the_model_has_finished(
+    async def test_closed_after_the_model_has_finished(
         self, adapter: ClientAdapter, clients: Clients, provider: FakeProvider, records: list[Record]
     ) -> None:
         """The reason for the end has come, so the answer is complete, with the tokens that are known by then."""

@@ -353,7 +353,7 @@ def test_a_deployed_prompt(client: httpx.Client, deployment_id: str) -> None:
     assert plain["prompt"] == {"raw_messages": raw, "messages": raw, "inputs": None}
 
 
-def test_the_first_clients_get_no_unknown_field(client: httpx.Client, deployment_id: str) -> None:
+def test_the_oldest_clients_get_no_unknown_field(client: httpx.Client, deployment_id: str) -> None:
     answer = client.post(f"{BASE}/deployed-prompt", json={"deployment_id": deployment_id})
     assert "version_number" not in answer.json()
     other = client.post(

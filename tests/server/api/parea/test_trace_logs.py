@@ -263,7 +263,7 @@ def test_an_invalid_log_is_unprocessable(client: httpx.Client, body: bytes) -> N
     assert client.get("/api/records").json()["records"] == []
 
 
-def test_children_come_before_parents_and_everything_twice(client: httpx.Client) -> None:
+def test_children_arrive_before_parents_and_everything_arrives_twice(client: httpx.Client) -> None:
     """Each log is one record, in the tree that the ids describe."""
     child = log("child", parent_trace_id="root", root_trace_id="root", **LLM)
     for body in (child, log("root"), child, log("root")):
