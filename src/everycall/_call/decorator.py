@@ -73,7 +73,9 @@ def trace(what: Any = None, /, *, name: str | None = None, kind: str | None = No
     public methods, in place). What is traced already stays traced once; its omit flags and those given here add up.
 
     A generator's call begins when the generator is made and ends when it does: exhausted, failed, closed or collected.
-    A coroutine's call begins when it is first awaited.
+    A coroutine's call begins when it is first awaited. A plain function that returns a generator, an async generator,
+    a coroutine or a streaming response (Starlette and FastAPI, Flask, Django, Litestar) has a call that lasts until
+    that is through, and what runs in it is below the call.
 
     With EVERYCALL_DISABLED=1 in the environment it returns what it was given. Raises `TypeError` for an unknown option
     or a target that cannot be called; the decorated thing itself never raises on our account.
@@ -149,23 +151,27 @@ def _decorate_class(cls: type, options: Options) -> type:
     return cls
 
 
-_originals: weakref.WeakKeyDictionary[Callable[..., Any], tuple[types.FunctionType, Options]]
-_originals = weakref.WeakKeyDictionary()
-"""Traced function -> what it was made of, so that tracing it again does not record its calls twice."""
+_traced: weakref.WeakSet[types.FunctionType] = weakref.WeakSet()
+"""Traced functions, so that tracing one again does not record its calls twice.
+
+What each was made of is in its closure. A table with it as value would keep alive whatever the function reaches, itself
+included.
+"""
 
 
 def _decorate_function(function: types.FunctionType, options: Options) -> Callable[..., Any]:
-    parts = _originals.get(function)
-    if parts is not None:
-        original, inner = parts
+    if function in _traced:
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        closure = {name: cell.cell_contents for name, cell in cells}
+        inner: Options = closure["begin"].__self__.options
         joined = inner.within(options)
         if joined == inner:
             return function
-        function, options = original, joined
+        function, options = closure["function"], joined
     wrap = wrapping_of(function)
     plan = Plan(options, function.__qualname__.replace("<locals>.", ""), Arguments.of(function))
     wrapper = functools.update_wrapper(_at_home(wrap(function, plan), function), function)
-    _originals[wrapper] = (function, options)
+    _traced.add(wrapper)
     return wrapper
 
 

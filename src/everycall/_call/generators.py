@@ -7,6 +7,7 @@ step, and time-outs, cancel scopes and context variables behave as in an undecor
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import sys
 import types
@@ -29,19 +30,23 @@ from everycall.settings import OMIT_ALL, OMIT_OUTPUTS
 __all__ = ["Chunks", "drive", "drive_async"]
 
 _encode = msgspec.json.Encoder().encode
+_Utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 class Chunks:
     """What a stream has yielded so far, bounded: texts are joined, anything else becomes a list.
 
+    With `decodes`, for the body of a response, bytes are text in UTF-8.
+
     Ends its call as abandoned when it is collected before the call has ended: a generator that was never begun, or an
     async generator that nobody closes.
     """
 
-    __slots__ = ("_begun", "_call", "_cut", "_items", "_keep", "_room", "_text_only")
+    __slots__ = ("_begun", "_call", "_cut", "_decoder", "_items", "_keep", "_room", "_text_only")
 
-    def __init__(self, call: OwnedCall) -> None:
+    def __init__(self, call: OwnedCall, decodes: bool = False) -> None:
         self._call = call
+        self._decoder = _Utf8("backslashreplace") if decodes else None
         self._items: list[str | Raw] = []
         self._text_only = True
         self._room = limits.FIELD_BYTES_MAX
@@ -56,6 +61,8 @@ class Chunks:
             self._call.first_token()
         if not self._keep:
             return
+        if self._decoder is not None and type(item) is bytes:
+            item = self._decoder.decode(item)
         if self._room <= 0:
             self._cut = True
         elif type(item) is str:
@@ -95,17 +102,25 @@ class Chunks:
             self._call.abandon()
 
 
-def drive(generator: Generator[Any, Any, Any], call: OwnedCall) -> Generator[Any, Any, Any]:
-    """Return a generator that runs another one as one call: same items, `send`, `throw`, `close` and return value."""
+def drive(generator: Generator[Any, Any, Any], call: OwnedCall, *, decodes: bool = False) -> Generator[Any, Any, Any]:
+    """Return a generator that runs another one as one call: same items, `send`, `throw`, `close` and return value.
+
+    `decodes` is as in `Chunks`.
+    """
     awaited = generator.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE if inspect.isgenerator(generator) else 0
-    steps = (_steps_awaited if awaited else _steps)(generator, call, Chunks(call))
+    steps = (_steps_awaited if awaited else _steps)(generator, call, Chunks(call, decodes))
     _take_names(steps, generator)
     return steps
 
 
-def drive_async(generator: AsyncGenerator[Any, Any], call: OwnedCall) -> AsyncGenerator[Any, Any]:
-    """Return an async generator that runs another one as one call: same items, `asend`, `athrow` and `aclose`."""
-    steps = _async_steps(generator, call, Chunks(call))
+def drive_async(
+    generator: AsyncGenerator[Any, Any], call: OwnedCall, *, decodes: bool = False
+) -> AsyncGenerator[Any, Any]:
+    """Return an async generator that runs another one as one call: same items, `asend`, `athrow` and `aclose`.
+
+    `decodes` is as in `Chunks`.
+    """
+    steps = _async_steps(generator, call, Chunks(call, decodes))
     _take_names(steps, generator)
     return steps
 

@@ -16,6 +16,7 @@ from everycall._call.arguments import Arguments
 from everycall._call.call import OwnedCall
 from everycall._call.context import attach, detach
 from everycall._call.generators import drive, drive_async
+from everycall._call.results import finish
 from everycall._call.start import begin
 from everycall.errors import Loss
 from everycall.settings import OMIT_ALL, OMIT_INPUTS
@@ -41,9 +42,10 @@ class Options:
 class Plan:
     """What is known of a decorated callable before its first call: how to begin a call from its arguments."""
 
-    __slots__ = ("arguments", "fields", "kind", "name", "omit")
+    __slots__ = ("arguments", "fields", "kind", "name", "omit", "options")
 
     def __init__(self, options: Options, name: str, arguments: Arguments) -> None:
+        self.options = options
         self.name = options.name or name
         self.kind = options.kind or "chain"
         self.fields = options.fields
@@ -93,7 +95,12 @@ def wrapping_of(target: Any) -> Wrapping:
 
 
 def _plain(
-    function: Callable[..., Any], plan: Plan, attach: Any = attach, detach: Any = detach, lose: Any = _lose
+    function: Callable[..., Any],
+    plan: Plan,
+    attach: Any = attach,
+    detach: Any = detach,
+    lose: Any = _lose,
+    finish: Any = finish,
 ) -> Callable[..., Any]:
     begin, everything, failures = plan.begin, BaseException, Exception
 
@@ -113,7 +120,7 @@ def _plain(
             raise
         detach(token)
         try:
-            call.returned(result)
+            return finish(call, result)
         except failures as failure:
             lose(call, failure)
         return result
@@ -122,7 +129,12 @@ def _plain(
 
 
 def _coroutine(
-    function: Callable[..., Any], plan: Plan, attach: Any = attach, detach: Any = detach, lose: Any = _lose
+    function: Callable[..., Any],
+    plan: Plan,
+    attach: Any = attach,
+    detach: Any = detach,
+    lose: Any = _lose,
+    finish: Any = finish,
 ) -> Callable[..., Any]:
     begin, everything, failures = plan.begin, BaseException, Exception
 
@@ -142,7 +154,7 @@ def _coroutine(
             raise
         detach(token)
         try:
-            call.returned(result)
+            return finish(call, result)
         except failures as failure:
             lose(call, failure)
         return result
