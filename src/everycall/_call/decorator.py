@@ -151,7 +151,7 @@ def _decorate_class(cls: type, options: Options) -> type:
     return cls
 
 
-_traced: weakref.WeakSet[types.FunctionType] = weakref.WeakSet()
+_traced: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 """Traced functions, so that tracing one again does not record its calls twice.
 
 What each was made of is in its closure. A table with it as value would keep alive whatever the function reaches, itself
