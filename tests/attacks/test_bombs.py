@@ -123,7 +123,7 @@ def zstd_window(bits: int) -> bytes:
         pytest.param("gzip", gzip.compress(LINE, mtime=0)[:-4], 400, id="cut off"),
     ],
 )
-def test_packed_in_odd_ways(victim: Any, encoding: str, body: bytes, status: int) -> None:
+def test_unusual_compressions(victim: Any, encoding: str, body: bytes, status: int) -> None:
     """Each is answered; the memory that a body declares is not allocated."""
     with watched(victim), victim.client(headers={"content-encoding": encoding}) as client:
         answer = client.post("/v1/records", content=body)
@@ -248,7 +248,7 @@ def test_slow_bodies(hasty: Any, path: str) -> None:
 
 
 @pytest.mark.parametrize("key", [True, False])
-def test_a_body_nobody_reads_ends_with_its_answer(hasty: Any, key: bool) -> None:
+def test_an_unread_body_ends_after_its_response(hasty: Any, key: bool) -> None:
     """A request that is refused before its body: the body is dropped for a moment, then the connection is closed."""
     path = "/nowhere" if key else "/v1/records"
     with hasty.connect() as connection:
@@ -270,7 +270,7 @@ def test_a_body_nobody_reads_ends_with_its_answer(hasty: Any, key: bool) -> None
     hasty.is_well()
 
 
-def test_an_idle_connection_is_ended(hasty: Any) -> None:
+def test_an_idle_connection_is_closed(hasty: Any) -> None:
     """One that never sends anything, and one that sends nothing after a request."""
     with hasty.connect() as silent, hasty.connect() as done:
         done.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")

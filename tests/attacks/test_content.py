@@ -37,7 +37,7 @@ def two(start_victim: Callable[..., Any], shared_provider: Any) -> Any:
 @pytest.mark.parametrize(
     "field", ["attributes", "metadata", "inputs", "output", "llm_inputs", "llm_configuration", "target"]
 )
-def test_names_are_kept_as_they_are(two: Any, field: str) -> None:
+def test_names_are_stored_unchanged(two: Any, field: str) -> None:
     """Each is returned byte for byte; no other record, project or key changes."""
     with two.client() as admin:
         keys = admin.get("/api/keys").json()
@@ -63,7 +63,7 @@ def test_names_are_kept_as_they_are(two: Any, field: str) -> None:
     two.is_well()
 
 
-def test_levels_without_end(two: Any) -> None:
+def test_endless_nesting_is_refused(two: Any) -> None:
     """Only the record nested deeper than `limits.NESTING_MAX` is refused; the others are stored."""
     with two.client() as client:
         for number, deep in enumerate(("[" * 100_000 + "]" * 100_000, '{"__proto__":' * 10_000 + "1" + "}" * 10_000)):

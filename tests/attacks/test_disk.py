@@ -139,7 +139,7 @@ LOSSES = [delete, delete_log, move_directory, replace_file, empty, cut, overwrit
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-def test_a_database_that_goes_while_the_server_runs(server: Any, lose: Callable[[Path], None]) -> None:
+def test_a_database_that_disappears_while_the_server_runs(server: Any, lose: Callable[[Path], None]) -> None:
     """No record is acknowledged that would be missing after a restart."""
     with server.client() as client:
         for number in range(20):

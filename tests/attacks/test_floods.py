@@ -146,7 +146,7 @@ def opened(connections: Connections, address: str) -> Peer | None:
     return peer
 
 
-def test_the_longest_idle_connection_goes_first() -> None:
+def test_the_longest_idle_connection_is_closed_first() -> None:
     connections = Connections(4, 4)
     first, second, third, fourth = (opened(connections, f"10.0.0.{n}") for n in range(4))
     assert first is not None
@@ -165,7 +165,7 @@ def test_the_longest_idle_connection_goes_first() -> None:
     assert len(connections) == 4
 
 
-def test_what_is_answered_is_never_closed() -> None:
+def test_connections_with_a_request_are_not_closed() -> None:
     connections = Connections(2, 2)
     peers = [opened(connections, "10.0.0.1"), opened(connections, "10.0.0.2")]
     for peer in peers:
@@ -196,7 +196,7 @@ def test_an_address_displaces_its_own_connections() -> None:
         ("10.0.0.1", "10.0.0.2", False),
     ],
 )
-def test_what_counts_as_one_address(one: str, other: str, are_one: bool) -> None:
+def test_addresses_are_grouped_by_network(one: str, other: str, are_one: bool) -> None:
     connections = Connections(100, 1)
     first = opened(connections, one)
     assert opened(connections, other)

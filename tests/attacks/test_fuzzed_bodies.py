@@ -166,7 +166,7 @@ class Sender(threading.Thread):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_no_body_is_a_failure(start_victim: Callable[..., Any], shared_provider: Any, mutations: Any) -> None:
+def test_no_body_causes_a_500(start_victim: Callable[..., Any], shared_provider: Any, mutations: Any) -> None:
     """Only 2xx and 4xx; no traceback; the good records of each accepted batch are in the database."""
     openai = {"kind": "openai", "base_url": shared_provider.base_url, "api_key": "sk-fake"}
     server = start_victim(providers={"openai": openai})
@@ -197,7 +197,7 @@ def test_no_body_is_a_failure(start_victim: Callable[..., Any], shared_provider:
     assert good <= stored
 
 
-def test_no_form_is_a_failure(victim: Any, mutations: Any) -> None:
+def test_no_form_causes_a_500(victim: Any, mutations: Any) -> None:
     """Every form of the pages, with hostile texts in its fields: it is shown again with the error, or accepted."""
     source = random.Random(7)
     texts = [one if isinstance(one, str) else json.dumps(one) for one in mutations.VALUES]

@@ -31,7 +31,7 @@ def head(*lines: str | bytes, host: str | None = "localhost") -> bytes:
      "localhost#x", "localhost, evil.example", "0.0.0.0", "2130706433", "0x7f000001", "evil.example:80", "", " ",
      "everycall\t.local"],
 )  # fmt: skip
-def test_a_name_of_the_attackers(victim: Any, host: str) -> None:
+def test_a_host_name_of_the_attacker(victim: Any, host: str) -> None:
     """DNS rebinding: a request with another host name is refused, with or without a key."""
     requests = [
         ("GET", "/healthz"),
@@ -80,7 +80,7 @@ FORWARDED = {
 }
 
 
-def test_a_proxy_that_is_not_there_is_not_believed(start_victim: Callable[..., Any]) -> None:
+def test_headers_of_untrusted_proxies_are_ignored(start_victim: Callable[..., Any]) -> None:
     """A header changes no address, host, scheme, path, method or user, and starts no new count of wrong keys."""
     server = start_victim()
     with server.client("ek_wrong", headers=FORWARDED) as attacker:
@@ -155,7 +155,7 @@ def test_incoming_trace_context(victim: Any, number: int) -> None:
         pytest.param([b"content-encoding: " + b"gzip," * 5_000], id="5 000 encodings"),
     ],
 )
-def test_more_headers_than_anybody_needs(victim: Any, lines: list[bytes]) -> None:
+def test_too_many_headers(victim: Any, lines: list[bytes]) -> None:
     """Accepted or refused; the process does not grow."""
     before = victim.process().memory_info().rss
     for _ in range(20):
@@ -203,7 +203,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("number", range(len(MALFORMED)))
-def test_what_is_no_http(victim: Any, number: int) -> None:
+def test_bytes_that_are_not_http(victim: Any, number: int) -> None:
     """An error in the usual shape with the security headers, or a closed connection; nothing in the log."""
     with victim.connect() as connection:
         connection.sendall(MALFORMED[number])
@@ -223,7 +223,7 @@ def test_what_is_no_http(victim: Any, number: int) -> None:
     victim.is_well()
 
 
-def test_a_body_gone_wrong_after_its_answer(victim: Any) -> None:
+def test_a_body_that_fails_after_the_response(victim: Any) -> None:
     """Invalid bytes after a response: the connection is closed, and nothing is logged."""
     for key, path in ((b"", b"/v1/records"), (b"x-api-key: " + victim.key.encode() + b"\r\n", b"/nowhere")):
         with victim.connect() as connection:

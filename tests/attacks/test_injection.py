@@ -108,7 +108,7 @@ def rows_in(answer: httpx.Response) -> int:
 
 
 @pytest.mark.parametrize("path", FILTERS)
-def test_filters_mean_the_text_they_are(stored: Any, path: str) -> None:
+def test_filters_are_literal_text(stored: Any, path: str) -> None:
     """No row, or a 4xx, as for any text without a match."""
     before = stored.every_row()
     with stored.client() as client:
@@ -124,7 +124,7 @@ def test_filters_mean_the_text_they_are(stored: Any, path: str) -> None:
     stored.is_well()
 
 
-def test_names_of_parameters_are_no_columns(stored: Any) -> None:
+def test_parameter_names_are_not_columns(stored: Any) -> None:
     """An unknown parameter is an error, whatever its name."""
     with stored.client() as client:
         for text in CORPUS:

@@ -159,7 +159,7 @@ def of_beta(server: Any) -> dict[str, list[tuple[Any, ...]]]:
     return found
 
 
-def test_beta_has_something_everywhere(world: tuple[Any, dict[str, Any]]) -> None:
+def test_beta_has_an_object_of_every_kind(world: tuple[Any, dict[str, Any]]) -> None:
     """Check the test itself: beta's own key sees the canaries."""
     server, _ = world
     rows = of_beta(server)
@@ -220,7 +220,7 @@ def test_alpha_stores_under_ids_of_beta(world: tuple[Any, dict[str, Any]]) -> No
     assert of_beta(server) == before
 
 
-def test_a_cached_answer_is_its_projects_own(world: tuple[Any, dict[str, Any]], shared_provider: Any) -> None:
+def test_a_cached_response_is_used_only_in_its_project(world: tuple[Any, dict[str, Any]], shared_provider: Any) -> None:
     """The same request by another project calls the provider again; clearing one cache keeps the other."""
     server, _ = world
     request = {"llm_configuration": {"model": "gpt-4o", "messages": [{"role": "user", "content": "the same"}]}}
@@ -237,7 +237,7 @@ def test_a_cached_answer_is_its_projects_own(world: tuple[Any, dict[str, Any]], 
         assert beta.post(f"{PAREA}/completion", json=request).json()["cache_hit"] is True
 
 
-def test_a_session_sees_its_keys_project_alone(world: tuple[Any, dict[str, Any]], surface: Any) -> None:
+def test_a_session_sees_only_the_project_of_its_key(world: tuple[Any, dict[str, Any]], surface: Any) -> None:
     """A browser that logged in with a project's key sees the pages of that project only."""
     server, ids = world
     with httpx.Client(base_url=server.address) as browser:

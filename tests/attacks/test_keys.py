@@ -60,7 +60,7 @@ def test_a_thousand_wrong_keys(start_victim: Callable[..., Any]) -> None:
         pytest.param(lambda key: "%" + key[0].encode().hex() + key[1:], id="percent-encoded"),
     ],
 )
-def test_what_is_nearly_a_key(start_victim: Callable[..., Any], near: Callable[[str], str]) -> None:
+def test_almost_correct_keys_are_refused(start_victim: Callable[..., Any], near: Callable[[str], str]) -> None:
     """Is refused."""
     server = start_victim()
     secret = server.make_key("alpha", "admin")
@@ -73,7 +73,7 @@ def test_what_is_nearly_a_key(start_victim: Callable[..., Any], near: Callable[[
     assert httpx.get(f"{server.address}/api/records", headers={"cookie": f"x-api-key={secret}"}).status_code == 401
 
 
-def test_a_login_token_is_good_for_one_of_many_at_once(start_victim: Callable[..., Any]) -> None:
+def test_a_login_token_logs_in_one_of_many_browsers(start_victim: Callable[..., Any]) -> None:
     """Thirty browsers with the same printed URL: one is logged in."""
     server = start_victim()
     codes: list[int] = []
@@ -99,7 +99,7 @@ def test_a_login_token_is_good_for_one_of_many_at_once(start_victim: Callable[..
     server.is_well()
 
 
-def test_a_session_that_was_tampered_with(victim: Any) -> None:
+def test_a_modified_session_is_refused(victim: Any) -> None:
     """Changes of any part, combined parts of two sessions, and invalid values: nobody is logged in."""
     made = []
     for role in ("read", "admin"):
@@ -152,7 +152,7 @@ def test_a_session_ends_with_its_key(victim: Any) -> None:
         assert browser.post(f"{PAREA}/project", json={"name": "alpha"}).status_code == 401
 
 
-def test_no_key_makes_a_greater_one(victim: Any) -> None:
+def test_no_key_can_create_a_key_with_more_permissions(victim: Any) -> None:
     """An admin of a project creates keys of that project only; other roles create none."""
     for role in ("read", "write", "admin"):
         with victim.client(victim.make_key("alpha", role)) as client:
@@ -229,7 +229,7 @@ def lived(start_victim: Callable[..., Any], shared_provider: Any) -> tuple[Any, 
     return server, secrets, answers
 
 
-def test_secrets_are_nowhere(lived: tuple[Any, dict[str, str], list[str]]) -> None:
+def test_secrets_are_not_stored_or_logged(lived: tuple[Any, dict[str, str], list[str]]) -> None:
     """Not in the database and its log, not in the server's log, and in no response but the one that creates it."""
     server, secrets, answers = lived
     server.is_well()
@@ -246,7 +246,7 @@ def test_secrets_are_nowhere(lived: tuple[Any, dict[str, str], list[str]]) -> No
     assert digest.encode() in stored, "the hash is what is kept"
 
 
-def test_its_files_are_its_owners(lived: tuple[Any, dict[str, str], list[str]]) -> None:
+def test_only_the_owner_can_read_the_files(lived: tuple[Any, dict[str, str], list[str]]) -> None:
     """No other user of the machine can read the database."""
     server, _, _ = lived
     for path in [server.data, *Path(server.data).rglob("*")]:

@@ -77,7 +77,7 @@ class Ingest(threading.Thread):
 
 @pytest.mark.slow
 @pytest.mark.timeout(60 + 5 * KILLS)
-def test_what_was_acknowledged_is_stored_once(
+def test_acknowledged_records_are_stored_once(
     start_victim: Callable[..., Any], record_property: Callable[[str, object], None]
 ) -> None:
     source = random.Random(5)

@@ -29,7 +29,7 @@ def test_every_route_is_listed(routes: list[tuple[str, str]], surface: Any) -> N
 
 
 @pytest.mark.parametrize("key", [None, "", "ek_garbage", "é\u00ff", "x" * 10_000, "revoked", "digest"])
-def test_nothing_answers_without_a_key(
+def test_every_route_requires_a_key(
     start_victim: Callable[..., Any], routes: list[tuple[str, str]], surface: Any, key: str | None
 ) -> None:
     """401 for every route but the open ones, before its parameters or body are read; 429 after twenty."""
@@ -67,7 +67,7 @@ def test_nothing_answers_without_a_key(
 
 
 @pytest.mark.parametrize(("role", "may"), [("read", {"read"}), ("write", {"read", "write"}), ("admin", None)])
-def test_a_key_may_do_what_its_role_says(victim: Any, surface: Any, role: str, may: set[str] | None) -> None:
+def test_a_key_may_do_what_its_role_permits(victim: Any, surface: Any, role: str, may: set[str] | None) -> None:
     """403 for routes that need a higher role, whatever the request; for other routes anything but 403."""
     with victim.client(victim.make_key("alpha", role)) as client:
         for ask in surface.ASKS:
@@ -100,7 +100,7 @@ def test_a_key_may_do_what_its_role_says(victim: Any, surface: Any, role: str, m
         {"origin": ""},
     ],
 )
-def test_a_session_is_of_no_use_to_another_site(
+def test_another_site_cannot_use_a_session(
     victim: Any, routes: list[tuple[str, str]], surface: Any, headers: dict[str, str]
 ) -> None:
     """Every route that changes something refuses requests that another site's page makes with the session."""
@@ -125,7 +125,7 @@ def test_a_session_is_of_no_use_to_another_site(
         assert browser.get("/traces").status_code == 200, "the session is as good as before"
 
 
-def test_methods_nobody_has_heard_of(victim: Any, routes: list[tuple[str, str]], surface: Any) -> None:
+def test_unknown_methods_are_refused(victim: Any, routes: list[tuple[str, str]], surface: Any) -> None:
     """405 or 404 for every path with a method it does not have, even with invented methods."""
     known = {path: {method for method, other in routes if other == path} for _, path in routes}
     connection = http.client.HTTPConnection(victim.address.removeprefix("http://"), timeout=30)

@@ -80,7 +80,7 @@ def went_to(server: Any, since: int) -> set[str]:
     }
 
 
-def test_no_field_of_a_request_is_an_address(gateway: Any, shared_provider: Any, inside: Listener) -> None:
+def test_no_field_of_a_request_is_used_as_a_url(gateway: Any, shared_provider: Any, inside: Listener) -> None:
     """Base URLs come from the server's settings; in a request they are ignored, or just names of models."""
     hosts = [
         "127.0.0.1",
@@ -144,7 +144,7 @@ def test_no_field_of_a_request_is_an_address(gateway: Any, shared_provider: Any,
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("model", ["gpt-4o", "claude-3-5-haiku-latest"])
 @pytest.mark.parametrize("path", ["completion", "completion/stream"])
-def test_a_provider_that_sends_it_elsewhere(
+def test_a_provider_that_redirects(
     gateway: Any, shared_provider: Any, inside: Listener, path: str, model: str, status: int
 ) -> None:
     """A redirect of a provider is a failure; it is not followed."""

@@ -85,7 +85,7 @@ def watched(start_victim: Callable[..., Any]) -> Any:
     return server
 
 
-def test_no_name_leads_out(watched: Any) -> None:
+def test_no_name_leads_outside_the_directory(watched: Any) -> None:
     """400 or 404 (or an empty list, where a name is only compared); no content of a file; nothing opened outside."""
     since = watched.seen()
     allowed = [watched.data, Path(str(everycall.__file__)).parent]
@@ -110,7 +110,7 @@ def test_no_name_leads_out(watched: Any) -> None:
     watched.is_well()
 
 
-def test_names_in_bodies_lead_nowhere(watched: Any) -> None:
+def test_names_in_bodies_open_no_file(watched: Any) -> None:
     """Names of projects, datasets, experiments, deployments, models and files in a body are just text."""
     since = watched.seen()
     with watched.client() as client:

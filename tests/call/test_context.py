@@ -17,7 +17,7 @@ from everycall.sampling import trace_id_hex
 from everycall.testing import capture_records
 
 
-def test_calls_below_inherit_it() -> None:
+def test_calls_below_inherit_the_context() -> None:
     with capture_records() as records:
         with context(
             trace_id="order-42",
@@ -38,14 +38,14 @@ def test_calls_below_inherit_it() -> None:
     assert inner.parent_id == outer.inference_id
 
 
-def test_it_ends_with_its_block_whatever_happens() -> None:
+def test_the_context_ends_with_its_block() -> None:
     with pytest.raises(ValueError):
         with context(trace_name="t"):
             raise ValueError
     assert current_node() is None
 
 
-def test_inner_ones_add_to_outer_ones() -> None:
+def test_inner_contexts_add_to_outer_ones() -> None:
     with capture_records() as records:
         with context(trace_name="outer", session_id="s", tags=["a"], metadata={"k": 1, "l": 1}):
             with context(trace_name="inner", tags=["b"], metadata={"k": 2}, log_omit_outputs=True):
@@ -60,7 +60,7 @@ def test_inner_ones_add_to_outer_ones() -> None:
     assert (after.trace_name, to_json(after.output)) == ("outer", "kept")
 
 
-def test_a_trace_id_of_its_own_begins_a_new_trace() -> None:
+def test_a_different_trace_id_starts_a_new_trace() -> None:
     with capture_records() as records:
         with span("one") as one:
             with context(trace_id="two"):
@@ -73,7 +73,7 @@ def test_a_trace_id_of_its_own_begins_a_new_trace() -> None:
     assert (three.trace_id, three.parent_id) == (one.trace_id, one.inference_id)
 
 
-def test_one_context_may_be_entered_again_and_in_itself() -> None:
+def test_a_context_can_be_reused_and_nested() -> None:
     scope = context(trace_name="t")
     with scope:
         with scope:
@@ -84,7 +84,7 @@ def test_one_context_may_be_entered_again_and_in_itself() -> None:
         assert current_node() is not None
 
 
-async def test_tasks_keep_what_they_were_begun_under() -> None:
+async def test_tasks_keep_the_context_they_started_in() -> None:
     @trace
     async def run(name: str) -> None:
         await asyncio.sleep(0)
@@ -136,7 +136,7 @@ def test_any_string_is_a_trace_id(given: str, expected: str | None) -> None:
 
 
 @pytest.mark.parametrize("value", [7, uuid.UUID(int=7), "x" * 10_000], ids=lambda v: type(v).__name__)
-def test_ids_of_other_types_and_lengths_lose_no_record(value: Any) -> None:
+def test_records_with_invalid_ids_are_kept(value: Any) -> None:
     with capture_records() as records:
         with context(trace_id=value, session_id=value, end_user_identifier=value, trace_name=value):
             with span("s"):
@@ -150,7 +150,7 @@ def test_ids_of_other_types_and_lengths_lose_no_record(value: Any) -> None:
         assert record.session_id[:100] == str(value)[:100]
 
 
-def test_ids_are_not_the_users_random_numbers() -> None:
+def test_ids_do_not_depend_on_the_users_random_seed() -> None:
     def made() -> str:
         random.seed(0)
         with span("s") as call:
@@ -163,7 +163,7 @@ def test_ids_are_not_the_users_random_numbers() -> None:
         assert len({made() for _ in range(100)}) == 100
 
 
-def test_current_is_none_outside_and_in_a_mere_context() -> None:
+def test_current_records_nothing_outside_a_call() -> None:
     assert not current().inference_id
     with context(trace_name="t"):
         assert not current().inference_id

@@ -21,7 +21,7 @@ from everycall.testing import capture_records
         (lambda: everycall.current().update(qqq=1), r"update\(\).*'qqq'; use set_attribute\(\)"),  # type: ignore[call-arg]
     ],
 )
-def test_a_misspelt_keyword_names_the_nearest(use: Callable[[], Any], message: str) -> None:
+def test_the_error_for_a_misspelt_keyword_names_the_nearest(use: Callable[[], Any], message: str) -> None:
     """Outside a call and inside one alike."""
     with pytest.raises(TypeError, match=message):
         use()
@@ -29,7 +29,7 @@ def test_a_misspelt_keyword_names_the_nearest(use: Callable[[], Any], message: s
         use()
 
 
-def test_long_labels_of_a_span_lose_no_record() -> None:
+def test_records_with_long_labels_are_kept() -> None:
     with capture_records() as records:
         with everycall.span("block", session_id="s" * 100_000, tags=None, metadata=None):
             pass
@@ -49,7 +49,7 @@ def test_outside_a_call_the_current_call_records_nothing() -> None:
     assert records == []
 
 
-def test_users_see_few_names_on_a_call() -> None:
+def test_a_call_has_few_public_names() -> None:
     """Ids, `url`, `update` and OpenTelemetry's methods; what integrations need is on the seam's class alone."""
     own = {name for name in vars(everycall.Call) | everycall.Call.__annotations__ if not name.startswith("_")}
     assert own == {

@@ -58,7 +58,7 @@ async def test_an_async_span() -> None:
         (GeneratorExit(), "success", "abandoned"),
     ],
 )
-def test_the_blocks_exception_passes_and_is_recorded(error: BaseException, status: str, error_type: str) -> None:
+def test_the_exception_of_a_block_is_raised_and_recorded(error: BaseException, status: str, error_type: str) -> None:
     with capture_records() as records:
         with pytest.raises(type(error)) as info:
             with span("block"):
@@ -68,7 +68,7 @@ def test_the_blocks_exception_passes_and_is_recorded(error: BaseException, statu
     assert [(record.status, record.error_type) for record in records] == [(status, error_type)]
 
 
-def test_one_span_may_be_entered_again_and_in_itself() -> None:
+def test_a_span_can_be_reused_and_nested() -> None:
     block = span("again")
     with capture_records() as records:
         with block as outer:
@@ -154,7 +154,7 @@ def test_a_handled_exception_leaves_the_call_a_success() -> None:
         {"name": 7},
     ],
 )
-def test_bad_fields_raise_nothing_and_lose_no_record(fields: dict[str, Any]) -> None:
+def test_records_with_invalid_fields_are_kept(fields: dict[str, Any]) -> None:
     with capture_records() as records:
         with span("block") as call:
             call.update(**fields)
@@ -167,7 +167,7 @@ def test_bad_fields_raise_nothing_and_lose_no_record(fields: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("settings", [Settings(omit=1), Settings(omit=2), Settings(omit=3), Settings(omit=4)])
-def test_omit_flags_hold_for_spans(settings: Settings) -> None:
+def test_omit_flags_apply_to_spans(settings: Settings) -> None:
     with capture_records(settings) as records:
         with contextlib.suppress(ValueError):
             with span("block", inputs="canary-in", tags=["label"]) as call:
@@ -187,7 +187,7 @@ def test_omit_flags_hold_for_spans(settings: Settings) -> None:
     assert records[0].error_type == "ValueError"
 
 
-def test_nothing_is_recorded_and_all_works_with_log_omit() -> None:
+def test_with_log_omit_nothing_is_recorded_and_spans_work() -> None:
     with capture_records() as records:
         with span("hidden", log_omit=True) as call:
             assert isinstance(call, Call)
@@ -196,7 +196,7 @@ def test_nothing_is_recorded_and_all_works_with_log_omit() -> None:
     assert records == []
 
 
-def test_a_later_scope_cannot_lift_a_flag() -> None:
+def test_an_inner_scope_cannot_remove_a_flag() -> None:
     with capture_records() as records:
         with context(log_omit_inputs=True), context(log_omit_inputs=False), span("s", inputs="canary"):
             pass

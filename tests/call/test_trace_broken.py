@@ -73,7 +73,7 @@ RECURSION = textwrap.dedent(
 
 
 @pytest.mark.process
-def test_endless_recursion_ends_as_it_does_without_us() -> None:
+def test_endless_recursion_fails_as_without_everycall() -> None:
     done = subprocess.run([sys.executable, "-c", RECURSION], capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stderr
     caught, deepest, legal, recorded, after = __import__("json").loads(done.stdout)
@@ -242,7 +242,7 @@ def test_a_mask_that_raises_replaces_the_field() -> None:
     assert b"canary" not in bytes(records[0].inputs) + bytes(records[0].output)
 
 
-def test_what_could_not_be_recorded_is_a_named_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_cannot_be_built_are_counted_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = _recorder.Recorder(Settings(), BrokenSink(), Ledger())
     monkeypatch.setattr(_recorder, "_active", recorder)
     assert trace(lambda: 1)() == 1

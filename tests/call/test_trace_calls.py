@@ -40,7 +40,7 @@ class Falsy:
 
 
 @pytest.mark.parametrize("value", [None, 0, "", [], Falsy(), object(), NotImplemented, ValueError("returned")])
-def test_the_value_is_the_very_object(value: Any) -> None:
+def test_the_value_is_the_same_object(value: Any) -> None:
     ran = []
 
     @trace
@@ -61,7 +61,7 @@ def test_the_value_is_the_very_object(value: Any) -> None:
     assert [record.status for record in records] == ["success", "success"]
 
 
-def test_a_generator_as_argument_and_value_is_let_be() -> None:
+def test_generators_as_arguments_and_results_are_not_consumed() -> None:
     def numbers() -> Iterator[int]:
         yield from range(3)
 
@@ -76,7 +76,7 @@ def test_a_generator_as_argument_and_value_is_let_be() -> None:
     assert to_json(records[0].inputs) == {"given": "<generator>"}
 
 
-def test_the_exception_is_the_very_object() -> None:
+def test_the_exception_is_the_same_object() -> None:
     cause, context_error = KeyError("cause"), LookupError("context")
     error = ValueError("it")
 
@@ -163,7 +163,7 @@ def test_inputs_are_recorded_as_they_were() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("kind", ["function", "coroutine", "generator"])
-def test_nothing_of_the_user_is_kept(kind: str, fails: bool) -> None:
+def test_the_users_objects_are_not_kept_alive(kind: str, fails: bool) -> None:
     """Arguments, results and exceptions go when their last user does, by counting alone: nothing is left to collect."""
 
     def end(thing: Thing) -> Thing:
@@ -285,7 +285,7 @@ def test_a_coroutine_that_is_closed_or_collected() -> None:
     assert not current().inference_id
 
 
-def test_a_coroutine_that_is_never_awaited_warns_as_without_us() -> None:
+def test_a_coroutine_that_is_never_awaited_warns_as_without_everycall() -> None:
     async def wait() -> None: ...
 
     with capture_records() as records:
@@ -390,7 +390,7 @@ async def test_siblings_do_not_become_each_others_children() -> None:
     assert len({record.trace_id for record in records}) == 1
 
 
-def test_what_a_function_sets_in_the_context_stays_visible() -> None:
+def test_context_variables_set_by_a_function_stay_set() -> None:
     variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
 
     @trace
@@ -456,7 +456,7 @@ def test_whole_records_can_be_compared() -> None:
     assert records[0].latency >= 0
 
 
-def test_the_context_is_not_ours_to_clear() -> None:
+def test_the_programs_context_is_not_cleared() -> None:
     """An OpenTelemetry span and baggage around a traced call are there in it, and after it."""
     from opentelemetry import baggage
     from opentelemetry import context as otel_context

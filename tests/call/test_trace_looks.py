@@ -63,7 +63,7 @@ def steps_by_name(x: int) -> Iterator[int]:
 
 @functions
 @decorations
-def test_a_function_keeps_its_looks(function: Any, decorate: Any) -> None:
+def test_a_function_keeps_its_signature_and_metadata(function: Any, decorate: Any) -> None:
     traced = decorate(function)
     assert traced is not function
     assert type(traced) is types.FunctionType
@@ -96,7 +96,7 @@ def test_a_function_keeps_its_looks(function: Any, decorate: Any) -> None:
 
 
 @functions
-def test_what_a_function_returns_is_of_the_same_type(function: Any) -> None:
+def test_a_result_has_the_same_type(function: Any) -> None:
     def looks(made: Any) -> Any:
         found = (
             type(made),
@@ -367,7 +367,7 @@ def test_dataclass_methods() -> None:
     assert [record.name.rpartition(".")[2] for record in records] == ["total"]
 
 
-def test_a_class_stays_the_class() -> None:
+def test_a_traced_class_is_the_same_class() -> None:
     class Base:
         def greet(self) -> str:
             return "base"
@@ -414,7 +414,7 @@ def test_a_class_stays_the_class() -> None:
     assert [record.name for record in records] == ["C.greet", "C.greet", "C.fixed"]
 
 
-def test_a_class_that_lets_nobody_change_it_is_left_as_it_is() -> None:
+def test_an_immutable_class_is_not_changed() -> None:
     class Frozen(type):
         def __setattr__(cls, name: str, value: Any) -> None:
             raise AttributeError("frozen")
@@ -501,7 +501,7 @@ def operator_like() -> int:
     return 255
 
 
-def test_attributes_of_a_callable_object_are_its_own() -> None:
+def test_attributes_of_a_callable_object_are_kept() -> None:
     caller = Caller()
     traced: Any = trace(caller)
     traced.note = 5
@@ -523,7 +523,7 @@ def test_a_callable_object_in_a_class_is_not_bound() -> None:
 
 
 @pytest.mark.parametrize("target", [5, None, object()], ids=["int", "none", "object"])
-def test_what_cannot_be_called_is_refused(target: Any) -> None:
+def test_values_that_are_not_callable_are_refused(target: Any) -> None:
     with pytest.raises(TypeError, match="needs something that can be called"):
         trace(kind="tool")(target)
 
@@ -533,14 +533,14 @@ def test_an_unknown_option_is_refused() -> None:
         trace(nmae="x")  # type: ignore[call-overload]
 
 
-def test_disabled_gives_back_the_thing_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_disabled_trace_returns_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERYCALL_DISABLED", "1")
     for target in (plain, coroutine, Methods, staticmethod(plain), Caller()):
         assert trace(target) is target
         assert trace(name="x")(target) is target
 
 
-def test_a_callable_whose_attributes_raise_stays_as_it_is() -> None:
+def test_a_callable_whose_attributes_raise_is_not_changed() -> None:
     class Rude:
         def __getattr__(self, name: str) -> Any:
             raise RuntimeError("no")
@@ -557,7 +557,7 @@ def test_a_callable_whose_attributes_raise_stays_as_it_is() -> None:
 # --- traced twice ---
 
 
-def test_traced_twice_is_recorded_once() -> None:
+def test_a_function_traced_twice_is_recorded_once() -> None:
     def run(x: int) -> int:
         return x
 
@@ -570,7 +570,7 @@ def test_traced_twice_is_recorded_once() -> None:
     assert to_json(records[1].metadata) == {"k": 1}
 
 
-def test_another_decorator_between_two_makes_two_calls() -> None:
+def test_a_decorator_between_two_traces_makes_two_calls() -> None:
     def twice(function: Any) -> Any:
         @functools.wraps(function)
         def inner(*args: Any) -> Any:
@@ -651,7 +651,7 @@ def test_the_receiver_is_left_out_however_a_method_is_called() -> None:
     assert shown == [{"a": 1, "b": 2}, {"a": 1, "b": 3}, {"a": 1, "b": 2}, {"items": [1, 2], "named": {"k": 3}}]
 
 
-def test_arguments_that_the_function_refuses() -> None:
+def test_arguments_that_do_not_fit_the_signature() -> None:
     @trace
     def run(a: int, *, b: int = 1) -> int:
         return a
@@ -703,7 +703,7 @@ def test_a_nested_function_is_named_without_locals() -> None:
     assert records[0].name == "test_a_nested_function_is_named_without_locals.outer.inner"
 
 
-def test_a_types_coroutine_stays_awaitable() -> None:
+def test_a_types_coroutine_function_stays_awaitable() -> None:
     @types.coroutine
     def step(x: Any) -> Any:
         return (yield from asyncio.sleep(0, x).__await__())

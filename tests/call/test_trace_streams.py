@@ -74,7 +74,7 @@ async def test_the_consumers_spans_are_not_children_async() -> None:
 
 
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
-async def test_a_stream_belongs_to_who_made_it(kind: str) -> None:
+async def test_a_stream_belongs_to_the_call_that_created_it(kind: str) -> None:
     """A web framework consumes a response's stream after the endpoint has returned it."""
 
     @trace(name="stream")

@@ -67,13 +67,13 @@ def documented(value: Any) -> Any:
 
 @given(json_values)
 @settings(max_examples=300, deadline=None)
-def test_any_json_value_comes_back(value: Any) -> None:
+def test_any_json_value_is_captured_unchanged(value: Any) -> None:
     assert shown(value) == documented(value)
 
 
 @given(json_values)
 @settings(max_examples=100, deadline=None)
-def test_any_json_value_comes_back_from_beside_an_object(value: Any) -> None:
+def test_any_json_value_beside_an_object_is_captured_unchanged(value: Any) -> None:
     """The same by the slow way, which an object beside it makes it take."""
     assert shown({"object": object(), "value": value})["value"] == documented(value)
 
@@ -218,7 +218,7 @@ def test_values_of_many_kinds(value: Any, expected: Any) -> None:
     assert json.dumps(shown({"v": value})).count("canary") == 0
 
 
-def test_none_alone_is_absent() -> None:
+def test_none_is_absent() -> None:
     assert bytes(capture(None)[0]) == b"null"
 
 
@@ -227,7 +227,7 @@ def test_a_bound_method_is_shown_by_name() -> None:
 
 
 @pytest.mark.parametrize("value", [b"\xff\x00", bytearray(b"abc"), memoryview(b"abc")], ids=lambda v: type(v).__name__)
-def test_bytes_are_counted_not_kept(value: Any) -> None:
+def test_bytes_are_captured_as_their_length(value: Any) -> None:
     found, cut = cut_of({"v": value})
     assert found == {"v": f"<{type(value).__name__} of {len(value)} bytes>"}
     assert cut.bytes == cut.kept + len(value)

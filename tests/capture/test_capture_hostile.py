@@ -169,7 +169,7 @@ def spies() -> Iterator[Any]:
     yield (spy("generator") for _ in range(3))
 
 
-def test_no_code_of_the_users_runs() -> None:
+def test_capture_runs_no_user_code() -> None:
     values = list(spies())
     ran.clear()
     SpyMeta.armed = True
@@ -184,7 +184,7 @@ def test_no_code_of_the_users_runs() -> None:
         assert "not captured" not in text, text
 
 
-def test_the_spies_do_tell() -> None:
+def test_the_spies_report_calls() -> None:
     """That the test above can fail: what runs a method of theirs is found out."""
     ran.clear()
     for value in spies():
@@ -353,7 +353,7 @@ def test_a_socket_is_shown_by_name(a_socket: socket.socket) -> None:
     assert shown([a_socket]) == ["<socket.socket>"]
 
 
-def test_what_is_small_beside_what_is_large_stays_whole() -> None:
+def test_small_values_beside_large_ones_are_not_cut() -> None:
     found, cut = cut_of({"document": "x" * 5_000_000, "question": "why?" * 100, "n": 1})
     assert found["question"] == "why?" * 100
     assert found["n"] == 1
@@ -363,7 +363,7 @@ def test_what_is_small_beside_what_is_large_stays_whole() -> None:
     assert cut.bytes > 5_000_000
 
 
-def test_a_large_text_keeps_head_and_tail_sizes_and_hash() -> None:
+def test_a_large_text_keeps_head_tail_sizes_and_hash() -> None:
     import hashlib
 
     text = "head" + "x" * 3_000_000 + "tail"
@@ -374,12 +374,12 @@ def test_a_large_text_keeps_head_and_tail_sizes_and_hash() -> None:
     assert cut.sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_a_text_that_fits_the_field_is_whole() -> None:
+def test_a_text_that_fits_is_not_cut() -> None:
     assert shown({"document": "é" * 500_000}) == {"document": "é" * 500_000}
     assert shown("x" * 1_000_000) == "x" * 1_000_000
 
 
-def test_depth_is_bounded_as_the_reader_of_records_wants_it() -> None:
+def test_depth_is_within_the_limit_of_the_reader() -> None:
     def depth(value: Any) -> int:
         levels = 0
         while isinstance(value, list) and value:
@@ -392,7 +392,7 @@ def test_depth_is_bounded_as_the_reader_of_records_wants_it() -> None:
 
 
 @pytest.mark.parametrize("kind", ["list", "dict", "set", "plain dict"])
-def test_changed_by_another_thread_meanwhile(kind: str) -> None:
+def test_values_changed_by_another_thread(kind: str) -> None:
     """Whatever the moment, something is captured and nothing is raised."""
     held: Any = {"list": list, "set": set}.get(kind, dict)()
     stop = threading.Event()
@@ -426,7 +426,7 @@ def test_changed_by_another_thread_meanwhile(kind: str) -> None:
         sys.setswitchinterval(before)
 
 
-def test_a_busy_machine_cuts_nothing() -> None:
+def test_values_are_not_cut_on_a_busy_machine() -> None:
     """What is cut depends on the value alone, not on how long it waits for its turn among busy threads."""
     stop = threading.Event()
 
@@ -446,7 +446,7 @@ def test_a_busy_machine_cuts_nothing() -> None:
             thread.join()
 
 
-def test_digits_that_python_refuses_to_print() -> None:
+def test_integers_that_python_refuses_to_print() -> None:
     before = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(640)
     try:
@@ -456,7 +456,7 @@ def test_digits_that_python_refuses_to_print() -> None:
     assert found == {"n": f"<int of {(10**1000).bit_length()} bits>", "m": 1}
 
 
-def test_a_class_that_was_shown_is_not_kept_alive() -> None:
+def test_captured_classes_are_not_kept_alive() -> None:
     def show() -> weakref.ref[type]:
         made = dataclasses.make_dataclass("Made", ["x"])
         assert shown(made(1)) == {"x": 1}
@@ -469,7 +469,7 @@ def test_a_class_that_was_shown_is_not_kept_alive() -> None:
     assert reference() is None
 
 
-def test_capture_of_nothing_that_the_recorder_was_told_to_omit() -> None:
+def test_omitted_arguments_are_not_captured() -> None:
     """With inputs omitted the arguments are not even looked at."""
     looked = []
 

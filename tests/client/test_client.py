@@ -137,7 +137,7 @@ def test_a_providers_failure_is_a_response(parea: Parea, provider: Any) -> None:
     assert (answer.status, answer.content, answer.error) == ("error", "", "BadRequestError (400): no")
 
 
-def test_two_event_loops_in_turn(parea: Parea, provider: Any) -> None:
+def test_two_event_loops_one_after_the_other(parea: Parea, provider: Any) -> None:
     request = Completion(llm_configuration=PROMPT, cache=False)
     assert [asyncio.run(parea.acompletion(request)).content for _ in range(2)] == ["hello", "hello"]
     assert len(provider.requests) == 2
@@ -192,7 +192,7 @@ def test_a_value_that_contains_itself_is_a_type_error(parea: Parea) -> None:
     "passing", [None, (503, b"", {}), (500, b"<html>", {}), (429, b"{}", {"retry-after": "0"})], ids=str
 )
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_transient_failure_is_retried_under_the_same_id(stub: Stub, passing: Any, asynchronous: bool) -> None:
+def test_a_transient_failure_is_retried_with_the_same_id(stub: Stub, passing: Any, asynchronous: bool) -> None:
     stub.script.extend([passing, passing, (200, ANSWER, {})])
     with Parea("k", base_url=stub.address) as parea:
         request = Completion(llm_configuration=PROMPT)
@@ -211,7 +211,7 @@ def test_retries_are_bounded(stub: Stub, passing: Any) -> None:
     assert len(stub.bodies) == 3
 
 
-def test_a_wait_longer_than_the_time_out_is_not_begun(stub: Stub) -> None:
+def test_a_wait_longer_than_the_time_out_is_not_started(stub: Stub) -> None:
     stub.script.append((503, b"", {"retry-after": "100"}))
     with (
         Parea("k", base_url=stub.address, timeout_s=5) as parea,
@@ -227,7 +227,7 @@ def test_a_response_of_another_shape_is_unreachable(stub: Stub, body: bytes) -> 
         parea.completion(Completion(llm_configuration=PROMPT))
 
 
-def test_another_servers_refusal_is_shown(stub: Stub) -> None:
+def test_the_error_of_another_server_is_in_the_message(stub: Stub) -> None:
     stub.script.append((418, b"short and stout", {}))
     with Parea("k", base_url=stub.address) as parea, pytest.raises(errors.RequestError, match="short and stout"):
         parea.completion(Completion(llm_configuration=PROMPT))
@@ -256,7 +256,7 @@ def test_endpoint_and_key_come_from_arguments_or_environment(stub: Stub, monkeyp
     assert stub.keys == [None, None, None, "local-key", "local-key", "environment-key", "given-key"]
 
 
-def test_a_local_key_is_not_sent_elsewhere() -> None:
+def test_a_local_key_is_not_sent_to_other_hosts() -> None:
     path = paths.local_key_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("local-key")
@@ -270,7 +270,7 @@ def test_an_invalid_url_is_refused_at_once(base_url: str) -> None:
         Parea(base_url=base_url)
 
 
-def test_keys_are_not_shown() -> None:
+def test_keys_are_not_in_representations() -> None:
     assert "sk-1" not in repr(Completion(provider_api_key="sk-1"))
 
 

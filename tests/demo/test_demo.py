@@ -53,7 +53,7 @@ def rows(said: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.timeout(240)
-def test_the_demo_does_what_it_says_twice() -> None:
+def test_the_demo_shows_its_results_and_can_run_again() -> None:
     """All steps with a tick, a miss and then a hit, nothing lost; the second run forgets the first one's cache."""
     for again in (False, True):
         # Settings that a user has for programs would change what is shown; the demo drops them.
@@ -110,7 +110,7 @@ def test_the_demo_runs_a_real_model() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_demo_serves_until_it_is_ended(number: signal.Signals) -> None:
+def test_the_demo_serves_until_it_is_interrupted(number: signal.Signals) -> None:
     """The printed address opens the page of what was recorded; Ctrl-C ends it with exit code 0."""
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "everycall", "demo", "--stand-in"],
@@ -160,7 +160,7 @@ def test_records_are_shown_below_those_that_called_them(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_row_tells_zero_from_unknown() -> None:
+def test_a_row_distinguishes_zero_and_unknown() -> None:
     """No cost is a dash, a cost of nothing is $0; likewise for tokens."""
     unknown = report.row(0, {"name": "a"})
     known = report.row(
@@ -190,7 +190,7 @@ def test_a_row_tells_zero_from_unknown() -> None:
         (Balance(recorded=3, delivered=2, spooled=0), False),
     ],
 )
-def test_only_a_balance_with_nothing_missing_is_good(
+def test_a_balance_with_a_missing_record_fails(
     balance: Balance, good: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is left, lost, or does not add up fails the demo; a loss is named."""

@@ -36,7 +36,7 @@ def test_the_stand_in_answers_the_same_every_time() -> None:
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (7, tokens_of(ANSWER), 7 + 22)
 
 
-def test_the_stand_in_streams_what_it_would_answer() -> None:
+def test_the_stand_in_streams_its_answer() -> None:
     """The pieces of the stream join to the whole answer, and the usage comes last when asked for."""
     with StandInModel() as server, client(server.base_url) as ai:
         chunks = list(
@@ -51,7 +51,7 @@ def test_the_stand_in_streams_what_it_would_answer() -> None:
     assert {c.model for c in chunks} == {"any-name"}
 
 
-def test_the_stand_in_keeps_to_max_tokens() -> None:
+def test_the_stand_in_respects_max_tokens() -> None:
     """A short bound cuts the answer and says so, as a model does."""
     with StandInModel() as server, client(server.base_url) as ai:
         answer = ai.chat.completions.create(model=STAND_IN_MODEL, messages=MESSAGES, max_tokens=3)
@@ -69,7 +69,7 @@ def test_the_stand_in_keeps_to_max_tokens() -> None:
         ("/v1/chat/completions", b'{"messages": ["text"]}', 400),
     ],
 )
-def test_the_stand_in_refuses_what_it_cannot_answer(path: str, body: bytes, status: int) -> None:
+def test_the_stand_in_refuses_unsupported_requests(path: str, body: bytes, status: int) -> None:
     """Wrong paths and bodies get a status and an error object, and the server goes on."""
     with StandInModel() as server:
         address = server.base_url.removesuffix("/v1") + path

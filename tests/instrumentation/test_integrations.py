@@ -28,7 +28,7 @@ def ask(provider: Any) -> None:
     client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "hi"}])
 
 
-def test_a_named_integration_records_until_it_is_undone(provider: Any) -> None:
+def test_a_named_integration_records_until_uninstrument(provider: Any) -> None:
     with capture_records() as records:
         assert everycall.instrument("openai", trace_name="named", tags=["a"]) == ("openai",)
         ask(provider)
@@ -40,7 +40,7 @@ def test_a_named_integration_records_until_it_is_undone(provider: Any) -> None:
 
 
 @pytest.mark.slow
-def test_without_names_all_that_are_installed_are_on(provider: Any) -> None:
+def test_without_names_all_installed_integrations_are_enabled(provider: Any) -> None:
     with capture_records() as records:
         assert everycall.instrument() == ("anthropic", "google", "langchain", "openai")
         ask(provider)
@@ -57,7 +57,7 @@ def test_a_second_call_replaces_the_labels_and_records_once(provider: Any) -> No
     assert [record.session_id for record in records] == ["second"]
 
 
-def test_an_unknown_name_says_what_there_is_and_switches_nothing_on(provider: Any) -> None:
+def test_the_error_for_an_unknown_name_lists_the_integrations(provider: Any) -> None:
     with (
         capture_records() as records,
         pytest.raises(ConfigurationError, match=r"no integration 'nope'.*anthropic, google, langchain, openai.*pip"),
@@ -68,7 +68,7 @@ def test_an_unknown_name_says_what_there_is_and_switches_nothing_on(provider: An
     assert list(records) == []
 
 
-def test_an_unknown_label_is_an_error_of_the_caller() -> None:
+def test_an_unknown_label_raises() -> None:
     with pytest.raises(TypeError, match="sesion_id"):
         everycall.instrument("openai", sesion_id="s")  # type: ignore[call-arg]
 
@@ -97,7 +97,7 @@ except everycall.errors.ConfigurationError as error:
     assert "the integration openai cannot be imported: openai is broken here" in completed.stderr
 
 
-def test_integrations_build_on_a_module_and_users_call_a_function(caplog: pytest.LogCaptureFixture) -> None:
+def test_instrument_is_a_function_and_integration_a_module(caplog: pytest.LogCaptureFixture) -> None:
     """`everycall.integration` is what integrations import from; `everycall.instrument` is a plain function."""
     from everycall.integration import start_call
 

@@ -66,7 +66,7 @@ output = 0
 """
 
 
-def test_the_most_telling_price_wins(book: Callable[[str], PriceBook]) -> None:
+def test_the_most_specific_price_wins(book: Callable[[str], PriceBook]) -> None:
     """A whole name before a pattern, a provider before none, the later start; own prices before the list."""
     own = book(RANKED)
     assert cost(own, "acme-small") == 1
@@ -82,7 +82,7 @@ def test_the_most_telling_price_wins(book: Callable[[str], PriceBook]) -> None:
     assert cost(own, "gpt-4o-mini", "openai") == 0.15
 
 
-def test_a_price_that_is_not_valid_then_leaves_the_list_to_say(book: Callable[[str], PriceBook]) -> None:
+def test_the_list_applies_when_a_price_is_not_valid_yet(book: Callable[[str], PriceBook]) -> None:
     own = book('[[price]]\nmodel = "gpt-4o"\nfrom = 2026-01-01\nuntil = 2026-02-01\ninput = 7\n')
     assert cost(own, "gpt-4o", "openai", when=at("2026-01-15")) == 7
     assert cost(own, "gpt-4o", "openai", when=at("2026-02-01")) == 2.5
@@ -127,7 +127,7 @@ def test_dollars_for_a_request_and_for_searches(book: Callable[[str], PriceBook]
     assert without.price(Consumption("m", None, 1, 1, {}, 1)) == Unpriced("no price of output tokens")
 
 
-def test_a_file_is_read_again_when_asked_and_kept_when_it_became_wrong(
+def test_a_file_can_be_read_again_and_an_invalid_one_is_not_used(
     book: Callable[[str], PriceBook], tmp_path: Path
 ) -> None:
     own = book('[[price]]\nmodel = "m"\ninput = 1\n')
@@ -173,7 +173,7 @@ def test_a_file_is_read_again_when_asked_and_kept_when_it_became_wrong(
         ),
     ],
 )
-def test_a_file_that_cannot_be_used_says_where_and_why(
+def test_the_error_for_an_invalid_file_names_the_place_and_reason(
     book: Callable[[str], PriceBook], tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(ConfigurationError) as raised:
@@ -182,7 +182,7 @@ def test_a_file_that_cannot_be_used_says_where_and_why(
     assert message in str(raised.value)
 
 
-def test_no_file_is_no_own_prices_unless_one_was_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_only_if_it_was_named(tmp_path: Path) -> None:
     assert cost(PriceBook(tmp_path / "prices.toml"), "gpt-4o", "openai") == 2.5
     with pytest.raises(ConfigurationError, match=r"is not there; name a file of prices"):
         PriceBook(tmp_path / "prices.toml", required=True)

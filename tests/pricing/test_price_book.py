@@ -82,7 +82,7 @@ def test_an_unknown_model_or_provider_has_no_price(model: str, provider: str | N
         ("grok-4", "x-ai"),
     ],
 )
-def test_a_name_that_one_vendor_alone_serves_tells_the_provider(model: str, vendor: str) -> None:
+def test_a_model_name_of_a_single_vendor_gives_the_provider(model: str, vendor: str) -> None:
     result = price(model, None, 1000, 0, {}, AT)
     assert result is not None
     assert result == price(model, vendor, 1000, 0, {}, AT)
@@ -98,12 +98,12 @@ def test_a_name_that_one_vendor_alone_serves_tells_the_provider(model: str, vend
         ({"holograms": 5}, None),
     ],
 )
-def test_what_the_parts_of_the_tokens_do(usage: dict[str, int], reason: str | None) -> None:
+def test_parts_of_the_tokens_have_their_own_rates(usage: dict[str, int], reason: str | None) -> None:
     result = BOOK.price(Consumption("gpt-4o", "openai", 10, 0, usage, AT))
     assert (result.reason if isinstance(result, Unpriced) else None) == reason
 
 
-def test_longer_in_the_cache_needs_a_rate_of_its_own() -> None:
+def test_a_longer_cache_lifetime_needs_its_own_rate() -> None:
     """The five-minute rate would be wrong for an hour, and a part for an hour cannot exceed all that was written."""
     hour = {"cache_write": 100, "cache_write_1h": 100}
     assert BOOK.price(Consumption("claude-sonnet-4-5", "anthropic", 100, 0, hour, AT)) == Price(
@@ -119,7 +119,7 @@ def test_longer_in_the_cache_needs_a_rate_of_its_own() -> None:
     )
 
 
-def test_how_much_sound_was_cached_must_be_told_where_it_matters() -> None:
+def test_cached_audio_must_be_reported_if_it_has_a_rate() -> None:
     def cost(usage: dict[str, int]) -> Price | Unpriced:
         return BOOK.price(Consumption("gemini-2.5-flash", "google", 1000, 0, usage, AT))
 
@@ -131,7 +131,7 @@ def test_how_much_sound_was_cached_must_be_told_where_it_matters() -> None:
 
 
 @pytest.mark.parametrize("tier", ["batch", "flex", "priority"])
-def test_a_service_tier_has_its_price_or_none(tier: str) -> None:
+def test_a_service_tier_without_a_price_is_unpriced(tier: str) -> None:
     """The list has these tiers of gpt-5 since autumn 2026. Before that, and for other models, they are unknown."""
     standard = BOOK.price(Consumption("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026))
     result = BOOK.price(Consumption("gpt-5", "openai", 1000, 1000, {}, AUTUMN_2026, tier))
@@ -165,7 +165,7 @@ def test_the_standard_tier_has_several_names(tier: str | None) -> None:
     ],
     ids=str,
 )
-def test_a_records_attributes_name_its_tier(attributes: dict[str, Any], reason: str | None) -> None:
+def test_the_tier_is_read_from_a_records_attributes(attributes: dict[str, Any], reason: str | None) -> None:
     assert unpriced_reason(price_record(record(attributes=to_raw(attributes)))) == reason
 
 
@@ -174,7 +174,7 @@ def test_parts_that_exceed_their_whole_have_no_price() -> None:
 
 
 @pytest.mark.parametrize("at", [0, 1, 2**63 - 1])
-def test_no_instant_makes_it_raise(at: int) -> None:
+def test_pricing_never_raises_for_any_time(at: int) -> None:
     assert price("deepseek-chat", "deepseek", 10, 10, {}, at) is None or price(
         "deepseek-chat", "deepseek", 10, 10, {}, at
     )
@@ -191,7 +191,7 @@ def test_names_of_the_semantic_conventions_are_understood(name: str, same_as: st
     assert result == price(models[same_as], same_as, 1000, 1000, {}, AT)
 
 
-def test_the_provider_that_parea_leaks_counts_as_none() -> None:
+def test_the_placeholder_provider_of_parea_is_ignored() -> None:
     result = price("gpt-4o", "BaseProvider('gpt-4o')", 1000, 1000, {}, AT)
     assert result is not None
     assert result == price("gpt-4o", None, 1000, 1000, {}, AT)
@@ -226,7 +226,7 @@ def test_every_model_costs_what_the_price_list_calculates() -> None:
     assert compared > 1000
 
 
-def test_every_model_of_the_price_list_has_a_name_that_finds_it() -> None:
+def test_every_model_of_the_price_list_is_found_by_a_name() -> None:
     """If an update of the list adds such models, make their names work, or list them here with a reason."""
     assert unnamed_models() == []
 
@@ -244,13 +244,13 @@ def test_every_model_of_the_price_list_has_a_name_that_finds_it() -> None:
         ("Qwen/Qwen3-32B:groq", "huggingface", ("Qwen/Qwen3-32B", "huggingface_groq")),
     ],
 )  # fmt: skip
-def test_one_model_by_several_names(name: str, provider: str, same_as: tuple[str, str]) -> None:
+def test_a_model_has_the_same_price_under_all_its_names(name: str, provider: str, same_as: tuple[str, str]) -> None:
     other = price(*same_as, 1000, 1000, {}, AT)
     assert other is not None
     assert price(name, provider, 1000, 1000, {}, AT) == other
 
 
-def test_what_a_free_model_searches_is_not_free() -> None:
+def test_searches_of_a_free_model_are_not_free() -> None:
     free = Consumption("acme/large:free", "openrouter", 10, 10, {"cached": 5}, AT, "flex")
     assert BOOK.price(free) == Price(0.0, "genai-prices", BOOK.price(Consumption("o3", "openai", 1, 1, {}, AT)).version)  # type: ignore[union-attr]
     searching = Consumption("acme/large:free", "openrouter", 10, 10, {"web_searches": 1}, AT)
@@ -274,13 +274,13 @@ def test_a_record_is_priced_once() -> None:
     ],
     ids=str,
 )
-def test_a_record_that_need_not_be_priced_is_left_alone(fields: dict[str, Any]) -> None:
+def test_a_record_that_need_not_be_priced_is_not_changed(fields: dict[str, Any]) -> None:
     original = record(**fields)
     assert price_record(original) is original
     assert unpriced_reason(original) is None
 
 
-def test_a_cost_without_a_source_is_the_clients() -> None:
+def test_a_cost_without_a_source_has_the_source_client() -> None:
     assert price_record(record(cost=0.5)) == record(cost=0.5, cost_source="client")
 
 
@@ -317,7 +317,7 @@ def test_an_embedding_needs_no_output_tokens() -> None:
     assert msgspec.structs.replace(priced, cost=None).output_tokens is None
 
 
-def test_a_cache_hit_costs_nothing_and_says_what_it_saved() -> None:
+def test_a_cache_hit_costs_nothing_and_has_a_saved_cost() -> None:
     """The cost of a cache hit stays 0. The price of its tokens is `saved_cost`, or None if it is unknown."""
     paid = price_record(record())
     for original in ({"cost": 0.0, "cost_source": "cache"}, {}):
@@ -340,7 +340,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_of_the_tokens_changes_the_price_and_nothing_else_does(change: str) -> None:
+def test_only_a_change_of_what_is_priced_changes_the_price(change: str) -> None:
     before = msgspec.structs.replace(price_record(record()), price_version="old list")
     after = BOOK.settle(before, msgspec.structs.replace(before, **CHANGES[change]))
     if change in ("nothing", "content"):
@@ -354,7 +354,7 @@ def test_a_change_of_the_tokens_changes_the_price_and_nothing_else_does(change: 
         assert (after.cost, after.cost_source) == (0.7, source)
 
 
-def test_repricing_leaves_what_was_given() -> None:
+def test_repricing_keeps_costs_from_clients() -> None:
     ours = msgspec.structs.replace(price_record(record()), cost=9.0, price_version="old list")
     assert BOOK.reprice(ours) == price_record(record())
     lacking = record(cost_source="unpriced: unknown model")

@@ -139,7 +139,7 @@ def run(way: str, entry: Callable[..., None], canary: str, outcome: str, sink: A
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
 @pytest.mark.parametrize("flags", FLAGS, ids="+".join)
-def test_nothing_omitted_leaves(
+def test_omitted_content_is_nowhere(
     sink: Any, provider: Any, tmp_path: Path, canary: str, caplog: pytest.LogCaptureFixture,
     entry: Callable[..., None], outcome: str, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -160,7 +160,9 @@ def test_nothing_omitted_leaves(
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
-def test_without_flags_each_place_is_found(sink: Any, provider: Any, canary: str, entry: Callable[..., None]) -> None:
+def test_without_flags_each_place_is_recorded(
+    sink: Any, provider: Any, canary: str, entry: Callable[..., None]
+) -> None:
     """The search works: what was asked and answered, and what errors say, do reach the sink."""
     for outcome in OUTCOMES[:2]:
         run("none", entry, canary, outcome, sink, provider, {})

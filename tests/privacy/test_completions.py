@@ -191,7 +191,7 @@ OUTCOMES = [
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.__name__)
 @pytest.mark.parametrize("flag", FLAGS)
-def test_what_a_flag_covers_is_in_no_byte(
+def test_omitted_content_is_in_no_byte(
     endpoint: Any, canary: str, said: Callable[[], str], tmp_path: Any, flag: str, outcome: Callable[[Case], None]
 ) -> None:
     """Database, write-ahead log, cache, the client's own files, everybody's log at DEBUG, standard streams.
@@ -222,7 +222,7 @@ def test_what_a_flag_covers_is_in_no_byte(
             assert record["model"].startswith(model)
 
 
-def test_an_answer_cached_before_is_not_recorded_with_the_omitted(endpoint: Any, canary: str) -> None:
+def test_a_cached_response_is_not_recorded_under_a_flag(endpoint: Any, canary: str) -> None:
     """A hit in the cache, filled by a request without flags, is served, and its record is as empty as any."""
     case = Case(endpoint, canary, {}, MODELS[0])
     case.answers()

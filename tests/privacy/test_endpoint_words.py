@@ -84,7 +84,7 @@ def echo(request: pytest.FixtureRequest) -> Iterator[Echo]:
     started.stop()
 
 
-def test_no_log_repeats_what_the_endpoint_says(
+def test_logs_do_not_repeat_the_endpoints_text(
     echo: Echo, canary: str, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever comes back: our log at DEBUG, the standard streams and the line at exit have no word of it."""
@@ -100,7 +100,7 @@ def test_no_log_repeats_what_the_endpoint_says(
     assert canary not in said()
 
 
-def test_the_line_at_exit_repeats_nothing(echo: Echo, canary: str, tmp_path: Path) -> None:
+def test_the_exit_line_does_not_repeat_the_endpoints_text(echo: Echo, canary: str, tmp_path: Path) -> None:
     """A process that ends while its endpoint talks nonsense says how many records are left, and nothing of them."""
     program = (
         "import sys, logging, everycall\n"
@@ -161,7 +161,7 @@ assert everycall.flush(10).spooled == 0
 """
 
 
-def test_no_record_holds_the_environment_or_the_command_line(sink: Any, canary: str, tmp_path: Path) -> None:
+def test_no_record_has_the_environment_or_the_command_line(sink: Any, canary: str, tmp_path: Path) -> None:
     """Variables of any name, those that LangChain's own tracer sends too, and arguments; the key is in its header."""
     secrets = {
         name: f"{name}-{canary}"

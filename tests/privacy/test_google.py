@@ -154,7 +154,7 @@ def run(way: str, entry: Callable[..., None], canary: str, outcome: str, sink: A
 @pytest.mark.parametrize(("entry", "outcome"), CASES, ids=lambda part: getattr(part, "__name__", part))
 @pytest.mark.parametrize("flags", FLAGS, ids="+".join)
 @pytest.mark.usefixtures("instrumented")
-def test_nothing_omitted_leaves(
+def test_omitted_content_is_nowhere(
     sink: Any, provider: Any, tmp_path: Path, canary: str, said: Callable[[], str], entry: Callable[..., None],
     outcome: str, flags: dict[str, bool], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -194,7 +194,9 @@ def test_one_side_omitted(
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
-def test_without_flags_each_place_is_found(sink: Any, provider: Any, canary: str, entry: Callable[..., None]) -> None:
+def test_without_flags_each_place_is_recorded(
+    sink: Any, provider: Any, canary: str, entry: Callable[..., None]
+) -> None:
     """The search works: what is asked, answered, and said by errors does reach the sink. Headers never do."""
     for outcome in OUTCOMES[:2]:
         run("none", entry, canary, outcome, sink, provider, {})

@@ -55,7 +55,7 @@ def post(endpoint: Any, *records: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "sides", [(), ("inputs",), ("outputs",), ("inputs", "outputs")], ids=lambda s: "+".join(s) or "none"
 )
-def test_a_record_is_stored_without_what_it_says_was_left_out(
+def test_fields_that_a_record_omits_are_not_stored(
     endpoint: Any, canary: str, said: Callable[[], str], sides: tuple[str, ...]
 ) -> None:
     """By side; with either the error's message and the attributes go, and the sizes and hashes of what is gone."""
@@ -133,7 +133,7 @@ FLAGS: list[dict[str, bool]] = [
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: "+".join(flags) or "none")
-def test_a_trace_log_with_flags_of_its_own(endpoint: Any, canary: str, flags: dict[str, bool]) -> None:
+def test_a_trace_log_with_flags(endpoint: Any, canary: str, flags: dict[str, bool]) -> None:
     """They are a completion's, which Parea's clients do not send here; whoever does is heard, and later logs too."""
     own = f"id-{canary}"
     assert endpoint.client.post(TRACE_LOG, json=log(own, canary, **flags)).json() == {"trace_id": own}
@@ -157,7 +157,7 @@ def test_a_trace_log_with_flags_of_its_own(endpoint: Any, canary: str, flags: di
         assert record.get("omitted", []) == [s for s, on in (("inputs", inputs), ("outputs", outputs)) if on]
 
 
-def test_flags_in_an_update_hold(endpoint: Any, canary: str) -> None:
+def test_flags_in_an_update_apply(endpoint: Any, canary: str) -> None:
     """An update that comes before its log, with a flag: what it brings beside is left out, and so is the log's."""
     own = f"id-{canary}"
     update = {"log_omit_inputs": True, "inputs": {"q": f"i-{canary}"}}
@@ -231,7 +231,7 @@ def broken(value: Any, canary: str, path: tuple[Any, ...] = ()) -> Iterator[tupl
 
 
 @pytest.mark.parametrize(("method", "path", "body"), BODIES, ids=[f"{m} {p}" for m, p, _ in BODIES])
-def test_no_error_answer_repeats_a_body(
+def test_error_responses_do_not_repeat_the_body(
     endpoint: Any, canary: str, said: Callable[[], str], method: str, path: str, body: dict[str, Any]
 ) -> None:
     """Whatever is wrong and wherever: the answer names the place and what may stand there, and so does the log."""

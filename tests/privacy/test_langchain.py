@@ -184,7 +184,7 @@ def run(way: str, entry: Callable[..., None], canary: str, outcome: str, sink: A
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
 @pytest.mark.parametrize("flags", FLAGS, ids="+".join)
-def test_nothing_omitted_leaves(
+def test_omitted_content_is_nowhere(
     sink: Any, tmp_path: Path, canary: str, said: Callable[[], str], entry: Callable[..., None], outcome: str,
     flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -208,7 +208,7 @@ def test_nothing_omitted_leaves(
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
-def test_without_flags_each_place_is_found(sink: Any, canary: str, entry: Callable[..., None]) -> None:
+def test_without_flags_each_place_is_recorded(sink: Any, canary: str, entry: Callable[..., None]) -> None:
     """The search works: inputs, outputs, error messages with their causes, metadata and tags do reach the sink."""
     for outcome in OUTCOMES[:2]:
         run("none", entry, canary, outcome, sink, {})

@@ -107,7 +107,7 @@ def run(endpoint: str | None, flush: float = 1, **environment: str) -> tuple[int
 
 
 @pytest.mark.parametrize("proof_of_port", [None, 1])
-def test_the_sender_gives_nothing_to_an_impostor(local_key: str, proof_of_port: int | None) -> None:
+def test_the_sender_sends_nothing_to_an_impostor(local_key: str, proof_of_port: int | None) -> None:
     """Neither key nor record, whatever it answers: also a proof that the real server made on another port."""
     impostor = Impostor(local_key if proof_of_port else None, proof_of_port)
     try:
@@ -152,7 +152,7 @@ def test_a_server_with_the_key_proves_itself(local_key: str) -> None:
     assert [request.split("?")[0] for request in owner.requests] == ["GET /v1/proof", post, post]
 
 
-def test_a_key_of_ones_own_needs_no_proof(local_key: str, impostor: Impostor) -> None:
+def test_an_api_key_needs_no_proof(local_key: str, impostor: Impostor) -> None:
     """EVERYCALL_API_KEY says that the user chose the server: it is sent as before, and the local key is not."""
     spooled, _ = run(impostor.address, EVERYCALL_API_KEY="ek_chosen")
     assert spooled == 0
@@ -160,7 +160,7 @@ def test_a_key_of_ones_own_needs_no_proof(local_key: str, impostor: Impostor) ->
     assert local_key.encode() not in impostor.bytes
 
 
-def test_an_endpoint_that_was_chosen_needs_no_proof_without_a_local_key(impostor: Impostor) -> None:
+def test_a_configured_endpoint_needs_no_proof_without_a_local_key(impostor: Impostor) -> None:
     """A server without authentication, in a container for instance: no key is there that could be given away."""
     spooled, _ = run(impostor.address)
     assert spooled == 0
@@ -176,7 +176,7 @@ def test_the_default_endpoint_always_needs_a_proof() -> None:
     assert not Settings(endpoint="https://records.example").requires_proof
 
 
-def test_the_local_key_makes_a_proof_necessary(local_key: str) -> None:
+def test_the_local_key_requires_a_proof(local_key: str) -> None:
     """Wherever it would be sent: at any address of this machine, however it is spelled."""
     assert Settings(endpoint="http://127.0.0.1:9000").requires_proof
     names = ["localhost", "LOCALHOST.", "api.localhost", "[::1]", "[::]", "[::ffff:127.0.0.1]"]
@@ -187,7 +187,7 @@ def test_the_local_key_makes_a_proof_necessary(local_key: str) -> None:
     assert not Settings(endpoint="https://records.example").requires_proof
 
 
-def test_a_key_that_appears_later_is_not_sent_unproved(impostor: Impostor) -> None:
+def test_a_local_key_that_is_created_later_is_not_sent_without_proof(impostor: Impostor) -> None:
     """The connection is open already when the local key is written: the server has to prove itself then."""
     everycall.init(endpoint=impostor.address)
     try:
@@ -203,7 +203,7 @@ def test_a_key_that_appears_later_is_not_sent_unproved(impostor: Impostor) -> No
     assert b"after" not in impostor.bytes
 
 
-def test_the_client_gives_nothing_to_an_impostor(local_key: str, impostor: Impostor) -> None:
+def test_the_client_sends_nothing_to_an_impostor(local_key: str, impostor: Impostor) -> None:
     """Neither a completion's prompt nor the key, in any of the ways to ask for one."""
     request = Completion(deployment_id="p-1", llm_inputs={"x": "CANARY"})
     with Parea(base_url=impostor.address) as client:
@@ -218,7 +218,7 @@ def test_the_client_gives_nothing_to_an_impostor(local_key: str, impostor: Impos
 
 
 @pytest.mark.parametrize("command", [["ship"], ["key", "list"], ["key", "create", "CANARY"]])
-def test_commands_give_nothing_to_an_impostor(local_key: str, impostor: Impostor, command: list[str]) -> None:
+def test_commands_send_nothing_to_an_impostor(local_key: str, impostor: Impostor, command: list[str]) -> None:
     """They fail with one line, and send nothing."""
     closed = Impostor()
     closed.stop()
@@ -251,7 +251,7 @@ def test_a_real_server_proves_itself(server: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "query", ["", "nonce=", "nonce=abc", "nonce=" + "A" * 64, "nonce=" + "0" * 65, "n=" + "0" * 64]
 )
-def test_a_challenge_has_one_form(server: Any, query: str) -> None:
+def test_a_malformed_challenge_is_refused(server: Any, query: str) -> None:
     """Anything else is an error that says what to send."""
     answer = httpx.get(f"{server.address}/v1/proof?{query}")
     assert answer.status_code == 400

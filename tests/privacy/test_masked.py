@@ -82,7 +82,7 @@ def found_in(data: bytes, mail: str) -> set[str]:
     return {secret for secret in (mail, *SECRETS) if secret.encode() in data}
 
 
-def test_what_the_rules_find_is_in_no_byte(sink: Any, tmp_path: Path, mail: str, said: Callable[[], str]) -> None:
+def test_masked_values_are_in_no_byte(sink: Any, tmp_path: Path, mail: str, said: Callable[[], str]) -> None:
     """Arguments, defaults, results, steps, errors with causes, tracebacks, events, names, labels, LangChain's runs."""
     everycall.init(endpoint=sink.address, mask=masks.common)
     before = dict(_guard.failures)
@@ -102,7 +102,7 @@ def test_what_the_rules_find_is_in_no_byte(sink: Any, tmp_path: Path, mail: str,
     assert dict(_guard.failures) == before
 
 
-def test_the_search_finds_all_of_it_without_a_mask(sink: Any, mail: str) -> None:
+def test_without_a_mask_all_values_are_found(sink: Any, mail: str) -> None:
     """Each of these does reach the wire when nothing masks it."""
     everycall.init(endpoint=sink.address)
     work(mail)
@@ -110,7 +110,7 @@ def test_the_search_finds_all_of_it_without_a_mask(sink: Any, mail: str) -> None
     assert found_in(b"\n".join(sink.bodies), mail) == {mail, *SECRETS}
 
 
-def test_the_store_has_nothing_either(endpoint: Any, mail: str) -> None:
+def test_masked_values_are_not_in_the_store(endpoint: Any, mail: str) -> None:
     """A server's database after the same calls, masked by the client."""
     everycall.init(endpoint=endpoint.address, api_key=endpoint.key, mask=masks.common)
     work(mail)
@@ -119,7 +119,7 @@ def test_the_store_has_nothing_either(endpoint: Any, mail: str) -> None:
     assert found_in(endpoint.every_byte(), mail) == set()
 
 
-def test_flags_come_before_the_mask(sink: Any, mail: str) -> None:
+def test_flags_apply_before_the_mask(sink: Any, mail: str) -> None:
     """What a flag covers is not even shown to the mask; what it leaves, such as the outputs, is."""
     seen: list[str] = []
 
@@ -153,7 +153,7 @@ class Broken:
 
 
 @pytest.mark.parametrize("way", ["raises", "no json", "no bytes", "half", "not utf-8"])
-def test_a_mask_of_json_that_fails_lets_nothing_by(
+def test_a_failing_json_mask_fails_closed(
     sink: Any, tmp_path: Path, mail: str, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     """It raises, or returns no JSON: the field is replaced and counted, the record arrives whole beside it."""

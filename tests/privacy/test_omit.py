@@ -174,7 +174,7 @@ def quietly(work: Callable[[], Any]) -> None:
 @pytest.mark.parametrize(
     "both", [{"log_omit_inputs": True, "log_omit_outputs": True}, {"log_omit": True}], ids=["both", "all"]
 )
-def test_nothing_omitted_leaves(
+def test_omitted_content_is_nowhere(
     sink: Sink, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],
     entry: Callable[..., Callable[[], None]], outcome: str, both: dict[str, bool],
 ) -> None:  # fmt: skip
@@ -220,7 +220,7 @@ def test_one_flag_omits_its_side_and_keeps_the_other(
 
 
 @pytest.mark.parametrize("value", ["all", "inputs,outputs"])
-def test_flags_from_the_environment_hold(
+def test_flags_from_the_environment_apply(
     sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     """EVERYCALL_LOG_OMIT covers every call of the process."""
@@ -246,7 +246,7 @@ def test_flags_only_add_up(sink: Sink, tmp_path: Path) -> None:
     assert sink.records[0]["omitted"] == ["inputs", "outputs"]
 
 
-def test_labels_declared_at_the_start_stay(sink: Sink) -> None:
+def test_labels_set_at_the_start_are_kept(sink: Sink) -> None:
     """Metadata and tags given on the decorator are the user's labels: omit flags leave them."""
     everycall.init(endpoint=sink.address)
 

@@ -149,7 +149,7 @@ def test_other_errors_keep_their_text(records: list[Record], canary: str) -> Non
     assert canary.encode() not in encode(record)
 
 
-def test_concurrent_failures_are_all_left_out(records: list[Record], canary: str) -> None:
+def test_the_texts_of_concurrent_failures_are_all_omitted(records: list[Record], canary: str) -> None:
     """Many omitted calls that fail at once, in threads: whichever error comes through, its text does not."""
 
     @everycall.trace(log_omit_inputs=True)
@@ -169,7 +169,7 @@ def test_concurrent_failures_are_all_left_out(records: list[Record], canary: str
     assert not any(canary.encode() in encode(record) for record in records)
 
 
-def test_a_call_that_is_only_not_sampled_covers_nothing() -> None:
+def test_a_call_that_is_not_sampled_omits_nothing() -> None:
     """A trace that sampling leaves out has no flag: an error from it is told in the trace around it."""
     with capture_records(Settings(sample_rate=0.5)) as records:
 
@@ -208,7 +208,7 @@ def test_an_error_is_not_kept_alive(records: list[Record]) -> None:
 
 @pytest.mark.parametrize("inner_trace", [None, "inner-trace"])
 @pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: next(iter(flags)))
-def test_a_trace_of_its_own_does_not_let_the_text_through(
+def test_a_separate_trace_does_not_record_the_text(
     records: list[Record], canary: str, flags: dict[str, Any], inner_trace: str | None
 ) -> None:
     """The omitted call is in a context with another trace id: the calls around that still leave the text out."""

@@ -143,7 +143,7 @@ async def test_an_error_with_status_200(clients: Clients, provider: FakeProvider
 
 
 @whole_or_streamed
-async def test_an_answer_without_a_word(
+async def test_a_response_without_text(
     how: str, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     provider.reply(content=None)
@@ -271,7 +271,7 @@ async def test_media_are_shown_by_reference(clients: Clients, provider: FakeProv
     assert sent not in repr(records[0])
 
 
-async def test_text_is_not_taken_for_base64(clients: Clients, records: list[Record]) -> None:
+async def test_text_is_not_mistaken_for_base64(clients: Clients, records: list[Record]) -> None:
     """A tool's arguments and results may have any names and any text."""
     prose = "A long report, word for word, of what the tool has found out about storks. " * 8
     used = {"type": "tool_use", "id": "toolu_1", "name": "write", "input": {"data": prose, "result": prose}}
@@ -345,9 +345,7 @@ async def test_an_answer_that_does_not_fit_its_format(
     assert [(r.status, r.content, r.input_tokens) for r in records] == [("error", '{"city": 7}', 22)]
 
 
-async def test_a_tools_arguments_that_are_cut_off(
-    clients: Clients, provider: FakeProvider, records: list[Record]
-) -> None:
+async def test_truncated_arguments_of_a_tool(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     """The part that had come is kept as text."""
     provider.reply(content=None, tool_calls=[("look_up", {"city": "Rome"})], break_after=2)
     with pytest.raises(Exception, match=r".+"):
@@ -356,7 +354,7 @@ async def test_a_tools_arguments_that_are_cut_off(
     assert (records[0].status, block["input"]) == ("error", '{"c')
 
 
-async def test_a_very_long_answer_is_cut_and_says_so(
+async def test_a_very_long_answer_is_cut_and_marked(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     piece = "0123456789" * 20_000

@@ -128,7 +128,7 @@ async def test_an_endpoint_stores_them_once(
     ]  # fmt: skip
 
 
-async def test_results_that_are_left(
+async def test_results_that_are_not_read_to_the_end(
     clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
 ) -> None:
     """Results that were read are recorded; the others are not."""
@@ -162,7 +162,7 @@ async def test_a_batch_that_cannot_be_read(
     assert [(r.name, r.status) for r in records] == [("message_batch msgbatch_1", "error")]
 
 
-async def test_making_and_looking_after_a_batch_is_no_completion(
+async def test_creating_and_managing_a_batch_is_not_recorded(
     clients: Clients, provider: FakeProvider, records: list[Record], batches_of: Any
 ) -> None:
     params = {"model": "claude-test", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}

@@ -18,7 +18,7 @@ REQUEST: dict[str, Any] = {"model": "claude-test", "max_tokens": 9, "messages": 
 PIECES = ["storks", " fly", " south"]
 
 
-def test_every_way_is_one_of_the_librarys() -> None:
+def test_every_call_style_is_one_of_the_librarys() -> None:
     """A method that a new version adds has to be tested here too."""
     public = {
         name

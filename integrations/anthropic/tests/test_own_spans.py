@@ -72,7 +72,7 @@ async def ask(clients: Clients, provider_of_spans: Any, **more: Any) -> Any:
     return await clients.wait(everycall_client.messages.create(**REQUEST, **more))
 
 
-async def test_without_a_provider_nothing_is_told(
+async def test_without_a_tracer_provider_no_ids_are_sent(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     """OpenTelemetry's API alone propagates the ids of the current span; those of a call are hidden from it."""
@@ -84,7 +84,7 @@ async def test_without_a_provider_nothing_is_told(
     assert [r.name for r in records] == ["chat claude-test"] * 3 + ["outer"]
 
 
-async def test_requests_that_are_not_recorded_tell_nothing_either(
+async def test_requests_that_are_not_recorded_send_no_ids(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     client = clients.wrapped()
@@ -96,9 +96,7 @@ async def test_requests_that_are_not_recorded_tell_nothing_either(
     assert trace_headers(provider) == [{}, {}]
 
 
-async def test_a_span_that_repeats_a_call_tells_nothing(
-    clients: Clients, provider: FakeProvider, records: list[Record]
-) -> None:
+async def test_a_span_of_a_call_sends_no_ids(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     """Without an SDK, a span that a library opens below a call has that call's ids."""
     with everycall.span("outer"):
         with NoOpTracerProvider().get_tracer("a library").start_as_current_span("below") as below:
@@ -116,7 +114,7 @@ async def test_the_call_of_another_process_is_not_passed_on(
     assert (records[0].trace_id, records[0].trace_name) == ("1" * 32, "support")
 
 
-async def test_a_span_of_its_own_is_the_programs(
+async def test_the_clients_span_belongs_to_the_program(
     clients: Clients, provider: FakeProvider, records: list[Record], stack: Stack
 ) -> None:
     """A span alone is a root with ids of its own, and has nothing of the call. There is one record."""
@@ -130,7 +128,7 @@ async def test_a_span_of_its_own_is_the_programs(
     assert [r.name for r in records] == ["chat claude-test", "outer"]
 
 
-async def test_it_is_below_the_programs_own_span(
+async def test_the_clients_span_is_below_the_programs_span(
     clients: Clients, provider: FakeProvider, records: list[Record], stack: Stack
 ) -> None:
     """The program's own spans are its parents, as if there were no calls."""
@@ -147,9 +145,7 @@ async def test_it_is_below_the_programs_own_span(
     assert spans[OWN].parent.span_id == spans["step"].context.span_id
 
 
-async def test_the_programs_sampling_is_its_own(
-    clients: Clients, provider: FakeProvider, records: list[Record]
-) -> None:
+async def test_the_programs_sampling_applies(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     """A call is not a sampled parent: a program that samples nothing exports nothing, and has the record."""
     pytest.importorskip("opentelemetry.sdk")
     from opentelemetry.sdk.trace.sampling import DEFAULT_OFF
@@ -164,7 +160,7 @@ async def test_the_programs_sampling_is_its_own(
 
 
 @pytest.mark.parametrize("how", ["whole", "stream", "left", "error"])
-async def test_its_span_is_what_it_would_be(
+async def test_the_clients_span_is_as_without_everycall(
     how: str, clients: Clients, provider: FakeProvider, records: list[Record], stack: Stack
 ) -> None:
     """It has the attributes, status and end of the span of a client that is not wrapped."""
@@ -191,7 +187,7 @@ async def test_its_span_is_what_it_would_be(
     assert len(records) == 1
 
 
-async def test_a_host_that_is_named_is_told_of_the_call(clients: Clients, provider: FakeProvider) -> None:
+async def test_a_listed_host_gets_the_calls_ids(clients: Clients, provider: FakeProvider) -> None:
     """`propagate_to` names the hosts that continue a trace, such as your own gateway."""
     with capture_records(Settings(propagate_threads=False, propagate_to=("127.0.0.1",))) as records:
         propagation.instrument_httpx()
@@ -205,7 +201,7 @@ async def test_a_host_that_is_named_is_told_of_the_call(clients: Clients, provid
     assert header == {"traceparent": f"00-{trace_id}-{span_id}-01", "baggage": "everycall.trace_name=support"}
 
 
-async def test_the_programs_context_is_as_it_was(
+async def test_the_programs_context_is_restored(
     clients: Clients, provider: FakeProvider, records: list[Record], stack: Stack
 ) -> None:
     with stack.tracer.start_as_current_span("request") as request, everycall.span("outer") as outer:

@@ -100,7 +100,7 @@ def messages(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 @settings(deadline=None)
 @given(messages())
-def test_a_stream_amounts_to_the_whole_message(message: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+def test_a_stream_gives_the_record_of_the_whole_message(message: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     whole, events = message
     accumulator = _accumulators.Message(captures_output=True)
     for event in events:
@@ -111,7 +111,7 @@ def test_a_stream_amounts_to_the_whole_message(message: tuple[dict[str, Any], li
 
 @settings(deadline=None)
 @given(messages(), st.data())
-def test_a_stream_that_is_left_keeps_what_came(
+def test_a_stream_that_is_closed_early_keeps_what_arrived(
     message: tuple[dict[str, Any], list[dict[str, Any]]], data: st.DataObject
 ) -> None:
     """Every text, thought and argument that came is in the record, and no count that is not final."""

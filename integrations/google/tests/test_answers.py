@@ -293,7 +293,7 @@ RATINGS = [{"category": "HARM_CATEGORY_HARASSMENT", "probability": "HIGH", "bloc
 
 
 @stream_or_not
-async def test_an_answer_that_a_filter_stopped(
+async def test_a_response_that_a_filter_stopped(
     stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     """A filter's stop is not an error, and the record shows it."""
@@ -365,7 +365,7 @@ async def test_an_error_with_status_200(clients: Clients, provider: FakeProvider
 
 
 @pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS"])
-async def test_an_answer_without_a_word(
+async def test_a_response_without_text(
     reason: str, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     provider.reply(content=None, finish=reason)
@@ -443,7 +443,7 @@ async def test_tokens(
 
 
 @stream_or_not
-async def test_tokens_that_are_not_told_are_unknown(
+async def test_tokens_that_are_not_reported_are_unknown(
     stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     provider.reply(usage=None)

@@ -78,7 +78,7 @@ async def test_images_of_vertex_ai_are_not_embeddings(
     assert records == []
 
 
-async def test_a_client_beside_a_wrapped_one_is_untouched(clients: Clients, records: list[Record]) -> None:
+async def test_other_clients_are_not_changed(clients: Clients, records: list[Record]) -> None:
     """Its streams are the library's own generators."""
     clients.wrapped()
     stream = await clients.wait(clients.new().models.generate_content_stream(**REQUEST))
@@ -106,7 +106,7 @@ async def test_a_reader_that_fails_abandons_its_stream(
     assert [(r.status, r.error_type, r.content) for r in records] == [("success", "abandoned", "storks")]
 
 
-async def test_what_is_thrown_into_a_stream_is_its_own(
+async def test_an_exception_thrown_into_a_stream_reaches_it(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     """The stream ends with it, as the library's generator does."""

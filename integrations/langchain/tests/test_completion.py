@@ -81,7 +81,7 @@ def test_tool_calls_and_blocks_are_the_output(tree: Any, chat: Any, value: Calla
     assert output["tool_calls"][0]["function"] == {"name": "look_up", "arguments": {"city": "Bern"}}
 
 
-def test_several_choices_share_one_bill(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
+def test_several_choices_have_one_usage(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
     usage = {"input_tokens": 5, "output_tokens": 8, "total_tokens": 13}
     answers = [AIMessage("a", usage_metadata=usage), AIMessage("b", usage_metadata=usage)]
     bill = {"prompt_tokens": 5, "completion_tokens": 8, "total_tokens": 13}
@@ -116,7 +116,7 @@ def test_a_class_name_is_not_a_provider(tree: Any, value: Callable[[Any], Any]) 
     assert "canned" not in repr(value(record.llm_configuration))
 
 
-def test_a_message_given_again_is_no_cache_hit(tree: Any) -> None:
+def test_a_repeated_message_is_not_a_cache_hit(tree: Any) -> None:
     if not hasattr(FakeMessagesListChatModel, "_convert_cached_generations"):
         pytest.skip("this langchain-core does not mark cache hits: the message's id is the only sign")
     model = FakeMessagesListChatModel(responses=[AIMessage("same")])

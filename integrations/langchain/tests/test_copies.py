@@ -59,7 +59,7 @@ def test_a_subclass_keeps_its_class_and_its_state(way: str, tree: Any) -> None:
 
 
 @pytest.mark.parametrize("way", COPIES)
-def test_a_handler_that_graphs_know_can_be_copied(way: str, tree: Any) -> None:
+def test_a_handler_that_a_graph_has_used_can_be_copied(way: str, tree: Any) -> None:
     """LangGraph's handlers have a class of their own, which the copy gets when its first graph runs."""
     pytest.importorskip("langgraph", reason="langgraph is not installed")
     from langgraph.graph import END, START, StateGraph

@@ -129,7 +129,7 @@ async def test_a_span_around_a_chain_adopts_it(run: Any, tree: Any, chat: Any, s
     assert {record.trace_id for record in tree.records} == {f"{ids.trace_id:032x}"}
 
 
-async def test_a_trace_of_its_own_inside_a_traced_function(
+async def test_a_separate_trace_inside_a_traced_function(
     run: Any, tree: Any, chat: Any, spans: Any, inner: Inner, is_below: Any
 ) -> None:
     """What runs inside the steps is below them, even though their trace is not that of the enclosing function."""
@@ -299,7 +299,7 @@ def test_threads_each_with_a_model(tree: Any, spans: Any, inner: Inner, is_below
 # --- what others see ---
 
 
-async def test_the_programs_own_context_wins(tree: Any, chat: Any, spans: Any) -> None:
+async def test_the_programs_context_takes_precedence(tree: Any, chat: Any, spans: Any) -> None:
     """A span that the program makes current inside a step is the parent of what runs in it."""
 
     def body(x: Any) -> Any:

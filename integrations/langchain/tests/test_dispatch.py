@@ -41,7 +41,7 @@ class AsyncListener(AsyncCallbackHandler):
 
 
 @pytest.mark.parametrize("listener", [Listener, AsyncListener])
-async def test_other_handlers_hear_of_text_models(listener: Any, text_model: Any, tree: Any) -> None:
+async def test_other_handlers_are_called_for_text_models(listener: Any, text_model: Any, tree: Any) -> None:
     other = listener()
     await text_model.ainvoke("hi", {"callbacks": [CallbackHandler(), other]})
     await text_model.ainvoke("hi", {"callbacks": [other, CallbackHandler()]})
@@ -87,7 +87,7 @@ async def test_a_synchronous_run_inside_a_running_loop(chat: Any, tree: Any) -> 
 
 
 @pytest.mark.parametrize("place", ["request", "response_fields"])
-def test_a_defect_of_ours_costs_a_field_and_not_the_chain(
+def test_a_defect_in_the_handler_loses_a_field_and_not_the_chain(
     place: str, chat: Any, tree: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*args: Any) -> Any:
@@ -128,12 +128,12 @@ async def test_instrument_records_every_run(instrumented: Any, chat: Any, record
     assert {(record.tags[0], record.trace_name) for record in records} == {("everywhere", "global")}
 
 
-def test_a_handler_of_its_own_is_used_alone(instrumented: Any, chat: Any, records: list[Record]) -> None:
+def test_an_explicit_handler_replaces_the_instrumented_one(instrumented: Any, chat: Any, records: list[Record]) -> None:
     chat().invoke("hi", {"callbacks": [CallbackHandler(trace_name="own")]})
     assert [record.trace_name for record in records] == ["own"]
 
 
-def test_other_handlers_do_not_keep_it_out(instrumented: Any, text_model: Any, records: list[Record]) -> None:
+def test_other_handlers_do_not_disable_instrument(instrumented: Any, text_model: Any, records: list[Record]) -> None:
     other = Listener()
     text_model.invoke("hi", {"callbacks": [other]})
     assert other.heard == ["start", "end"]

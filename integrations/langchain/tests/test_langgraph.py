@@ -132,7 +132,7 @@ async def test_another_session_is_another_trace(ask: Any, tree: Any, chat: Any, 
     assert len({record.trace_id for record in tree.records}) == 4
 
 
-async def test_inside_a_call_a_resumed_graph_stays_below_it(
+async def test_a_graph_resumed_inside_a_call_stays_below_it(
     ask: Any, tree: Any, chat: Any, value: Any, config: Any, spans: Any
 ) -> None:
     """In a server, each request has its own trace: the event names the trace of the first request."""
@@ -172,7 +172,7 @@ async def test_an_interrupt_in_a_graph_in_a_graph(ask: Any, tree: Any, value: An
         ]
 
 
-def test_what_was_asked_is_omitted_with_the_rest(tree: Any, chat: Any) -> None:
+def test_the_question_of_an_interrupt_is_omitted(tree: Any, chat: Any) -> None:
     everycall_langchain.instrument(log_omit_outputs=True, log_omit_inputs=True)
     try:
         graph = approving(chat)
@@ -188,7 +188,7 @@ def test_what_was_asked_is_omitted_with_the_rest(tree: Any, chat: Any) -> None:
 # --- how a graph steers itself ---
 
 
-async def test_commands_are_no_errors(ask: Any, tree: Any, value: Any, config: Any) -> None:
+async def test_commands_are_not_errors(ask: Any, tree: Any, value: Any, config: Any) -> None:
     inner = StateGraph(State)
     inner.add_node("leave", lambda state: Command(goto="other", graph=Command.PARENT, update={"notes": ["left"]}))
     inner.add_edge(START, "leave")
@@ -205,7 +205,7 @@ async def test_commands_are_no_errors(ask: Any, tree: Any, value: Any, config: A
     assert tree.path(tree.one("other")) == ["LangGraph", "other"]
 
 
-async def test_fan_out_by_send(ask: Any, tree: Any, value: Any, config: Any) -> None:
+async def test_fan_out_with_send(ask: Any, tree: Any, value: Any, config: Any) -> None:
     def work(number: Any) -> dict[str, Any]:
         with everycall.span(f"inner {number}"):
             return {"notes": [str(number)]}
@@ -313,7 +313,7 @@ async def test_the_protocols_streams(tree: Any, chat: Any, config: Any) -> None:
     assert all(record.time_to_first_token is not None for record in tree.of_kind("llm") if record.content)
 
 
-async def test_a_stream_that_is_left(tree: Any, chat: Any, config: Any) -> None:
+async def test_a_stream_that_is_closed_early(tree: Any, chat: Any, config: Any) -> None:
     stream = agent(chat).stream({"messages": [HumanMessage("weather?")]}, config("t-1"), stream_mode="updates")
     next(stream)
     stream.close()
@@ -370,7 +370,7 @@ def test_a_nodes_command_is_recorded_like_its_messages(tree: Any, value: Callabl
     }
 
 
-def test_a_tools_command_says_whether_the_tool_failed(tree: Any, value: Callable[[Any], Any]) -> None:
+def test_the_status_of_a_tools_command_is_recorded(tree: Any, value: Callable[[Any], Any]) -> None:
     @tool
     def run(command: str) -> Any:
         """Run a command."""
@@ -440,7 +440,7 @@ def test_headers_and_other_components_in_the_state_are_masked(tree: Any, value: 
     assert "HEADER-78" not in text
 
 
-def test_a_message_that_is_removed_is_named(tree: Any, value: Callable[[Any], Any]) -> None:
+def test_a_removed_message_is_recorded(tree: Any, value: Callable[[Any], Any]) -> None:
     graph: Any = StateGraph(Anything)
     graph.add_node("node", lambda state: {"messages": [RemoveMessage(id="m-7")]})
     graph.add_edge(START, "node")

@@ -277,7 +277,7 @@ async def test_stream_broken_off(is_async: bool, chat: Any, records: list[Record
     }
 
 
-async def test_stream_left(is_async: bool, chat: Any, records: list[Record]) -> None:
+async def test_stream_closed_early(is_async: bool, chat: Any, records: list[Record]) -> None:
     """By the reader of the model's stream, after one chunk: abandoned, with the text so far and without tokens."""
     case = Case()
     model = case.chain(chat).steps[1]
@@ -351,7 +351,7 @@ async def test_timed_out(chat: Any, records: list[Record]) -> None:
     }
 
 
-def test_the_matrix_has_no_field_unlooked_at(value: Callable[[Any], Any]) -> None:
+def test_the_matrix_checks_every_field(value: Callable[[Any], Any]) -> None:
     """A new field of the record is compared too: `fields_by_name` leaves out only ids and times."""
     assert set(IDS_AND_TIMES) < set(Record.__struct_fields__)
     assert set(JSON_FIELDS) < set(Record.__struct_fields__)

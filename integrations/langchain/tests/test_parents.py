@@ -102,7 +102,7 @@ async def test_a_chain_in_a_traced_function_in_a_step(tree: Any, chat: Any) -> N
     ]
 
 
-def test_the_config_decides_where_no_context_reaches(tree: Any, chat: Any) -> None:
+def test_the_config_gives_the_parent_without_a_context(tree: Any, chat: Any) -> None:
     def body(x: str, config: Any) -> Any:
         return contextvars.Context().run(chat().invoke, x, config)
 
@@ -110,14 +110,14 @@ def test_the_config_decides_where_no_context_reaches(tree: Any, chat: Any) -> No
     assert tree.path(tree.one("ScriptedChat")) == ["step", "ScriptedChat"]
 
 
-def test_what_a_consumer_opens_between_chunks_is_its_own(tree: Any, chat: Any) -> None:
+def test_calls_between_chunks_belong_to_the_consumer(tree: Any, chat: Any) -> None:
     for _ in (RunnableLambda(lambda x: x) | chat("one two")).stream("hi", HANDLER):
         with everycall.span("rendering"):
             pass
     assert all(tree.parent_of(rendering) is None for rendering in tree.named("rendering"))
 
 
-def test_omit_flags_set_inside_a_step_hold_below_it(tree: Any, chat: Any) -> None:
+def test_omit_flags_set_inside_a_step_apply_below_it(tree: Any, chat: Any) -> None:
     def body(x: str) -> Any:
         with everycall.context(log_omit_outputs=True):
             return chat("SECRET").invoke(x)
@@ -167,7 +167,7 @@ async def test_errors_reach_every_level_and_the_user(tree: Any) -> None:
         assert "wrong answer" in (tree.one(name).error or "")
 
 
-def test_a_failed_stream_keeps_what_came(tree: Any, chat: Any) -> None:
+def test_a_failed_stream_keeps_what_arrived(tree: Any, chat: Any) -> None:
     model = chat("one two three", fails=ConnectionError("gone"), fails_after=2)
     with pytest.raises(ConnectionError):
         list(model.stream("hi", HANDLER))
@@ -181,7 +181,7 @@ def test_a_failed_call_has_no_content(tree: Any, chat: Any) -> None:
     assert tree.one("ScriptedChat").content is None
 
 
-async def test_cancellation_is_no_error_of_the_chain(tree: Any, chat: Any) -> None:
+async def test_cancellation_is_not_an_error_of_the_chain(tree: Any, chat: Any) -> None:
     used, asked = asyncio.Event(), asyncio.Event()
 
     @tool
@@ -221,7 +221,7 @@ class ParentCommand(GraphBubbleUp):
 
 
 @pytest.mark.parametrize("kind", [GraphInterrupt, ParentCommand])
-async def test_control_flow_of_a_graph_is_no_error(kind: type[Exception], tree: Any) -> None:
+async def test_control_flow_of_a_graph_is_not_an_error(kind: type[Exception], tree: Any) -> None:
     def body(x: str) -> str:
         raise kind("approve?")
 
@@ -230,7 +230,7 @@ async def test_control_flow_of_a_graph_is_no_error(kind: type[Exception], tree: 
     assert (tree.one("body").status, tree.one("body").error, tree.one("body").error_type) == ("success", None, None)
 
 
-def test_callbacks_of_the_future_are_answered(tree: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_callbacks_are_accepted(tree: Any, caplog: pytest.LogCaptureFixture) -> None:
     from langchain_core.callbacks.manager import ahandle_event, handle_event
 
     handler = CallbackHandler()
@@ -244,7 +244,7 @@ def test_callbacks_of_the_future_are_answered(tree: Any, caplog: pytest.LogCaptu
         _ = handler.no_such_thing
 
 
-def test_ends_without_a_start_are_nothing(tree: Any) -> None:
+def test_ends_without_a_start_are_ignored(tree: Any) -> None:
     handler, run_id = CallbackHandler(), uuid.uuid4()
     handler.on_chain_end({}, run_id=run_id)
     handler.on_llm_new_token("x", run_id=run_id)
@@ -294,7 +294,7 @@ def test_runs_open_at_exit_are_recorded(tree: Any) -> None:
     ]
 
 
-def test_a_later_answer_to_an_abandoned_run_is_nothing(tree: Any, chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_an_abandoned_run_is_ignored(tree: Any, chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "RUNS_MAX", 0)
     assert chat(AIMessage("late")).invoke("hi", HANDLER).content == "late"
     assert [record.error_type for record in tree.records] == ["abandoned"]

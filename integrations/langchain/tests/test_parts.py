@@ -46,7 +46,7 @@ def test_members_beside_the_text_are_part_of_the_output(
     assert value(second.llm_configuration)["messages"][1] == {"role": "assistant", "content": "42", **extras}
 
 
-def test_what_says_nothing_more_is_no_output(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
+def test_text_alone_is_not_repeated_in_the_output(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
     """OpenAI's `refusal` is always there; a parsed answer is the text again; single values are no content."""
     answer = AIMessage(
         "42",
@@ -64,16 +64,14 @@ def test_what_says_nothing_more_is_no_output(tree: Any, chat: Any, value: Callab
     assert value(tree.one("ScriptedChat").output) is None
 
 
-def test_what_the_provider_says_about_its_answer_is_recorded(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
+def test_response_metadata_of_the_provider_is_recorded(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
     grounding = {"grounding_chunks": [{"web": {"uri": "https://example.com", "title": "Storks"}}]}
     chat(AIMessage("42", response_metadata={"grounding_metadata": grounding})).invoke("what?", HANDLER)
     output = value(tree.one("ScriptedChat").output)
     assert output == {"role": "assistant", "content": "42", "response_metadata": {"grounding_metadata": grounding}}
 
 
-def test_tool_calls_that_could_not_be_parsed_keep_their_text_and_the_reason(
-    tree: Any, chat: Any, value: Callable[[Any], Any]
-) -> None:
+def test_invalid_tool_calls_keep_their_text_and_reason(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
     answer = AIMessage("", tool_calls=[CALL], invalid_tool_calls=[BROKEN], additional_kwargs={"tool_calls": [RAW_CALL]})
     chat(answer).invoke("weather?", HANDLER)
     assert value(tree.one("ScriptedChat").output) == {
@@ -122,7 +120,7 @@ class Thinking(BaseChatModel):
                 raise ConnectionError("gone")
 
 
-def test_streamed_and_whole_answers_are_recorded_alike(tree: Any, value: Callable[[Any], Any]) -> None:
+def test_streamed_and_whole_answers_have_equal_records(tree: Any, value: Callable[[Any], Any]) -> None:
     Thinking().invoke("weather?", HANDLER)
     assert list(Thinking().stream("weather?", HANDLER))
     whole, streamed = tree.named("Thinking")
@@ -131,7 +129,9 @@ def test_streamed_and_whole_answers_are_recorded_alike(tree: Any, value: Callabl
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["closed", "failed"])
-def test_a_stream_left_early_keeps_reasoning_and_arguments(fails: bool, tree: Any, value: Callable[[Any], Any]) -> None:
+def test_a_stream_closed_early_keeps_reasoning_and_arguments(
+    fails: bool, tree: Any, value: Callable[[Any], Any]
+) -> None:
     stream: Any = Thinking(fails=fails).stream("weather?", HANDLER)
     for _ in range(3 if fails else 4):  # older versions of LangChain leave out the last chunk of a closed stream
         next(stream)
@@ -194,7 +194,7 @@ handled = StructuredTool.from_function(raises, name="handled", handle_tool_error
     ],
     ids=lambda item: getattr(item, "name", ""),
 )
-async def test_a_tools_message_says_whether_it_failed(
+async def test_the_status_of_a_tools_message_is_recorded(
     used: Any, error: str | None, output: str, tree: Any, value: Callable[[Any], Any]
 ) -> None:
     if used is not handled and not RETURNS_MESSAGES:
@@ -215,7 +215,7 @@ def test_a_tools_failure_is_left_out_with_its_output(tree: Any, value: Callable[
     assert "disk is full" not in repr(record)
 
 
-def test_a_failure_in_the_history_says_so(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
+def test_a_failure_in_the_history_is_marked(tree: Any, chat: Any, value: Callable[[Any], Any]) -> None:
     failed = ToolMessage("[exit code 3]", tool_call_id="call_3", status="error")
     chat().invoke([HumanMessage("run it"), AIMessage("", tool_calls=[CALL]), failed], HANDLER)
     messages = value(tree.one("ScriptedChat").llm_configuration)["messages"]

@@ -228,7 +228,7 @@ def _seen(records: list[Any]) -> bool:
 
 
 @pytest.mark.parametrize(("place", "_alone"), PLACES, ids=lambda p: getattr(p, "__name__", ""))
-def test_the_canary_is_seen_without_flags(place: Any, _alone: set[str], chat: Any, records: list[Any]) -> None:
+def test_without_flags_the_canary_is_recorded(place: Any, _alone: set[str], chat: Any, records: list[Any]) -> None:
     place(chat, {"callbacks": [CallbackHandler()]})
     assert _seen(records), "a place that is never recorded proves nothing"
 
@@ -260,7 +260,7 @@ def test_log_omit_leaves_no_record(place: Any, _alone: set[str], chat: Any, reco
     assert records == []
 
 
-def test_one_flag_leaves_the_other_side(chat: Any, records: list[Any], value: Any) -> None:
+def test_one_flag_keeps_the_other_side(chat: Any, records: list[Any], value: Any) -> None:
     chain = ChatPromptTemplate.from_template("{q}") | chat("the answer") | StrOutputParser()
     chain.invoke({"q": "hi"}, {"callbacks": [CallbackHandler(log_omit_outputs=True)]})
     by_name = {record.name: record for record in records}
@@ -273,7 +273,7 @@ def test_one_flag_leaves_the_other_side(chat: Any, records: list[Any], value: An
     assert answered["ScriptedChat"].content == "the answer"
 
 
-def test_labels_given_to_the_handler_stay(chat: Any, records: list[Any], value: Any) -> None:
+def test_labels_of_the_handler_are_kept(chat: Any, records: list[Any], value: Any) -> None:
     handler = CallbackHandler(tags=["beta"], metadata={"team": "a"}, log_omit_inputs=True)
     chat().invoke("hi", {"callbacks": [handler], "metadata": {"question": CANARY}, "tags": [CANARY]})
     (record,) = records

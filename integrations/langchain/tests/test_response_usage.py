@@ -35,7 +35,7 @@ ANTHROPIC = {
 }
 
 
-def test_the_providers_report_adds_what_langchains_leaves_out() -> None:
+def test_the_providers_report_adds_counts_that_langchain_omits() -> None:
     """Searches are billed; LangChain's report does not have them."""
     message = AIMessage("x", usage_metadata=OWN, response_metadata={"model_name": "claude", "usage": ANTHROPIC})
     assert fields_of(message) == {
@@ -47,7 +47,7 @@ def test_the_providers_report_adds_what_langchains_leaves_out() -> None:
     }
 
 
-def test_of_other_sums_only_what_is_billed_apart_is_taken() -> None:
+def test_only_separately_billed_counts_are_added() -> None:
     """A stream's last report may lack what LangChain has added up."""
     report = {**ANTHROPIC, "output_tokens": 4, "dreaming_tokens": 5}
     message = AIMessage("x", usage_metadata=OWN, response_metadata={"usage": report})

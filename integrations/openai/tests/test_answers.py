@@ -82,7 +82,7 @@ async def test_several_choices(stream: bool, clients: Clients, provider: FakePro
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_cut_at_its_bound(
+async def test_an_answer_cut_at_its_limit(
     stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     provider.reply(finish="length")
@@ -279,7 +279,7 @@ async def test_a_response_that_refuses(
 
 
 @has_responses
-async def test_a_refusal_that_is_broken_off(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+async def test_a_refusal_that_is_interrupted(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     reply = provider.reply(refusal="I will not", tool_calls=CALLS[:1], pause_after=1)
     stream = await clients.wait(clients.wrapped().responses.create(model="gpt-4o", input="hi", stream=True))
     while (await clients.next(stream)).type != "response.refusal.delta":
@@ -348,7 +348,7 @@ def test_reports_of_tokens(usage: dict[str, Any], counts: tuple[Any, ...], parts
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_the_provider_says_it_charged(
+async def test_a_charge_that_the_provider_states(
     stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     provider.reply(usage={**CHAT, "cost": 0.0146, "is_byok": False})
@@ -417,7 +417,7 @@ async def test_groqs_report_in_a_stream(clients: Clients, provider: FakeProvider
     assert (records[0].input_tokens, records[0].output_tokens) == (100, 50)
 
 
-async def test_a_very_long_answer_is_cut_and_says_so(
+async def test_a_very_long_answer_is_cut_and_marked(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     provider.reply(pieces=["x" * 300_000] * 5)

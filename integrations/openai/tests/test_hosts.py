@@ -75,7 +75,7 @@ async def test_content_in_parts(stream: bool, clients: Clients, provider: FakePr
 
 
 @both_ways
-async def test_what_a_response_has_beside_its_message(
+async def test_members_of_a_response_outside_the_message(
     stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     """Filter categories, moderation, seeds and times are attributes, empty ones and padding are not."""
@@ -117,7 +117,7 @@ async def test_chunks_without_the_usual_members(
     assert [(r.content, r.model, r.input_tokens) for r in records] == [("ok", "m-2", 7)]
 
 
-async def test_a_service_tier_that_comes_late(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+async def test_a_service_tier_in_a_late_chunk(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     send(provider, chunk({"content": "ok"}, service_tier="auto"), chunk({}, "stop", service_tier="priority"))
     await ask(clients, stream=True)
     assert decode(records[0].attributes)["openai.response.service_tier"] == "priority"
@@ -126,7 +126,7 @@ async def test_a_service_tier_that_comes_late(clients: Clients, provider: FakePr
 # Errors
 
 
-async def test_an_error_says_its_code(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+async def test_an_error_has_its_code(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     """Its members are attributes: Groq's `failed_generation` is what the model had said."""
     error = {
         "message": "Failed to call a function",

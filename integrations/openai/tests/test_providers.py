@@ -67,7 +67,7 @@ AZURE = {
 
 
 @pytest.mark.parametrize(("version", "expected"), AZURE.items(), ids=AZURE.keys())
-def test_azures_versions_that_tell_usage(version: str, expected: bool) -> None:
+def test_azure_versions_that_report_usage(version: str, expected: bool) -> None:
     client = openai.AzureOpenAI(api_key="k", api_version=version, azure_endpoint="https://my.openai.azure.com")
     assert reports_stream_usage("azure.ai.openai", client, {}) is expected
     assert not reports_stream_usage("azure.ai.openai", client, {"data_sources": []})

@@ -190,7 +190,7 @@ def answers(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 @settings(deadline=None)
 @given(answers())
-def test_a_stream_amounts_to_the_whole_answer(answer: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+def test_a_stream_gives_the_record_of_the_whole_answer(answer: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     whole, chunks = answer
     accumulator = _accumulators.Chat(captures_output=True)
     for chunk in chunks:
@@ -205,7 +205,7 @@ TEXT_MEMBERS = ("content", "refusal", "reasoning", "reasoning_content")
 
 @settings(deadline=None)
 @given(answers(), st.data())
-def test_a_stream_that_is_left_keeps_what_came(
+def test_a_stream_that_is_closed_early_keeps_what_arrived(
     answer: tuple[dict[str, Any], list[dict[str, Any]]], data: st.DataObject
 ) -> None:
     """Every text that came is in the record, which can be read at any time."""

@@ -41,7 +41,7 @@ async def test_a_caller_that_asks_gets_the_chunk(
     assert records[0].input_tokens == 22
 
 
-async def test_a_caller_that_declines_is_obeyed(
+async def test_a_caller_that_declines_usage_gets_none(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     await clients.all(await open_stream(clients, clients.wrapped(), stream_options={"include_usage": False}))
@@ -49,7 +49,7 @@ async def test_a_caller_that_declines_is_obeyed(
     assert (records[0].input_tokens, records[0].content) == (None, "hello")
 
 
-async def test_other_options_of_a_stream_stay(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+async def test_other_stream_options_are_kept(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     options = {"include_obfuscation": False}
     await clients.all(await open_stream(clients, clients.wrapped(), stream_options=options))
     assert provider.requests[0].body["stream_options"] == {"include_obfuscation": False, "include_usage": True}
@@ -57,7 +57,7 @@ async def test_other_options_of_a_stream_stay(clients: Clients, provider: FakePr
 
 
 @pytest.mark.parametrize("options", [{"provider": None}, {"stream_usage": False}])
-async def test_tokens_are_unknown_where_nobody_asks(
+async def test_tokens_are_unknown_if_not_requested(
     options: dict[str, Any], clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     await clients.all(await open_stream(clients, clients.wrapped(**options)))
@@ -65,13 +65,15 @@ async def test_tokens_are_unknown_where_nobody_asks(
     assert (records[0].input_tokens, records[0].usage, records[0].content) == (None, {}, "hello")
 
 
-async def test_a_host_can_be_asked_by_option(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+async def test_usage_can_be_requested_by_option(
+    clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     await clients.all(await open_stream(clients, clients.wrapped(provider="vllm", stream_usage=True)))
     assert (records[0].input_tokens, records[0].provider) == (22, "vllm")
 
 
 @pytest.mark.parametrize("status", [400, 422])
-async def test_a_server_that_refuses_to_tell_usage(
+async def test_a_server_that_refuses_stream_options(
     status: int, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     """The request is sent again as the caller made it. Later ones, also of a copied client, do not ask for usage."""
@@ -83,19 +85,19 @@ async def test_a_server_that_refuses_to_tell_usage(
     assert [(r.status, r.content, r.input_tokens) for r in records] == [("success", "hello", None)] * 2
 
 
-async def test_another_refusal_is_the_callers(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+async def test_other_refusals_are_raised(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     provider.reply(status=400, error="messages: too long")
     with pytest.raises(openai.BadRequestError):
         await open_stream(clients, clients.wrapped())
     assert len(provider.requests) == len(records) == 1
 
 
-async def test_usage_is_not_asked_for_where_nothing_is_recorded(clients: Clients, provider: FakeProvider) -> None:
+async def test_usage_is_not_requested_if_nothing_is_recorded(clients: Clients, provider: FakeProvider) -> None:
     await clients.all(await open_stream(clients, clients.wrapped(log_omit=True)))
     assert "stream_options" not in provider.requests[0].body
 
 
-async def test_usage_is_not_asked_for_in_a_raw_response(
+async def test_usage_is_not_requested_for_a_raw_response(
     clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     """It cannot be hidden from a reader of bytes."""
