@@ -34,8 +34,8 @@ def health(victim: Any) -> dict[str, Any]:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait at most 30 s for a condition."""
-    deadline = time.monotonic() + 30
+    """Wait for a condition; the time-out only ends a test that hangs."""
+    deadline = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)

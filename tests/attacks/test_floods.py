@@ -32,7 +32,7 @@ def many_files() -> Iterator[None]:
 def flood(victim: Any, stack: ExitStack, count: int, data: bytes = b"") -> list[socket.socket]:
     opened = []
     for _ in range(count):
-        connection = stack.enter_context(victim.connect(timeout=20))
+        connection = stack.enter_context(victim.connect(timeout=120))
         with suppress(ConnectionError):
             connection.sendall(data)
         opened.append(connection)

@@ -76,7 +76,7 @@ class Ingest(threading.Thread):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 + 5 * KILLS)
+@pytest.mark.timeout(180 + 5 * KILLS)
 def test_acknowledged_records_are_stored_once(
     start_victim: Callable[..., Any], record_property: Callable[[str, object], None]
 ) -> None:

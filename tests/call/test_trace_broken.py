@@ -74,7 +74,7 @@ RECURSION = textwrap.dedent(
 
 @pytest.mark.process
 def test_endless_recursion_fails_as_without_everycall() -> None:
-    done = subprocess.run([sys.executable, "-c", RECURSION], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", RECURSION], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     caught, deepest, legal, recorded, after = __import__("json").loads(done.stdout)
     assert caught == "RecursionError"

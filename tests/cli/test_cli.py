@@ -29,7 +29,7 @@ def everycall(*arguments: str, **environment: str) -> subprocess.CompletedProces
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
     )
 
@@ -125,14 +125,14 @@ class Serving:
             if line.startswith("Ctrl-C"):
                 break
         match = re.search(r"serves (http://\S+)", "".join(self.said))
-        assert match, self.process.communicate(timeout=30)
+        assert match, self.process.communicate(timeout=120)
         self.address = match[1]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it as a person or a supervisor would; returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=120)
         return self.process.returncode
 
 
@@ -179,7 +179,7 @@ def test_serve_prints_its_settings_before_slow_imports(tmp_path: Path) -> None:
         if line.startswith("Ctrl-C"):
             break
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     imported = next(place for place, line in enumerate(said) if line.endswith("| litestar\n") or "litestar." in line)
     introduction = "".join(line for line in said[:imported] if not line.startswith("import time:"))
     assert introduction.startswith(f"everycall {version('everycall')}\n  address    127.0.0.1:any free port/calls\n")
@@ -282,7 +282,7 @@ def leave_records(endpoint: str, count: int = 3) -> None:
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "EVERYCALL_ENDPOINT": endpoint}, timeout=50, check=False
+        [sys.executable, "-c", program], env={**os.environ, "EVERYCALL_ENDPOINT": endpoint}, timeout=120, check=False
     )
     assert done.returncode == -signal.SIGKILL
 
@@ -390,7 +390,7 @@ def test_a_closed_pipe_causes_no_traceback(serving: Serving) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "everycall", "ship"], stdout=writing, stderr=subprocess.PIPE, timeout=50, check=False
+        [sys.executable, "-m", "everycall", "ship"], stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")

@@ -203,7 +203,7 @@ def test_without_the_yaml_package(tmp_path: Path, folder: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(tmp_path / "stub")},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

@@ -185,7 +185,7 @@ def test_case_5_flags_reach_the_calls_inside(
     provider.default.content = "CANARY-OUT"
     done = subprocess.run(
         [sys.executable, "-c", program, gateway_server.address, gateway_server.key],
-        capture_output=True, text=True, timeout=50,
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stdout.strip()) == (0, "CANARY-OUT"), done.stderr
     assert sorted(one.get("kind", "chain") for one in records(api)) == ["chain", "llm"]
@@ -413,7 +413,7 @@ def test_case_15_the_decorator_does_not_hurt(
         monkeypatch.setenv("EVERYCALL_DISABLED", "1")
     address = gateway_server.address if where == "a wrong key" else nowhere
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, address], capture_output=True, text=True, timeout=50
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, address], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])

@@ -41,7 +41,7 @@ EXAMPLE: dict[str, Any] = {
 }
 """The answer that the page shows."""
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture

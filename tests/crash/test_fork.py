@@ -47,7 +47,7 @@ def fork(n):
 
 def reap(pids):
     '''Wait for all of them; return how many had to be killed.'''
-    hung, deadline = 0, time.monotonic() + 20
+    hung, deadline = 0, time.monotonic() + 60
     for pid in pids:
         while os.waitpid(pid, os.WNOHANG)[0] == 0:
             if time.monotonic() > deadline:

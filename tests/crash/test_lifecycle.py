@@ -59,7 +59,7 @@ def run(sink: Sink, body: str, second: Sink | None = None, **environment: str) -
         env={**os.environ, "EVERYCALL_ENDPOINT": sink.address, **environment},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -67,7 +67,7 @@ def run(sink: Sink, body: str, flush: float = 20, **environment: str) -> tuple[l
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=50,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

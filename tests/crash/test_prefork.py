@@ -150,7 +150,7 @@ def test_prefork_workers_lose_nothing(sink: Sink, ending: str, up: bool) -> None
         port = process.stdout.readline().strip()
         pids = ask(f"http://127.0.0.1:{port}", range(200))
         os.killpg(process.pid, signal.SIGTERM)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
         assert "Traceback" not in said
     finally:
@@ -226,7 +226,7 @@ def test_uvicorn_with_two_workers(sink: Sink, tmp_path: Path) -> None:
             pids |= ask(f"http://127.0.0.1:{port}", range(asked, asked + 40))
             asked += 40
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
     finally:
         process.kill()
         process.communicate()

@@ -66,7 +66,7 @@ class Program:
 
     def end(self) -> str:
         """Let it end; return its standard error."""
-        _, errors = self.process.communicate(timeout=30)
+        _, errors = self.process.communicate(timeout=120)
         assert self.process.returncode == 0, (self.process.returncode, errors)
         return errors
 

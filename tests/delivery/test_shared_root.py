@@ -60,7 +60,7 @@ def test_what_others_write_does_not_count(tmp_path: Path) -> None:
 
 def ship(root: Path, sink: Sink) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "everycall", "ship", "--spool-dir", str(root), "--endpoint", sink.address]
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_ship_sends_nothing_that_others_put_there(tmp_path: Path, sink: Sink) -> None:

@@ -133,7 +133,7 @@ def test_the_demo_serves_until_it_is_interrupted(number: signal.Signals) -> None
             assert "LangChain: greet" in page.text
         finally:
             process.send_signal(number)
-            rest, errors = process.communicate(timeout=30)
+            rest, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, ""), said + rest
 
 

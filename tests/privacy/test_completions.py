@@ -134,7 +134,7 @@ def stream_left(case: Case) -> None:
         assert case.answered in next(answer.iter_text())
     reply.gone.wait(30)
     if not case.body.get("log_omit"):
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while case.endpoint.record(case.inference_id) is None:
             assert time.monotonic() < until
             time.sleep(0.02)

@@ -113,7 +113,7 @@ def test_the_exit_line_does_not_repeat_the_endpoints_text(echo: Echo, canary: st
         input=f"i-{canary}",
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     assert any(canary.encode() in body for body in echo.bodies)
@@ -185,7 +185,7 @@ def test_no_record_has_the_environment_or_the_command_line(sink: Any, canary: st
         },
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -100,7 +100,7 @@ def run(endpoint: str | None, flush: float = 1, **environment: str) -> tuple[int
         env=env,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=True,
     )
     return int(done.stdout), done.stderr
@@ -229,7 +229,7 @@ def test_commands_send_nothing_to_an_impostor(local_key: str, impostor: Impostor
         env={**os.environ, "EVERYCALL_ENDPOINT": impostor.address},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
     )
     assert done.returncode != 0

@@ -108,7 +108,7 @@ def test_python_examples_run(block: Block, documented: Server, tmp_path: Path) -
         },
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -59,7 +59,7 @@ class Bench:
             },
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=120,
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")

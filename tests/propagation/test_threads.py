@@ -465,7 +465,7 @@ def test_works_with_opentelemetrys_thread_instrumentation(records: list[Record])
 
 def run(program: str, tmp_path: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=50,
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

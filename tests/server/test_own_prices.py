@@ -92,7 +92,7 @@ def test_serve_does_not_start_with_prices_it_cannot_use(tmp_path: Path, name: st
         (tmp_path / name).write_text(text)
     command = [sys.executable, "-m", "everycall", "serve", "--port", "0", "--data", str(tmp_path / "data")]
     done = subprocess.run(
-        [*command, "--prices", str(tmp_path / name)], capture_output=True, text=True, timeout=50, check=False
+        [*command, "--prices", str(tmp_path / name)], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert said in done.stderr

@@ -205,7 +205,7 @@ def run_program(program: str, *arguments: str, home: Path) -> list[dict[str, Any
         env={"EVERYCALL_HOME": str(home), "EVERYCALL_ENDPOINT": "http://127.0.0.1:9", "PATH": ""},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert completed.returncode == 0, completed.stderr

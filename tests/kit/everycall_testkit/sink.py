@@ -114,7 +114,7 @@ class Sink:
 
     def wait_until(self, condition: Callable[[], object]) -> None:
         """Wait until something is true; the time-out only ends a test that hangs."""
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while not condition():
             assert time.monotonic() < deadline, f"{len(self.records)} records so far"
             time.sleep(0.01)

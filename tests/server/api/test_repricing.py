@@ -210,7 +210,7 @@ def reprice(*arguments: str, endpoint: str = "http://127.0.0.1:9") -> subprocess
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
     )
 

@@ -373,7 +373,7 @@ def test_records_are_not_budgeted(admin: httpx.Client) -> None:
     line = b'{"inference_id": "i", "trace_id": "t", "kind": "llm", "cost": 5.0}'
     for _ in range(3):
         sent = httpx.post(
-            f"{admin.base_url}/v1/records", content=line, headers={"x-api-key": made["secret"]}, timeout=30
+            f"{admin.base_url}/v1/records", content=line, headers={"x-api-key": made["secret"]}, timeout=120
         )
         assert (sent.status_code, sent.json()["committed"]) == (200, 1)
 
@@ -434,7 +434,7 @@ def everycall(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
     def run(*arguments: str, code: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "everycall", *arguments], capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "everycall", *arguments], capture_output=True, text=True, timeout=120
         )
         assert done.returncode == code, done.stderr
         return done.stdout + done.stderr

@@ -357,7 +357,7 @@ def test_a_repeat_while_the_first_is_under_way_waits_for_it(
         calls = [threads.submit(complete, inference_id="once", cache=False) for _ in range(5)]
         assert provider.arrived.acquire(timeout=30)
         hold.set()
-        answers = [call.result(timeout=20) for call in calls]
+        answers = [call.result(timeout=120) for call in calls]
     assert [answer == answers[0] for answer in answers] == [True] * 5
     assert len(provider.requests) == 1
     assert len(records(api)) == 1

@@ -93,7 +93,7 @@ def test_who_may_only_read_makes_no_completion(gateway_server: Any, provider: An
         f"{gateway_server.address}/api/keys",
         json={"name": "reader", "role": "read"},
         headers={"x-api-key": gateway_server.key},
-        timeout=30,
+        timeout=120,
     )
     headers = {"x-api-key": made.json()["secret"]}
     answer = httpx.post(f"{gateway_server.address}{path}", content=BODY, headers=headers, timeout=30)

@@ -36,7 +36,7 @@ def test_a_process_that_ended_has_nothing_spooled(
         "EVERYCALL_PROJECT": project,
     }
     environment = {**os.environ, **settings}
-    subprocess.run([sys.executable, "-c", PROGRAM], env=environment, cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", PROGRAM], env=environment, cwd=tmp_path, check=True, timeout=120)
     (sheet,) = client.get("/status.json", params={"project": project}).json()["clients"]
     assert {name: sheet[name] for name in ("recorded", "delivered", "spooled", "dropped", "missing")} == {
         "recorded": 50,
