@@ -218,6 +218,7 @@ TREE_ROWS = _limit("TREE_ROWS", 500, "rows", "of a trace on one page; a link lea
 VIEW_VALUES_MAX = _limit(
     "VIEW_VALUES_MAX", 2_000, "values", "of one JSON field on a page; the JSON at the same path has all"
 )
+COPY_BYTES_MAX = _limit("COPY_BYTES_MAX", 64 * KIB, "bytes", "of a record that its page shows as text to copy")
 VIEW_TEXT_CHARS = _limit("VIEW_TEXT_CHARS", 1_000, "characters", "of a text shown before 'show all'")
 TEMPLATE_CHARS_MAX = _limit("TEMPLATE_CHARS_MAX", 256 * KIB, "characters", "of one prompt template")
 DEPLOYMENT_BYTES_MAX = _limit(

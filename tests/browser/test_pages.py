@@ -280,3 +280,20 @@ def test_no_page_logs_errors_or_calls_another_host(visit: Callable[..., Any], se
         for path in ("/traces", "/traces?search=x", "/traces/t1", "/traces/t1?record=t1-draft", "/status"):
             opened.go(path)
         assert (opened.seen.console, opened.seen.dialogs, opened.seen.outside) == ([], [], [])
+
+
+def test_a_call_is_copied_as_json_curl_and_python(visit: Callable[..., Any], send: Callable[..., None]) -> None:
+    configuration = {"model": "gpt-5", "messages": [{"role": "user", "content": "hi"}]}
+    send(Record(inference_id="i", trace_id="t", name="call", kind="llm", llm_configuration=to_raw(configuration)))
+    opened = visit(permissions=["clipboard-read", "clipboard-write"])
+    page = opened.go("/traces/t")
+    page.get_by_text("Copy as JSON, curl or Python").click()
+    for name, start in (
+        ("JSON", "{"),
+        ("curl", f"curl {opened.address}/api/parea/v1/completion"),
+        ("Python", "import os"),
+    ):
+        page.get_by_role("button", name=f"Copy as {name}").click()
+        assert page.evaluate("navigator.clipboard.readText()").startswith(start)
+    twin = page.request.get(page.locator(".twin").evaluate("a => a.href")).json()
+    assert twin["request"] == {"llm_configuration": configuration}

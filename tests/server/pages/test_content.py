@@ -10,6 +10,7 @@ from msgspec import Raw
 from everycall import limits
 from everycall.record import Cut, Record, to_raw
 from everycall.server.pages.content import Section, error_text_of, sections_of, traceback_of
+from everycall.server.pages.copies import Copies
 from everycall.server.pages.messages import Message, as_chats, as_message
 from everycall.server.pages.rendering import render
 from everycall.server.pages.values import Node, Text, node_of, text_of
@@ -167,6 +168,7 @@ def test_deep_json_is_shown(opening: bytes) -> None:
             origin=None,
             step=False,
             finish_reasons=None,
+            copies=Copies(None, None, None),
             base={"path": "/traces/t", "asked_project": None, "cursor": None, "steps": None},
         )
         assert "bottom" in html

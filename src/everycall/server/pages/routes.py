@@ -20,6 +20,7 @@ from everycall.server.api.http import ApiRequest, project_for
 from everycall.server.base_path import public_url
 from everycall.server.pages.addresses import read_trace_path, trace_path, with_query
 from everycall.server.pages.content import error_text_of, finish_reasons_of, sections_of, traceback_of
+from everycall.server.pages.copies import copies_of
 from everycall.server.pages.filters import FIELDS, RANGES, FilterError, Filters, read_filters, unread_filters
 from everycall.server.pages.layout import frame_of, json_twin
 from everycall.server.pages.origin import is_step, origin_of
@@ -179,13 +180,15 @@ def _steps(text: str) -> str | None:
 
 
 def _base(request: ApiRequest, trace_id: str, cursor: str | None) -> dict[str, Any]:
-    """Return the path of a trace's page, and the parameters that its links keep."""
+    """Return the path of a trace's page, the parameters that its links keep, and the server's URL."""
+    services: Services = request.app.state.services
     return {
         "trace_id": trace_id,
         "path": trace_path(trace_id),
         "asked_project": request.query_params.get("project") or None,
         "cursor": cursor,
         "steps": _steps(request.query_params.get("steps", "")),
+        "endpoint": public_url(request.scope, services.options.trusted_proxies),
     }
 
 
@@ -239,6 +242,7 @@ def _panel(record: Record, base: dict[str, Any]) -> dict[str, Any]:
         "sections": sections_of(record, origin),
         "step": is_step(record),
         "finish_reasons": finish_reasons_of(record),
+        "copies": copies_of(record, base["endpoint"]),
         "error_text": error_text_of(record),
         "traceback": traceback_of(record),
         "state": state_of(record),

@@ -14,6 +14,7 @@ from typing import Any
 from everycall import limits
 from everycall.record import Record
 from everycall.server.health import Health, health_of
+from everycall.server.pages.copies import request_of
 from everycall.server.pages.filters import Filters
 from everycall.server.pages.origin import Origin, origin_of
 from everycall.server.pages.tree import Axis, Row, axis_of, fold_steps, rows_of
@@ -79,6 +80,7 @@ class TraceView:
     `first_row` to `first_row + len(rows)` of it. `whole` says that this page has the entire trace.
     `steps` counts the records that are no calls (see `origin.is_step`); with `steps_folded` they have no rows, and
     `tree_rows` does not count them. `origin` says who sent the selected record, None for everycall itself.
+    `request` is the body of `POST /api/parea/v1/completion` that runs it again, None if it is no model call.
     """
 
     project: str
@@ -94,6 +96,7 @@ class TraceView:
     steps_folded: bool
     record: Record | None
     origin: Origin | None
+    request: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,7 @@ async def trace_view(
         steps_folded=steps_folded,
         record=record,
         origin=None if record is None else origin_of(record),
+        request=None if record is None else request_of(record),
     )
 
 
