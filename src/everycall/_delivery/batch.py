@@ -41,13 +41,9 @@ def deliver(chunk: Chunk, transport: Transport, key: str | None, balance: Balanc
     too large is cut and sent again. After another 4xx the lines are sent one by one, so that one bad record never takes
     its neighbours along. Refused records are kept in `directory`, if there is one.
     """
-    lines: list[bytes] = []
-    damaged = chunk.skipped
-    for line in read_lines(chunk.data):
-        if line is None:
-            damaged += 1
-        else:
-            lines.append(line)
+    records = list(read_lines(chunk.data))
+    lines = [record for record in records if record is not None]
+    damaged = chunk.skipped + len(records) - len(lines)
     losses: dict[Loss, int] = {}
     if damaged:
         losses[Loss.SPOOL_CORRUPT] = damaged
@@ -89,7 +85,7 @@ def ship_segments(
     try:
         while parts := _next_parts(waiting):
             data = b"".join(chunk.data for _, chunk in parts)
-            chunk = Chunk(data, len(data), sum(chunk.skipped for _, chunk in parts))
+            chunk = Chunk(data, len(data), skipped=sum(chunk.skipped for _, chunk in parts))
             count, chunk_losses = deliver(chunk, transport, key, balance, directory)
             for segment, part in parts:
                 start, segment.sent = segment.sent, part.end
@@ -118,7 +114,7 @@ def _next_parts(waiting: list[Segment]) -> list[tuple[Segment, Chunk]]:
             segment.release()
             waiting.remove(segment)
             continue
-        size, count = size + len(chunk.data), count + chunk.data.count(b"\n")
+        size, count = size + len(chunk.data), count + chunk.count
         if parts and (size > limits.BATCH_BYTES_MAX or count > limits.BATCH_RECORDS_MAX):
             break
         parts.append((segment, chunk))

@@ -41,16 +41,22 @@ _PARTS = re.compile(rb"[^\0]+")
 class Chunk:
     """Whole lines read from a segment, to be delivered as one batch. `end` is where they end in the file.
 
-    `skipped` counts stretches of the file that hold no line and are not in `data`.
+    `count` is how many lines `data` has, damaged ones included; `skipped` counts stretches of the file that hold no
+    line and are not in `data`.
     """
 
     data: bytes
     end: int
+    count: int = 0
     skipped: int = 0
 
 
 def read_lines(data: bytes) -> Iterator[bytes | None]:
-    """Yield the records' JSON of complete lines, and None for what is damaged: once for each line or part of one."""
+    """Return the records' JSON of complete lines, and None for what is damaged: once for each line or part of one."""
+    return map(_record_of, data.split(b"\n")[:-1]) if b"\0" not in data else _read_with_holes(data)
+
+
+def _read_with_holes(data: bytes) -> Iterator[bytes | None]:
     for line in data.split(b"\n")[:-1]:
         if b"\0" not in line:
             yield _record_of(line)
@@ -171,15 +177,16 @@ class Segment:
         return None
 
     def _chunk(self, data: bytes, start: int, end: int) -> Chunk:
-        if data.count(b"\n", 0, end) > limits.BATCH_RECORDS_MAX:
-            end = 0
+        count = data.count(b"\n", 0, end)
+        if count > limits.BATCH_RECORDS_MAX:
+            end, count = 0, limits.BATCH_RECORDS_MAX
             for _ in range(limits.BATCH_RECORDS_MAX):
                 end = data.index(b"\n", end) + 1
             self._read_bytes = max(4 * end, _READ_BYTES_MIN)
         data = data[:end]
         if self._is_own and b"\0" in data:
             self.is_damaged = True
-        return Chunk(data, start + end)
+        return Chunk(data, start + end, count)
 
     def _after_next_newline(self, start: int, size: int) -> int:
         while start < size:

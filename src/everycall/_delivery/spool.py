@@ -221,7 +221,7 @@ class Spool:
             if count and size + len(line) > limits.BATCH_BYTES_MAX:
                 break
             count, size = count + 1, size + len(line)
-        return None, Chunk(b"".join(lines[:count]), count)
+        return None, Chunk(b"".join(lines[:count]), count, count)
 
     def acknowledge(self, segment: Segment | None, chunk: Chunk, delivered: int, dropped: dict[Loss, int]) -> bool:
         """Note that a chunk's lines have their receipt or are lost, in one step for the balance sheet.
@@ -257,7 +257,7 @@ class Spool:
     def _note_receipts(self, segment: Segment, chunk: Chunk, delivered: int, losses: dict[Loss, int]) -> None:
         segment.sent = chunk.end
         if not segment.is_damaged:
-            segment.received += chunk.data.count(b"\n")
+            segment.received += chunk.count
         else:  # what was cut out of the file cannot be counted there: it is missing at the end
             losses = {loss: count for loss, count in losses.items() if loss is not Loss.SPOOL_CORRUPT}
             segment.received += delivered + sum(losses.values())
