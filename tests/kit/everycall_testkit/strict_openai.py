@@ -11,6 +11,7 @@ __all__ = ["refusal"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _PARTICIPANT = re.compile(r"[^\s<|\\/>]+\Z")
+_O_SERIES = re.compile(r"o\d")
 _REASONING = re.compile(r"o\d|gpt-5")
 _MEMBERS = {
     "system": {"role", "content", "name"},
@@ -88,8 +89,12 @@ def _parameters(body: dict[str, Any]) -> Iterator[str]:
         if name in body and not least <= body[name] <= most:
             yield f"Invalid '{name}': decimal out of range."
     reasons = bool(_REASONING.match(body.get("model", "")))
-    refused = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "max_tokens")
-    for name in refused if reasons else ("reasoning_effort", "verbosity"):
+    refused = ["temperature", "top_p", "frequency_penalty", "presence_penalty", "max_tokens", "logit_bias"]
+    if _O_SERIES.match(body.get("model", "")):
+        refused.append("verbosity")
+        if body.get("reasoning_effort", "low") not in ("low", "medium", "high"):
+            yield "Unsupported value: 'reasoning_effort' does not support this value with this model."
+    for name in refused if reasons else ["reasoning_effort", "verbosity"]:
         if name in body:
             yield f"Unsupported parameter: '{name}' is not supported with this model."
     if "stop" in body:

@@ -78,6 +78,10 @@ def test_each_value_is_another_question_for_the_cache(api: httpx.Client, provide
         ("gpt-4o", {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}, "response_format"),
         ("gpt-5", {"reasoning_effort": "lowest"}, "reasoning_effort"),
         ("o4-mini", {"stop": "x"}, "stop"),
+        ("o3-mini", {"reasoning_effort": "minimal"}, "reasoning_effort"),
+        ("gpt-5-mini", {"reasoning_effort": "none"}, "reasoning_effort"),
+        ("o3", {"verbosity": "low"}, "verbosity"),
+        ("gpt-5", {"logit_bias": {"5": 1}}, "logit_bias"),
     ],
 )
 def test_what_would_be_dropped_or_refused_is_refused_by_name(

@@ -36,8 +36,14 @@ _FIXED_SAMPLING = re.compile(r"(?:ft:)?(?:o\d|gpt-5(?!\.\d|-chat))")
 """Models that refuse sampling parameters whatever their value."""
 _WITHOUT_STOP = re.compile(r"(?:ft:)?(?:o3(?!-mini)|o4|gpt-5(?!\.\d|-chat))")
 """Models that refuse stop sequences."""
+_WITHOUT_VERBOSITY = re.compile(r"(?:ft:)?o\d")
 _TIERS = ("auto", "default", "flex", "scale", "priority")
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+_EFFORTS = (
+    (re.compile(r"(?:ft:)?o\d"), ("low", "medium", "high")),
+    (re.compile(r"(?:ft:)?gpt-5(?!\.\d)"), ("minimal", "low", "medium", "high")),
+    (re.compile(""), ("none", "minimal", "low", "medium", "high", "xhigh")),
+)
+"""How much a model can be asked to reason, by the beginning of its name."""
 _VERBOSITIES = ("low", "medium", "high")
 FUNCTIONS_MAX = 128
 _PARTICIPANT = re.compile(r"[^\s<|\\/>]{1,64}\Z")
@@ -120,7 +126,8 @@ def _check_openai(params: Mapping[str, Any], family: str, messages: Sequence[Map
     if stop_sequences(params, "OpenAI", 4) and _WITHOUT_STOP.match(family):
         raise unsupported("stop", "OpenAI", f"{family[:64]} takes no stop sequences; leave out stop")
     check_choice(params, "service_tier", _TIERS, "OpenAI")
-    check_choice(params, "reasoning_effort", _EFFORTS, "OpenAI")
+    efforts = next(efforts for pattern, efforts in _EFFORTS if pattern.match(family))
+    check_choice(params, "reasoning_effort", efforts, "OpenAI")
     check_choice(params, "verbosity", _VERBOSITIES, "OpenAI")
     for bias in (params.get("logit_bias") or {}).values():
         if not -100 <= bias <= 100:
@@ -129,6 +136,10 @@ def _check_openai(params: Mapping[str, Any], family: str, messages: Sequence[Map
         for name in _SAMPLING:
             if params.get(name) not in (None, getattr(PAREA_DEFAULTS, name)):
                 raise unsupported(name, "OpenAI", f"{family[:64]} has a fixed value; leave out {name}")
+        if params.get("logit_bias"):
+            raise unsupported("logit_bias", "OpenAI", f"{family[:64]} takes none; leave out logit_bias")
+        if params.get("verbosity") is not None and _WITHOUT_VERBOSITY.match(family):
+            raise unsupported("verbosity", "OpenAI", f"{family[:64]} takes none; leave out verbosity")
     elif not is_reasoning_model(family):
         for name in ("reasoning_effort", "verbosity"):
             if params.get(name) is not None:
