@@ -367,8 +367,9 @@ PATCHES_MAX = _limit("PATCHES_MAX", 100_000, "patches", "of a project that wait 
 OTLP_ATTRIBUTES_MAX = _limit(
     "OTLP_ATTRIBUTES_MAX", 4_096, "attributes", "read of one span or event; the number of dropped ones is kept"
 )
-OTLP_PIECE_SPANS = _limit(
-    "OTLP_PIECE_SPANS", 1_024, "spans", "of a large request that are translated and stored at once"
+OTLP_PIECE_SPANS = _limit("OTLP_PIECE_SPANS", 512, "spans", "of a large request that are translated and stored at once")
+OTLP_RECEIVING_BYTES_MAX = _limit(
+    "OTLP_RECEIVING_BYTES_MAX", 32 * MIB, "bytes", "of large bodies that are received at once; others wait unread"
 )
 OTLP_READING_BYTES_MAX = _limit(
     "OTLP_READING_BYTES_MAX", 16 * MIB, "bytes", "of requests that are read at once, or one request; others wait"

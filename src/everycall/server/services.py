@@ -14,7 +14,7 @@ from everycall.server.auth import Access
 from everycall.server.connections import Connections
 from everycall.server.gateway import Gateway
 from everycall.server.options import ServerOptions
-from everycall.server.otlp.counts import OtlpCounts
+from everycall.server.otlp.load import OtlpLoad
 from everycall.server.projects import Projects
 from everycall.server.request_bodies import Bodies
 from everycall.server.store.base import Store
@@ -33,4 +33,4 @@ class Services:
     bodies: Bodies
     projects: Projects
     connections: Connections
-    otlp: OtlpCounts = field(default_factory=OtlpCounts)
+    otlp: OtlpLoad = field(default_factory=OtlpLoad)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from litestar import Request, Response, post
@@ -23,7 +24,7 @@ from everycall.dialects import Span, is_of_a_call, translate, translate_logs
 from everycall.record import Record
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.otlp import answers, json_encoding, protobuf
-from everycall.server.otlp.counts import OtlpCounts
+from everycall.server.otlp.load import OtlpLoad
 from everycall.server.otlp.requests import JSON, PROTOBUF, Batch, Undecodable
 from everycall.server.problems import ProblemError, bad_request, problem
 from everycall.server.security import header
@@ -73,7 +74,7 @@ async def post_traces(request: Request[Identity, Any, Any], services: NamedDepen
     """Store spans. The same spans may be sent again at any time; an update of a span replaces what it gives."""
     media_type = _started(request)
     batch = Batch()
-    async with services.bodies.body(request.scope, request.receive) as data, services.otlp.turn(len(data)):
+    async with _body(request, services) as data:
         read = protobuf.read_traces if media_type == PROTOBUF else json_encoding.read_traces
         spans = read(data, time.time_ns(), batch)
         while records := await _decoded(_next_records, spans, batch):
@@ -85,7 +86,7 @@ async def post_traces(request: Request[Identity, Any, Any], services: NamedDepen
 async def post_logs(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
     """Store what log records of the GenAI conventions say of calls; their spans may come before or after."""
     media_type = _started(request)
-    async with services.bodies.body(request.scope, request.receive) as data:
+    async with _body(request, services) as data:
         batch = await _decoded(protobuf.read_logs if media_type == PROTOBUF else json_encoding.read_logs, data)
         known = [log for log in batch.logs if is_of_a_call(log)]
         for _ in range(len(batch.logs) - len(known)):
@@ -99,10 +100,21 @@ async def post_logs(request: Request[Identity, Any, Any], services: NamedDepende
 async def post_metrics(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
     """Accept metrics, so that exporters that send them see no error. Data points are counted, and not stored."""
     media_type = _started(request)
-    async with services.bodies.body(request.scope, request.receive) as data:
+    async with _body(request, services) as data:
         batch = await _decoded(protobuf.read_metrics if media_type == PROTOBUF else json_encoding.read_metrics, data)
     services.otlp.metric_points += batch.points
     return _answer("metrics", media_type, batch, services.otlp)
+
+
+@asynccontextmanager
+async def _body(request: Request[Identity, Any, Any], services: Services) -> AsyncIterator[bytes]:
+    """Yield the body once it may be read; few large ones are in memory at once."""
+    async with (
+        services.otlp.receive(request.scope),
+        services.bodies.body(request.scope, request.receive) as data,
+        services.otlp.read(len(data)),
+    ):
+        yield data
 
 
 def _started(request: Request[Identity, Any, Any]) -> str:
@@ -159,8 +171,8 @@ async def _commit(
                 batch.reject(refusal.reason)
 
 
-def _answer(signal: str, media_type: str, batch: Batch, counts: OtlpCounts) -> Response[bytes]:
-    counts.rejected += batch.rejected
+def _answer(signal: str, media_type: str, batch: Batch, load: OtlpLoad) -> Response[bytes]:
+    load.rejected += batch.rejected
     return Response(answers.success(signal, media_type, batch.rejected, batch.message), media_type=media_type)
 
 

@@ -1,0 +1,80 @@
+"""What the OTLP routes of one server share: how much arrived, for `/metrics`, and how much is in memory at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar.types import Scope
+
+from everycall import limits
+from everycall.server.security import header
+
+__all__ = ["OtlpLoad"]
+
+_COMPRESSED = 8
+"""How many times as large a compressed body is taken to be, before it is decompressed."""
+
+
+class OtlpLoad:
+    """Counts since the process started, and the bodies that are received and read.
+
+    `rejected` are spans and log records that were refused in requests that were accepted.
+    """
+
+    def __init__(self) -> None:
+        self.spans = 0
+        self.log_records = 0
+        self.metric_points = 0
+        self.rejected = 0
+        self._receiving = _Turns(limits.OTLP_RECEIVING_BYTES_MAX)
+        self._reading = _Turns(limits.OTLP_READING_BYTES_MAX)
+
+    @asynccontextmanager
+    async def receive(self, scope: Scope) -> AsyncIterator[None]:
+        """Wait, if the request's body is large, until it may be received: until then it stays with its sender."""
+        size = _declared(scope)
+        if size < limits.MIB:
+            yield
+            return
+        async with self._receiving.turn(size):
+            yield
+
+    @asynccontextmanager
+    async def read(self, size: int) -> AsyncIterator[None]:
+        """Wait until a body of this many bytes may be read: what is read of it takes several times as much memory."""
+        async with self._reading.turn(size):
+            yield
+
+
+class _Turns:
+    """Lets in up to `most` bytes at once, and more than that alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._bytes = 0
+        self._freed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def turn(self, size: int) -> AsyncIterator[None]:
+        """Wait for a turn of this many bytes; it ends with the block."""
+        async with self._freed:
+            await self._freed.wait_for(lambda: not self._bytes or self._bytes + size <= self._most)
+            self._bytes += size
+        try:
+            yield
+        finally:
+            self._bytes -= size
+            async with self._freed:
+                self._freed.notify_all()
+
+
+def _declared(scope: Scope) -> int:
+    """Return how large a body will be, as far as the request's headers tell."""
+    length = header(scope, b"content-length")
+    if length is None or not length.isdigit():
+        return limits.BODY_WIRE_BYTES_MAX
+    is_compressed = (header(scope, b"content-encoding") or "identity").strip().lower() != "identity"
+    size = int(length) * (_COMPRESSED if is_compressed else 1)
+    return min(size, limits.BODY_BYTES_MAX)
