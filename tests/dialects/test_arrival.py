@@ -224,3 +224,27 @@ def test_a_busy_server_says_when_to_try_again(
     assert int(response.headers["retry-after"]) >= 1
     monkeypatch.undo()
     assert partial_success(send(client, body)) == (0, "")
+
+
+def test_labels_within_one_request(sender: httpx.Client) -> None:
+    """Handed down three levels in whatever order the spans are in the request; a ring of parents is no trouble."""
+    labels = {"user.id": "u1", "everycall.trace.name": "flow", "everycall.tags": ["a"]}
+    spans = [
+        span_json("03", parent="02", attributes={"everycall.tags": ["b"]}),
+        span_json("04", parent="03", attributes={"user.id": "own"}),
+        span_json("02", parent="01"),
+        span_json("01", attributes=labels),
+        span_json("05", parent="06"),
+        span_json("06", parent="05"),
+    ]
+    for trace, order in (("c1", 1), ("c2", -1)):
+        for span in spans:
+            span["traceId"] = trace.ljust(32, "0")
+            span["name"] = f"{span['spanId'][:2]} {trace}"
+        assert partial_success(send(sender, export(*spans[::order]))) == (0, "")
+        found = records(sender)
+        assert len([name for name in found if name.endswith(trace)]) == 6
+        innermost, middle = found[f"04 {trace}"], found[f"03 {trace}"]
+        assert (innermost["end_user_identifier"], middle["end_user_identifier"]) == ("own", "u1")
+        assert innermost["trace_name"] == "flow"
+        assert (middle["tags"], innermost["tags"]) == (["b", "a"], ["b", "a"])

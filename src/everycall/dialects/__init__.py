@@ -5,6 +5,7 @@ for what arrives by OTLP; nothing here knows of a server, a store or a clock.
 """
 
 from everycall.dialects.join import is_partial, join, join_halves
+from everycall.dialects.labels import hand_down
 from everycall.dialects.logs import is_of_a_call, translate_logs
 from everycall.dialects.marks import DIALECT
 from everycall.dialects.spans import Event, LogEvent, Scope, Span
@@ -16,6 +17,7 @@ __all__ = [
     "LogEvent",
     "Scope",
     "Span",
+    "hand_down",
     "inference_id",
     "is_of_a_call",
     "is_partial",

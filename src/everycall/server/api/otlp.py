@@ -20,7 +20,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import Scope
 
 from everycall import limits
-from everycall.dialects import Span, is_of_a_call, translate, translate_logs
+from everycall.dialects import Span, hand_down, is_of_a_call, translate, translate_logs
 from everycall.record import Record
 from everycall.server.auth import Identity, project_of, require
 from everycall.server.otlp import answers, json_encoding, protobuf
@@ -134,15 +134,17 @@ def _next_records(spans: Iterator[Span], batch: Batch) -> list[tuple[str | None,
 
     A large request is translated and stored piece by piece, so that it is in memory once only.
     """
-    records: list[tuple[str | None, Record]] = []
+    records: list[Record] = []
+    projects: list[str | None] = []
     for span in spans:
         try:
-            records.append((_project_in(span.scope.resource), translate(span)))
+            records.append(translate(span))
+            projects.append(_project_in(span.scope.resource))
         except (ValueError, TypeError, OverflowError, RecursionError) as error:  # JSON cannot hold a value of it
             batch.reject(f"a span cannot be read: {type(error).__name__}")
         if len(records) >= limits.OTLP_PIECE_SPANS:
             break
-    return records
+    return list(zip(projects, hand_down(records), strict=True))
 
 
 def _project_in(resource: dict[str, Any]) -> str | None:

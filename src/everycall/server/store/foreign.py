@@ -18,6 +18,7 @@ import msgspec
 
 from everycall import limits
 from everycall.dialects.join import join, join_halves
+from everycall.dialects.labels import labels_of_parent
 from everycall.dialects.marks import ANSWER, HALF, OMIT, SPAN_NAME
 from everycall.record import ABSENT, Record, omit_from, to_json, to_raw
 from everycall.semconv import PRICED_KINDS
@@ -25,8 +26,6 @@ from everycall.server.store.rows import Row, keeps_attribute, rewrite
 from everycall.server.store.stored import StoredRow
 
 __all__ = ["Foreign", "Settled", "fill_counted", "is_foreign"]
-
-_LABELS = ("end_user_identifier", "session_id", "trace_name")
 
 
 @dataclass(slots=True)
@@ -141,14 +140,7 @@ class Foreign:
             if row is None or parent is None or not is_foreign(row):
                 continue
             record, above = row.record, parent.record
-            changes: dict[str, Any] = {
-                name: getattr(above, name)
-                for name in _LABELS
-                if getattr(record, name) is None and getattr(above, name) is not None
-            }
-            tags = [tag for tag in above.tags if tag not in record.tags]
-            if tags and len(record.tags) < limits.TAGS_MAX:
-                changes["tags"] = [*record.tags, *tags][: limits.TAGS_MAX]
+            changes = labels_of_parent(record, above)
             omit = _flags(above) - _flags(record)
             if omit:
                 changes["attributes"] = _with(record, OMIT, sorted(_flags(record) | omit))
