@@ -76,6 +76,11 @@ def test_no_link_leaves_the_path(below: httpx.Client, path: str) -> None:
             assert below.get(url.removeprefix("/team/calls")).status_code == 200
 
 
+def test_the_api_document_names_the_path(below: httpx.Client) -> None:
+    document = below.get("/openapi.json", headers={"x-api-key": KEY}).json()
+    assert document["servers"] == [{"url": "/team/calls"}]
+
+
 def test_text_of_users_is_not_changed(below: httpx.Client) -> None:
     page = below.get("/deployments/d", headers={**PAGE, "x-api-key": KEY}).text
     assert "/y" in page

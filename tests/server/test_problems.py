@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -35,6 +36,27 @@ def test_details_are_sentences(client: httpx.Client, method: str, path: str, sta
     answer = client.request(method, path)
     assert status is None or answer.status_code == status
     assert_sentences(texts(answer)[1])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/parea/v1/completion", {"llm_configuration": {"model_params": {"temp": "hot"}}}),
+        ("/api/parea/v1/completion", {"llm_configuration": {"model_params": {"top_logprobs": 1}}}),
+        ("/api/deployments", {"name": 1}),
+        ("/api/keys", {"name": "n", "role": "owner"}),
+    ],
+)
+def test_a_wrong_body_is_answered_in_sentences(client: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    answer = client.post(path, json=body)
+    assert answer.status_code in (400, 422)
+    assert_sentences(answer.json()["detail"])
+
+
+def test_the_reason_of_a_refused_record_has_no_markup(client: httpx.Client) -> None:
+    refused = client.post("/v1/records", content=b'{"inference_id":"a","trace_id":"t","name":7}').json()["refused"]
+    assert refused
+    assert "`" not in str(refused)
 
 
 def test_a_read_that_takes_too_long_says_nothing_about_storing(

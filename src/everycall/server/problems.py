@@ -23,7 +23,7 @@ from everycall.semconv import PROBLEM_JSON
 from everycall.server.security import wants_page
 from everycall.server.store.errors import StoreBusy, StoreError
 
-__all__ = ["ProblemError", "bad_request", "exception_handlers", "invalid_body", "not_found", "problem"]
+__all__ = ["ProblemError", "bad_request", "exception_handlers", "invalid_body", "not_found", "problem", "sentence"]
 
 logger = logging.getLogger("everycall.server")
 
@@ -62,6 +62,12 @@ def bad_request(detail: str, **extensions: Any) -> ProblemError:
     return problem("bad_request", 400, "Bad request", detail, **extensions)
 
 
+def sentence(error: Exception) -> str:
+    """Return the text of an error, which is a part of one in the command line, as a sentence."""
+    text = str(error)
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
 _PARAMETER_NAME: Final = re.compile(r"`[a-z][a-z0-9_]{0,39}`$")
 """The end of a decoder's message about an unknown field that has a name in snake case, such as `top_logprobs`."""
 
@@ -76,6 +82,7 @@ def invalid_body(error: msgspec.ValidationError, *, repeat_names: bool = False) 
     field = location.strip("`").removeprefix("$").removeprefix(".")
     if "unknown field" in message and not (repeat_names and _PARAMETER_NAME.search(message)):
         message = "There is an unknown field; check its spelling, or leave it out"
+    message = message.replace("`", "'")
     return problem("invalid", 422, "Not as documented", f"{message}{f' (in {field})' if field else ''}.", field=field)
 
 
@@ -138,8 +145,8 @@ def _from_busy_store(error: StoreBusy) -> ProblemError:
 
 def _from_validation(error: msgspec.ValidationError) -> ProblemError:
     """Return the 422 for msgspec's error, such as "Expected `int`, got `str` - at `$.limit`", as a sentence."""
-    message, _, path = str(error).replace("`", "").partition(" - at ")
-    field = path.removeprefix("$").removeprefix(".")
+    message, _, path = str(error).replace("`", "'").partition(" - at ")
+    field = path.strip("'").removeprefix("$").removeprefix(".")
     return problem("invalid", 422, "Not as documented", f"{message} (in {field})." if field else f"{message}.")
 
 

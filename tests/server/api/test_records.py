@@ -96,7 +96,7 @@ def test_a_bad_line_is_refused_alone(client: httpx.Client) -> None:
     deeper = deep.replace(b"[", b"[" * 1000).replace(b"]", b"]" * 1000)
     bad = {
         b"nonsense": (None, "malformed"),
-        b"[1]": (None, "Expected `object`"),
+        b"[1]": (None, "Expected 'object'"),
         b'{"trace_id":"t"}': (None, "inference_id"),
         b'{"inference_id":"a"}': ("a", "trace_id"),
         line("b", input_tokens="many"): ("b", "$.input_tokens"),

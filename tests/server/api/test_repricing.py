@@ -165,9 +165,9 @@ def test_pages_are_bounded_and_complete(filled: httpx.Client, prices: Path) -> N
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
-        ({}, 422, "missing required field `since`"),
+        ({}, 422, "missing required field 'since'"),
         ({"since": "yesterday"}, 400, "since must be a time"),
-        ({"since": "2026-01-01", "colour": 1}, 422, "unknown field `colour`"),
+        ({"since": "2026-01-01", "colour": 1}, 422, "unknown field 'colour'"),
         ({"since": "2026-01-01", "cursor": "x"}, 400, "cursor"),
         ({"since": "2026-01-01", "cursor": "llm:x"}, 400, "cursor"),
     ],

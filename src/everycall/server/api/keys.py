@@ -19,7 +19,7 @@ from everycall.server.api.openapi import operation, path_parameter
 from everycall.server.auth import Identity, require
 from everycall.server.gateway.budgets import Budgets
 from everycall.server.keys import LOCAL_ID, Keyring
-from everycall.server.problems import bad_request, not_found, problem
+from everycall.server.problems import bad_request, not_found, problem, sentence
 from everycall.server.services import Services
 from everycall.server.store.values import ApiKey, KeyLimits
 
@@ -115,7 +115,7 @@ async def make_key(request: ApiRequest, services: NamedDependency[Services]) -> 
         key_limits = KeyLimits(body.budget_usd_per_day, body.requests_per_minute, body.unpriced)
         secret, key = await services.access.keyring.add(body.name, project, body.role, key_limits)
     except ConfigurationError as error:
-        raise bad_request(str(error)) from error
+        raise bad_request(sentence(error)) from error
     response = _response(key, services.gateway.budgets)
     response.secret = secret
     return json_response(response, 201)
@@ -145,7 +145,7 @@ async def limit_key(request: ApiRequest, services: NamedDependency[Services]) ->
     try:
         changed = await keyring.limit(key.digest, replace(key.limits, **changes))
     except ConfigurationError as error:
-        raise bad_request(str(error)) from error
+        raise bad_request(sentence(error)) from error
     return json_response(_response(changed or key, budgets))
 
 

@@ -22,6 +22,7 @@ from msgspec import UNSET, UnsetType
 from everycall import semconv
 from everycall.record import Record
 from everycall.server.auth import OPEN_ROUTES
+from everycall.server.base_path import base_path
 
 __all__ = ["RecordJson", "components_of", "configuration", "operation", "path_parameter", "query_parameter"]
 
@@ -157,6 +158,7 @@ class Document(OpenAPIRenderPlugin):
     def render(self, request: Request[Any, Any, Any], openapi_schema: Json) -> bytes:
         """Return the document as JSON."""
         document = copy.deepcopy(openapi_schema)
+        document["servers"] = [{"url": base_path() or "/"}]
         document["components"]["schemas"] = {"Problem": PROBLEM_SCHEMA, **components_of(request.app)}
         for path, item in document["paths"].items():
             for described in item.values():

@@ -133,7 +133,7 @@ async def _read(data: bytes, identity: Identity) -> tuple[dict[str, _Group], lis
         try:
             parsed = receive_record(line, identity)
         except ValueError as error:
-            refused.append(Refusal(place, _id_of(line), str(error)[:REASON_CHARS_MAX]))
+            refused.append(Refusal(place, _id_of(line), str(error).replace("`", "'")[:REASON_CHARS_MAX]))
             continue
         group = groups.get(parsed.project_name)
         if group is None:

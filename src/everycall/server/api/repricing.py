@@ -16,7 +16,7 @@ from everycall.server.api.http import ApiRequest, json_response, read_json
 from everycall.server.api.openapi import operation
 from everycall.server.api.query import parse_time
 from everycall.server.auth import project_of, require
-from everycall.server.problems import problem
+from everycall.server.problems import problem, sentence
 from everycall.server.repricing import RepricePage, reprice_page
 from everycall.server.services import Services
 from everycall.server.store.values import RecordQuery
@@ -62,7 +62,7 @@ async def reprice(request: ApiRequest, services: NamedDependency[Services]) -> R
         try:
             prices.reload()
         except ConfigurationError as error:
-            raise problem("unusable_prices", 422, "The server's own prices cannot be used", str(error)) from error
+            raise problem("unusable_prices", 422, "The server's own prices cannot be used", sentence(error)) from error
     query = RecordQuery(
         since=parse_time("since", body.since),
         until=None if body.until is None else parse_time("until", body.until),

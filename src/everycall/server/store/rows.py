@@ -117,7 +117,7 @@ def prepare(project: str, record: Record, prices: PriceBook | None = None) -> Ro
     except RecursionError as error:
         raise Unstorable("the record is nested too deep") from error
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise Unstorable(str(error)) from error
+        raise Unstorable(str(error).replace("`", "'")) from error
 
 
 def read(body: bytes, computed: tuple[str, ...] = ()) -> Row:
