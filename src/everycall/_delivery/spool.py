@@ -18,6 +18,7 @@ from pathlib import Path
 
 from everycall import _guard, limits
 from everycall._delivery import folder
+from everycall._delivery.memory import Memory
 from everycall._delivery.segment import Chunk, Segment, create
 from everycall._ledger import Balance, Ledger
 from everycall.errors import Loss
@@ -55,15 +56,13 @@ class Spool:
         self.client = client_name()
         self.current: Segment | None = None
         self.full: deque[Segment] = deque()
-        self.memory: deque[bytes] = deque()
+        self.memory = Memory()
         self.is_closed = False
         self.wake: Callable[[], None] | None = None
         """Called after an append; the sender sets it while it sleeps."""
         self.redirect: Callable[[bytes], object] = self._drop_late
         self._lock = ledger.lock
         self._left = -1  # bytes until the current segment is full
-        self._memory_bytes = 0
-        self._memory_lines = 0  # lines that ever were in memory
         self._finished_lines = 0  # lines of segments that are emptied or gone
         self._dropped: list[Segment] = []
         self._spare: Segment | None = None
@@ -175,12 +174,8 @@ class Spool:
         )
 
     def _keep_in_memory(self, data: bytes) -> None:
-        if self._memory_bytes + len(data) > limits.MEMORY_BYTES_MAX:
+        if not self.memory.append(data):
             self.ledger.drop(Loss.SPOOL_UNWRITABLE, was_spooled=False)
-            return
-        self.memory.append(data)
-        self._memory_lines += 1
-        self._memory_bytes += len(data)
 
     def _keep_within_bound(self) -> None:
         while self.full and (len(self.full) + 1) * limits.SEGMENT_BYTES > self.bytes_max:
@@ -207,21 +202,14 @@ class Spool:
         with self._lock:
             segments = self._segments()
             dropped, self._dropped = self._dropped, []
-            lines = list(self.memory)
+            held = self.memory.chunk()
         for segment in dropped:
             segment.release()
         for segment in segments:
             chunk = segment.read(limits.BATCH_BYTES_MAX)
             if chunk is not None:
                 return segment, chunk
-        if not lines:
-            return None
-        size, count = 0, 0
-        for line in lines[: limits.BATCH_RECORDS_MAX]:
-            if count and size + len(line) > limits.BATCH_BYTES_MAX:
-                break
-            count, size = count + 1, size + len(line)
-        return None, Chunk(b"".join(lines[:count]), count, count)
+        return (None, held) if held is not None else None
 
     def acknowledge(self, segment: Segment | None, chunk: Chunk, delivered: int, dropped: dict[Loss, int]) -> bool:
         """Note that a chunk's lines have their receipt or are lost, in one step for the balance sheet.
@@ -234,8 +222,7 @@ class Spool:
             self.ledger.deliver(delivered)
             if segment is None:
                 self._count_losses(dropped)
-                for _ in range(min(chunk.end, len(self.memory))):
-                    self._memory_bytes -= len(self.memory.popleft())
+                self.memory.discard(chunk.end)
                 return True
             self._note_receipts(segment, chunk, delivered, dropped)
             if segment.sent < segment.size:
@@ -319,7 +306,7 @@ class Spool:
             segments = self._segments()
             lines = self._finished_lines + sum(segment.lines() for segment in segments)
             return Balance(
-                recorded=lines + self._memory_lines + self.ledger.unspooled,
+                recorded=lines + self.memory.taken + self.ledger.unspooled,
                 delivered=self.ledger.delivered,
                 spooled=self.kept + sum(segment.pending() for segment in segments) + len(self.memory),
                 dropped=dict(self.ledger.dropped),
@@ -330,7 +317,7 @@ class Spool:
     def has_pending(self) -> bool:
         """Tell cheaply whether anything waits for a receipt."""
         with self._lock:
-            return bool(self.memory) or any(segment.sent < segment.size for segment in self._segments())
+            return len(self.memory) > 0 or any(segment.sent < segment.size for segment in self._segments())
 
     def own_paths(self) -> frozenset[Path]:
         """Return the files of this process, which it must not adopt."""
@@ -382,7 +369,6 @@ class Spool:
             self._make_current(None)
             self.ledger.drop(Loss.SPOOL_UNWRITABLE, len(self.memory))
             self.memory.clear()
-            self._memory_bytes = 0
 
     def _leave(self, segment: Segment, is_deleted: bool) -> int:
         """Prepare a segment for whoever adopts it; return how many lines it holds. Lines that are gone are counted."""
