@@ -163,6 +163,55 @@ def test_a_running_sibling_delivers(sink: Sink, tmp_path: Path, record_property:
     assert_once(sink, expected, record_property)
 
 
+MANY = {
+    "os.fork": """
+        pids = []
+        for child in range(150):
+            pid = os.fork()
+            if pid == 0:
+                numbered(child)
+                os._exit(0)
+            pids.append(pid)
+        for pid in pids:
+            os.waitpid(pid, 0)
+        """,
+    "multiprocessing": """
+        context = multiprocessing.get_context("fork")
+        for child in range(150):
+            process = context.Process(target=numbered, args=(child,))
+            process.start()
+            process.join()
+        """,
+    "pool": """
+        with multiprocessing.get_context("fork").Pool(4, maxtasksperchild=1) as pool:
+            pool.map(numbered, range(150), chunksize=1)
+        """,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", list(MANY))
+def test_many_children_of_one_call_each(
+    sink: Sink, tmp_path: Path, pool: str, record_property: Callable[[str, object], None]
+) -> None:
+    """150 children end right after their only call; the parent, which makes none, delivers them all while it lives."""
+    body = f"""
+everycall.init()
+{textwrap.dedent(MANY[pool])}
+print("ended", flush=True)
+sys.stdin.readline()
+os._exit(0)
+"""
+    process = start(sink, tmp_path, body)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ended\n"
+        sink.wait_until(lambda: set(range(150)) <= set(sink.numbers()))
+    finally:
+        finish(process)
+    assert_once(sink, set(range(150)), record_property)
+
+
 def test_a_busy_parent_delivers_its_childrens_records(
     sink: Sink, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
