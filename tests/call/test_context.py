@@ -110,7 +110,7 @@ def test_an_unknown_flag_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("text", "expected"),
     [
         ("a" * 32, "a" * 32),
         ("0f8fad5b-d9cb-469f-a165-70867728950e", "0f8fad5bd9cb469fa16570867728950e"),
@@ -125,13 +125,13 @@ def test_an_unknown_flag_is_refused() -> None:
     ],
     ids=ascii,
 )
-def test_any_string_is_a_trace_id(given: str, expected: str | None) -> None:
-    digest = hashlib.sha256(given.encode("utf-8", "backslashreplace")).hexdigest()[:32]
-    assert trace_id_hex(given) == (expected or digest)
+def test_any_string_is_a_trace_id(text: str, expected: str | None) -> None:
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+    assert trace_id_hex(text) == (expected or digest)
     with capture_records() as records:
-        with context(trace_id=given), span("s") as call:
+        with context(trace_id=text), span("s") as call:
             assert call.get_span_context().is_valid
-    assert records[0].trace_id == given.encode("utf-8", "backslashreplace").decode()
+    assert records[0].trace_id == text.encode("utf-8", "backslashreplace").decode()
     assert records[0].inference_id.startswith(expected or digest)
 
 

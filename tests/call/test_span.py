@@ -107,20 +107,20 @@ def test_a_span_under_another_programs_span_joins_its_trace() -> None:
 def test_a_call_is_the_current_opentelemetry_span() -> None:
     with capture_records() as records:
         with span("ours") as call:
-            found = otel_trace.get_current_span()
-            assert found is call
-            assert found.is_recording()
-            ids = found.get_span_context()
+            current_span = otel_trace.get_current_span()
+            assert current_span is call
+            assert current_span.is_recording()
+            ids = current_span.get_span_context()
             assert f"{ids.trace_id:032x}-{ids.span_id:016x}" == call.inference_id
-            found.set_attribute("a", 1)
-            found.set_attributes({"b": [1, 2]})
-            found.add_event("happened", {"n": 1})
-            found.record_exception(LookupError("handled"))
-            found.update_name("renamed")
-            found.set_status(Status(StatusCode.ERROR, "declared"))
-        assert not found.is_recording()
-        found.set_attribute("late", 1)
-        found.end()
+            current_span.set_attribute("a", 1)
+            current_span.set_attributes({"b": [1, 2]})
+            current_span.add_event("happened", {"n": 1})
+            current_span.record_exception(LookupError("handled"))
+            current_span.update_name("renamed")
+            current_span.set_status(Status(StatusCode.ERROR, "declared"))
+        assert not current_span.is_recording()
+        current_span.set_attribute("late", 1)
+        current_span.end()
     (record,) = records
     attributes = to_json(record.attributes)
     assert (attributes["a"], attributes["b"]) == (1, [1, 2])

@@ -66,14 +66,14 @@ async def a_consumed(decorate: Decorate) -> Any:
 async def a_sent(decorate: Decorate) -> Any:
     @decorate
     async def body() -> Any:
-        got: list[Any] = []
+        values: list[Any] = []
         for _ in range(3):
-            got.append((yield len(got)))
-        yield got
+            values.append((yield len(values)))
+        yield values
 
     steps = body()
-    seen = [await steps.asend(None), await steps.asend("a"), await anext(steps), await steps.asend("c")]
-    return seen, await caught_async(anext(steps)), await caught_async(anext(steps))
+    items = [await steps.asend(None), await steps.asend("a"), await anext(steps), await steps.asend("c")]
+    return items, await caught_async(anext(steps)), await caught_async(anext(steps))
 
 
 async def a_sent_too_early(decorate: Decorate) -> Any:
@@ -354,11 +354,11 @@ async def a_context_variables(decorate: Decorate) -> Any:
 
     async def run() -> Any:
         steps = body()
-        seen = [await anext(steps), await anext(steps), variable.get()]
+        items = [await anext(steps), await anext(steps), variable.get()]
         variable.set("by the consumer")
-        seen.append(await anext(steps))
+        items.append(await anext(steps))
         await steps.aclose()
-        return seen
+        return items
 
     return await asyncio.get_running_loop().create_task(run(), context=contextvars.Context())
 
@@ -388,9 +388,9 @@ async def a_items_are_let_go(decorate: Decorate) -> Any:
     thing = await anext(steps)
     reference = weakref.ref(thing)
     del thing
-    gone = reference() is None
+    is_collected = reference() is None
     await steps.aclose()
-    return gone
+    return is_collected
 
 
 async def a_the_object(decorate: Decorate) -> Any:
@@ -440,8 +440,8 @@ def test_async_generators(scenario: Any, status: str, error_type: str | None, ou
         gc.collect()
     record = the_call(records)
     assert (record.status, record.error_type) == (status, error_type)
-    found = to_json(record.output)
-    assert (len(found) if isinstance(output, int) else found) == output
+    recorded = to_json(record.output)
+    assert (len(recorded) if isinstance(output, int) else recorded) == output
 
 
 @pytest.mark.parametrize("decorate", [undecorated, trace], ids=["undecorated", "traced"])
@@ -466,7 +466,7 @@ def test_a_loop_that_ends_closes_an_async_generator_once(decorate: Decorate) -> 
         return steps
 
     with capture_records() as records:
-        kept = asyncio.run(main())
+        result = asyncio.run(main())
         assert log == ["finally"]
-        del kept
+        del result
     assert [record.error_type for record in records] == (["abandoned"] if decorate is trace else [])

@@ -184,30 +184,30 @@ def test_a_broken_recorder_changes_nothing(break_it: Callable[[pytest.MonkeyPatc
         return function(fails)
 
     def generator(fails: bool) -> Any:
-        got = yield 1
-        yield got
+        value = yield 1
+        yield value
         return function(fails)
 
     async def async_generator(fails: bool) -> Any:
-        got = yield 1
-        yield got
+        value = yield 1
+        yield value
         function(fails)
 
     def steps(fails: bool) -> Any:
-        made = traced_generator(fails)
-        seen = [next(made), made.send(2)]
+        iterator = traced_generator(fails)
+        items = [next(iterator), iterator.send(2)]
         try:
-            next(made)
+            next(iterator)
         except StopIteration as stop:
-            seen.append(stop.value)
-        return seen
+            items.append(stop.value)
+        return items
 
     async def async_steps(fails: bool) -> Any:
-        made = traced_async_generator(fails)
-        seen = [await anext(made), await made.asend(2)]
+        iterator = traced_async_generator(fails)
+        items = [await anext(iterator), await iterator.asend(2)]
         with pytest.raises(StopAsyncIteration):
-            await anext(made)
-        return seen
+            await anext(iterator)
+        return items
 
     traced_generator, traced_async_generator = trace(generator), trace(async_generator)
     with pytest.MonkeyPatch.context() as patch, capture_records():

@@ -44,20 +44,20 @@ def test_the_value_is_the_same_object(value: Any) -> None:
     ran = []
 
     @trace
-    def run(given: Any) -> Any:
-        ran.append(given)
-        return given
+    def run(argument: Any) -> Any:
+        ran.append(argument)
+        return argument
 
     @trace
-    async def run_async(given: Any) -> Any:
-        ran.append(given)
-        return given
+    async def run_async(argument: Any) -> Any:
+        ran.append(argument)
+        return argument
 
     with capture_records() as records:
         assert run(value) is value
         assert asyncio.run(run_async(value)) is value
     assert len(ran) == 2
-    assert all(given is value for given in ran)
+    assert all(received_value is value for received_value in ran)
     assert [record.status for record in records] == ["success", "success"]
 
 
@@ -66,14 +66,14 @@ def test_generators_as_arguments_and_results_are_not_consumed() -> None:
         yield from range(3)
 
     @trace
-    def pass_on(given: Any) -> Any:
-        return given
+    def pass_on(argument: Any) -> Any:
+        return argument
 
     with capture_records() as records:
-        made = numbers()
-        assert pass_on(made) is made
-        assert list(made) == [0, 1, 2]
-    assert to_json(records[0].inputs) == {"given": "<generator>"}
+        generator = numbers()
+        assert pass_on(generator) is generator
+        assert list(generator) == [0, 1, 2]
+    assert to_json(records[0].inputs) == {"argument": "<generator>"}
 
 
 def test_the_exception_is_the_same_object() -> None:
@@ -154,8 +154,8 @@ def test_inputs_are_recorded_as_they_were() -> None:
         return items
 
     with capture_records() as records:
-        held = [1]
-        result = grow(held, {"k": [1]})
+        values = [1]
+        result = grow(values, {"k": [1]})
         result.append(10)
     assert to_json(records[0].inputs) == {"items": [1], "option": {"k": [1]}}
     assert to_json(records[0].output) == [1, 9]
@@ -218,16 +218,16 @@ def test_the_users_objects_are_not_kept_alive(kind: str, fails: bool) -> None:
 
 
 async def test_a_cancelled_task() -> None:
-    begun = asyncio.Event()
+    started = asyncio.Event()
 
     @trace
     async def wait() -> None:
-        begun.set()
+        started.set()
         await asyncio.Event().wait()
 
     with capture_records() as records:
         task = asyncio.create_task(wait())
-        await begun.wait()
+        await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -246,12 +246,12 @@ async def test_wait_for_times_out() -> None:
 
 
 async def test_a_cancellation_that_the_body_swallows_is_a_success() -> None:
-    begun = asyncio.Event()
+    started = asyncio.Event()
 
     @trace
     async def wait() -> str:
         try:
-            begun.set()
+            started.set()
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             return "cleaned up"
@@ -259,7 +259,7 @@ async def test_a_cancellation_that_the_body_swallows_is_a_success() -> None:
 
     with capture_records() as records:
         task = asyncio.create_task(wait())
-        await begun.wait()
+        await started.wait()
         task.cancel()
         assert await task == "cleaned up"
     assert [(record.status, to_json(record.output)) for record in records] == [("success", "cleaned up")]

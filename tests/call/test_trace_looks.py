@@ -97,16 +97,16 @@ def test_a_function_keeps_its_signature_and_metadata(function: Any, decorate: An
 
 @functions
 def test_a_result_has_the_same_type(function: Any) -> None:
-    def looks(made: Any) -> Any:
-        found = (
-            type(made),
-            getattr(made, "__name__", None),
-            getattr(made, "__qualname__", None),
-            inspect.isawaitable(made),
+    def looks(thing: Any) -> Any:
+        properties = (
+            type(thing),
+            getattr(thing, "__name__", None),
+            getattr(thing, "__qualname__", None),
+            inspect.isawaitable(thing),
         )
-        if inspect.iscoroutine(made):
-            made.close()
-        return found
+        if inspect.iscoroutine(thing):
+            thing.close()
+        return properties
 
     with capture_records():
         assert looks(trace(function)(1)) == looks(function(1))
@@ -120,8 +120,8 @@ def test_wrappers_use_no_globals(wrap: str) -> None:
     from everycall._call import wrappers
 
     wrapper = getattr(wrappers, wrap)(plain, wrappers.Plan(wrappers.Options(), "n", wrappers.Arguments()))  # type: ignore[attr-defined]
-    used = [i.argval for i in dis.get_instructions(wrapper) if i.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME"))]
-    assert used == []
+    names = [i.argval for i in dis.get_instructions(wrapper) if i.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME"))]
+    assert names == []
 
 
 def test_pickles_by_name() -> None:
@@ -140,20 +140,20 @@ def test_partials_and_callable_objects_pickle_as_themselves() -> None:
 
 def outcome(thing: Any, *args: Any, **kwargs: Any) -> Any:
     """Run whatever it is to its end."""
-    made = thing(*args, **kwargs)
-    if inspect.isawaitable(made):
-        return asyncio.run(awaited(made))
-    if inspect.isasyncgen(made):
-        return asyncio.run(collected(made))
-    return list(made) if inspect.isgenerator(made) else made
+    result = thing(*args, **kwargs)
+    if inspect.isawaitable(result):
+        return asyncio.run(awaited(result))
+    if inspect.isasyncgen(result):
+        return asyncio.run(collected(result))
+    return list(result) if inspect.isgenerator(result) else result
 
 
-async def awaited(made: Any) -> Any:
-    return await made
+async def awaited(awaitable: Any) -> Any:
+    return await awaitable
 
 
-async def collected(made: Any) -> Any:
-    return [item async for item in made]
+async def collected(iterable: Any) -> Any:
+    return [item async for item in iterable]
 
 
 class Caller:
@@ -647,8 +647,8 @@ def test_the_receiver_is_left_out_however_a_method_is_called() -> None:
     with capture_records() as records:
         assert [holder.method(1), holder.method(b=3, a=1), Holder.method(holder, 1, 2)] == [3, 4, 3]
         assert holder.rest(1, 2, k=3) == 3
-    shown = [to_json(record.inputs) for record in records]
-    assert shown == [{"a": 1, "b": 2}, {"a": 1, "b": 3}, {"a": 1, "b": 2}, {"items": [1, 2], "named": {"k": 3}}]
+    inputs = [to_json(record.inputs) for record in records]
+    assert inputs == [{"a": 1, "b": 2}, {"a": 1, "b": 3}, {"a": 1, "b": 2}, {"items": [1, 2], "named": {"k": 3}}]
 
 
 def test_arguments_that_do_not_fit_the_signature() -> None:
@@ -663,8 +663,14 @@ def test_arguments_that_do_not_fit_the_signature() -> None:
             with pytest.raises(TypeError) as undecorated:
                 run.__wrapped__(*args, **kwargs)  # type: ignore[attr-defined]
             assert str(traced.value) == str(undecorated.value)
-    shown = [to_json(record.inputs) for record in records]
-    assert shown == [{"b": 1}, [1, 2], {"args": [1, 2], "kwargs": {"b": 3}}, {"a": 1, "b": 1, "c": 4}, {"b": 1, "c": 4}]
+    inputs = [to_json(record.inputs) for record in records]
+    assert inputs == [
+        {"b": 1},
+        [1, 2],
+        {"args": [1, 2], "kwargs": {"b": 3}},
+        {"a": 1, "b": 1, "c": 4},
+        {"b": 1, "c": 4},
+    ]
     assert {record.error_type for record in records} == {"TypeError"}
 
 

@@ -206,9 +206,9 @@ def test_send_throw_and_close_reach_the_returned_generator() -> None:
 
     error = KeyError("x")
     with capture_records():
-        made = trace(lambda: steps())()
-        assert (next(made), made.send("hello"), made.throw(error)) == (0, 1, 2)
-        made.close()
+        generator = trace(lambda: steps())()
+        assert (next(generator), generator.send("hello"), generator.throw(error)) == (0, 1, 2)
+        generator.close()
     assert log == ["hello", error, "closed"]
 
 

@@ -78,8 +78,8 @@ def sent(decorate: Decorate) -> Any:
         return got
 
     steps = body()
-    seen = [steps.send(None), steps.send("a"), next(steps)]
-    return seen, caught(lambda: steps.send("c")), caught(lambda: next(steps))
+    items = [steps.send(None), steps.send("a"), next(steps)]
+    return items, caught(lambda: steps.send("c")), caught(lambda: next(steps))
 
 
 def sent_too_early(decorate: Decorate) -> Any:
@@ -318,17 +318,17 @@ def exited(decorate: Decorate) -> Any:
 
 
 def reentered(decorate: Decorate) -> Any:
-    made: list[Any] = []
+    generators: list[Any] = []
 
     @decorate
     def body() -> Iterator[Any]:
-        yield caught(lambda: next(made[0]))
+        yield caught(lambda: next(generators[0]))
 
-    made.append(body())
+    generators.append(body())
     try:
-        return next(made[0])
+        return next(generators[0])
     finally:
-        made.clear()
+        generators.clear()
 
 
 def context_variables(decorate: Decorate) -> Any:
@@ -341,9 +341,9 @@ def context_variables(decorate: Decorate) -> Any:
 
     def run() -> Any:
         steps = body()
-        seen = [next(steps), next(steps), variable.get()]
+        items = [next(steps), next(steps), variable.get()]
         variable.set("by the consumer")
-        return [*seen, next(steps)]
+        return [*items, next(steps)]
 
     return contextvars.Context().run(run)
 
@@ -355,14 +355,14 @@ def items_are_let_go(decorate: Decorate) -> Any:
         yield Thing()
 
     steps = body()
-    seen = []
+    references = []
     for _ in range(2):
         thing = next(steps)
         reference = weakref.ref(thing)
         del thing
-        seen.append(reference() is None)
+        references.append(reference() is None)
     steps.close()
-    return seen
+    return references
 
 
 def sent_things_are_let_go(decorate: Decorate) -> Any:
@@ -452,6 +452,6 @@ def test_generators(scenario: Any, status: str, error_type: str | None, output: 
         gc.collect()
     record = the_call(records)
     assert (record.status, record.error_type) == (status, error_type)
-    found = to_json(record.output)
-    assert (len(found) if isinstance(output, int) else found) == output
+    recorded = to_json(record.output)
+    assert (len(recorded) if isinstance(output, int) else recorded) == output
     assert not current().inference_id

@@ -33,9 +33,9 @@ def test_the_consumers_spans_are_not_children() -> None:
             for item in steps():
                 with span(f"between {item}"):
                     pass
-    found = by_name(records)
-    parents = {name: record.parent_id for name, record in found.items()}
-    ids = {name: record.inference_id for name, record in found.items()}
+    named_records = by_name(records)
+    parents = {name: record.parent_id for name, record in named_records.items()}
+    ids = {name: record.inference_id for name, record in named_records.items()}
     assert parents == {
         "consumer": None,
         "steps": ids["consumer"],
@@ -61,9 +61,9 @@ async def test_the_consumers_spans_are_not_children_async() -> None:
             async for item in steps():
                 with span(f"between {item}"):
                     await asyncio.sleep(0)
-    found = by_name(records)
-    ids = {name: record.inference_id for name, record in found.items()}
-    assert {name: record.parent_id for name, record in found.items()} == {
+    named_records = by_name(records)
+    ids = {name: record.inference_id for name, record in named_records.items()}
+    assert {name: record.parent_id for name, record in named_records.items()} == {
         "consumer": None,
         "steps": ids["consumer"],
         "inside": ids["steps"],
@@ -92,16 +92,16 @@ async def test_a_stream_belongs_to_the_call_that_created_it(kind: str) -> None:
 
     items = [1, 2]
     with capture_records() as records:
-        made = endpoint(items)
+        stream = endpoint(items)
         items.append(3)
         with span("server"):
-            seen = [item async for item in made] if kind == "async generator" else list(made)
-    assert seen == [1, 2, 3]
-    found = by_name(records)
-    assert found["stream"].parent_id == found["endpoint"].inference_id
-    assert found["stream"].trace_id == found["endpoint"].trace_id
-    assert to_json(found["stream"].inputs) == {"items": [1, 2]}
-    assert to_json(found["stream"].output) == [1, 2, 3]
+            received_items = [item async for item in stream] if kind == "async generator" else list(stream)
+    assert received_items == [1, 2, 3]
+    named_records = by_name(records)
+    assert named_records["stream"].parent_id == named_records["endpoint"].inference_id
+    assert named_records["stream"].trace_id == named_records["endpoint"].trace_id
+    assert to_json(named_records["stream"].inputs) == {"items": [1, 2]}
+    assert to_json(named_records["stream"].output) == [1, 2, 3]
 
 
 def test_interleaved_generators_keep_their_own_context() -> None:
@@ -127,11 +127,11 @@ async def test_steps_in_different_tasks() -> None:
             yield call.inference_id if call else None
 
     with capture_records() as records:
-        made = steps()
-        seen: list[Any] = [await asyncio.create_task(made.__anext__()) for _ in range(3)]  # type: ignore[arg-type]
-        await made.aclose()  # type: ignore[attr-defined]
+        stream = steps()
+        items: list[Any] = [await asyncio.create_task(stream.__anext__()) for _ in range(3)]  # type: ignore[arg-type]
+        await stream.aclose()  # type: ignore[attr-defined]
         assert not current().inference_id
-    assert seen == [records[0].inference_id] * 3
+    assert items == [records[0].inference_id] * 3
 
 
 # --- bounds ---
@@ -168,10 +168,10 @@ def test_a_long_stream_of_objects_is_bounded() -> None:
 def test_items_are_recorded_as_they_were() -> None:
     @trace
     def steps() -> Iterator[list[int]]:
-        held = [1]
-        yield held
-        held.append(2)
-        yield held
+        values = [1]
+        yield values
+        values.append(2)
+        yield values
 
     with capture_records() as records:
         list(steps())

@@ -22,21 +22,21 @@ Records = list[Record]
 
 @trace(name="steps")
 def steps() -> Any:
-    got = []
+    values = []
     for i in range(2):
         try:
-            got.append((yield i))
+            values.append((yield i))
         except ValueError:
-            got.append("caught")
-    return got
+            values.append("caught")
+    return values
 
 
 @trace(name="asteps")
 async def asteps() -> Any:
-    got = []
+    values = []
     for i in range(2):
-        got.append((yield i))
-    yield got
+        values.append((yield i))
+    yield values
 
 
 def ending(records: Records, name: str = "steps") -> tuple[str, str | None]:
@@ -45,23 +45,23 @@ def ending(records: Records, name: str = "steps") -> tuple[str, str | None]:
 
 
 def is_child(records: Records, child: str, parent: str) -> bool:
-    named = {record.name: record for record in records}
-    return named[child].parent_id == named[parent].inference_id
+    records_by_name = {record.name: record for record in records}
+    return records_by_name[child].parent_id == records_by_name[parent].inference_id
 
 
 async def generator_send(records: Records) -> None:
-    made = steps()
-    assert [next(made), made.send("x")] == [0, 1]
+    generator = steps()
+    assert [next(generator), generator.send("x")] == [0, 1]
     with pytest.raises(StopIteration) as stop:
-        made.send("y")
+        generator.send("y")
     assert stop.value.value == ["x", "y"]
 
 
 async def generator_throw(records: Records) -> None:
-    made = steps()
-    assert [next(made), made.throw(ValueError())] == [0, 1]
+    generator = steps()
+    assert [next(generator), generator.throw(ValueError())] == [0, 1]
     with pytest.raises(StopIteration) as stop:
-        next(made)
+        next(generator)
     assert stop.value.value == ["caught", None]
 
 
@@ -69,10 +69,10 @@ async def generator_return_value(records: Records) -> None:
     def outer() -> Any:
         return (yield from steps())
 
-    made = outer()
-    next(made), next(made)
+    generator = outer()
+    next(generator), next(generator)
     with pytest.raises(StopIteration) as stop:
-        next(made)
+        next(generator)
     assert stop.value.value == [None, None]
 
 
@@ -127,15 +127,15 @@ async def anyio_scope_across_a_yield(records: Records) -> None:
 
 
 async def asend(records: Records) -> None:
-    made = asteps()
-    assert [await made.asend(None), await made.asend("x"), await made.asend("y")] == [0, 1, ["x", "y"]]
+    generator = asteps()
+    assert [await generator.asend(None), await generator.asend("x"), await generator.asend("y")] == [0, 1, ["x", "y"]]
 
 
 async def aclose_after_an_early_break_ends_the_span(records: Records) -> None:
-    made = asteps()
-    async for _ in made:
+    generator = asteps()
+    async for _ in generator:
         break
-    await made.aclose()
+    await generator.aclose()
     assert ending(records, "asteps") == ("success", "abandoned")
 
 
@@ -216,9 +216,9 @@ async def an_argument_whose_methods_raise(records: Records) -> None:
 
 
 async def a_cyclic_list(records: Records) -> None:
-    held: list[Any] = [1]
-    held.append(held)
-    assert trace(lambda x: x)(held) is held
+    values: list[Any] = [1]
+    values.append(values)
+    assert trace(lambda x: x)(values) is values
     assert to_json(records[0].inputs) == {"x": [1, "<cycle to list>"]}
 
 
@@ -252,8 +252,8 @@ async def a_thread_pools_calls_keep_their_parent(records: Records) -> None:
 
 
 async def inputs_as_they_were_at_call_time(records: Records) -> None:
-    held = [1]
-    trace(lambda x: x.append(2))(held)
+    values = [1]
+    trace(lambda x: x.append(2))(values)
     assert to_json(records[0].inputs) == {"x": [1]}
 
 

@@ -228,15 +228,15 @@ def test_a_bound_method_is_shown_by_name() -> None:
 
 @pytest.mark.parametrize("value", [b"\xff\x00", bytearray(b"abc"), memoryview(b"abc")], ids=lambda v: type(v).__name__)
 def test_bytes_are_captured_as_their_length(value: Any) -> None:
-    found, cut = cut_of({"v": value})
-    assert found == {"v": f"<{type(value).__name__} of {len(value)} bytes>"}
+    captured, cut = cut_of({"v": value})
+    assert captured == {"v": f"<{type(value).__name__} of {len(value)} bytes>"}
     assert cut.bytes == cut.kept + len(value)
 
 
 def test_cycles() -> None:
-    held: list[Any] = [1]
-    held.append({"again": held})
-    assert shown(held) == [1, {"again": "<cycle to list>"}]
+    values: list[Any] = [1]
+    values.append({"again": values})
+    assert shown(values) == [1, {"again": "<cycle to list>"}]
     thing = Slotted(1, [])
     thing.below.append(thing)
     assert shown(thing) == {"x": 1, "below": ["<cycle to Slotted>"]}
@@ -281,14 +281,14 @@ def test_numpy() -> None:
         "time": "2026-01-02",
         "long": "<numpy.longdouble>",
     }
-    found, cut = cut_of({"big": numpy.zeros((1000, 1000)), "objects": numpy.array([object()], dtype=object)})
-    assert found["big"] == "<ndarray of shape (1000, 1000) and dtype float64>"
-    assert found["objects"] == "<ndarray of shape (1,) and dtype object>"
+    captured, cut = cut_of({"big": numpy.zeros((1000, 1000)), "objects": numpy.array([object()], dtype=object)})
+    assert captured["big"] == "<ndarray of shape (1000, 1000) and dtype float64>"
+    assert captured["objects"] == "<ndarray of shape (1,) and dtype object>"
     assert cut.bytes > 8_000_000
 
 
 def test_pandas() -> None:
     pandas = pytest.importorskip("pandas")
-    found, _ = cut_of([pandas.DataFrame({"a": [1, 2]}), pandas.Series([1])])
-    assert found == ["<DataFrame of shape (2, 1)>", "<Series of shape (1,)>"]
+    captured, _ = cut_of([pandas.DataFrame({"a": [1, 2]}), pandas.Series([1])])
+    assert captured == ["<DataFrame of shape (2, 1)>", "<Series of shape (1,)>"]
     assert shown([pandas.Timestamp(2026, 1, 2)]) == ["2026-01-02T00:00:00"]

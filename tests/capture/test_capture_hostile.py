@@ -214,9 +214,9 @@ def bomb() -> list[Any]:
 
 
 def cyclic_dict() -> dict[str, Any]:
-    held: dict[str, Any] = {"a": 1}
-    held["again"] = held
-    return held
+    members: dict[str, Any] = {"a": 1}
+    members["again"] = members
+    return members
 
 
 class CyclicObject:
@@ -260,9 +260,9 @@ def open_file() -> Any:
 
 @pytest.fixture(scope="module")
 def a_socket() -> Iterator[socket.socket]:
-    made = socket.socket()
-    yield made
-    made.close()
+    connection = socket.socket()
+    yield connection
+    connection.close()
 
 
 BAD: dict[str, tuple[Any, bool]] = {
@@ -326,8 +326,8 @@ def test_bad_inputs(name: str, way: str) -> None:
         return i
 
     @trace(name="bad")
-    def bad(given: Any) -> Any:
-        return 1 if way == "argument" else given
+    def bad(argument: Any) -> Any:
+        return 1 if way == "argument" else argument
 
     with capture_records() as records:
         value = make()
@@ -354,12 +354,12 @@ def test_a_socket_is_shown_by_name(a_socket: socket.socket) -> None:
 
 
 def test_small_values_beside_large_ones_are_not_cut() -> None:
-    found, cut = cut_of({"document": "x" * 5_000_000, "question": "why?" * 100, "n": 1})
-    assert found["question"] == "why?" * 100
-    assert found["n"] == 1
-    assert "characters cut" in found["document"]
-    assert found["document"].startswith("xxx")
-    assert found["document"].endswith("xxx")
+    captured, cut = cut_of({"document": "x" * 5_000_000, "question": "why?" * 100, "n": 1})
+    assert captured["question"] == "why?" * 100
+    assert captured["n"] == 1
+    assert "characters cut" in captured["document"]
+    assert captured["document"].startswith("xxx")
+    assert captured["document"].endswith("xxx")
     assert cut.bytes > 5_000_000
 
 
@@ -367,9 +367,9 @@ def test_a_large_text_keeps_head_tail_sizes_and_hash() -> None:
     import hashlib
 
     text = "head" + "x" * 3_000_000 + "tail"
-    found, cut = cut_of(text)
-    assert found.startswith("head")
-    assert found.endswith("tail")
+    captured, cut = cut_of(text)
+    assert captured.startswith("head")
+    assert captured.endswith("tail")
     assert cut.bytes == len(text)
     assert cut.sha256 == hashlib.sha256(text.encode()).hexdigest()
 
@@ -387,14 +387,14 @@ def test_depth_is_within_the_limit_of_the_reader() -> None:
         return levels
 
     assert depth(shown(deep(60))) == 60
-    found, _ = cut_of(deep(5_000))
-    assert depth(found) < limits.NESTING_MAX
+    captured, _ = cut_of(deep(5_000))
+    assert depth(captured) < limits.NESTING_MAX
 
 
 @pytest.mark.parametrize("kind", ["list", "dict", "set", "plain dict"])
 def test_values_changed_by_another_thread(kind: str) -> None:
     """Whatever the moment, something is captured and nothing is raised."""
-    held: Any = {"list": list, "set": set}.get(kind, dict)()
+    values: Any = {"list": list, "set": set}.get(kind, dict)()
     stop = threading.Event()
 
     def change() -> None:
@@ -402,15 +402,15 @@ def test_values_changed_by_another_thread(kind: str) -> None:
         while not stop.is_set():
             n += 1
             if kind == "list":
-                held.append(stop if n % 3 else n)
-                if len(held) > 500:
-                    held.clear()
+                values.append(stop if n % 3 else n)
+                if len(values) > 500:
+                    values.clear()
             elif kind == "set":
-                held.add(n % 700)
-                held.discard((n * 7) % 700)
+                values.add(n % 700)
+                values.discard((n * 7) % 700)
             else:
-                held[str(n % 700)] = stop if kind == "dict" and n % 3 else n
-                held.pop(str((n * 7) % 700), None)
+                values[str(n % 700)] = stop if kind == "dict" and n % 3 else n
+                values.pop(str((n * 7) % 700), None)
 
     thread = threading.Thread(target=change)
     before = sys.getswitchinterval()
@@ -418,7 +418,7 @@ def test_values_changed_by_another_thread(kind: str) -> None:
     thread.start()
     try:
         for _ in range(200):
-            raw, _ = capture({"held": held, "same": [held]})
+            raw, _ = capture({"held": values, "same": [values]})
             assert isinstance(json.loads(bytes(raw))["held"], dict if "dict" in kind else list)
     finally:
         stop.set()
@@ -450,17 +450,17 @@ def test_integers_that_python_refuses_to_print() -> None:
     before = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(640)
     try:
-        found, _ = cut_of({"n": 10**1000, "m": 1})
+        captured, _ = cut_of({"n": 10**1000, "m": 1})
     finally:
         sys.set_int_max_str_digits(before)
-    assert found == {"n": f"<int of {(10**1000).bit_length()} bits>", "m": 1}
+    assert captured == {"n": f"<int of {(10**1000).bit_length()} bits>", "m": 1}
 
 
 def test_captured_classes_are_not_kept_alive() -> None:
     def show() -> weakref.ref[type]:
-        made = dataclasses.make_dataclass("Made", ["x"])
-        assert shown(made(1)) == {"x": 1}
-        return weakref.ref(made)
+        shape = dataclasses.make_dataclass("Made", ["x"])
+        assert shown(shape(1)) == {"x": 1}
+        return weakref.ref(shape)
 
     import gc
 
