@@ -17,5 +17,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     terminalreporter.section("what faults cost: calls that returned, and where they are after the next start")
     terminalreporter.write_line(f"{'scenario':64}{'calls':>8}{'once':>8}{'twice':>8}{'lost':>8}")
-    for scenario, calls, once, twice, lost in rows:
-        terminalreporter.write_line(f"{scenario:64.64}{calls:8,}{once:8,}{twice:8,}{lost:8,}")
+    for scenario, calls, once, twice, missing in rows:
+        terminalreporter.write_line(f"{scenario:64.64}{calls:8,}{once:8,}{twice:8,}{missing:8,}")

@@ -134,10 +134,10 @@ def run(body: str, **environment: str) -> list[Any]:
 
 def assert_once(sink: Sink, expected: set[int], record_property: Callable[[str, object], None]) -> None:
     numbers = sink.numbers()
-    lost = expected - set(numbers)
+    missing = expected - set(numbers)
     twice = sum(count > 1 for count in numbers.values())
-    record_property("fault", (len(expected), len(expected & set(numbers)) - twice, twice, len(lost)))
-    assert not lost, sorted(lost)[:5]
+    record_property("fault", (len(expected), len(expected & set(numbers)) - twice, twice, len(missing)))
+    assert not missing, sorted(missing)[:5]
     assert set(numbers.values()) == {1}
     assert set(numbers) == expected
 
@@ -161,12 +161,12 @@ def test_forks_beside_a_busy_sender(
     with Sink(mode, certificate if scheme == "https" else None) as sink:
         program = PRELUDE + WAYS + BESIDE_A_BUSY_SENDER
         code = program.format(child_flush=0.2 if mode in ("hang", "reset") else 10, forks=FORKS)
-        hung, called = run(code, EVERYCALL_ENDPOINT=sink.address, SSL_CERT_FILE=str(certificate))
+        hung, call_count = run(code, EVERYCALL_ENDPOINT=sink.address, SSL_CERT_FILE=str(certificate))
         assert hung == 0
         sink.mode = "ok"
         sink.release()
         ship(sink.address, SSL_CERT_FILE=str(certificate))
-        expected = {*range(FORKS), *range(100_000, 100_000 + FORKS), *range(1_000_000, called)}
+        expected = {*range(FORKS), *range(100_000, 100_000 + FORKS), *range(1_000_000, call_count)}
         assert_once(sink, expected, record_property)
 
 

@@ -77,7 +77,7 @@ def assert_once(sink: Sink, expected: set[int], record_property: Callable[[str, 
 
 def test_a_call_that_spans_init(sink: Sink, record_property: Callable[[str, object], None]) -> None:
     """The same destination again: one sheet, one spool, and the call is in both."""
-    told, errors = run(
+    lines, errors = run(
         sink,
         CALL
         + """
@@ -90,7 +90,7 @@ outer(1)
 tell(sheet(), everycall.flush(20).spooled)
 """,
     )
-    assert (told, errors) == ([[3, 0]], "")
+    assert (lines, errors) == ([[3, 0]], "")
     assert_once(sink, {0, 1, 2}, record_property)
 
 
@@ -98,7 +98,7 @@ def test_a_call_that_spans_init_to_another_endpoint(
     sink: Sink, second: Sink, record_property: Callable[[str, object], None]
 ) -> None:
     """It goes to where it was bound for; later ones go to the other; the sheet has them all."""
-    told, errors = run(
+    lines, errors = run(
         sink,
         CALL
         + """
@@ -112,7 +112,7 @@ tell(sheet(), everycall.flush(20).spooled)
 """,
         second,
     )
-    assert (told, errors) == ([[3, 0]], "")
+    assert (lines, errors) == ([[3, 0]], "")
     assert second.numbers() == {101: 1}
     assert_once(sink, {0, 1}, record_property)
 
@@ -122,7 +122,7 @@ def test_a_call_that_spans_shutdown(sink: Sink, up: bool, record_property: Calla
     """It counts and arrives; one that begins after the shutdown is not recorded."""
     if not up:
         sink.stop()
-    told, _ = run(
+    lines, _ = run(
         sink,
         CALL
         + """
@@ -135,7 +135,7 @@ outer(1)
 tell(sheet())
 """,
     )
-    assert told == [[2]]
+    assert lines == [[2]]
     if not up:
         sink.start()
         ship(sink.address)
@@ -149,7 +149,7 @@ def test_exit_handlers_that_run_after_ours(
     """Handlers registered before everycall's run after it: their calls count, and are delivered as they end."""
     if not up:
         sink.stop()
-    told, errors = run(
+    lines, errors = run(
         sink,
         """
 @atexit.register
@@ -163,7 +163,7 @@ def late():
         + CALL
         + "numbered(0)\n",
     )
-    assert told == [[4]]
+    assert lines == [[4]]
     if up:
         assert errors == ""
     else:
@@ -175,7 +175,7 @@ def late():
 
 def test_the_first_call_in_an_exit_handler(sink: Sink, record_property: Callable[[str, object], None]) -> None:
     """Recording begins while the interpreter ends: the calls arrive all the same."""
-    told, errors = run(
+    lines, errors = run(
         sink,
         """
 @atexit.register
@@ -188,7 +188,7 @@ def late():
 """
         + CALL,
     )
-    assert (told, errors) == ([[5]], "")
+    assert (lines, errors) == ([[5]], "")
     assert_once(sink, set(range(5)), record_property)
 
 
@@ -196,7 +196,7 @@ def test_threads_make_calls_during_repeated_init(
     sink: Sink, second: Sink, record_property: Callable[[str, object], None]
 ) -> None:
     """Four threads call without a pause through 40 `init`s to two endpoints: every call is at one of them, once."""
-    told, errors = run(
+    lines, errors = run(
         sink,
         CALL
         + """
@@ -218,7 +218,7 @@ tell(sheet() - sum(made), left, *made)
 """,
         second,
     )
-    difference, left, *made = told[0]
+    difference, left, *made = lines[0]
     assert (difference, left, errors) == (0, 0, "")
     expected = {worker * 1_000_000 + n for worker in range(4) for n in range(made[worker])}
     assert not set(sink.numbers()) & set(second.numbers())
@@ -228,7 +228,7 @@ tell(sheet() - sum(made), left, *made)
 
 def test_threads_make_calls_during_a_shutdown(sink: Sink, record_property: Callable[[str, object], None]) -> None:
     """Whatever had begun when recording was shut down is recorded; the program's end delivers it."""
-    told, errors = run(
+    lines, errors = run(
         sink,
         CALL
         + """
@@ -257,10 +257,10 @@ tell(sheet())
 """,
     )
     assert errors == ""
-    assert sum(sink.numbers().values()) == told[0][0]
+    assert sum(sink.numbers().values()) == lines[0][0]
     assert set(sink.numbers().values()) == {1}
-    assert told[0][0] > 100
-    record_property("fault", (told[0][0], len(sink.numbers()), 0, 0))
+    assert lines[0][0] > 100
+    record_property("fault", (lines[0][0], len(sink.numbers()), 0, 0))
 
 
 # --- flush and exit while the endpoint is ill ---
@@ -270,7 +270,7 @@ tell(sheet())
 def test_a_flush_does_not_hammer(sink: Sink, mode: str) -> None:
     """One attempt at once, then the back-off: few requests in three seconds, however many wait."""
     sink.mode = mode
-    told, _ = run(
+    lines, _ = run(
         sink,
         CALL
         + """
@@ -283,14 +283,14 @@ tell(everycall.flush(3).spooled)
 """,
         EVERYCALL_EXIT_TIMEOUT="0",
     )
-    assert told == [[100]]
+    assert lines == [[100]]
     assert 2 <= len(sink.times) <= 10
 
 
 def test_many_short_flushes_do_not_hammer(sink: Sink) -> None:
     """A loop of flushes makes an attempt each, but not more than four a second."""
     sink.mode = "status:503"
-    told, _ = run(
+    lines, _ = run(
         sink,
         CALL
         + """
@@ -302,7 +302,7 @@ tell(time.monotonic() - begun)
 """,
         EVERYCALL_EXIT_TIMEOUT="0",
     )
-    ((seconds,),) = told
+    ((seconds,),) = lines
     assert 2 <= len(sink.times) <= 4 * seconds + 2  # the first attempt, and one at the exit
 
 

@@ -115,8 +115,8 @@ def ask(address: str, numbers: range) -> set[str]:
         httpx.Client(timeout=30, limits=httpx.Limits(max_keepalive_connections=0)) as client,
         ThreadPoolExecutor(8) as pool,
     ):
-        found = pool.map(lambda n: client.get(f"{address}/?{n}", headers=headers_of(n)), numbers)
-        return {answer.raise_for_status().text for answer in found}
+        responses = pool.map(lambda n: client.get(f"{address}/?{n}", headers=headers_of(n)), numbers)
+        return {answer.raise_for_status().text for answer in responses}
 
 
 def assert_nested(sink: Sink, numbers: range) -> None:
@@ -150,9 +150,9 @@ def test_prefork_workers_lose_nothing(sink: Sink, ending: str, up: bool) -> None
         port = process.stdout.readline().strip()
         pids = ask(f"http://127.0.0.1:{port}", range(200))
         os.killpg(process.pid, signal.SIGTERM)
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-        assert "Traceback" not in said
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert "Traceback" not in stderr
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -164,12 +164,12 @@ def test_prefork_workers_lose_nothing(sink: Sink, ending: str, up: bool) -> None
     expected = {
         *range(200), *range(100_000, 100_200, 5), *range(200_000, 200_200), *range(1_000_000, 1_000_020), 1_000_099,
     }  # fmt: skip
-    found = sink.numbers()
-    reaped = {n for n in found if n >= 2_000_000}
-    assert set(found) - reaped == expected
+    numbers = sink.numbers()
+    reaped = {n for n in numbers if n >= 2_000_000}
+    assert set(numbers) - reaped == expected
     assert {str(n - 2_000_000) for n in reaped} <= pids
-    assert set(found.values()) == {1}
-    assert len(sink.counts()) == len(found)
+    assert set(numbers.values()) == {1}
+    assert len(sink.counts()) == len(numbers)
     assert_nested(sink, range(200))
     unique = {r["inputs"]["n"]: r for r in sink.records}
     for n in range(0, 200, 5):
@@ -221,17 +221,17 @@ def test_uvicorn_with_two_workers(sink: Sink, tmp_path: Path) -> None:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         pids: set[str] = set()
-        asked = 0
-        while len(pids) < 2 and asked < 2_000:  # the second worker may take a while to start
-            pids |= ask(f"http://127.0.0.1:{port}", range(asked, asked + 40))
-            asked += 40
+        request_count = 0
+        while len(pids) < 2 and request_count < 2_000:  # the second worker may take a while to start
+            pids |= ask(f"http://127.0.0.1:{port}", range(request_count, request_count + 40))
+            request_count += 40
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=120)
     finally:
         process.kill()
         process.communicate()
     assert len(pids) == 2
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     ship(sink.address)
-    assert set(sink.numbers()) == set(range(asked))
-    assert_nested(sink, range(asked))
+    assert set(sink.numbers()) == set(range(request_count))
+    assert_nested(sink, range(request_count))

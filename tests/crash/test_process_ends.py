@@ -132,8 +132,8 @@ def test_kill_9_at_any_moment(sink: Sink) -> None:
 )
 def test_every_other_way_to_end(sink: Sink, ending: str, code: int) -> None:
     """Exit, `os._exit`, an uncaught exception, signals: the exit code is kept and nothing is missing."""
-    found, returned, _ = run(sink, f"for n in range(50): call(n)\n{ending}")
-    assert found == code
+    exit_code, returned, _ = run(sink, f"for n in range(50): call(n)\n{ending}")
+    assert exit_code == code
     ship(sink)
     assert_once(sink, returned)
     assert returned == set(range(50))
@@ -169,12 +169,12 @@ def test_exit_is_not_delayed(sink: Sink, mode: str) -> None:
         sink.stop()
     else:
         sink.mode = mode
-    code, returned, said = run(sink, "for n in range(20): call(n)")
+    code, returned, stderr = run(sink, "for n in range(20): call(n)")
     assert code == 0
     assert len(returned) == 20
     if mode != "status:413":
-        lines = said.splitlines()
-        assert len(lines) == 1, said
+        lines = stderr.splitlines()
+        assert len(lines) == 1, stderr
         assert "20 of 20 records not delivered yet" in lines[0]
         if mode == "down":
             sink.start()
@@ -182,7 +182,7 @@ def test_exit_is_not_delayed(sink: Sink, mode: str) -> None:
         ship(sink)
         assert_once(sink, returned)
     else:
-        assert "lost" in said
+        assert "lost" in stderr
 
 
 def test_stopped_right_after_the_call(sink: Sink) -> None:
@@ -207,7 +207,7 @@ def test_stopped_right_after_the_call(sink: Sink) -> None:
 @pytest.mark.parametrize("ending", ["sys.exit(0)", "os._exit(0)"])
 def test_forked_children(sink: Sink, ending: str) -> None:
     """Parent initialises and calls, forked children call: all arrive, ids differ even after random.seed(0) in each."""
-    code, returned, said = run(
+    code, returned, stderr = run(
         sink,
         f"""
         import random
@@ -220,7 +220,7 @@ def test_forked_children(sink: Sink, ending: str) -> None:
         for _ in range(3): os.wait()
         """,
     )
-    assert code == 0, said
+    assert code == 0, stderr
     assert len(returned) == 950
     ship(sink)
     assert_once(sink, returned)
@@ -258,7 +258,7 @@ def test_multiprocessing_children_that_exit_at_once(sink: Sink, method: str, tmp
 
 def test_fork_while_the_sender_is_busy(sink: Sink) -> None:
     """Forks in the middle of sending and calling, many times: no child hangs, nothing is missing."""
-    code, returned, said = run(
+    code, returned, stderr = run(
         sink,
         """
         for child in range(60):
@@ -271,7 +271,7 @@ def test_fork_while_the_sender_is_busy(sink: Sink) -> None:
         """,
         timeout=120,
     )
-    assert code == 0, said
+    assert code == 0, stderr
     assert len(returned) == 120
     ship(sink)
     assert_once(sink, returned)
@@ -295,30 +295,30 @@ def test_two_processes_share_one_directory(sink: Sink) -> None:
 @pytest.mark.parametrize("spool", ["/proc/nowhere", "/dev/null/x"])
 def test_no_spool_directory(sink: Sink, spool: str) -> None:
     """A directory that cannot be written: calls are untouched, records travel from memory, one warning."""
-    code, returned, said = run(
+    code, returned, stderr = run(
         sink, f"everycall.init(endpoint={sink.address!r}, spool_dir={spool!r})\nfor n in range(100): call(n)"
     )
-    assert code == 0, said
+    assert code == 0, stderr
     assert_once(sink, returned)
     assert len(returned) == 100
-    assert said.count("cannot write its spool") == 1
-    assert "Traceback" not in said
+    assert stderr.count("cannot write its spool") == 1
+    assert "Traceback" not in stderr
 
 
 def test_no_spool_directory_and_no_endpoint(sink: Sink) -> None:
     """With neither disk nor network the loss is counted and named, and the exit is quick."""
     sink.stop()
-    code, returned, said = run(
+    code, returned, stderr = run(
         sink, f"everycall.init(endpoint={sink.address!r}, spool_dir='/proc/nowhere')\nfor n in range(100): call(n)"
     )
     assert code == 0
     assert len(returned) == 100
-    assert "100 of 100 records lost (spool_unwritable: 100): ConnectionRefusedError: Connection refused" in said
+    assert "100 of 100 records lost (spool_unwritable: 100): ConnectionRefusedError: Connection refused" in stderr
 
 
 def test_a_clock_that_goes_back(sink: Sink) -> None:
     """Durations come from the monotonic clock: none is negative when the wall clock jumps back an hour."""
-    code, returned, said = run(
+    code, returned, stderr = run(
         sink,
         """
         from everycall import _call
@@ -328,7 +328,7 @@ def test_a_clock_that_goes_back(sink: Sink) -> None:
         for n in range(10): call(n)
         """,
     )
-    assert code == 0, said
+    assert code == 0, stderr
     assert_once(sink, returned)
     assert all(r["latency"] >= 0 and r["end_time_unix_nano"] >= r["start_time_unix_nano"] for r in sink.records)
 
@@ -368,7 +368,7 @@ def test_an_endpoint_that_fails_for_a_while(sink: Sink, fault: str) -> None:
 
 def test_a_burst(sink: Sink) -> None:
     """50 000 calls as fast as they go: none is lost and the program is not held up at its end."""
-    code, _, said = run(
+    code, _, stderr = run(
         sink,
         """
         for n in range(50_000): numbered(n)
@@ -378,5 +378,5 @@ def test_a_burst(sink: Sink) -> None:
         """,
         timeout=120,
     )
-    assert code == 0, said
+    assert code == 0, stderr
     assert_once(sink, set(range(50_000)))

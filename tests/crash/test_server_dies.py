@@ -36,9 +36,9 @@ print(everycall.flush(40).spooled)
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def serve(port: int, data: Path) -> subprocess.Popen[bytes]:
@@ -81,7 +81,7 @@ def test_a_server_killed_under_load_has_every_call_once(
             server.communicate()
             server = serve(port, data)
         out, err = program.communicate("end\n", timeout=90)
-        called, left = (int(line) for line in out.split())
+        call_count, left = (int(line) for line in out.split())
         assert left == 0, err
         key = local_key_path().read_text().strip()
         trace = httpx.get(f"http://127.0.0.1:{port}/api/records?limit=1", headers={"x-api-key": key}).json()
@@ -95,9 +95,9 @@ def test_a_server_killed_under_load_has_every_call_once(
     with sqlite3.connect(data / "everycall.db") as store:
         assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         rows, distinct = store.execute("SELECT count(*), count(DISTINCT inference_id) FROM records").fetchone()
-    record_property("fault", (called, distinct, rows - distinct, called - distinct))
-    assert (rows, distinct) == (called, called)
-    assert called > 1_000
+    record_property("fault", (call_count, distinct, rows - distinct, call_count - distinct))
+    assert (rows, distinct) == (call_count, call_count)
+    assert call_count > 1_000
     assert not list(Path(os.environ["EVERYCALL_HOME"]).rglob("*.spool"))
 
 
@@ -130,7 +130,7 @@ print(everycall.flush(30).spooled)
         assert out == "0\n", err
         assert len([line for line in err.splitlines() if line]) <= 2, err
         key = local_key_path().read_text().strip()
-        found: list[str] = []
+        numbers: list[str] = []
         cursor: str | None = None
         while True:
             page = httpx.get(
@@ -138,12 +138,12 @@ print(everycall.flush(30).spooled)
                 params={"limit": "500", **({"cursor": cursor} if cursor else {})},
                 headers={"x-api-key": key},
             ).json()
-            found += [str(r["inputs"]["n"]) for r in page["records"]]
+            numbers += [str(r["inputs"]["n"]) for r in page["records"]]
             cursor = page["next_cursor"]
             if not cursor:
                 break
-        record_property("fault", (1000, len(set(found)), len(found) - len(set(found)), 1000 - len(set(found))))
-        assert sorted(map(int, found)) == list(range(1000))
+        record_property("fault", (1000, len(set(numbers)), len(numbers) - len(set(numbers)), 1000 - len(set(numbers))))
+        assert sorted(map(int, numbers)) == list(range(1000))
     finally:
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=120)

@@ -287,6 +287,6 @@ everycall.flush(0.3)
 """
     run_short(sink, 12, program)
     assert disk_usage(home) <= 100_000 + 2 * 49_152  # the two that run last count their own apart
-    kept = b"".join(path.read_bytes() for path in home.rglob("*.spool"))
-    assert b'"n":11' in kept
-    assert b'"n":0' not in kept
+    spooled = b"".join(path.read_bytes() for path in home.rglob("*.spool"))
+    assert b'"n":11' in spooled
+    assert b'"n":0' not in spooled

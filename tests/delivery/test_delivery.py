@@ -172,8 +172,8 @@ def test_a_refused_record_is_refused_alone(sink: Sink) -> None:
     assert _runtime._current is not None
     directory = _runtime._current.spool.directory
     assert directory is not None
-    (kept,) = (directory / "refused").iterdir()
-    put_aside = json.loads(kept.read_text())
+    (refused_file,) = (directory / "refused").iterdir()
+    put_aside = json.loads(refused_file.read_text())
     assert put_aside["reason"] == "told to"
     assert put_aside["record"]["inputs"]["n"] == 7
 
@@ -306,12 +306,12 @@ def test_the_balance_sheet_is_correct_with_threads_and_outages(sink: Sink) -> No
     """recorded = delivered + spooled + dropped at every look, under load and faults."""
     begin(sink)
     stop = threading.Event()
-    made = [0] * 4
+    call_counts = [0] * 4
 
     def call(worker: int) -> None:
         while not stop.is_set():
-            numbered(worker * 1_000_000 + made[worker], "x" * 500)
-            made[worker] += 1
+            numbered(worker * 1_000_000 + call_counts[worker], "x" * 500)
+            call_counts[worker] += 1
 
     workers = [threading.Thread(target=call, args=(w,)) for w in range(4)]
     for worker in workers:
@@ -326,6 +326,6 @@ def test_the_balance_sheet_is_correct_with_threads_and_outages(sink: Sink) -> No
     for worker in workers:
         worker.join()
     sink.mode = "ok"
-    settle(sum(made), sink, 40)
+    settle(sum(call_counts), sink, 40)
     assert set(sink.numbers().values()) == {1}
-    assert len(sink.numbers()) == sum(made)
+    assert len(sink.numbers()) == sum(call_counts)

@@ -55,6 +55,6 @@ def test_retry_after_as_a_future_date() -> None:
 @pytest.mark.parametrize("off_by_s", [-86_400, 0, 86_400])
 def test_a_date_counts_from_the_servers_clock(off_by_s: int) -> None:
     """What our clock says does not matter where the response says when it was sent."""
-    sent = time.time() + off_by_s
-    headers = {"date": formatdate(sent, usegmt=True), "retry-after": formatdate(sent + 60, usegmt=True)}
+    sent_at = time.time() + off_by_s
+    headers = {"date": formatdate(sent_at, usegmt=True), "retry-after": formatdate(sent_at + 60, usegmt=True)}
     assert retry_after_s(headers) == 60

@@ -32,13 +32,13 @@ def folder_of(spool: Spool) -> Path:
 
 def drain(spool: Spool) -> list[bytes]:
     """Take everything as delivered and return it."""
-    taken: list[bytes] = []
-    while (found := spool.next_chunk()) is not None:
-        segment, chunk = found
+    records: list[bytes] = []
+    while (next_chunk := spool.next_chunk()) is not None:
+        segment, chunk = next_chunk
         lines = [line for line in read_lines(chunk.data) if line is not None]
-        taken += lines
+        records += lines
         spool.acknowledge(segment, chunk, len(lines), {})
-    return taken
+    return records
 
 
 def balanced(spool: Spool) -> bool:
@@ -115,10 +115,10 @@ def test_a_flipped_byte_is_detected(tmp_path: Path, place: int) -> None:
     (path,) = folder_of(spool).glob("*.spool")
     data = bytearray(path.read_bytes().rstrip(b"\0"))
     data[place] ^= 0x01
-    found = list(read_lines(bytes(data)))
-    assert all(line is None or line in lines for line in found)
-    assert sum(line in lines for line in found) >= 1
-    assert None in found
+    read_back = list(read_lines(bytes(data)))
+    assert all(line is None or line in lines for line in read_back)
+    assert sum(line in lines for line in read_back) >= 1
+    assert None in read_back
 
 
 def test_a_full_spool_deletes_and_counts_the_oldest_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +132,9 @@ def test_a_full_spool_deletes_and_counts_the_oldest_segment(tmp_path: Path, monk
     assert sheet.dropped.keys() == {"spool_full"}
     assert sheet.recorded == 2_000
     assert sheet.recorded == sheet.spooled + sheet.lost
-    kept = drain(spool)
-    assert kept[-1].startswith(b'{"n":1999,')
-    assert len(kept) == sheet.spooled
+    remaining = drain(spool)
+    assert remaining[-1].startswith(b'{"n":1999,')
+    assert len(remaining) == sheet.spooled
     spool.close()
 
 
@@ -172,8 +172,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     spool = make(tmp_path)
     spool.append(b'{"n":0}')
-    used = 18
-    resource.setrlimit(resource.RLIMIT_FSIZE, (used + 10, hard))
+    block_count = 18
+    resource.setrlimit(resource.RLIMIT_FSIZE, (block_count + 10, hard))
     try:
         lines = [b'{"n":%d,"pad":"%b"}' % (n, b"x" * 150_000) for n in range(1, 15)]
         for line in lines:
@@ -191,16 +191,16 @@ def test_segments_rotate_and_are_reused(tmp_path: Path, monkeypatch: pytest.Monk
     """Lines come out whole and once each through rotation, emptying and reuse; a line longer than a segment too."""
     monkeypatch.setattr(limits, "SEGMENT_BYTES", 4_096)
     spool = make(tmp_path)
-    sent, taken = [], []
+    appended, drained = [], []
     for n in range(400):
         line = b'{"n":%d,"pad":"%b"}' % (n, b"x" * (n * 37 % 900 if n % 50 else 9_000))
-        sent.append(line)
+        appended.append(line)
         spool.append(line)
         if n % 7 == 0:
-            taken += drain(spool)
+            drained += drain(spool)
         assert balanced(spool)
-    taken += drain(spool)
-    assert taken == sent
+    drained += drain(spool)
+    assert drained == appended
     assert len(list(folder_of(spool).glob("*.spool"))) <= 3
     spool.close()
     assert list(folder_of(spool).glob("*.spool")) == []
@@ -212,13 +212,13 @@ def test_a_spool_is_adopted(tmp_path: Path) -> None:
     for n in range(3_000):
         spool.append(b'{"n":%d}' % n)
     spool.close()
-    found: list[bytes | None] = []
+    lines: list[bytes | None] = []
     for segment in adoptable(folder_of(spool)):
         while (chunk := segment.read(10_000)) is not None:
-            found += read_lines(chunk.data)
+            lines += read_lines(chunk.data)
             segment.sent = chunk.end
         segment.release()
-    assert found == [b'{"n":%d}' % n for n in range(3_000)]
+    assert lines == [b'{"n":%d}' % n for n in range(3_000)]
 
 
 def test_a_child_does_not_use_its_parents_files(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_lines_of_many_threads_are_complete(tmp_path: Path, monkeypatch: pytest.
     """Appends of many threads, through many rotations and a sender at work, come out whole and once each."""
     monkeypatch.setattr(limits, "SEGMENT_BYTES", 20_000)
     spool = make(tmp_path)
-    taken: list[bytes] = []
+    drained: list[bytes] = []
     done = threading.Event()
 
     def write(thread: int) -> None:
@@ -249,7 +249,7 @@ def test_lines_of_many_threads_are_complete(tmp_path: Path, monkeypatch: pytest.
 
     def read() -> None:
         while not done.is_set():
-            taken.extend(drain(spool))
+            drained.extend(drain(spool))
             assert balanced(spool)
 
     threads = [threading.Thread(target=write, args=(t,)) for t in range(8)]
@@ -260,8 +260,8 @@ def test_lines_of_many_threads_are_complete(tmp_path: Path, monkeypatch: pytest.
         thread.join()
     done.set()
     reader.join()
-    taken += drain(spool)
-    assert sorted(taken) == sorted(b'{"t":%d,"n":%d}' % (t, n) for t in range(8) for n in range(500))
+    drained += drain(spool)
+    assert sorted(drained) == sorted(b'{"t":%d,"n":%d}' % (t, n) for t in range(8) for n in range(500))
     spool.close()
 
 
@@ -298,11 +298,11 @@ def test_the_balance_sheet_is_correct_after_every_step(
                 resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
             elif step == "mend":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            elif (found := spool.next_chunk()) is not None:
-                segment, chunk = found
+            elif (next_chunk := spool.next_chunk()) is not None:
+                segment, chunk = next_chunk
                 lines = chunk.data.count(b"\n")
-                lost = min(size, lines) if step == "refuse" else 0
-                spool.acknowledge(segment, chunk, lines - lost, {Loss.REFUSED: lost} if lost else {})
+                loss_count = min(size, lines) if step == "refuse" else 0
+                spool.acknowledge(segment, chunk, lines - loss_count, {Loss.REFUSED: loss_count} if loss_count else {})
             sheet = spool.balance()
             assert sheet.recorded == appended
             assert sheet.recorded == sheet.delivered + sheet.spooled + sheet.lost

@@ -55,13 +55,13 @@ def read_all(segment: Segment) -> tuple[list[bytes], int]:
 
 def drain(spool: Spool) -> list[bytes]:
     """Take everything as delivered and return it."""
-    taken: list[bytes] = []
+    records: list[bytes] = []
     while (pending := spool.next_chunk()) is not None:
         segment, chunk = pending
         lines = [line for line in read_lines(chunk.data) if line is not None]
-        taken += lines
+        records += lines
         spool.acknowledge(segment, chunk, len(lines), {})
-    return taken
+    return records
 
 
 def adopted(path: Path) -> Segment:
@@ -82,9 +82,9 @@ def test_lines_after_a_zeroed_page_are_read(tmp_path: Path) -> None:
     segment = adopted(path)
     lines, damaged = read_all(segment)
     segment.release()
-    gone = [line for line in LINES if line not in lines]
-    assert lines == [line for line in LINES if line not in gone]
-    assert len(gone) <= 4_096 // len(LINES[0]) + 2
+    missing = [line for line in LINES if line not in lines]
+    assert lines == [line for line in LINES if line not in missing]
+    assert len(missing) <= 4_096 // len(LINES[0]) + 2
     assert damaged == 2  # the rest of the line before the hole, and that of the line after it
 
 
@@ -163,14 +163,14 @@ def test_delivered_lines_of_an_adopted_segment_are_not_sent_again(tmp_path: Path
     first = adopted(path)
     chunk = first.read(1_000)
     assert chunk is not None
-    sent = [line for line in read_lines(chunk.data) if line is not None]
+    delivered = [line for line in read_lines(chunk.data) if line is not None]
     first.sent = chunk.end
     first.discard_sent()
     first.release()
     second = adopted(path)
     lines, damaged = read_all(second)
     second.release()
-    assert lines == LINES[len(sent) :]
+    assert lines == LINES[len(delivered) :]
     assert damaged == 0
 
 
@@ -187,12 +187,12 @@ def test_a_segment_that_is_truncated(tmp_path: Path, cut: int) -> None:
     os.truncate(path, cut)
     for line in LINES[150:]:
         spool.append(line)
-    taken = drain(spool)
-    assert taken[-50:] == LINES[150:]
-    assert taken[:-50] == LINES[: len(taken) - 50]
+    drained = drain(spool)
+    assert drained[-50:] == LINES[150:]
+    assert drained[:-50] == LINES[: len(drained) - 50]
     balance = spool.balance()
-    assert (balance.recorded, balance.delivered, balance.spooled) == (200, len(taken), 0)
-    assert balance.dropped == {"spool_corrupt": 200 - len(taken)}
+    assert (balance.recorded, balance.delivered, balance.spooled) == (200, len(drained), 0)
+    assert balance.dropped == {"spool_corrupt": 200 - len(drained)}
     spool.close()
     assert spool.balance() == balance
 
