@@ -66,9 +66,9 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         }
         options = ServerOptions(directory, port=0, local_key=KEY, providers=providers)
         with Server(options) as server:
-            made = Endpoint(server, provider, directory)
-            yield made
-            made.client.close()
+            new_endpoint = Endpoint(server, provider, directory)
+            yield new_endpoint
+            new_endpoint.client.close()
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def canary() -> str:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
+def written_output(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
     """Return a reader of all that was logged, by anybody at any level, and written to the standard streams."""
     caplog.set_level(logging.DEBUG)
 

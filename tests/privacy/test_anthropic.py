@@ -149,8 +149,8 @@ def test_omitted_content_is_nowhere(
         if way == "environment":
             monkeypatch.setenv("EVERYCALL_LOG_OMIT", "all" if "log_omit" in flags else "inputs,outputs")
         run(way, entry, f"{canary}-{way}", outcome, sink, provider, flags)
-    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert canary.encode() not in b"\n".join(sink.bodies) + kept
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert canary.encode() not in b"\n".join(sink.bodies) + files
     assert not [record for record in caplog.records if record.name.startswith("everycall")]
     if "log_omit" in flags:
         assert sink.records == []
@@ -166,7 +166,7 @@ def test_without_flags_each_place_is_recorded(
     """The search works: what was asked and answered, and what errors say, do reach the sink."""
     for outcome in OUTCOMES[:2]:
         run("none", entry, canary, outcome, sink, provider, {})
-    sent = b"\n".join(sink.bodies).decode()
-    assert f"o-{canary}" in sent
-    assert f"w-{canary}" in sent
-    assert f"i-{canary}" in sent or entry is batch
+    bodies = b"\n".join(sink.bodies).decode()
+    assert f"o-{canary}" in bodies
+    assert f"w-{canary}" in bodies
+    assert f"i-{canary}" in bodies or entry is batch

@@ -99,19 +99,19 @@ def cached(case: Case) -> None:
 def repeated(case: Case) -> None:
     """The same id again is given the same answer, and the provider is not asked."""
     case.answers()
-    asked = len(case.endpoint.provider.requests)
+    request_count = len(case.endpoint.provider.requests)
     assert case.post() == case.post()
-    assert len(case.endpoint.provider.requests) == asked + 1
+    assert len(case.endpoint.provider.requests) == request_count + 1
 
 
 def deployed(case: Case) -> None:
     """A deployed template filled with an input."""
-    given = {"messages": [{"content": "Say {{x}}"}], "model": case.body["llm_configuration"]["model"], "name": "say"}
-    deployment = case.endpoint.client.post("/api/deployments", json=given).json()["deployment_id"]
+    body = {"messages": [{"content": "Say {{x}}"}], "model": case.body["llm_configuration"]["model"], "name": "say"}
+    deployment = case.endpoint.client.post("/api/deployments", json=body).json()["deployment_id"]
     case.answers()
     case.post(deployment_id=deployment, llm_configuration=None)
-    sent = case.endpoint.provider.requests[-1].body
-    assert f"Say {case.asked}" in str(sent)
+    request = case.endpoint.provider.requests[-1].body
+    assert f"Say {case.asked}" in str(request)
 
 
 def streamed(case: Case) -> None:
@@ -192,7 +192,12 @@ OUTCOMES = [
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.__name__)
 @pytest.mark.parametrize("flag", FLAGS)
 def test_omitted_content_is_in_no_byte(
-    endpoint: Any, canary: str, said: Callable[[], str], tmp_path: Any, flag: str, outcome: Callable[[Case], None]
+    endpoint: Any,
+    canary: str,
+    written_output: Callable[[], str],
+    tmp_path: Any,
+    flag: str,
+    outcome: Callable[[Case], None],
 ) -> None:
     """Database, write-ahead log, cache, the client's own files, everybody's log at DEBUG, standard streams.
 
@@ -201,9 +206,9 @@ def test_omitted_content_is_in_no_byte(
     for model in MODELS:
         case = Case(endpoint, f"{canary}-{model[:3]}", FLAGS[flag], model)
         outcome(case)
-        kept = endpoint.every_byte() + b"\n".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
-        has_in, has_out = case.asked.encode() in kept, case.answered.encode() in kept
-        told = said()
+        stored = endpoint.every_byte() + b"\n".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+        has_in, has_out = case.asked.encode() in stored, case.answered.encode() in stored
+        output = written_output()
         if flag == "none":
             assert has_in
             assert has_out or outcome is broken
@@ -212,7 +217,7 @@ def test_omitted_content_is_in_no_byte(
         if flag in ("outputs", "both", "all"):
             assert not has_out
         if flag != "none" or outcome is not client_in_context:
-            assert canary not in told
+            assert canary not in output
         record = endpoint.record(case.inference_id)
         if flag == "all":
             assert record is None
@@ -268,7 +273,7 @@ def keyed(tmp_path: Path, streaming_provider: Any) -> Iterator[httpx.Client]:
 def test_keys_are_in_no_byte(
     keyed: httpx.Client,
     streaming_provider: Any,
-    said: Callable[[], str],
+    written_output: Callable[[], str],
     tmp_path: Path,
     name: str,
     own_key: str | None,
@@ -300,11 +305,11 @@ def test_keys_are_in_no_byte(
         streaming_provider._script.clear()
         streaming_provider.stream(raw=f"data: {raw}\n\n".encode())
         answers.append(keyed.post(PATH + "/stream", json=body).text)
-    used = {value for seen in streaming_provider.requests for value in seen.headers.values()}
-    assert used & {key, f"Bearer {key}"}
+    header_values = {value for request in streaming_provider.requests for value in request.headers.values()}
+    assert header_values & {key, f"Bearer {key}"}
     records = keyed.get("/api/records", params={"limit": 100}).text
     assert echo[:11] in records
-    kept = b"".join(path.read_bytes() for path in (tmp_path / "keyed").rglob("*") if path.is_file())
-    assert b"m-1" in kept
-    for place in (*answers, records, said(), kept.decode("utf-8", "replace")):
+    files = b"".join(path.read_bytes() for path in (tmp_path / "keyed").rglob("*") if path.is_file())
+    assert b"m-1" in files
+    for place in (*answers, records, written_output(), files.decode("utf-8", "replace")):
         assert "Zx91" not in place

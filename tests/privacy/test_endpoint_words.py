@@ -85,7 +85,7 @@ def echo(request: pytest.FixtureRequest) -> Iterator[Echo]:
 
 
 def test_logs_do_not_repeat_the_endpoints_text(
-    echo: Echo, canary: str, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    echo: Echo, canary: str, written_output: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever comes back: our log at DEBUG, the standard streams and the line at exit have no word of it."""
     monkeypatch.setattr(_guard, "_warned_at", {})  # warnings of the last minute are repeated
@@ -97,7 +97,7 @@ def test_logs_do_not_repeat_the_endpoints_text(
     assert any(canary.encode() in body for body in echo.bodies)
     everycall.shutdown(0.2)
     _runtime._at_exit()
-    assert canary not in said()
+    assert canary not in written_output()
 
 
 def test_the_exit_line_does_not_repeat_the_endpoints_text(echo: Echo, canary: str, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_exit_line_does_not_repeat_the_endpoints_text(echo: Echo, canary: st
 
 
 def test_an_omitted_record_that_is_refused_is_kept_without_content(
-    sink: Any, canary: str, said: Callable[[], str], tmp_path: Path
+    sink: Any, canary: str, written_output: Callable[[], str], tmp_path: Path
 ) -> None:
     """The file of refused records has the record as it was sent: without what a flag covers."""
     sink.mode = "refuse:entry"
@@ -130,11 +130,11 @@ def test_an_omitted_record_that_is_refused_is_kept_without_content(
     with everycall.span("entry", inputs=canary, **flags) as call:
         call.update(output=canary)
     assert everycall.flush(10).dropped == 1
-    (kept,) = [path for path in tmp_path.rglob("*.jsonl") if path.parent.name == "refused"]
-    assert json.loads(kept.read_text())["record"]["name"] == "entry"
+    (refused_file,) = [path for path in tmp_path.rglob("*.jsonl") if path.parent.name == "refused"]
+    assert json.loads(refused_file.read_text())["record"]["name"] == "entry"
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or canary.encode() not in path.read_bytes(), path
-    assert canary not in said()
+    assert canary not in written_output()
 
 
 PROGRAM = """
@@ -192,5 +192,5 @@ def test_no_record_has_the_environment_or_the_command_line(sink: Any, canary: st
     assert {record["scope"] for record in sink.records} == {"everycall", "everycall_langchain"}
     headers = [{name: value for name, value in each.items() if name != "x-api-key"} for each in sink.headers]
     assert {each["x-api-key"] for each in sink.headers} == {f"key-{canary}"}
-    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert canary.encode() not in b"\n".join(sink.bodies) + json.dumps(headers).encode() + kept
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert canary.encode() not in b"\n".join(sink.bodies) + json.dumps(headers).encode() + files

@@ -25,34 +25,34 @@ EXPECTED = (errors.APIError, httpx2.HTTPError, aiohttp.ClientError, TimeoutError
 
 def asked(canary: str) -> dict[str, Any]:
     """A request with a canary in all that a caller can say."""
-    said = f"{IN}{canary}"
-    inner = {said: types.Schema(type=types.Type.STRING, description=said)}
+    text = f"{IN}{canary}"
+    inner = {text: types.Schema(type=types.Type.STRING, description=text)}
     schema = types.Schema(type=types.Type.OBJECT, properties=inner)
-    declared = types.FunctionDeclaration(name="look_up", description=said, parameters=schema)
+    declared = types.FunctionDeclaration(name="look_up", description=text, parameters=schema)
     config = types.GenerateContentConfig(
-        system_instruction=said,
-        stop_sequences=[said],
+        system_instruction=text,
+        stop_sequences=[text],
         tools=[types.Tool(function_declarations=[declared])],
-        http_options=types.HttpOptions(headers={"x-secret": said}),
+        http_options=types.HttpOptions(headers={"x-secret": text}),
     )
     contents = [
-        said,
-        types.Part.from_bytes(data=said.encode(), mime_type="text/plain"),
-        types.Part.from_uri(file_uri=f"gs://{said}", mime_type="image/png"),
-        types.Part.from_function_response(name="look_up", response={said: said}),
+        text,
+        types.Part.from_bytes(data=text.encode(), mime_type="text/plain"),
+        types.Part.from_uri(file_uri=f"gs://{text}", mime_type="image/png"),
+        types.Part.from_function_response(name="look_up", response={text: text}),
     ]
     return {"model": "gemini-2.5-flash", "contents": contents, "config": config}
 
 
 def answer(provider: Any, canary: str, outcome: str) -> None:
     """Let the provider answer with a canary in all that a model can say, or fail with one in its words."""
-    said, why = f"{OUT}{canary}", f"{WHY}{canary}"
-    grounding = {"webSearchQueries": [said], "groundingChunks": [{"web": {"uri": f"https://{said}", "title": said}}]}
+    text, why = f"{OUT}{canary}", f"{WHY}{canary}"
+    grounding = {"webSearchQueries": [text], "groundingChunks": [{"web": {"uri": f"https://{text}", "title": text}}]}
     message = {
-        "parts": [{"text": said, "thought": True}, {"executableCode": {"language": "PYTHON", "code": said}}],
-        "candidate": {"groundingMetadata": grounding, "finishMessage": said},
+        "parts": [{"text": text, "thought": True}, {"executableCode": {"language": "PYTHON", "code": text}}],
+        "candidate": {"groundingMetadata": grounding, "finishMessage": text},
     }
-    fields: dict[str, Any] = {"pieces": [said, said], "tool_calls": [("look_up", {said: said})], "message": message}
+    fields: dict[str, Any] = {"pieces": [text, text], "tool_calls": [("look_up", {text: text})], "message": message}
     if outcome == "error":
         fields = {"status": 400, "error": why}
     elif outcome == "broken":
@@ -155,17 +155,17 @@ def run(way: str, entry: Callable[..., None], canary: str, outcome: str, sink: A
 @pytest.mark.parametrize("flags", FLAGS, ids="+".join)
 @pytest.mark.usefixtures("instrumented")
 def test_omitted_content_is_nowhere(
-    sink: Any, provider: Any, tmp_path: Path, canary: str, said: Callable[[], str], entry: Callable[..., None],
-    outcome: str, flags: dict[str, bool], monkeypatch: pytest.MonkeyPatch,
+    sink: Any, provider: Any, tmp_path: Path, canary: str, written_output: Callable[[], str],
+    entry: Callable[..., None], outcome: str, flags: dict[str, bool], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Whichever way the flags are given, the canary is in no byte; with `log_omit` there is no record at all."""
     for way in WAYS:
         if way == "environment":
             monkeypatch.setenv("EVERYCALL_LOG_OMIT", "all" if "log_omit" in flags else "inputs,outputs")
         run(way, entry, f"{canary}-{way}", outcome, sink, provider, flags)
-    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert canary.encode() not in b"\n".join(sink.bodies) + kept
-    assert canary not in said()
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert canary.encode() not in b"\n".join(sink.bodies) + files
+    assert canary not in written_output()
     if "log_omit" in flags:
         assert sink.records == []
     else:
@@ -175,12 +175,12 @@ def test_omitted_content_is_nowhere(
 
 @pytest.mark.parametrize("entry", [whole, stream, later], ids=lambda entry: entry.__name__)
 @pytest.mark.parametrize(
-    ("flag", "hidden", "shown"),
+    ("flag", "hidden", "visible"),
     [("log_omit_inputs", (IN, WHY), OUT), ("log_omit_outputs", (OUT, WHY), IN)],
     ids=["inputs", "outputs"],
 )
 def test_one_side_omitted(
-    sink: Any, provider: Any, canary: str, entry: Callable[..., None], flag: str, hidden: tuple[str, ...], shown: str
+    sink: Any, provider: Any, canary: str, entry: Callable[..., None], flag: str, hidden: tuple[str, ...], visible: str
 ) -> None:
     """The other side is kept; of an error neither side's flag lets its words pass.
 
@@ -188,9 +188,9 @@ def test_one_side_omitted(
     """
     for outcome in ("ok", "error", "broken", "abandoned"):
         run("wrap", entry, canary, outcome, sink, provider, {flag: True})
-    sent = b"\n".join(sink.bodies).decode()
-    assert all(place + canary not in sent for place in hidden)
-    assert shown + canary in sent
+    bodies = b"\n".join(sink.bodies).decode()
+    assert all(place + canary not in bodies for place in hidden)
+    assert visible + canary in bodies
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
@@ -200,7 +200,7 @@ def test_without_flags_each_place_is_recorded(
     """The search works: what is asked, answered, and said by errors does reach the sink. Headers never do."""
     for outcome in OUTCOMES[:2]:
         run("none", entry, canary, outcome, sink, provider, {})
-    sent = b"\n".join(sink.bodies).decode()
+    bodies = b"\n".join(sink.bodies).decode()
     for place in (IN, OUT, WHY):
-        assert place + canary in sent
-    assert "x-secret" not in sent
+        assert place + canary in bodies
+    assert "x-secret" not in bodies

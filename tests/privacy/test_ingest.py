@@ -56,26 +56,26 @@ def post(endpoint: Any, *records: dict[str, Any]) -> dict[str, Any]:
     "sides", [(), ("inputs",), ("outputs",), ("inputs", "outputs")], ids=lambda s: "+".join(s) or "none"
 )
 def test_fields_that_a_record_omits_are_not_stored(
-    endpoint: Any, canary: str, said: Callable[[], str], sides: tuple[str, ...]
+    endpoint: Any, canary: str, written_output: Callable[[], str], sides: tuple[str, ...]
 ) -> None:
     """By side; with either the error's message and the attributes go, and the sizes and hashes of what is gone."""
     post(endpoint, line(f"id-{canary}", canary, omitted=list(sides)))
-    kept = endpoint.every_byte().decode("utf-8", "replace").replace(f"id-{canary}", "")
-    assert (f"i-{canary}" in kept) == ("inputs" not in sides)
-    assert (f"o-{canary}" in kept) == ("outputs" not in sides)
-    assert (f"w-{canary}" in kept) == (not sides)
-    assert canary not in said().replace(f"id-{canary}", "")
+    stored = endpoint.every_byte().decode("utf-8", "replace").replace(f"id-{canary}", "")
+    assert (f"i-{canary}" in stored) == ("inputs" not in sides)
+    assert (f"o-{canary}" in stored) == ("outputs" not in sides)
+    assert (f"w-{canary}" in stored) == (not sides)
+    assert canary not in written_output().replace(f"id-{canary}", "")
     record = endpoint.record(f"id-{canary}")
     assert record is not None
     assert (record["error_type"], record["metadata"], record["status"]) == ("ValueError", {"team": "a"}, "error")
     if sides:
         assert record["error"] == "ValueError at app:7"
         assert record["attributes"].keys() == {"code.location", "exception.type", "gen_ai.response.id"}
-        gone = {"inputs": "inputs", "outputs": "content"}
-        assert record["truncated"].keys() == {"inputs", "content", "metadata"} - {gone[side] for side in sides}
+        fields = {"inputs": "inputs", "outputs": "content"}
+        assert record["truncated"].keys() == {"inputs", "content", "metadata"} - {fields[side] for side in sides}
 
 
-def test_a_refused_record_is_not_repeated(endpoint: Any, canary: str, said: Callable[[], str]) -> None:
+def test_a_refused_record_is_not_repeated(endpoint: Any, canary: str, written_output: Callable[[], str]) -> None:
     """The reason names the field and what was expected there; answer, log and store have no word of the record."""
     bad: list[dict[str, Any]] = [
         {"input_tokens": f"o-{canary}"},
@@ -100,7 +100,7 @@ def test_a_refused_record_is_not_repeated(endpoint: Any, canary: str, said: Call
         assert answer.json()["refused_count"] == 1, answer.text
         assert canary not in answer.text
     assert canary.encode() not in endpoint.every_byte()
-    assert canary not in said()
+    assert canary not in written_output()
 
 
 # --- Parea's trace logs ---
@@ -142,12 +142,12 @@ def test_a_trace_log_with_flags(endpoint: Any, canary: str, flags: dict[str, boo
         update = {"trace_id": own, "field_name_to_value_map": again}
         assert endpoint.client.put(TRACE_LOG, json=update).status_code == 200
         assert endpoint.client.post(TRACE_LOG, json=log(own, canary)).status_code == 200
-    kept = endpoint.every_byte().decode("utf-8", "replace").replace(own, "")
+    stored = endpoint.every_byte().decode("utf-8", "replace").replace(own, "")
     inputs = flags.get("log_omit") or flags.get("log_omit_inputs")
     outputs = flags.get("log_omit") or flags.get("log_omit_outputs")
-    assert (f"i-{canary}" in kept) == (not inputs)
-    assert (f"o-{canary}" in kept) == (not outputs)
-    assert (f"w-{canary}" in kept) == (not flags)
+    assert (f"i-{canary}" in stored) == (not inputs)
+    assert (f"o-{canary}" in stored) == (not outputs)
+    assert (f"w-{canary}" in stored) == (not flags)
     record = endpoint.record(own)
     if flags.get("log_omit"):
         assert record is None
@@ -232,7 +232,7 @@ def broken(value: Any, canary: str, path: tuple[Any, ...] = ()) -> Iterator[tupl
 
 @pytest.mark.parametrize(("method", "path", "body"), BODIES, ids=[f"{m} {p}" for m, p, _ in BODIES])
 def test_error_responses_do_not_repeat_the_body(
-    endpoint: Any, canary: str, said: Callable[[], str], method: str, path: str, body: dict[str, Any]
+    endpoint: Any, canary: str, written_output: Callable[[], str], method: str, path: str, body: dict[str, Any]
 ) -> None:
     """Whatever is wrong and wherever: the answer names the place and what may stand there, and so does the log."""
     refused = 0
@@ -249,4 +249,4 @@ def test_error_responses_do_not_repeat_the_body(
         answer = endpoint.client.request(method, path, content=cut)
         assert 400 <= answer.status_code < 500
         assert canary not in answer.text
-    assert canary not in said()
+    assert canary not in written_output()

@@ -79,11 +79,11 @@ def stream(canary: str, outcome: str, config: Any) -> None:
 def chat_async(canary: str, outcome: str, config: Any) -> None:
     """On an event loop, and really cancelled when told to."""
 
-    async def wait(said: Any) -> str:
+    async def wait(inputs: Any) -> str:
         if outcome == "cancelled":
             await asyncio.sleep(60)
         end(outcome, canary)
-        return str(said.content)
+        return str(inputs.content)
 
     async def main() -> None:
         chain = ChatPromptTemplate.from_template("{q}") | model(canary) | RunnableLambda(wait)
@@ -150,10 +150,10 @@ def graph(canary: str, outcome: str, config: Any) -> None:
         end(outcome, canary)
         return {"said": str(interrupt(f"o-{canary}"))}
 
-    made: Any = StateGraph(dict)
-    made.add_node("node", node)
-    made.add_edge(START, "node")
-    runnable = made.compile(checkpointer=InMemorySaver())
+    builder: Any = StateGraph(dict)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    runnable = builder.compile(checkpointer=InMemorySaver())
     config = {**config, "configurable": {"thread_id": "t"}}
     try:
         runnable.invoke({"said": f"i-{canary}"}, config)
@@ -185,7 +185,7 @@ def run(way: str, entry: Callable[..., None], canary: str, outcome: str, sink: A
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
 @pytest.mark.parametrize("flags", FLAGS, ids="+".join)
 def test_omitted_content_is_nowhere(
-    sink: Any, tmp_path: Path, canary: str, said: Callable[[], str], entry: Callable[..., None], outcome: str,
+    sink: Any, tmp_path: Path, canary: str, written_output: Callable[[], str], entry: Callable[..., None], outcome: str,
     flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Whichever way the flags are given, the canary is in no byte; with `log_omit` there is no record at all."""
@@ -193,9 +193,9 @@ def test_omitted_content_is_nowhere(
         if way == "environment":
             monkeypatch.setenv("EVERYCALL_LOG_OMIT", "all" if "log_omit" in flags else "inputs,outputs")
         run(way, entry, f"{canary}-{way}", outcome, sink, flags)
-    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert canary.encode() not in b"\n".join(sink.bodies) + kept
-    assert canary not in said()
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert canary.encode() not in b"\n".join(sink.bodies) + files
+    assert canary not in written_output()
     if "log_omit" in flags:
         assert sink.records == []
     else:
@@ -212,9 +212,9 @@ def test_without_flags_each_place_is_recorded(sink: Any, canary: str, entry: Cal
     """The search works: inputs, outputs, error messages with their causes, metadata and tags do reach the sink."""
     for outcome in OUTCOMES[:2]:
         run("none", entry, canary, outcome, sink, {})
-    sent = b"\n".join(sink.bodies).decode()
+    bodies = b"\n".join(sink.bodies).decode()
     for place in ("i-", "o-", "w-"):
-        assert place + canary in sent
-    assert f"Refused: w-{canary}" in sent
-    assert f"OSError: w-{canary}" in sent
-    assert f'"tags":["i-{canary}"' in sent
+        assert place + canary in bodies
+    assert f"Refused: w-{canary}" in bodies
+    assert f"OSError: w-{canary}" in bodies
+    assert f'"tags":["i-{canary}"' in bodies

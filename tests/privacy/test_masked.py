@@ -82,19 +82,19 @@ def found_in(data: bytes, mail: str) -> set[str]:
     return {secret for secret in (mail, *SECRETS) if secret.encode() in data}
 
 
-def test_masked_values_are_in_no_byte(sink: Any, tmp_path: Path, mail: str, said: Callable[[], str]) -> None:
+def test_masked_values_are_in_no_byte(sink: Any, tmp_path: Path, mail: str, written_output: Callable[[], str]) -> None:
     """Arguments, defaults, results, steps, errors with causes, tracebacks, events, names, labels, LangChain's runs."""
     everycall.init(endpoint=sink.address, mask=masks.common)
     before = dict(_guard.failures)
     work(mail)
     assert everycall.flush(10).spooled == 0
-    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    sent = b"\n".join(sink.bodies)
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    bodies = b"\n".join(sink.bodies)
     # The source lines of a traceback name the functions of this file, and no secret.
-    assert found_in(sent + kept, mail) == set()
-    assert found_in(said().encode(), mail) == set()
-    for shown in (masks.EMAIL, masks.KEY, masks.CARD):
-        assert shown.encode() in sent
+    assert found_in(bodies + files, mail) == set()
+    assert found_in(written_output().encode(), mail) == set()
+    for replacement in (masks.EMAIL, masks.KEY, masks.CARD):
+        assert replacement.encode() in bodies
     first = sink.records[0]
     assert (first["name"], first["session_id"], first["tags"]) == ("ask [email]", "[email]", ["[email]", "[key]"])
     assert first["inputs"]["more"] == {"password": "[key]", "nested": [{"[email]": {"api_key": "[key]"}}]}
@@ -121,17 +121,17 @@ def test_masked_values_are_not_in_the_store(endpoint: Any, mail: str) -> None:
 
 def test_flags_apply_before_the_mask(sink: Any, mail: str) -> None:
     """What a flag covers is not even shown to the mask; what it leaves, such as the outputs, is."""
-    seen: list[str] = []
+    fields: list[str] = []
 
     def mask(field: str, value: Any) -> Any:
-        seen.append(f"{field}={value}")
+        fields.append(f"{field}={value}")
         return masks.common(field, value)
 
     everycall.init(endpoint=sink.address, mask=mask)
     with everycall.span("s", inputs=mail, log_omit_inputs=True) as call:
         call.update(output=f"see {mail}")
     assert everycall.flush(10).spooled == 0
-    assert not any(line.startswith("inputs=") for line in seen)
+    assert not any(line.startswith("inputs=") for line in fields)
     assert sink.records[0]["output"] == "see [email]"
 
 
@@ -165,8 +165,8 @@ def test_a_failing_json_mask_fails_closed(
     assert everycall.flush(10).spooled == 0
     (record,) = sink.records
     assert record["inputs"] == record["content"] == processors.MASK_FAILED
-    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert mail.encode() not in b"".join(sink.bodies) + kept
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert mail.encode() not in b"".join(sink.bodies) + files
     assert mail not in caplog.text
     assert _guard.failures["mask"] >= before + 3
 

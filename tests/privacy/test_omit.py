@@ -211,9 +211,9 @@ def test_one_flag_omits_its_side_and_keeps_the_other(
     entry("ok", **{flag: True})()
     assert everycall.flush(10).spooled == 0
     everything = every_byte(sink, tmp_path).decode()
-    gone, kept = ("in-", ("out-", "chunk-")) if flag == "log_omit_inputs" else ("out-", ("in-",))
-    assert gone + CANARY not in everything.replace("chain-", "")
-    assert any(k + CANARY in everything for k in kept)
+    omitted, recorded = ("in-", ("out-", "chunk-")) if flag == "log_omit_inputs" else ("out-", ("in-",))
+    assert omitted + CANARY not in everything.replace("chain-", "")
+    assert any(k + CANARY in everything for k in recorded)
     assert all(("inputs" if flag == "log_omit_inputs" else "outputs") in r["omitted"] for r in sink.records)
     for by_the_way in ("attr-", "event-", "name-", "meta-", "tag-", "field-", "handled-"):
         assert by_the_way + CANARY not in everything
@@ -262,10 +262,10 @@ def test_labels_set_at_the_start_are_kept(sink: Sink) -> None:
 
 def test_a_mask_runs_before_anything_is_written(sink: Sink, tmp_path: Path) -> None:
     """`mask(field, value)` sees each field once; what it returns is all that is ever on disk or wire."""
-    seen: list[str] = []
+    fields: list[str] = []
 
     def mask(field: str, value: Any) -> Any:
-        seen.append(field)
+        fields.append(field)
         return {"masked": True} if isinstance(value, dict) else "masked"
 
     everycall.init(endpoint=sink.address, mask=mask)
@@ -273,7 +273,7 @@ def test_a_mask_runs_before_anything_is_written(sink: Sink, tmp_path: Path) -> N
     block("ok")()
     assert everycall.flush(10).spooled == 0
     assert CANARY.encode() not in every_byte(sink, tmp_path)
-    assert {"inputs", "error", "attributes", "metadata", "output", "content", "target", "name", "tags"} <= set(seen)
+    assert {"inputs", "error", "attributes", "metadata", "output", "content", "target", "name", "tags"} <= set(fields)
     assert sink.records[0]["inputs"] == {"masked": True}
 
 

@@ -195,15 +195,15 @@ def test_an_error_is_not_kept_alive(records: list[Record]) -> None:
 
     @everycall.trace(log_omit=True)
     def inner() -> None:
-        held = Held()
-        seen.append(weakref.ref(held))
+        holder = Held()
+        references.append(weakref.ref(holder))
         raise ValueError("x")
 
-    seen: list[Any] = []
+    references: list[Any] = []
     with everycall.span("outer"):
         with contextlib.suppress(ValueError):
             inner()
-        assert seen[0]() is None
+        assert references[0]() is None
 
 
 @pytest.mark.parametrize("inner_trace", [None, "inner-trace"])

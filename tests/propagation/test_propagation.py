@@ -41,8 +41,8 @@ def settings() -> Settings:
 @pytest.fixture(autouse=True)
 def records(settings: Settings) -> Iterator[list[Record]]:
     before = dict(_guard.failures)
-    with capture_records(settings) as found:
-        yield found
+    with capture_records(settings) as captured:
+        yield captured
     assert _guard.failures == before
 
 
@@ -67,11 +67,11 @@ def test_injected_headers_can_be_extracted(records: list[Record]) -> None:
     assert all(value.isascii() and value.isprintable() for value in headers.values())
     with use_context(headers):
         child()
-    sender, found = records
-    assert found.parent_id == sender.inference_id
-    assert found.trace_id == sender.trace_id == "order-42"
-    assert [found.trace_name, found.end_user_identifier, found.session_id] == [text] * 3
-    assert found.omitted == ["inputs", "outputs"]
+    sender, receiver = records
+    assert receiver.parent_id == sender.inference_id
+    assert receiver.trace_id == sender.trace_id == "order-42"
+    assert [receiver.trace_name, receiver.end_user_identifier, receiver.session_id] == [text] * 3
+    assert receiver.omitted == ["inputs", "outputs"]
 
 
 @pytest.mark.parametrize("trace_id", ["order-42", TRACE, "4BF92F35-77B3-4DA6-A3CE-929D0E0E4736", "x" * 512, "й" * 512])
@@ -325,7 +325,7 @@ def test_no_url_is_read_from_a_header(records: list[Record], settings: Settings)
 
 
 @pytest.mark.parametrize(
-    ("named", "url", "told"),
+    ("pattern", "url", "is_allowed"),
     [
         ("127.0.0.1", "http://127.0.0.1:8000/x", True),
         ("127.0.0.1", "http://localhost:8000/x", False),
@@ -355,11 +355,11 @@ def test_no_url_is_read_from_a_header(records: list[Record], settings: Settings)
         ("[::1]:9", "http://[::1]:8/", False),
     ],
 )
-def test_only_listed_hosts_get_headers(named: str, url: str, told: bool) -> None:
-    with capture_records(Settings(propagate_to=(named,))), everycall.span("a"):
+def test_only_listed_hosts_get_headers(pattern: str, url: str, is_allowed: bool) -> None:
+    with capture_records(Settings(propagate_to=(pattern,))), everycall.span("a"):
         headers: dict[str, str] = {}
         inject(headers, url)
-    assert bool(headers) is told
+    assert bool(headers) is is_allowed
 
 
 def test_no_host_gets_headers_by_default() -> None:

@@ -45,8 +45,8 @@ def settings() -> Settings:
 @pytest.fixture(autouse=True)
 def records(settings: Settings) -> Iterator[list[Record]]:
     before = dict(_guard.failures)
-    with capture_records(settings) as found:
-        yield found
+    with capture_records(settings) as captured:
+        yield captured
     assert _guard.failures == before
 
 
@@ -143,10 +143,10 @@ def test_a_request_to_a_listed_host_has_headers(get: Any, echo: Any) -> None:
     """The call in progress is the parent; the request object that the program sees has none of it afterwards."""
     with everycall.context(trace_id="order-42", session_id="s", log_omit_inputs=True), everycall.span("a") as call:
         answer = get(echo.at, colour="red")
-    ((_, seen),) = echo.seen
-    assert seen["traceparent"] == f"00-{cast(OwnedCall, call).trace_hex}-{cast(OwnedCall, call).span_id}-01"
-    assert seen["baggage"] == "everycall.omit=inputs,everycall.trace_id=order-42,everycall.session_id=s"
-    assert seen["colour"] == "red"
+    ((_, headers),) = echo.seen
+    assert headers["traceparent"] == f"00-{cast(OwnedCall, call).trace_hex}-{cast(OwnedCall, call).span_id}-01"
+    assert headers["baggage"] == "everycall.omit=inputs,everycall.trace_id=order-42,everycall.session_id=s"
+    assert headers["colour"] == "red"
     assert OURS & {name.lower() for name in answer.request.headers} == set()
 
 
@@ -159,7 +159,7 @@ def test_no_other_host_gets_headers(get: Any, echo: Any) -> None:
         get(f"{echo.at}/to?{echo.elsewhere}/")
         get(f"{echo.elsewhere}/to?{echo.at}/")
     get(echo.at)
-    assert [(host, bool(OURS & seen.keys())) for host, seen in echo.seen] == [
+    assert [(host, bool(OURS & headers.keys())) for host, headers in echo.seen] == [
         ("localhost", False),
         ("127.0.0.1", True), ("localhost", False),
         ("localhost", False), ("127.0.0.1", True),
@@ -172,8 +172,8 @@ def test_no_other_host_gets_headers(get: Any, echo: Any) -> None:
 def test_the_programs_headers_take_precedence(get: Any, echo: Any) -> None:
     with everycall.context(session_id="s"), everycall.span("a"):
         answer = get(echo.at, traceparent=PARENT, baggage="a=1")
-    ((_, seen),) = echo.seen
-    assert (seen["traceparent"], seen["baggage"]) == (PARENT, "everycall.session_id=s,a=1")
+    ((_, headers),) = echo.seen
+    assert (headers["traceparent"], headers["baggage"]) == (PARENT, "everycall.session_id=s,a=1")
     assert answer.request.headers["baggage"] == "a=1"
 
 
@@ -212,16 +212,16 @@ HEADERS = [(b"traceparent", PARENT.encode()), (b"baggage", b"everycall.session_i
 
 
 async def serve(app: Any, scope: dict[str, Any]) -> list[Any]:
-    sent = []
+    messages = []
 
     async def send(message: Any) -> None:
-        sent.append(message)
+        messages.append(message)
 
     async def receive() -> Any:
         return {"type": "http.request"}
 
     await app(scope, receive, send)
-    return sent
+    return messages
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
@@ -243,10 +243,10 @@ async def test_asgi_continues_the_callers_trace(kind: str, records: list[Record]
 
 async def test_asgi_changes_nothing_else(records: list[Record]) -> None:
     """`lifespan`, requests that say nothing, headers given twice; exceptions pass, and leave nothing behind."""
-    seen = []
+    scopes = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append((scope, receive, send))
+        scopes.append((scope, receive, send))
         child()
         raise RuntimeError("the app's own")
 
@@ -262,7 +262,7 @@ async def test_asgi_changes_nothing_else(records: list[Record]) -> None:
     ):
         with pytest.raises(RuntimeError, match="the app's own"):
             await ASGIMiddleware(app)(scope, never, never)  # type: ignore[arg-type]
-        assert seen[-1] == (scope, never, never)
+        assert scopes[-1] == (scope, never, never)
         assert extract({}) is None
     child()
     assert [r.trace_id == TRACE for r in records] == [False] * 4 + [True, False]
@@ -333,12 +333,12 @@ def test_wsgi_returns_bodies() -> None:
 
     file = FileWrapper(BytesIO(b"x"))
     environ = {**WSGI_HEADERS, "wsgi.file_wrapper": FileWrapper}
-    given: Any
-    for given in ([b"x"], (b"x",), file):
-        assert WSGIMiddleware(lambda e, s, given=given: given)(environ, lambda *a: None) is given  # type: ignore[misc]
+    body: Any
+    for body in ([b"x"], (b"x",), file):
+        assert WSGIMiddleware(lambda e, s, body=body: body)(environ, lambda *a: None) is body  # type: ignore[misc]
     assert len(WSGIMiddleware(lambda e, s: One())(environ, lambda *a: None)) == 1  # type: ignore[arg-type]
-    given = iter([b"x"])
-    assert WSGIMiddleware(lambda e, s: given)({}, lambda *a: None) is given
+    body = iter([b"x"])
+    assert WSGIMiddleware(lambda e, s: body)({}, lambda *a: None) is body
     lazy = WSGIMiddleware(lambda e, s: (b"x" for _ in range(2)))(environ, lambda *a: None)
     assert not hasattr(lazy, "__len__")
     lazy.close()  # type: ignore[attr-defined]

@@ -83,8 +83,8 @@ def ask(url: str, library: str, environment: dict[str, str]) -> dict[str, str]:
         [sys.executable, "-c", program, url], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    seen: dict[str, str] = json.loads(done.stdout)
-    return seen
+    result: dict[str, str] = json.loads(done.stdout)
+    return result
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2", "requests"])
@@ -92,8 +92,8 @@ def test_a_service_continues_the_trace(
     library: str, service: Any, sink: Sink, environment: dict[str, str]
 ) -> None:  # fmt: skip
     """One trace over two processes: ids, labels and parent are the client's, and so is what must not be recorded."""
-    seen = ask(f"http://127.0.0.1:{service.port}/", library, environment)
-    assert {"traceparent", "baggage"} <= seen.keys()
+    result = ask(f"http://127.0.0.1:{service.port}/", library, environment)
+    assert {"traceparent", "baggage"} <= result.keys()
     service.send_signal(signal.SIGTERM)
     service.communicate(timeout=120)
     ship(sink.address)
@@ -118,9 +118,9 @@ def test_a_host_that_is_not_listed_gets_no_headers(
     library: str, service: Any, sink: Sink, environment: dict[str, str]
 ) -> None:  # fmt: skip
     """The same service by another name: no header at all, and a trace of its own."""
-    seen = ask(f"http://localhost:{service.port}/", library, environment)
-    assert not {"traceparent", "tracestate", "baggage"} & seen.keys()
-    assert "order-42" not in json.dumps(seen)
+    result = ask(f"http://localhost:{service.port}/", library, environment)
+    assert not {"traceparent", "tracestate", "baggage"} & result.keys()
+    assert "order-42" not in json.dumps(result)
     service.send_signal(signal.SIGTERM)
     service.communicate(timeout=120)
     ship(sink.address)

@@ -37,8 +37,8 @@ START, SUBMIT = threading.Thread.start, ThreadPoolExecutor.submit
 @pytest.fixture
 def records() -> Iterator[list[Record]]:
     before = dict(_guard.failures)
-    with capture_records() as found:
-        yield found
+    with capture_records() as captured:
+        yield captured
     assert _guard.failures == before
 
 
@@ -171,10 +171,10 @@ def test_every_method_of_a_thread_pool(method: str, records: list[Record]) -> No
     """The workers of `multiprocessing.pool.ThreadPool` are older than the call: it is the task that counts."""
     with ThreadPool(2) as pool:
         with everycall.span("above"):
-            found = getattr(pool, method)(
+            results = getattr(pool, method)(
                 child, (5,) if method == "apply_async" else [(5,)] if "star" in method else [5]
             )
-            assert (found.get() if "async" in method else list(found)) in (5, [5])
+            assert (results.get() if "async" in method else list(results)) in (5, [5])
             assert pool.apply_async(func=child, args=(6,)).get() == 6
         pool.map(child, [7])
     first, second, above, outside = records
@@ -205,10 +205,10 @@ def test_thirty_threads_thirty_traces(records: list[Record]) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    found = [r for r in records if r.name != "around all"]
-    assert len({r.trace_id for r in found}) == 30
-    by_id = {r.inference_id: r for r in found}
-    for record in found:
+    inner_records = [r for r in records if r.name != "around all"]
+    assert len({r.trace_id for r in inner_records}) == 30
+    by_id = {r.inference_id: r for r in inner_records}
+    for record in inner_records:
         assert record.trace_id == f"trace-{to_json(record.inputs)['n']}"
         above = by_id[record.parent_id] if record.parent_id else None
         assert (above is None) == (record.name == "above")
@@ -231,9 +231,9 @@ def test_two_tenants_on_one_pool(records: list[Record]) -> None:
         thread.join()
     pool.submit(child, 3).result()
     pool.shutdown()
-    seen = {(r.end_user_identifier, r.trace_id if r.end_user_identifier else None, to_json(r.inputs)["n"],
+    labels = {(r.end_user_identifier, r.trace_id if r.end_user_identifier else None, to_json(r.inputs)["n"],
              tuple(r.omitted)) for r in records}  # fmt: skip
-    assert seen == {("a", "a-trace", 1, ()), ("b", "b-trace", 2, ("outputs",)), (None, None, 3, ())}
+    assert labels == {("a", "a-trace", 1, ()), ("b", "b-trace", 2, ("outputs",)), (None, None, 3, ())}
     assert len(records) == 151
 
 
@@ -252,10 +252,10 @@ def test_a_pool_started_in_a_call_does_not_keep_it(records: list[Record]) -> Non
 
 def test_the_whole_opentelemetry_context_is_passed_on(records: list[Record]) -> None:
     """Baggage and the current span are there, as with `asyncio.to_thread`; afterwards the worker is as it was."""
-    seen = []
+    values = []
 
     def look() -> None:
-        seen.append((baggage.get_baggage("colour"), otel_trace.get_current_span(), everycall.current()))
+        values.append((baggage.get_baggage("colour"), otel_trace.get_current_span(), everycall.current()))
 
     with ThreadPoolExecutor(1) as pool:
         token = otel_context.attach(baggage.set_baggage("colour", "red"))
@@ -263,7 +263,7 @@ def test_the_whole_opentelemetry_context_is_passed_on(records: list[Record]) -> 
             pool.submit(look).result()
         otel_context.detach(token)
         pool.submit(look).result()
-    assert seen == [("red", call, call), (None, otel_trace.INVALID_SPAN, NOT_RECORDED)]
+    assert values == [("red", call, call), (None, otel_trace.INVALID_SPAN, NOT_RECORDED)]
 
 
 def test_other_context_variables_are_not_copied(records: list[Record]) -> None:
@@ -301,10 +301,10 @@ def test_a_future_raises_as_without_everycall(records: list[Record]) -> None:
 @pytest.mark.parametrize("kind", [threading.Thread, threading.Timer])
 def test_a_thread_fails_as_without_everycall(kind: Any, records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     """`threading.excepthook` gets the thread and a traceback without a frame of everycall."""
-    seen: list[tuple[Any, list[str]]] = []
+    failures: list[tuple[Any, list[str]]] = []
 
     def hook(args: Any) -> None:
-        seen.append((args.exc_type, [f.name for f in traceback.extract_tb(args.exc_traceback)]))
+        failures.append((args.exc_type, [f.name for f in traceback.extract_tb(args.exc_traceback)]))
 
     monkeypatch.setattr(threading, "excepthook", hook)
     for inside in (False, True):
@@ -315,8 +315,8 @@ def test_a_thread_fails_as_without_everycall(kind: Any, records: list[Record], m
         else:
             thread.start()
         thread.join()
-    assert seen[0] == seen[1]
-    assert seen[0][1][-1] == "boom"
+    assert failures[0] == failures[1]
+    assert failures[0][1][-1] == "boom"
 
 
 def test_start_fails_as_without_everycall(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,11 +351,11 @@ def test_nothing_changes_without_a_call(records: list[Record]) -> None:
         pool.submit(boom)
         assert pool._work_queue.get().fn is boom
         release.set()
-    seen: list[bool] = []
-    thread = threading.Thread(target=lambda: seen.append(thread.run.__func__ is threading.Thread.run))  # type: ignore[attr-defined]
+    checks: list[bool] = []
+    thread = threading.Thread(target=lambda: checks.append(thread.run.__func__ is threading.Thread.run))  # type: ignore[attr-defined]
     thread.start()
     thread.join()
-    assert seen == [True]
+    assert checks == [True]
     assert inspect.signature(threading.Thread.start) == inspect.signature(START)
     assert inspect.signature(ThreadPoolExecutor.submit) == inspect.signature(SUBMIT)
     assert ThreadPoolExecutor.submit.__doc__ == SUBMIT.__doc__
@@ -402,21 +402,21 @@ def test_the_environment_switches_it_off() -> None:
 
 
 def test_disabled_propagation_changes_nothing() -> None:
-    with capture_records(Settings(propagate_threads=False)) as found:
+    with capture_records(Settings(propagate_threads=False)) as captured:
         with everycall.span("above"):
             by_thread(child)
             by_submit(child)
-    assert [r.parent_id for r in found] == [None, None, None]
+    assert [r.parent_id for r in captured] == [None, None, None]
 
 
 def test_a_wrapper_around_ours_is_kept() -> None:
     """Theirs stays when we leave, ours below it does nothing; when we come back it is not put on a second time."""
-    seen = []
+    calls = []
     _threads.install()
     ours = threading.Thread.start
 
     def theirs(self: threading.Thread) -> None:
-        seen.append("theirs")
+        calls.append("theirs")
         ours(self)
 
     theirs.__wrapped__ = ours  # type: ignore[attr-defined]
@@ -424,14 +424,14 @@ def test_a_wrapper_around_ours_is_kept() -> None:
         threading.Thread.start = theirs  # type: ignore[method-assign]
         _threads.uninstall()
         assert threading.Thread.start is theirs
-        with capture_records(Settings(propagate_threads=False)) as found, everycall.span("above"):
+        with capture_records(Settings(propagate_threads=False)) as captured, everycall.span("above"):
             by_thread(child)
-        assert found[0].parent_id is None
-        with capture_records() as found, everycall.span("above"):
+        assert captured[0].parent_id is None
+        with capture_records() as captured, everycall.span("above"):
             assert threading.Thread.start is theirs
             by_thread(child)
-        assert found[0].parent_id == found[1].inference_id
-        assert seen == ["theirs"] * 2
+        assert captured[0].parent_id == captured[1].inference_id
+        assert calls == ["theirs"] * 2
     finally:
         threading.Thread.start = ours  # type: ignore[method-assign]
         _threads.uninstall()
