@@ -49,20 +49,20 @@ def served(client: httpx.Client, deployment_id: str = "hello") -> int | None:
 
 def history(client: httpx.Client, deployment_id: str = "hello") -> list[tuple[int, int | None]]:
     """Return the served versions, the latest first, each with the version that a roll-back led to then."""
-    found = client.get(f"/api/deployments/{deployment_id}/activations").json()["activations"]
-    return [(one["version"], one["roll_back_to"]) for one in found]
+    activations = client.get(f"/api/deployments/{deployment_id}/activations").json()["activations"]
+    return [(one["version"], one["roll_back_to"]) for one in activations]
 
 
 # --- made and read ---
 
 
 def test_a_deployment_is_created_and_read(client: httpx.Client) -> None:
-    made = client.post("/api/deployments", json=BODY)
-    assert made.status_code == 200
-    found = made.json()
-    assert re.fullmatch(r"p-[A-Za-z0-9_-]{21}", found["deployment_id"])
-    assert found["created_unix_nano"] > 0
-    assert {name: found[name] for name in found if name not in ("deployment_id", "created_unix_nano")} == {
+    response = client.post("/api/deployments", json=BODY)
+    assert response.status_code == 200
+    deployment = response.json()
+    assert re.fullmatch(r"p-[A-Za-z0-9_-]{21}", deployment["deployment_id"])
+    assert deployment["created_unix_nano"] > 0
+    assert {name: deployment[name] for name in deployment if name not in ("deployment_id", "created_unix_nano")} == {
         "version": 1,
         "project_name": "default",
         "name": "hello",
@@ -78,12 +78,12 @@ def test_a_deployment_is_created_and_read(client: httpx.Client) -> None:
         "fallbacks": [],
         "created_by": "local",
     }
-    assert client.get(f"/api/deployments/{found['deployment_id']}").json() == found
-    assert client.get("/api/deployments").json() == {"deployments": [found], "next_cursor": None}
+    assert client.get(f"/api/deployments/{deployment['deployment_id']}").json() == deployment
+    assert client.get("/api/deployments").json() == {"deployments": [deployment], "next_cursor": None}
 
 
 def test_all_fields_are_returned(client: httpx.Client, put: Callable[..., dict[str, Any]]) -> None:
-    given = {
+    fields = {
         **BODY,
         "description": "greets",
         "metadata": {"team": "support", "nested": [1, None]},
@@ -92,14 +92,14 @@ def test_all_fields_are_returned(client: httpx.Client, put: Callable[..., dict[s
         "function_call": {"name": "look_up"},
         "model_params": {"temp": 0.5, "response_format": {"type": "json_object"}},
     }
-    put(given)
-    found = client.get("/api/deployments/hello").json()
-    assert found["fallbacks"] == [
+    put(fields)
+    stored = client.get("/api/deployments/hello").json()
+    assert stored["fallbacks"] == [
         {"model": "claude-3-5-haiku-latest", "provider": "anthropic"},
         {"model": "llama", "provider": "local"},
     ]
     for name in ("description", "metadata", "functions", "function_call", "model_params"):
-        assert found[name] == given[name], name
+        assert stored[name] == fields[name], name
 
 
 def test_versions_never_change(client: httpx.Client) -> None:
@@ -212,8 +212,12 @@ def test_an_unknown_deployment_is_404(client: httpx.Client) -> None:
 
 def test_a_version_is_created_without_being_served(client: httpx.Client, put: Callable[..., dict[str, Any]]) -> None:
     put(said("one"))
-    made = put(said("two", activate=False))
-    assert (made["outcome"], made["deployment"]["version"], made["deployment"]["active"]) == ("changed", 2, False)
+    response = put(said("two", activate=False))
+    assert (response["outcome"], response["deployment"]["version"], response["deployment"]["active"]) == (
+        "changed",
+        2,
+        False,
+    )
     assert served(client) == 1
     assert put(said("two", activate=False))["outcome"] == "unchanged"
     assert put(said("two"))["outcome"] == "activated"
@@ -246,14 +250,14 @@ def test_the_history_says_who_and_when(
     server: Any, client: httpx.Client, put: Callable[..., dict[str, Any]], make_key: Callable[..., str]
 ) -> None:
     put(said("one"))
-    made = httpx.put(
+    response = httpx.put(
         f"{server.address}/api/deployments/hello", json=said("two"), headers={"x-api-key": make_key("default")}
     )
-    assert made.json()["deployment"]["created_by"] == "default write"
+    assert response.json()["deployment"]["created_by"] == "default write"
     client.post("/api/deployments/hello/roll-back")
-    found = client.get("/api/deployments/hello/activations").json()["activations"]
-    assert [one["by"] for one in found] == ["local", "default write", "local"]
-    times = [one["unix_nano"] for one in found]
+    activations = client.get("/api/deployments/hello/activations").json()["activations"]
+    assert [one["by"] for one in activations] == ["local", "default write", "local"]
+    times = [one["unix_nano"] for one in activations]
     assert times == sorted(times, reverse=True)
     versions = client.get("/api/deployments/hello/versions").json()["versions"]
     assert [(one["version"], one["active"], one["created_by"]) for one in versions] == [
@@ -324,16 +328,16 @@ def test_an_archived_deployment_is_not_served_until_it_is_activated(
     with httpx.Client(base_url=gateway_server.address, headers={"x-api-key": gateway_server.key}) as client:
         for text in ("one {{x}}", "two {{x}}"):
             client.put("/api/deployments/hello", json=said(text)).raise_for_status()
-        gone = client.post("/api/deployments/hello/archive")
-        assert (gone.status_code, gone.json()["version"], gone.json()["active"]) == (200, 2, False)
+        archived = client.post("/api/deployments/hello/archive")
+        assert (archived.status_code, archived.json()["version"], archived.json()["active"]) == (200, 2, False)
         assert client.post("/api/deployments/hello/archive").status_code == 200
         assert client.get("/api/deployments").json()["deployments"] == []
-        kept = client.get("/api/deployments", params={"active": "false"}).json()["deployments"]
-        assert [(one["deployment_id"], one["version"], one["active"]) for one in kept] == [("hello", 2, False)]
-        asked = {"deployment_id": "hello", "llm_inputs": {"x": "1"}, "inference_id": "i-1"}
+        inactive = client.get("/api/deployments", params={"active": "false"}).json()["deployments"]
+        assert [(one["deployment_id"], one["version"], one["active"]) for one in inactive] == [("hello", 2, False)]
+        completion = {"deployment_id": "hello", "llm_inputs": {"x": "1"}, "inference_id": "i-1"}
         for path, body in (
-            ("/api/parea/v1/completion", asked),
-            ("/api/parea/v1/completion/stream", asked),
+            ("/api/parea/v1/completion", completion),
+            ("/api/parea/v1/completion/stream", completion),
             ("/api/parea/v1/deployed-prompt", {"deployment_id": "hello"}),
         ):
             answer = client.post(path, json=body)
@@ -342,7 +346,7 @@ def test_an_archived_deployment_is_not_served_until_it_is_activated(
         assert client.get("/api/deployments/hello", params={"version": 2}).status_code == 200
         assert provider.requests == []
         assert client.post("/api/deployments/hello/roll-back").json()["version"] == 2
-        assert client.post("/api/parea/v1/completion", json=asked).json()["status"] == "success"
+        assert client.post("/api/parea/v1/completion", json=completion).json()["status"] == "success"
         assert provider.requests[0].messages == [{"role": "user", "content": "two 1"}]
         assert history(client) == [(2, 1), (0, 2), (2, 1), (1, None)]
 
@@ -363,17 +367,22 @@ def test_two_versions_are_compared(client: httpx.Client, put: Callable[..., dict
     text = "\n".join(f"line {number}" for number in range(1, 31))
     put(said(text, functions=[{"name": "old"}]))
     put(said(text.replace("line 15", "another"), model_params={"temp": 1, "max_length": 9}, metadata={"team": "b"}))
-    found = client.get("/api/deployments/hello/diff").json()
-    assert (found["from"], found["to"]) == (1, 2)
-    assert [(one["field"], one["change"]) for one in found["changes"]] == [
+    comparison = client.get("/api/deployments/hello/diff").json()
+    assert (comparison["from"], comparison["to"]) == (1, 2)
+    assert [(one["field"], one["change"]) for one in comparison["changes"]] == [
         ("model_params.temp", "changed"),
         ("model_params.max_length", "added"),
         ("messages[0].content", "changed"),
         ("functions[0]", "removed"),
         ("metadata.team", "added"),
     ]
-    assert found["changes"][1] == {"field": "model_params.max_length", "change": "added", "before": None, "after": 9}
-    lines = found["unified"].splitlines()
+    assert comparison["changes"][1] == {
+        "field": "model_params.max_length",
+        "change": "added",
+        "before": None,
+        "after": 9,
+    }
+    lines = comparison["unified"].splitlines()
     assert lines[:2] == ["--- hello version 1", "+++ hello version 2"]
     assert "-  line 15" in lines
     assert "+  another" in lines
@@ -397,15 +406,15 @@ def test_two_versions_are_compared(client: httpx.Client, put: Callable[..., dict
 def test_lists_come_in_pages(client: httpx.Client, put: Callable[..., dict[str, Any]]) -> None:
     for number in range(7):
         put(said("one", name=f"name {number % 3}"), 200, f"id-{number}")
-    found: list[tuple[str, str]] = []
+    names: list[tuple[str, str]] = []
     cursor: str | None = ""
     while cursor is not None:
         page = client.get("/api/deployments", params={"limit": 3, "cursor": cursor}).json()
         assert len(page["deployments"]) <= 3
-        found += [(one["name"], one["deployment_id"]) for one in page["deployments"]]
+        names += [(one["name"], one["deployment_id"]) for one in page["deployments"]]
         cursor = page["next_cursor"]
-    assert found == sorted(found)
-    assert len(found) == 7
+    assert names == sorted(names)
+    assert len(names) == 7
     for wrong in (
         {"limit": 0},
         {"limit": limits.PAGE_ROWS + 1},
@@ -427,11 +436,11 @@ def test_lists_come_in_pages(client: httpx.Client, put: Callable[..., dict[str, 
 
 
 def test_projects_do_not_see_each_other(server: Any, client: httpx.Client, make_key: Callable[..., str]) -> None:
-    found = client.post("/api/deployments", json={**BODY, "project_name": "alpha"}).json()
-    deployment_id = found["deployment_id"]
+    deployment = client.post("/api/deployments", json={**BODY, "project_name": "alpha"}).json()
+    deployment_id = deployment["deployment_id"]
     path = f"{server.address}/api/deployments/{deployment_id}"
     alpha, beta, reader = make_key("alpha"), make_key("beta"), make_key("alpha", "read")
-    assert httpx.get(path, headers={"x-api-key": alpha}).json() == found
+    assert httpx.get(path, headers={"x-api-key": alpha}).json() == deployment
     for part in ("", "/versions", "/activations", "/diff"):
         assert httpx.get(path + part, headers={"x-api-key": reader}).status_code == 200
         assert httpx.get(path + part, headers={"x-api-key": beta}).status_code == 404
@@ -445,7 +454,7 @@ def test_projects_do_not_see_each_other(server: Any, client: httpx.Client, make_
     assert httpx.post(f"{server.address}/api/deployments", json=BODY, headers={"x-api-key": reader}).status_code == 403
     mine = httpx.put(path, json=said("mine"), headers={"x-api-key": beta}).json()  # the same id, in another project
     assert (mine["outcome"], mine["deployment"]["project_name"]) == ("created", "beta")
-    assert httpx.get(path, headers={"x-api-key": alpha}).json() == found
+    assert httpx.get(path, headers={"x-api-key": alpha}).json() == deployment
     assert client.get("/api/deployments").json()["deployments"] == []
     completion = {"deployment_id": "alpha-only"}
     foreign = httpx.post(f"{server.address}/api/parea/v1/completion", json=completion, headers={"x-api-key": beta})

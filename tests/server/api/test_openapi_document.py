@@ -19,8 +19,8 @@ from everycall.server.store.values import TraceSummary
 
 @pytest.fixture
 def document(client: httpx.Client) -> dict[str, Any]:
-    found: dict[str, Any] = client.get("/openapi.json").json()
-    return found
+    openapi: dict[str, Any] = client.get("/openapi.json").json()
+    return openapi
 
 
 def test_every_reference_resolves(document: dict[str, Any]) -> None:

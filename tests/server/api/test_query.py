@@ -30,7 +30,7 @@ def send(client: httpx.Client, *records: dict[str, Any]) -> None:
 
 def ids(answer: httpx.Response) -> list[str]:
     assert answer.status_code == 200, answer.text
-    return [found["inference_id"] for found in answer.json()["records"]]
+    return [record["inference_id"] for record in answer.json()["records"]]
 
 
 @pytest.fixture
@@ -172,21 +172,21 @@ def test_pages_of_records_miss_no_record(client: httpx.Client) -> None:
         *({"inference_id": name, "start_time_unix_nano": NOON + number // 5} for number, name in enumerate(names)),
     )
     for size in (1, 5, 22, 23, 24):
-        seen: list[str] = []
+        all_ids: list[str] = []
         cursor = None
         while True:
             answer = client.get("/api/records", params={"limit": size, **({"cursor": cursor} if cursor else {})})
-            seen += ids(answer)
+            all_ids += ids(answer)
             cursor = answer.json()["next_cursor"]
             if cursor is None:
                 break
-        assert sorted(seen) == names
+        assert sorted(all_ids) == names
 
 
 def test_one_trace(stored: httpx.Client) -> None:
     """Its sums, and its records, oldest first."""
     body = stored.get("/api/traces/t-1").json()
-    assert [found["inference_id"] for found in body["records"]] == ["a", "b"]
+    assert [record["inference_id"] for record in body["records"]] == ["a", "b"]
     assert body["next_cursor"] is None
     trace = body["trace"]
     assert trace == stored.get("/api/traces", params={"trace_name": "support"}).json()["traces"][0]
@@ -205,10 +205,10 @@ def test_ids_may_have_any_character(client: httpx.Client) -> None:
         trace = client.get(f"/api/traces/{encoded}")
         assert trace.status_code == 200, one
         assert trace.json()["trace"]["trace_id"] == one
-        assert [found["inference_id"] for found in trace.json()["records"]] == [f"r:{one}"]
-        found = client.get(f"/api/records/{quote(f'r:{one}', safe='')}")
-        assert found.status_code == 200, one
-        assert found.json()["trace_id"] == one
+        assert [record["inference_id"] for record in trace.json()["records"]] == [f"r:{one}"]
+        record = client.get(f"/api/records/{quote(f'r:{one}', safe='')}")
+        assert record.status_code == 200, one
+        assert record.json()["trace_id"] == one
 
 
 def test_what_does_not_exist_is_not_found(client: httpx.Client) -> None:

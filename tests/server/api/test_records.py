@@ -117,10 +117,10 @@ def test_a_bad_line_is_refused_alone(client: httpx.Client) -> None:
     for place, (refusal, (_, reason)) in enumerate(zip(answer["refused"], bad.values(), strict=True), start=1):
         assert refusal["index"] == place
         assert reason in refusal["reason"], refusal
-    known = {refusal["inference_id"] for refusal in answer["refused"]}
-    assert {"a", "b", "c", "d", "e", "f" * limits.ID_CHARS_MAX, "deep", "big"} <= known
+    refused_ids = {refusal["inference_id"] for refusal in answer["refused"]}
+    assert {"a", "b", "c", "d", "e", "f" * limits.ID_CHARS_MAX, "deep", "big"} <= refused_ids
     stored = client.get("/api/records").json()["records"]
-    assert {found["inference_id"] for found in stored} == {"good-1", "good-2"}
+    assert {record["inference_id"] for record in stored} == {"good-1", "good-2"}
 
 
 def test_json_that_can_be_read_back_is_accepted() -> None:
@@ -141,15 +141,18 @@ def test_a_project_key_writes_into_its_own_project(
             {"index": 2, "inference_id": "other", "reason": "the record names another project than the key's"}
         ]
         mine = alpha.get("/api/records").json()["records"]
-    assert {(found["inference_id"], found["project_name"]) for found in mine} == {("none", "alpha"), ("own", "alpha")}
+    assert {(record["inference_id"], record["project_name"]) for record in mine} == {
+        ("none", "alpha"),
+        ("own", "alpha"),
+    }
     assert client.get("/api/records", params={"project": "beta"}).json()["records"] == []
 
 
 def test_the_local_key_writes_into_the_project_of_each_record(client: httpx.Client) -> None:
     send(client, line("a"), line("b", project_name="beta"), b"bad", line("c", project_name="beta"))
     for project, ids in (("default", {"a"}), ("beta", {"b", "c"})):
-        found = client.get("/api/records", params={"project": project}).json()["records"]
-        assert {one["inference_id"] for one in found} == ids
+        stored = client.get("/api/records", params={"project": project}).json()["records"]
+        assert {one["inference_id"] for one in stored} == ids
     assert set(client.get("/api/projects").json()["projects"]) >= {"default", "beta"}
 
 
@@ -164,11 +167,11 @@ def test_nothing_omitted_is_stored(client: httpx.Client, server: Any) -> None:
         line("out", omitted=["outputs"], content="CANARY-content", **fields),
         line("both", omitted=["inputs", "outputs"], content="CANARY-content", **fields),
     )
-    found = {one["inference_id"]: one for one in client.get("/api/records").json()["records"]}
-    assert set(found["in"]) & set(CONTENT_FIELDS) == {"content", "output"}
-    assert set(found["out"]) & set(CONTENT_FIELDS) == {"llm_inputs", "llm_configuration", "inputs", "target"}
-    assert set(found["both"]) & set(CONTENT_FIELDS) == set()
-    assert found["both"]["omitted"] == ["inputs", "outputs"]
+    stored = {one["inference_id"]: one for one in client.get("/api/records").json()["records"]}
+    assert set(stored["in"]) & set(CONTENT_FIELDS) == {"content", "output"}
+    assert set(stored["out"]) & set(CONTENT_FIELDS) == {"llm_inputs", "llm_configuration", "inputs", "target"}
+    assert set(stored["both"]) & set(CONTENT_FIELDS) == set()
+    assert stored["both"]["omitted"] == ["inputs", "outputs"]
     server.stop()
     on_disk = b"".join(path.read_bytes() for path in server.options.data_dir.rglob("*") if path.is_file())
     assert b"CANARY-content" not in on_disk
@@ -186,14 +189,14 @@ def test_records_with_tokens_and_no_cost_are_priced(client: httpx.Client) -> Non
         line("given", kind="llm", model="gpt-4o-mini", cost=0.5, **tokens),
         line("free", kind="llm", model="gpt-4o-mini", cost=0.0, **tokens),
     )
-    found = {one["inference_id"]: one for one in client.get("/api/records").json()["records"]}
-    assert found["priced"]["cost"] == pytest.approx(1_000 * 0.15e-6 + 100 * 0.6e-6)
-    assert found["priced"]["cost_source"] == "genai-prices"
-    assert found["priced"]["price_version"]
-    assert "cost" not in found["chain"]
-    assert "cost" not in found["unknown"]
-    assert found["given"]["cost"] == 0.5
-    assert found["free"]["cost"] == 0.0
+    stored = {one["inference_id"]: one for one in client.get("/api/records").json()["records"]}
+    assert stored["priced"]["cost"] == pytest.approx(1_000 * 0.15e-6 + 100 * 0.6e-6)
+    assert stored["priced"]["cost_source"] == "genai-prices"
+    assert stored["priced"]["price_version"]
+    assert "cost" not in stored["chain"]
+    assert "cost" not in stored["unknown"]
+    assert stored["given"]["cost"] == 0.5
+    assert stored["free"]["cost"] == 0.0
 
 
 def test_balance_sheets_of_clients(client: httpx.Client) -> None:
@@ -243,8 +246,8 @@ def test_acknowledged_records_survive_a_kill(server_process: Callable[..., Any])
     assert answer.json()["committed"] == 200
     first.wait()
     second = server_process()
-    found = httpx.get(f"{second.address}/api/records", params={"limit": 1000}, headers={"x-api-key": second.key})
-    assert len(found.json()["records"]) == 200
+    stored = httpx.get(f"{second.address}/api/records", params={"limit": 1000}, headers={"x-api-key": second.key})
+    assert len(stored.json()["records"]) == 200
 
 
 @pytest.fixture(scope="module")
@@ -291,8 +294,8 @@ def test_no_body_causes_a_server_error(lasting_server: httpx.Client, body: bytes
     assert receipt["committed"] + receipt["refused_count"] == len(lines)
     listed = lasting_server.get("/api/records", params={"limit": 5})
     assert listed.status_code == 200
-    for found in listed.json()["records"]:
-        record.decode(json.dumps(found).encode())
+    for listed_record in listed.json()["records"]:
+        record.decode(json.dumps(listed_record).encode())
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

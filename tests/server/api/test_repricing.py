@@ -26,8 +26,8 @@ NEW = '[[price]]\nmodel = "acme"\ninput = 3\noutput = 6\n\n[[price]]\nmodel = "l
 
 
 def line(name: str, **fields: Any) -> dict[str, Any]:
-    known = {"kind": "llm", "trace_id": "t", "model": "acme", "input_tokens": 1_000_000, "output_tokens": 0}
-    return {"inference_id": name, "start_time_unix_nano": T0, **known, **fields}
+    defaults = {"kind": "llm", "trace_id": "t", "model": "acme", "input_tokens": 1_000_000, "output_tokens": 0}
+    return {"inference_id": name, "start_time_unix_nano": T0, **defaults, **fields}
 
 
 LINES = [
@@ -70,25 +70,25 @@ def costs(client: httpx.Client, project: str = "default") -> dict[str, tuple[flo
 def ask(client: httpx.Client, **body: Any) -> dict[str, Any]:
     """Request all pages; return the models by name, and the number of records written."""
     models: dict[str, dict[str, Any]] = {}
-    written, cursor = 0, None
+    written_count, cursor = 0, None
     while True:
-        given = {"since": str(T0), **body, **({"cursor": cursor} if cursor else {})}
-        answer = client.post("/api/reprice", json=given)
+        body_sent = {"since": str(T0), **body, **({"cursor": cursor} if cursor else {})}
+        answer = client.post("/api/reprice", json=body_sent)
         assert answer.status_code == 200, answer.text
         page = answer.json()
         for change in page["models"]:
-            kept = models.setdefault(change["model"], {"changed": 0, "records": 0, "kept": 0})
-            for name in kept:
-                kept[name] += change[name]
-        written, cursor = written + page["written"], page["next_cursor"]
+            totals = models.setdefault(change["model"], {"changed": 0, "records": 0, "kept": 0})
+            for name in totals:
+                totals[name] += change[name]
+        written_count, cursor = written_count + page["written"], page["next_cursor"]
         if cursor is None:
-            return {"models": models, "written": written}
+            return {"models": models, "written": written_count}
 
 
 def test_a_dry_run_returns_changes_and_writes_nothing(filled: httpx.Client) -> None:
     before = costs(filled)
-    found = ask(filled)
-    assert found == {
+    result = ask(filled)
+    assert result == {
         "models": {
             "acme": {"records": 6, "changed": 3, "kept": 3},
             "later": {"records": 1, "changed": 1, "kept": 0},
@@ -123,8 +123,8 @@ def test_a_new_price_list_does_not_change_old_records(filled: httpx.Client) -> N
     """When the server reads the new prices, they apply to new records; a record that is sent again keeps its price."""
     ask(filled)
     filled.post("/v1/records", content="\n".join(json.dumps(one) for one in (LINES[0], line("fresh"))))
-    found = costs(filled)
-    assert (found["a"][0], found["fresh"][0]) == (2.0, 3.0)
+    new_costs = costs(filled)
+    assert (new_costs["a"][0], new_costs["fresh"][0]) == (2.0, 3.0)
     versions = {one["inference_id"]: one["price_version"] for one in filled.get("/api/records").json()["records"]
                 if one["inference_id"] in ("a", "fresh")}  # fmt: skip
     assert versions["a"] != versions["fresh"]
@@ -143,7 +143,7 @@ def test_a_new_price_list_does_not_change_old_records(filled: httpx.Client) -> N
 def test_only_matching_records_are_repriced(filled: httpx.Client, body: dict[str, Any], changed: list[str]) -> None:
     before = costs(filled)
     ask(filled, dry_run=False, **body)
-    assert sorted(name for name, found in costs(filled).items() if found != before[name]) == changed
+    assert sorted(name for name, cost in costs(filled).items() if cost != before[name]) == changed
     assert costs(filled, "other")["elsewhere"][0] == (3.0 if "project" in body else 2.0)
 
 
@@ -157,13 +157,13 @@ def test_pages_are_bounded_and_complete(filled: httpx.Client, prices: Path) -> N
     first = filled.post("/api/reprice", json={"since": str(T0), "dry_run": False}).json()
     assert first["next_cursor"] is not None
     prices.write_text(NEW.replace("input = 3", "input = 5"))
-    found = ask(filled, dry_run=False)
-    assert found["models"]["acme"]["records"] == many + 6
-    assert found["written"] == many + 4  # and the embedding once more, `new` for the first time
+    result = ask(filled, dry_run=False)
+    assert result["models"]["acme"]["records"] == many + 6
+    assert result["written"] == many + 4  # and the embedding once more, `new` for the first time
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "message"),
     [
         ({}, 422, "missing required field 'since'"),
         ({"since": "yesterday"}, 400, "since must be a time"),
@@ -173,10 +173,10 @@ def test_pages_are_bounded_and_complete(filled: httpx.Client, prices: Path) -> N
     ],
     ids=str,
 )
-def test_an_invalid_request_is_refused(client: httpx.Client, body: dict[str, Any], status: int, said: str) -> None:
+def test_an_invalid_request_is_refused(client: httpx.Client, body: dict[str, Any], status: int, message: str) -> None:
     answer = client.post("/api/reprice", json=body)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-    assert said in answer.json()["detail"]
+    assert message in answer.json()["detail"]
 
 
 def test_only_an_admin_may_reprice_and_only_its_project(filled: httpx.Client, make_key: Callable[..., str]) -> None:
@@ -229,9 +229,9 @@ def test_the_command_with_a_running_server(filled: httpx.Client, server: Server)
     ]
     assert "Nothing was written: this is a dry run." in dry.stdout
     assert "Records that came with their own cost, which is kept: 3." in dry.stdout
-    asked = reprice(*since, endpoint=server.address)
-    assert (asked.returncode, costs(filled)) == (1, before)
-    assert asked.stderr == "everycall: nothing was written: add --yes to write the new cost of 6 records\n"
+    finished = reprice(*since, endpoint=server.address)
+    assert (finished.returncode, costs(filled)) == (1, before)
+    assert finished.stderr == "everycall: nothing was written: add --yes to write the new cost of 6 records\n"
     done = reprice(*since, "--yes", "--project", "default", endpoint=server.address)
     assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "Wrote the cost of 5 records.")
     assert (costs(filled)["a"][0], costs(filled, "other")["elsewhere"][0]) == (3.0, 2.0)
@@ -247,9 +247,9 @@ def test_the_command_with_the_store_of_a_stopped_server(tmp_path: Path) -> None:
         headers = {"x-api-key": running.key}
         httpx.post(f"{running.address}/v1/records", content=json.dumps(line("a")), headers=headers)
         (data / "prices.toml").write_text(NEW)
-        held = reprice("--since", "2026-01-01", "--data", str(data), "--yes")
-        assert held.returncode == 1
-        assert "cannot use the records in" in held.stderr
+        finished = reprice("--since", "2026-01-01", "--data", str(data), "--yes")
+        assert finished.returncode == 1
+        assert "cannot use the records in" in finished.stderr
     done = reprice("--since", "2026-01-01", "--data", str(data), "--yes")
     assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "Wrote the cost of 1 record.")
 
@@ -266,7 +266,7 @@ def test_the_command_with_the_store_of_a_stopped_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         ([], 2, "required: --since"),
         (["--since", "soon"], 2, "--since must be a time: RFC 3339"),
@@ -275,7 +275,7 @@ def test_the_command_with_the_store_of_a_stopped_server(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_the_command_explains_an_error_in_one_line(arguments: list[str], code: int, said: str) -> None:
+def test_the_command_explains_an_error_in_one_line(arguments: list[str], code: int, message: str) -> None:
     done = reprice(*arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
-    assert said in done.stderr
+    assert message in done.stderr

@@ -42,13 +42,13 @@ def shop(client: httpx.Client, make_key: Callable[..., str]) -> Iterator[httpx.C
 
 
 def test_an_experiment_from_start_to_end(client: httpx.Client, project_uuid: str) -> None:
-    asked = {"name": "greeting", "run_name": "calm-owl", "metadata": {"Dataset": "d"}, "project_uuid": project_uuid}
-    made = post(client, "/experiment", asked)
-    own = made["uuid"]
-    assert (made["name"], made["run_name"], made["metadata"], made["is_public"]) == (
+    body = {"name": "greeting", "run_name": "calm-owl", "metadata": {"Dataset": "d"}, "project_uuid": project_uuid}
+    experiment = post(client, "/experiment", body)
+    own = experiment["uuid"]
+    assert (experiment["name"], experiment["run_name"], experiment["metadata"], experiment["is_public"]) == (
         "greeting", "calm-owl", {"Dataset": "d"}, False,
     )  # fmt: skip
-    assert made["project_uuid"] == project_uuid
+    assert experiment["project_uuid"] == project_uuid
     exact = [{"name": "exact", "score": 1.0, "reason": "same"}]
     log(client, "leaf-1", "root-1", 1, experiment_uuid=own, **LLM)
     log(client, "root-1", "root-1", 1, experiment_uuid=own, scores=exact)
@@ -70,9 +70,9 @@ def test_an_experiment_from_start_to_end(client: httpx.Client, project_uuid: str
     assert client.get(f"{BASE}/experiment/{own}/stats").json() == stats
     ended = {"status": "completed", "dataset_level_stats": [{"name": "balance", "score": 0.75, "reason": None}]}
     assert post(client, f"/experiment/{own}/finished", ended) == stats
-    (shown,) = post(client, "/experiments", {"experiment_uuids": [own]})
-    assert (shown["status"], shown["num_samples"]) == ("completed", 2)
-    pinned = {(one["var1"], one["operation"]): one["value"] for one in shown["pinned_stats"]}
+    (listed,) = post(client, "/experiments", {"experiment_uuids": [own]})
+    assert (listed["status"], listed["num_samples"]) == ("completed", 2)
+    pinned = {(one["var1"], one["operation"]): one["value"] for one in listed["pinned_stats"]}
     assert pinned == {
         ("latency", "mean"): 3.0, ("input_tokens", "mean"): 10, ("output_tokens", "mean"): 5,
         ("total_tokens", "mean"): 15, ("cost", "mean"): 0.375, ("exact", "mean"): 0.5, ("balance", "custom"): 0.75,
@@ -82,8 +82,8 @@ def test_an_experiment_from_start_to_end(client: httpx.Client, project_uuid: str
 def test_unknown_values_are_null(client: httpx.Client, project_uuid: str) -> None:
     own = post(client, "/experiment", {"name": "n", "run_name": "r", "project_uuid": project_uuid})["uuid"]
     log(client, "root", "root", 1, experiment_uuid=own, latency=None)
-    (found,) = client.get(f"{BASE}/experiment/{own}/stats").json()["parent_trace_stats"]
-    assert found == {
+    (stats,) = client.get(f"{BASE}/experiment/{own}/stats").json()["parent_trace_stats"]
+    assert stats == {
         "trace_id": "root", "latency": None, "input_tokens": None, "output_tokens": None, "total_tokens": None,
         "cost": None, "scores": [],
     }  # fmt: skip
@@ -95,8 +95,8 @@ def test_the_logs_of_an_experiment(client: httpx.Client, project_uuid: str) -> N
     log(client, "leaf", "root-1", 2, output="needle")
     log(client, "root-1", "root-1", 1, experiment_uuid=own)
     log(client, "apart", "apart", 2, output="needle")
-    found = post(client, f"/experiment/{own}/trace_logs", {"filter_field": None})
-    assert [(one["trace_id"], one["children"]) for one in found] == [("root-1", ["leaf"]), ("root-2", [])]
+    logs = post(client, f"/experiment/{own}/trace_logs", {"filter_field": None})
+    assert [(one["trace_id"], one["children"]) for one in logs] == [("root-1", ["leaf"]), ("root-2", [])]
     needle = {"filter_field": "output", "filter_operator": "equals", "filter_value": "needle"}
     assert [one["trace_id"] for one in post(client, f"/experiment/{own}/trace_logs", needle)] == ["leaf"]
 
@@ -114,8 +114,8 @@ def test_an_experiment_of_many_traces_is_read_in_parts(
     monkeypatch.setattr(experiments, "TRACES_AT_ONCE", 3)
     monkeypatch.setattr(limits, "TRACE_RECORDS_MAX", 4)
     monkeypatch.setattr(limits, "PAGE_ROWS_MAX", 2)
-    found = client.get(f"{BASE}/experiment/{own}/stats").json()["parent_trace_stats"]
-    assert [(one["trace_id"], one["total_tokens"]) for one in found] == [(f"root-{n}", 15) for n in range(7)]
+    stats = client.get(f"{BASE}/experiment/{own}/stats").json()["parent_trace_stats"]
+    assert [(one["trace_id"], one["total_tokens"]) for one in stats] == [(f"root-{n}", 15) for n in range(7)]
 
 
 def test_experiments_are_filtered(client: httpx.Client, project_uuid: str) -> None:
@@ -137,8 +137,8 @@ def test_experiments_are_filtered(client: httpx.Client, project_uuid: str) -> No
     assert listed(metadata_filter={"k": "v"}, run_name_filter="b") == []
     assert listed(project_name="default", experiment_uuids=["none"]) == []
     assert listed(project_name="nothing here") == []
-    taken = {"name": "greeting", "run_name": "a-1", "project_uuid": project_uuid}
-    assert post(client, "/experiment", taken, 400)["field"] == "run_name"
+    existing = {"name": "greeting", "run_name": "a-1", "project_uuid": project_uuid}
+    assert post(client, "/experiment", existing, 400)["field"] == "run_name"
 
 
 @pytest.mark.parametrize(
@@ -166,25 +166,25 @@ CASES = [{"inputs": {"x": "1+1", "n": 2}, "target": "2", "tags": ["math"]}, {"in
 
 
 def test_a_dataset(client: httpx.Client) -> None:
-    made = post(client, "/collection", {"id": None, "name": "sums", "column_names": ["x"], "test_cases": CASES})
-    first, second = made["test_case_ids"]
-    (third,) = post(client, "/testcases", {"id": made["id"], "name": None, "test_cases": [{"inputs": {"y": "z"}}]})
-    found = client.get(f"{BASE}/collection/sums").json()
-    assert (found["id"], found["name"], found["column_names"]) == (made["id"], "sums", ["x", "n", "y"])
-    assert found["test_cases"] == {
+    dataset = post(client, "/collection", {"id": None, "name": "sums", "column_names": ["x"], "test_cases": CASES})
+    first, second = dataset["test_case_ids"]
+    (third,) = post(client, "/testcases", {"id": dataset["id"], "name": None, "test_cases": [{"inputs": {"y": "z"}}]})
+    stored = client.get(f"{BASE}/collection/sums").json()
+    assert (stored["id"], stored["name"], stored["column_names"]) == (dataset["id"], "sums", ["x", "n", "y"])
+    assert stored["test_cases"] == {
         str(first): {
-            "id": first, "test_case_collection_id": made["id"], "inputs": {"x": "1+1", "n": "2"}, "target": "2",
+            "id": first, "test_case_collection_id": dataset["id"], "inputs": {"x": "1+1", "n": "2"}, "target": "2",
             "tags": ["math"],
         },
         str(second): {
-            "id": second, "test_case_collection_id": made["id"], "inputs": {"x": "2+2"}, "target": "4", "tags": [],
+            "id": second, "test_case_collection_id": dataset["id"], "inputs": {"x": "2+2"}, "target": "4", "tags": [],
         },
         str(third): {
-            "id": third, "test_case_collection_id": made["id"], "inputs": {"y": "z"}, "target": None, "tags": [],
+            "id": third, "test_case_collection_id": dataset["id"], "inputs": {"y": "z"}, "target": None, "tags": [],
         },
     }  # fmt: skip
-    assert client.get(f"{BASE}/collection/{made['id']}").json() == found
-    update = f"/update_test_case/{made['id']}/{first}"
+    assert client.get(f"{BASE}/collection/{dataset['id']}").json() == stored
+    update = f"/update_test_case/{dataset['id']}/{first}"
     post(client, update, {"inputs": None, "target": 2.5, "tags": None})
     post(client, update, {"inputs": {"x": "5/2"}, "target": None, "tags": []})
     changed = client.get(f"{BASE}/collection/sums").json()["test_cases"][str(first)]
@@ -200,8 +200,8 @@ def test_a_dataset_is_created_once(client: httpx.Client) -> None:
 def test_adding_cases_creates_the_dataset(client: httpx.Client) -> None:
     ids = post(client, "/testcases", {"name": "a b/c?", "test_cases": CASES})
     more = post(client, "/testcases", {"name": "a b/c?", "test_cases": CASES[:1]})
-    found = client.get(f"{BASE}/collection/a%20b%2Fc%3F").json()
-    assert [int(number) for number in found["test_cases"]] == [*ids, *more]
+    dataset = client.get(f"{BASE}/collection/a%20b%2Fc%3F").json()
+    assert [int(number) for number in dataset["test_cases"]] == [*ids, *more]
 
 
 def test_missing_objects_are_not_found(client: httpx.Client) -> None:
@@ -217,7 +217,7 @@ def test_missing_objects_are_not_found(client: httpx.Client) -> None:
 
 def test_projects_are_isolated(client: httpx.Client, shop: httpx.Client, project_uuid: str) -> None:
     own = post(client, "/experiment", {"name": "n", "run_name": "r", "project_uuid": project_uuid})["uuid"]
-    made = post(client, "/collection", {"name": "sums", "test_cases": CASES})
+    dataset = post(client, "/collection", {"name": "sums", "test_cases": CASES})
     post(shop, "/experiment", {"name": "n", "run_name": "r", "project_uuid": project_uuid}, 403)
     theirs = post(shop, "/experiment", {"name": "n", "run_name": "r", "project_uuid": "default"})["uuid"]
     log(client, "a", "a", 1, experiment_uuid=own)
@@ -229,9 +229,9 @@ def test_projects_are_isolated(client: httpx.Client, shop: httpx.Client, project
     stats = client.get(f"{BASE}/experiment/{own}/stats").json()["parent_trace_stats"]
     assert [one["trace_id"] for one in stats] == ["a"]
     assert shop.get(f"{BASE}/collection/sums").json() is None
-    assert shop.get(f"{BASE}/collection/{made['id']}").json() is None
-    post(shop, "/testcases", {"id": made["id"], "test_cases": CASES}, 404)
-    post(shop, f"/update_test_case/{made['id']}/{made['test_case_ids'][0]}", {"target": "x"}, 404)
+    assert shop.get(f"{BASE}/collection/{dataset['id']}").json() is None
+    post(shop, "/testcases", {"id": dataset["id"], "test_cases": CASES}, 404)
+    post(shop, f"/update_test_case/{dataset['id']}/{dataset['test_case_ids'][0]}", {"target": "x"}, 404)
     post(shop, "/testcases", {"name": "sums", "test_cases": CASES[:1]})
     assert len(shop.get(f"{BASE}/collection/sums").json()["test_cases"]) == 1
     assert len(client.get(f"{BASE}/collection/sums").json()["test_cases"]) == 2
@@ -240,7 +240,7 @@ def test_projects_are_isolated(client: httpx.Client, shop: httpx.Client, project
 
 def test_a_reader_changes_nothing(client: httpx.Client, make_key: Callable[..., str], project_uuid: str) -> None:
     own = post(client, "/experiment", {"name": "n", "run_name": "r", "project_uuid": project_uuid})["uuid"]
-    made = post(client, "/collection", {"name": "sums", "test_cases": CASES})
+    dataset = post(client, "/collection", {"name": "sums", "test_cases": CASES})
     with httpx.Client(base_url=client.base_url, headers={"x-api-key": make_key("default", "read")}) as reader:
         for path in (
             "/experiment",
@@ -250,5 +250,5 @@ def test_a_reader_changes_nothing(client: httpx.Client, make_key: Callable[..., 
             "/update_test_case/1/1",
         ):
             post(reader, path, {}, 403)
-        assert reader.get(f"{BASE}/collection/sums").json()["id"] == made["id"]
+        assert reader.get(f"{BASE}/collection/sums").json()["id"] == dataset["id"]
         assert post(reader, "/experiments", {})[0]["uuid"] == own

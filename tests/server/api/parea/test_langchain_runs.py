@@ -96,42 +96,42 @@ def test_each_run_is_one_record(client: httpx.Client, order: int) -> None:
     bodies = SENT if order == 0 else random.Random(order).sample(SENT, len(SENT))
     for body in bodies:
         send(client, body)
-    found = records(client)
-    assert {name: one.get("parent_id") for name, one in found.items()} == {
+    stored = records(client)
+    assert {name: one.get("parent_id") for name, one in stored.items()} == {
         "chain": "step", "prompt": "chain", "llm": "chain", "parser": "chain",
     }  # fmt: skip
-    assert {name: one.get("kind", "chain") for name, one in found.items()} == {
+    assert {name: one.get("kind", "chain") for name, one in stored.items()} == {
         "chain": "chain", "prompt": "prompt", "llm": "llm", "parser": "parser",
     }  # fmt: skip
-    for one in found.values():
+    for one in stored.values():
         assert (one["trace_id"], one["session_id"], one["end_user_identifier"]) == ("outer", "s", "u")
         assert (one["tags"], one["metadata"]["a"], one["scope"]) == (["lc"], 1, "parea.langchain")
-    assert found["chain"]["latency"] == 1.5
-    assert (found["chain"]["inputs"], found["chain"]["output"]) == ({"q": "capital?"}, "Paris.")
+    assert stored["chain"]["latency"] == 1.5
+    assert (stored["chain"]["inputs"], stored["chain"]["output"]) == ({"q": "capital?"}, "Paris.")
 
 
 def test_a_run_of_a_model(client: httpx.Client) -> None:
     send(client, ALONE[1])
-    found = records(client)["llm"]
-    assert (found["content"], found["model"], found["provider"]) == ("Paris.", "gpt-4o-mini-2024-07-18", "openai")
-    assert (found["input_tokens"], found["output_tokens"], found["total_tokens"]) == (1_000, 100, 1_100)
-    assert found["cost"] == pytest.approx(1_000 * 0.15e-6 + 100 * 0.6e-6)
-    assert found["llm_configuration"] == {
+    stored = records(client)["llm"]
+    assert (stored["content"], stored["model"], stored["provider"]) == ("Paris.", "gpt-4o-mini-2024-07-18", "openai")
+    assert (stored["input_tokens"], stored["output_tokens"], stored["total_tokens"]) == (1_000, 100, 1_100)
+    assert stored["cost"] == pytest.approx(1_000 * 0.15e-6 + 100 * 0.6e-6)
+    assert stored["llm_configuration"] == {
         "model": "gpt-4o-mini", "provider": "openai", "model_params": {"temp": 0.5},
         "messages": [{"role": "human", "content": "capital?"}], "functions": None,
     }  # fmt: skip
-    assert found["metadata"] == {"team": "a", "a": 1}
-    assert found["time_to_first_token"] == 0.25
-    shown = client.get(f"{BASE}/trace_log/llm").json()
-    assert shown["configuration"]["messages"] == [{"role": "user", "content": "capital?"}]
+    assert stored["metadata"] == {"team": "a", "a": 1}
+    assert stored["time_to_first_token"] == 0.25
+    log = client.get(f"{BASE}/trace_log/llm").json()
+    assert log["configuration"]["messages"] == [{"role": "user", "content": "capital?"}]
 
 
 def test_a_chain_alone_is_a_trace_of_its_own(client: httpx.Client) -> None:
     send(client, {**ROOT, **PAREA, "_parea_root_trace_id": None, "_parea_parent_trace_id": None})
-    found = records(client)
-    assert {one["trace_id"] for one in found.values()} == {"chain"}
-    assert "parent_id" not in found["chain"]
-    assert found["chain"]["trace_name"] == "name of chain"
+    stored = records(client)
+    assert {one["trace_id"] for one in stored.values()} == {"chain"}
+    assert "parent_id" not in stored["chain"]
+    assert stored["chain"]["trace_name"] == "name of chain"
 
 
 def test_a_chain_inside_a_log_is_below_it(client: httpx.Client) -> None:
@@ -145,8 +145,8 @@ def test_a_chain_inside_a_log_is_below_it(client: httpx.Client) -> None:
             "start_timestamp": "2026-11-23 01:58:00",
         }
         assert client.post(f"{BASE}/trace_log", json=log).status_code == 200
-    shown = client.get(f"{BASE}/trace_log/outer").json()
-    (step,) = shown["children_logs"]
+    tree = client.get(f"{BASE}/trace_log/outer").json()
+    (step,) = tree["children_logs"]
     (chain,) = step["children_logs"]
     assert [one["trace_id"] for one in chain["children_logs"]] == ["prompt", "llm", "parser"]
 
@@ -154,9 +154,9 @@ def test_a_chain_inside_a_log_is_below_it(client: httpx.Client) -> None:
 def test_a_run_that_failed(client: httpx.Client) -> None:
     failed = run("t", "tool", 1, error="ValueError('no')Traceback (most recent call last)", outputs=None)
     send(client, {**failed, **PAREA, "_log_sample_rate": 0.5, "experiment_uuid": "e"})
-    found = records(client)["t"]
-    assert (found["status"], found["error_type"], found["kind"]) == ("error", "ValueError", "tool")
-    assert found["attributes"] == {"parea.experiment_uuid": "e", "parea.log_sample_rate": 0.5}
+    stored = records(client)["t"]
+    assert (stored["status"], stored["error_type"], stored["kind"]) == ("error", "ValueError", "tool")
+    assert stored["attributes"] == {"parea.experiment_uuid": "e", "parea.log_sample_rate": 0.5}
 
 
 @pytest.mark.parametrize(

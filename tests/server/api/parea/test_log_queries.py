@@ -68,13 +68,13 @@ def test_a_log_with_its_tree(client: httpx.Client) -> None:
     log(client, "second", "root", 4)
     log(client, "middle", "root", 2)
     log(client, "root", second=1, inputs={"n": 1, "deep": {"a": [1]}, "text": "t", "none": None}, output="done")
-    found = tree(client, "root")
-    check(found)
-    assert names([found]) == [["root", [["middle", ["leaf"]], "second"]]]
-    assert found["children"] == ["middle", "second"]
-    assert found["inputs"] == {"n": "1", "deep": '{"a":[1]}', "text": "t", "none": ""}
-    assert (found["start_timestamp"], found["output"]) == (TIME.format(1), "done")
-    middle = found["children_logs"][0]
+    root = tree(client, "root")
+    check(root)
+    assert names([root]) == [["root", [["middle", ["leaf"]], "second"]]]
+    assert root["children"] == ["middle", "second"]
+    assert root["inputs"] == {"n": "1", "deep": '{"a":[1]}', "text": "t", "none": ""}
+    assert (root["start_timestamp"], root["output"]) == (TIME.format(1), "done")
+    middle = root["children_logs"][0]
     assert (middle["depth"], middle["execution_order"], middle["parent_trace_id"]) == (1, 1, "root")
     assert names([tree(client, "middle")]) == [["middle", ["leaf"]]]
 
@@ -89,17 +89,17 @@ def test_stored_values_are_returned(client: httpx.Client) -> None:
         "tags": ["t"], "session_id": "s", "end_user_identifier": "u", "deployment_id": "p", "target": "gold",
     }  # fmt: skip
     log(client, "root", **more)
-    found = tree(client, "root")
-    check(found)
+    root = tree(client, "root")
+    check(root)
     same = (
         "experiment_uuid", "log_sample_rate", "evaluation_metric_names", "metadata", "tags", "session_id",
         "end_user_identifier", "deployment_id", "target",
     )  # fmt: skip
-    assert {name: found[name] for name in same} == {name: more[name] for name in same}
-    assert found["scores"] == more["scores"][:1]
-    assert found["images"] == more["images"][:1]
-    assert found["comments"] == more["comments"][:1]
-    assert found["annotations"] == {"7": {"u": more["annotations"]["7"]["u"]}}
+    assert {name: root[name] for name in same} == {name: more[name] for name in same}
+    assert root["scores"] == more["scores"][:1]
+    assert root["images"] == more["images"][:1]
+    assert root["comments"] == more["comments"][:1]
+    assert root["annotations"] == {"7": {"u": more["annotations"]["7"]["u"]}}
 
 
 def test_a_record_of_any_origin(client: httpx.Client) -> None:
@@ -119,11 +119,11 @@ def test_a_record_of_any_origin(client: httpx.Client) -> None:
         },
         {"inference_id": "a-3", "trace_id": "a", "start_time_unix_nano": NOON + 2},
     )  # fmt: skip
-    found = tree(client, "a-1")
-    check(found)
-    assert names([found]) == [["a-1", ["a-2"]]]
-    assert (found["inputs"], found["output"]) == ({"input": '["x"]'}, '{"y":1}')
-    leaf = found["children_logs"][0]
+    log = tree(client, "a-1")
+    check(log)
+    assert names([log]) == [["a-1", ["a-2"]]]
+    assert (log["inputs"], log["output"]) == ({"input": '["x"]'}, '{"y":1}')
+    leaf = log["children_logs"][0]
     assert [one["role"] for one in leaf["configuration"]["messages"]] == ["system", "user", "user", "user"]
     assert [one["content"] for one in leaf["configuration"]["messages"]] == [
         "", '[{"type":"text","text":"hi"}]', "x", "bare",
@@ -146,12 +146,12 @@ def test_cycles_and_deep_chains(client: httpx.Client) -> None:
     send(client, *ring, *deep)
     assert json.dumps(names([tree(client, "r0")])).count("r") == 3
     assert tree(client, "ring")["trace_id"] in ("r0", "r1", "r2")
-    found, seen, levels = [tree(client, "deep")], 0, 0
-    while found:
-        seen += len(found)
+    logs, log_count, levels = [tree(client, "deep")], 0, 0
+    while logs:
+        log_count += len(logs)
         levels += 1
-        found = [child for one in found for child in one["children_logs"]]
-    assert seen == 500
+        logs = [child for one in logs for child in one["children_logs"]]
+    assert log_count == 500
     assert levels <= 62
 
 
@@ -278,9 +278,9 @@ def test_feedback(client: httpx.Client) -> None:
     assert tree(client, "root")["feedback_score"] is None
     post(client, "/feedback", {"trace_id": "root", "score": 1, "name": None, "target": None, "comment": None})
     post(client, "/feedback", {"trace_id": "root", "score": 0.5, "target": "gold", "comment": "not quite"})
-    found = tree(client, "root")
-    assert (found["feedback_score"], found["target"]) == (0.5, "gold")
-    assert [one["comment"] for one in found["comments"]] == ["not quite"]
+    root = tree(client, "root")
+    assert (root["feedback_score"], root["target"]) == (0.5, "gold")
+    assert [one["comment"] for one in root["comments"]] == ["not quite"]
 
 
 def test_feedback_before_its_log(client: httpx.Client) -> None:
@@ -330,9 +330,9 @@ def deployment_id(client: httpx.Client) -> str:
 
 
 def test_a_deployed_prompt(client: httpx.Client, deployment_id: str) -> None:
-    asked = {"deployment_id": deployment_id, "llm_inputs": {"x": "Golang"}}
+    body = {"deployment_id": deployment_id, "llm_inputs": {"x": "Golang"}}
     headers = {"x-sdk-version": "0.2.220"}
-    answer = client.post(f"{BASE}/deployed-prompt", json=asked, headers=headers).json()
+    answer = client.post(f"{BASE}/deployed-prompt", json=body, headers=headers).json()
     raw = [{"role": "system", "content": "Use {{y}}"}, {"role": "user", "content": "A program in {{x}}"}]
     assert answer == {
         "deployment_id": deployment_id,

@@ -125,17 +125,17 @@ def test_a_log_of_a_function(client: httpx.Client) -> None:
 
 def test_a_log_of_a_model(client: httpx.Client) -> None:
     post(client, log("leaf", parent_trace_id="root", root_trace_id="root", depth=1, execution_order=2, **LLM))
-    found = record_of(client, "leaf")
-    assert (found["trace_id"], found["parent_id"], found["kind"]) == ("root", "root", "llm")
-    assert (found["model"], found["provider"], found["content"]) == ("gpt-4o-mini", "openai", "because")
-    assert (found["input_tokens"], found["output_tokens"], found["total_tokens"]) == (1_000, 100, 1_100)
-    assert found["llm_configuration"] == LLM["configuration"]
-    assert found["cache_hit"] is False
-    assert found["cost"] == pytest.approx(1_000 * 0.15e-6 + 100 * 0.6e-6)
-    assert found["cost_source"] == "genai-prices"
-    assert found["attributes"] == {"parea.depth": 1, "parea.execution_order": 2}
-    assert "trace_name" not in found
-    assert "output" not in found
+    stored = record_of(client, "leaf")
+    assert (stored["trace_id"], stored["parent_id"], stored["kind"]) == ("root", "root", "llm")
+    assert (stored["model"], stored["provider"], stored["content"]) == ("gpt-4o-mini", "openai", "because")
+    assert (stored["input_tokens"], stored["output_tokens"], stored["total_tokens"]) == (1_000, 100, 1_100)
+    assert stored["llm_configuration"] == LLM["configuration"]
+    assert stored["cache_hit"] is False
+    assert stored["cost"] == pytest.approx(1_000 * 0.15e-6 + 100 * 0.6e-6)
+    assert stored["cost_source"] == "genai-prices"
+    assert stored["attributes"] == {"parea.depth": 1, "parea.execution_order": 2}
+    assert "trace_name" not in stored
+    assert "output" not in stored
 
 
 def test_all_other_fields_are_stored(client: httpx.Client) -> None:
@@ -162,9 +162,9 @@ def test_all_other_fields_are_stored(client: httpx.Client) -> None:
         "time_to_first_token": 0.25,
     }
     post(client, log("root", **more, **plain))
-    found = record_of(client, "root")
-    assert found["attributes"] == {f"parea.{name}": value for name, value in more.items()}
-    assert {name: found[name] for name in plain} == plain
+    stored = record_of(client, "root")
+    assert stored["attributes"] == {f"parea.{name}": value for name, value in more.items()}
+    assert {name: stored[name] for name in plain} == plain
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_all_other_fields_are_stored(client: httpx.Client) -> None:
 def test_statuses(client: httpx.Client, fields: dict[str, Any], expected: tuple[str, str | None]) -> None:
     """Null without an error is success; with an error text, the status is an error."""
     post(client, log("root", **fields))
-    found = record_of(client, "root")
-    assert (found.get("status", "success"), found.get("error")) == expected
+    stored = record_of(client, "root")
+    assert (stored.get("status", "success"), stored.get("error")) == expected
 
 
 def test_money(client: httpx.Client) -> None:
@@ -217,11 +217,11 @@ def test_every_format_of_a_time(client: httpx.Client, text: str, expected: int) 
     """Equal times are equal, whichever client wrote them; the text of a named zone is kept too."""
     assert read_timestamp(text) == expected
     post(client, log("root", start_timestamp=text, end_timestamp=None, latency=2.0))
-    found = record_of(client, "root")
-    assert found["start_time_unix_nano"] == expected
-    assert found["end_time_unix_nano"] == expected + 2 * 10**9
-    named = text.endswith(("UTC", "EST", "XYZ"))
-    assert found.get("attributes") == ({"parea.start_timestamp": text} if named else None)
+    stored = record_of(client, "root")
+    assert stored["start_time_unix_nano"] == expected
+    assert stored["end_time_unix_nano"] == expected + 2 * 10**9
+    has_zone_name = text.endswith(("UTC", "EST", "XYZ"))
+    assert stored.get("attributes") == ({"parea.start_timestamp": text} if has_zone_name else None)
 
 
 @pytest.mark.parametrize(
@@ -280,27 +280,27 @@ def test_children_arrive_before_parents_and_everything_arrives_twice(client: htt
 def test_a_repeated_log_sets_its_fields_and_keeps_the_others(client: httpx.Client) -> None:
     post(client, log("root", metadata={"a": "1"}, scores=[{"name": "s", "score": 1.0}]))
     post(client, log("root", metadata=None, output=None, output_for_eval_metrics=None, feedback_score=0.5))
-    found = record_of(client, "root")
-    assert found["output"] == "because"
-    assert found["metadata"] == {"a": "1"}
-    assert found["attributes"] == {"parea.scores": [{"name": "s", "score": 1.0}], "parea.feedback_score": 0.5}
+    stored = record_of(client, "root")
+    assert stored["output"] == "because"
+    assert stored["metadata"] == {"a": "1"}
+    assert stored["attributes"] == {"parea.scores": [{"name": "s", "score": 1.0}], "parea.feedback_score": 0.5}
 
 
 def test_an_update_after_the_log(client: httpx.Client) -> None:
     post(client, log("root", scores=[{"name": "s", "score": 1.0}]))
     put(client, "root", {"output": "later", "tags": ["x"], "feedback_score": 1.0, "status": "error", "error": "boom"})
-    found = record_of(client, "root")
-    assert (found["output"], found["tags"], found["status"], found["error"]) == ("later", ["x"], "error", "boom")
-    assert found["attributes"] == {"parea.scores": [{"name": "s", "score": 1.0}], "parea.feedback_score": 1.0}
-    assert found["inputs"] == {"question": "why"}
+    stored = record_of(client, "root")
+    assert (stored["output"], stored["tags"], stored["status"], stored["error"]) == ("later", ["x"], "error", "boom")
+    assert stored["attributes"] == {"parea.scores": [{"name": "s", "score": 1.0}], "parea.feedback_score": 1.0}
+    assert stored["inputs"] == {"question": "why"}
 
 
 def test_an_update_of_a_models_log(client: httpx.Client) -> None:
     """The output of a model call is its content, also if the update does not say that it is a model call."""
     post(client, log("leaf", **LLM, output=None))
     put(client, "leaf", {"output": "later", "cost": 0.75})
-    found = record_of(client, "leaf")
-    assert (found["content"], found["cost"], found["cost_source"]) == ("later", 0.75, "client")
+    stored = record_of(client, "leaf")
+    assert (stored["content"], stored["cost"], stored["cost_source"]) == ("later", 0.75, "client")
 
 
 def test_an_update_before_the_log(client: httpx.Client) -> None:
@@ -309,9 +309,9 @@ def test_an_update_before_the_log(client: httpx.Client) -> None:
     put(client, "other", {"metadata": {"a": "1"}})
     post(client, log("root", output=None, output_for_eval_metrics=None, feedback_score=0.5))
     post(client, log("other", parent_trace_id="root", root_trace_id="root"))
-    found, other = record_of(client, "root"), record_of(client, "other")
-    assert (found["output"], found["name"]) == ("late", "answer")
-    assert found["attributes"] == {"parea.scores": [{"name": "s", "score": 1.0}], "parea.feedback_score": 0.5}
+    stored, other = record_of(client, "root"), record_of(client, "other")
+    assert (stored["output"], stored["name"]) == ("late", "answer")
+    assert stored["attributes"] == {"parea.scores": [{"name": "s", "score": 1.0}], "parea.feedback_score": 0.5}
     assert (other["metadata"], other["trace_id"]) == ({"a": "1"}, "root")
     assert len(client.get("/api/traces").json()["traces"]) == 1
 
