@@ -95,11 +95,11 @@ def test_the_server_creates_the_key_that_clients_read(server: Any) -> None:
 
 
 def test_only_the_digest_of_a_key_is_stored(client: httpx.Client, tmp_path: Path) -> None:
-    made = client.post("/api/keys", json={"name": "ci", "project": "alpha"})
-    assert made.status_code == 201
-    secret = made.json()["secret"]
-    assert made.json()["id"] == digest(secret)
-    assert made.json()["role"] == "write"
+    response = client.post("/api/keys", json={"name": "ci", "project": "alpha"})
+    assert response.status_code == 201
+    secret = response.json()["secret"]
+    assert response.json()["id"] == digest(secret)
+    assert response.json()["role"] == "write"
     listed = client.get("/api/keys").json()["keys"]
     assert [(key["name"], key["project"]) for key in listed] == [("ci", "alpha")]
     assert "secret" not in listed[0]
@@ -140,13 +140,13 @@ def test_a_key_may_come_as_a_bearer_token(server: Any, make_key: Callable[..., s
 
 def test_a_revoked_key_is_refused_from_the_next_request_on(server: Any, client: httpx.Client) -> None:
     """Its sessions end too, and a restart does not bring them back."""
-    made = client.post("/api/keys", json={"name": "ci", "project": "alpha", "role": "admin"}).json()
-    headers = {"x-api-key": made["secret"]}
+    key = client.post("/api/keys", json={"name": "ci", "project": "alpha", "role": "admin"}).json()
+    headers = {"x-api-key": key["secret"]}
     with httpx.Client(base_url=server.address) as browser:
-        assert browser.post("/login", data={"key": made["secret"]}).status_code == 303
+        assert browser.post("/login", data={"key": key["secret"]}).status_code == 303
         assert browser.get("/api/records").status_code == 200
         assert httpx.get(f"{server.address}/api/records", headers=headers).status_code == 200
-        revoked = client.delete(f"/api/keys/{made['id'][:12]}")
+        revoked = client.delete(f"/api/keys/{key['id'][:12]}")
         assert revoked.status_code == 200
         assert revoked.json()["revoked_unix_nano"] > 0
         assert httpx.get(f"{server.address}/api/records", headers=headers).status_code == 401

@@ -67,11 +67,11 @@ def urls(html: str) -> list[str]:
 def test_no_link_leaves_the_path(below: httpx.Client, path: str) -> None:
     answer = below.get(path, headers={**PAGE, "x-api-key": KEY})
     assert answer.headers["content-type"].startswith("text/html")
-    found = urls(answer.text)
-    assert found
-    assert [url for url in found if url.startswith("/") and not url.startswith("/team/calls/")] == []
+    links = urls(answer.text)
+    assert links
+    assert [url for url in links if url.startswith("/") and not url.startswith("/team/calls/")] == []
     assert "/team/calls/team/calls" not in answer.text
-    for url in found:
+    for url in links:
         if url.startswith("/team/calls/static/"):
             assert below.get(url.removeprefix("/team/calls")).status_code == 200
 

@@ -60,13 +60,13 @@ def test_trailers_are_not_headers(server: Any) -> None:
 
 def test_a_body_with_too_much_framing_is_refused(server: Any) -> None:
     """Chunk extensions and trailers are no content, so no bound of the body would ever be reached."""
-    sent = 0
+    sent_bytes = 0
     with connect(server) as connection:
         connection.sendall(head(server, "transfer-encoding: chunked") + b"1\r\nx\r\n0\r\nx-endless: ")
         with contextlib.suppress(ConnectionError):
-            while sent < 64 * limits.MIB:
-                sent += connection.send(b"a" * 65_536)
-    assert sent < 64 * limits.MIB  # what was sent beyond the bound was in the buffers of the connection
+            while sent_bytes < 64 * limits.MIB:
+                sent_bytes += connection.send(b"a" * 65_536)
+    assert sent_bytes < 64 * limits.MIB  # what was sent beyond the bound was in the buffers of the connection
 
 
 def test_small_chunks_are_accepted(server: Any) -> None:

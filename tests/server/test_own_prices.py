@@ -40,16 +40,16 @@ def test_a_completion_costs_what_the_file_says(own: Path, gateway_server: Any) -
     headers = {"x-api-key": gateway_server.key}
     with httpx.Client(base_url=gateway_server.address, headers=headers, timeout=30) as client:
         body = {"llm_configuration": {"model": "gpt-3.5-turbo", "messages": [{"role": "user", "content": "hi"}]}}
-        paid = client.post("/api/parea/v1/completion", json=body).json()
-        expected = round(paid["total_tokens"] / 1000 + 0.007, 12)
-        assert paid["total_tokens"] > 0
-        assert paid["cost"] == expected
+        first_response = client.post("/api/parea/v1/completion", json=body).json()
+        expected = round(first_response["total_tokens"] / 1000 + 0.007, 12)
+        assert first_response["total_tokens"] > 0
+        assert first_response["cost"] == expected
         hit = client.post("/api/parea/v1/completion", json=body).json()
         assert hit["cache_hit"] is True
         records = {one["inference_id"]: one for one in client.get("/api/records").json()["records"]}
-    first, second = records[paid["inference_id"]], records[hit["inference_id"]]
-    found = [first[name] for name in ("cost", "cost_source", "price_version")]
-    assert found == [expected, "prices.toml", "own-1"]
+    first, second = records[first_response["inference_id"]], records[hit["inference_id"]]
+    prices = [first[name] for name in ("cost", "cost_source", "price_version")]
+    assert prices == [expected, "prices.toml", "own-1"]
     assert (second["cost"], second["cost_source"], second["saved_cost"]) == (0.0, "cache", expected)
 
 
@@ -73,20 +73,22 @@ def test_two_servers_in_one_process_have_separate_prices(tmp_path: Path) -> None
         for server in (first, second, first):
             headers = {"x-api-key": server.key}
             httpx.post(f"{server.address}/v1/records", content=json.dumps(line), headers=headers)
-            found = httpx.get(f"{server.address}/api/records/i", headers=headers).json()
-            costs.append((found["cost"], found["cost_source"]))
+            record = httpx.get(f"{server.address}/api/records/i", headers=headers).json()
+            costs.append((record["cost"], record["cost_source"]))
     assert costs == [(1.0, "1.toml"), (2.0, "2.toml"), (1.0, "1.toml")]
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("prices.toml", "[[price]]\nmodel = 'm'\nfee = 1\n", "price 1 (m): unknown key 'fee'"),
         ("gone.toml", None, "gone.toml is not there"),
         ("prices.csv", "", "its name must end in .toml"),
     ],
 )
-def test_serve_does_not_start_with_prices_it_cannot_use(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+def test_serve_does_not_start_with_prices_it_cannot_use(
+    tmp_path: Path, name: str, text: str | None, message: str
+) -> None:
     """One line that names the file, and exit code 2."""
     if text is not None:
         (tmp_path / name).write_text(text)
@@ -95,4 +97,4 @@ def test_serve_does_not_start_with_prices_it_cannot_use(tmp_path: Path, name: st
         [*command, "--prices", str(tmp_path / name)], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert said in done.stderr
+    assert message in done.stderr

@@ -46,8 +46,8 @@ def test_a_server_can_start_with_the_data_of_a_stopped_one(server: Any, client: 
     client.post("/v1/records", content=batch("a", 3))
     server.stop()
     with Server(server.options) as again:
-        found = httpx.get(f"{again.address}/api/records", headers={"x-api-key": again.key}).json()
-    assert len(found["records"]) == 3
+        response = httpx.get(f"{again.address}/api/records", headers={"x-api-key": again.key}).json()
+    assert len(response["records"]) == 3
 
 
 def test_an_error_for_a_port_in_use_names_the_option(server: Any, tmp_path: Path) -> None:

@@ -51,14 +51,14 @@ def test_logging_out_ends_this_session_and_no_other(server: Any) -> None:
 def test_logging_out_outlives_a_restart(tmp_path: Path) -> None:
     options = ServerOptions(data_dir=tmp_path / "data", port=0)
     with Server(options) as server:
-        ended, kept = value_of(log_in(server)), value_of(log_in(server))
+        ended, active = value_of(log_in(server)), value_of(log_in(server))
         log_out(server, ended)
     stored = b"".join(path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file())
     assert ended.encode() not in stored
     assert ended.rpartition(".")[2].encode() not in stored
     with Server(options) as server:
         assert not may_read(server, ended)
-        assert may_read(server, kept)
+        assert may_read(server, active)
 
 
 def test_another_site_cannot_log_a_browser_out(server: Any) -> None:
@@ -105,8 +105,8 @@ def test_the_cookie_is_secure_when_a_trusted_proxy_says_so(tmp_path: Path) -> No
     with Server(options) as server:
         assert "secure" in log_in(server, **{"x-forwarded-proto": "https"}).lower()
         assert "secure" in log_in(server, **{"x-forwarded-proto": "http, https"}).lower()
-        for said in ("http", "https, http", "", "httpsx"):
-            assert "secure" not in log_in(server, **{"x-forwarded-proto": said}).lower(), said
+        for scheme in ("http", "https, http", "", "httpsx"):
+            assert "secure" not in log_in(server, **{"x-forwarded-proto": scheme}).lower(), scheme
         assert "secure" not in log_in(server).lower()
         value = value_of(log_in(server, **{"x-forwarded-proto": "https"}))
         assert "secure" in log_out(server, value, **{"x-forwarded-proto": "https"}).headers["set-cookie"].lower()

@@ -17,9 +17,9 @@ from everycall.server.store.sqlite import SqliteStore
 
 
 def error(code: int) -> sqlite3.OperationalError:
-    found = sqlite3.OperationalError("as SQLite says it")
-    found.sqlite_errorcode = code
-    return found
+    sqlite_error = sqlite3.OperationalError("as SQLite says it")
+    sqlite_error.sqlite_errorcode = code
+    return sqlite_error
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,8 @@ async def test_deployments_are_versions_that_never_change(store: Store) -> None:
 
 async def test_the_served_version_and_its_history(store: Store) -> None:
     for number in (1, 2, 3):
-        made = await store.put_deployment(prompt(name=f"v{number}\x00\x1e", created_by="ci"), activate=number != 3)
-        assert (made.version, made.active) == (number, number != 3)
+        version = await store.put_deployment(prompt(name=f"v{number}\x00\x1e", created_by="ci"), activate=number != 3)
+        assert (version.version, version.active) == (number, number != 3)
     served = await store.deployment(P, "p-1")
     assert served is not None
     assert served.version == 2
@@ -170,8 +170,8 @@ async def test_how_deployments_were_used(store: Store, monkeypatch: pytest.Monke
     await store.commit(P, [*records, call(9, deployment_id="p-2"), call(10)])
     await store.commit("other", [call(1, deployment_id="p-1", cost=100.0)])
     latest = max(record.start_time_unix_nano for record in records)
-    used = await store.deployment_uses(P, ["p-1", "p-none"], 0)
-    assert used == {
+    uses = await store.deployment_uses(P, ["p-1", "p-none"], 0)
+    assert uses == {
         "p-1": DeploymentUse(4, 1, 1.5, 1, 4, latest, whole=True),
         "p-none": DeploymentUse(0, 0, None, 0, 0, None, whole=True),
     }

@@ -58,9 +58,9 @@ async def test_the_same_record_again_changes_nothing(store: Store) -> None:
 async def test_every_field_can_be_added_later(store: Store, name: str) -> None:
     # A later copy in which only this field (and the two that name the record) is given.
     await store.commit(P, [Record(**WHOLE)])
-    given = {"trace_id": FULL["trace_id"], name: OTHER[name]}
-    await store.commit(P, [Record(inference_id="full", **given)])
-    expected = WHOLE if name == "status" else {**WHOLE, **given}  # success is what is not said
+    later = {"trace_id": FULL["trace_id"], name: OTHER[name]}
+    await store.commit(P, [Record(inference_id="full", **later)])
+    expected = WHOLE if name == "status" else {**WHOLE, **later}  # success is what is not said
     assert await store.record(P, "full") == Record(**expected)
 
 
@@ -99,7 +99,7 @@ async def test_patches_are_merged_and_none_removes_a_field(store: Store) -> None
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"colour": "red"}, "colour"),
         ({"inference_id": "x"}, "inference_id"),
@@ -111,9 +111,9 @@ async def test_patches_are_merged_and_none_removes_a_field(store: Store) -> None
         ({"inputs": {1, 2, object}}, "cannot be set"),
     ],
 )
-async def test_an_error_names_a_field_that_cannot_be_set(store: Store, fields: dict[str, Any], said: str) -> None:
+async def test_an_error_names_a_field_that_cannot_be_set(store: Store, fields: dict[str, Any], message: str) -> None:
     await store.commit(P, [call(1)])
-    with pytest.raises(StoreError, match=said):
+    with pytest.raises(StoreError, match=message):
         await store.merge(P, "r1", fields)
     assert await store.record(P, "r1") == call(1)
 
@@ -132,7 +132,7 @@ async def test_moving_a_record_updates_both_sums(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "reason"),
     [
         (call(2, name="\ud800"), "Unicode"),
         (call(2, inputs=type(ABSENT)(b'{"a":')), "malformed"),
@@ -147,12 +147,12 @@ async def test_moving_a_record_updates_both_sums(store: Store) -> None:
         (call(2, content="x" * (limits.RECORD_BYTES_MAX + 1)), "allowed"),
     ],
 )
-async def test_a_bad_record_is_refused_alone(store: Store, bad: Record, said: str) -> None:
+async def test_a_bad_record_is_refused_alone(store: Store, bad: Record, reason: str) -> None:
     commit = await store.commit(P, [call(1), bad, call(3)])
     assert commit.committed == 2
     (refusal,) = commit.refused
     assert (refusal.index, refusal.inference_id) == (1, "r2")
-    assert said in refusal.reason
+    assert reason in refusal.reason
     assert (await store.records(P, RecordQuery())).records == (call(3), call(1))
 
 
@@ -249,11 +249,11 @@ async def test_content_that_one_copy_omits_is_stored_from_none(store: Store, car
     copies = (careful, careless) if careful_first else (careless, careful)
     for copy in copies:
         await store.commit(P, [copy])
-    found = await store.record(P, "r1")
-    assert found is not None
-    assert b"SECRET" not in encode(found)
-    assert (found.omitted, to_json(found.inputs), found.error_type) == (["outputs"], {"q": "asked"}, "ValueError")
-    assert (found.input_tokens, found.output_tokens) == (3, 5)
+    stored = await store.record(P, "r1")
+    assert stored is not None
+    assert b"SECRET" not in encode(stored)
+    assert (stored.omitted, to_json(stored.inputs), stored.error_type) == (["outputs"], {"q": "asked"}, "ValueError")
+    assert (stored.input_tokens, stored.output_tokens) == (3, 5)
 
 
 async def test_many_at_once(store: Store) -> None:

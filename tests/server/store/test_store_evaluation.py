@@ -46,9 +46,9 @@ async def test_feedback_is_bounded_and_stamped(store: Store, monkeypatch: pytest
     monkeypatch.setattr(limits, "FEEDBACK_MAX", 3)
     for number in range(5):
         await store.put_feedback(P, Feedback("r", number / 10))
-    kept = (await store.feedback(P, ["r"]))["r"]
-    assert [one.score for one in kept] == [0.2, 0.3, 0.4]
-    assert all(one.created_unix_nano > NOON for one in kept)
+    feedback = (await store.feedback(P, ["r"]))["r"]
+    assert [one.score for one in feedback] == [0.2, 0.3, 0.4]
+    assert all(one.created_unix_nano > NOON for one in feedback)
 
 
 async def test_experiments(store: Store) -> None:
@@ -63,8 +63,8 @@ async def test_experiments(store: Store) -> None:
     assert await store.put_experiment(done)
     assert await store.experiment(P, "u1") == done
     assert await store.experiment(P, "u4") is None
-    assert [found.uuid for found in await store.experiments(P)] == ["u3", "u2", "u1"]
-    assert [found.uuid for found in await store.experiments("other")] == ["u1"]
+    assert [experiment.uuid for experiment in await store.experiments(P)] == ["u3", "u2", "u1"]
+    assert [experiment.uuid for experiment in await store.experiments("other")] == ["u1"]
     assert list(await store.projects()) == [P, "other"]
 
 
@@ -196,49 +196,49 @@ async def test_an_unknown_operator_is_an_error(store: Store) -> None:
 
 async def test_datasets(store: Store) -> None:
     cases = (DatasetCase({"q": "1+1"}, "2", ("math",)), DatasetCase({"q": "\x1e \N{OWL}"}))
-    made = await store.put_dataset(Dataset("sums", P, ("q",), cases))
-    assert made is not None
-    assert made.id > 0
-    assert [case.id for case in made.cases] == sorted({case.id for case in made.cases})
+    dataset = await store.put_dataset(Dataset("sums", P, ("q",), cases))
+    assert dataset is not None
+    assert dataset.id > 0
+    assert [case.id for case in dataset.cases] == sorted({case.id for case in dataset.cases})
     assert await store.put_dataset(Dataset("sums", P)) is None
     other = await store.put_dataset(Dataset("sums", "other"))
     assert other is not None
-    assert await store.dataset(P, "sums") == await store.dataset(P, made.id) == made
-    added = await store.add_cases(P, made.id, [DatasetCase({"q": "2+2", "hint": "four"})])
+    assert await store.dataset(P, "sums") == await store.dataset(P, dataset.id) == dataset
+    added = await store.add_cases(P, dataset.id, [DatasetCase({"q": "2+2", "hint": "four"})])
     assert added is not None
-    assert await store.update_case(P, made.id, DatasetCase({"q": "1+1?"}, "two", (), made.cases[0].id))
-    found = await store.dataset(P, "sums")
-    assert found is not None
-    assert found.columns == ("q", "hint")
-    assert found.updated_unix_nano > made.updated_unix_nano
-    assert [(case.inputs["q"], case.target, case.tags) for case in found.cases] == [
+    assert await store.update_case(P, dataset.id, DatasetCase({"q": "1+1?"}, "two", (), dataset.cases[0].id))
+    stored = await store.dataset(P, "sums")
+    assert stored is not None
+    assert stored.columns == ("q", "hint")
+    assert stored.updated_unix_nano > dataset.updated_unix_nano
+    assert [(case.inputs["q"], case.target, case.tags) for case in stored.cases] == [
         ("1+1?", "two", ()),
         ("\x1e \N{OWL}", None, ()),
         ("2+2", None, ()),
     ]
-    assert await store.add_cases("other", made.id, [DatasetCase({})]) is None
-    assert not await store.update_case("other", made.id, DatasetCase({}, id=added[0]))
+    assert await store.add_cases("other", dataset.id, [DatasetCase({})]) is None
+    assert not await store.update_case("other", dataset.id, DatasetCase({}, id=added[0]))
     assert not await store.update_case(P, other.id, DatasetCase({}, id=added[0]))
-    assert await store.dataset("other", made.id) is None
+    assert await store.dataset("other", dataset.id) is None
     assert await store.dataset(P, "none") is None
-    assert await store.dataset(P, str(made.id)) is None
+    assert await store.dataset(P, str(dataset.id)) is None
     assert list(await store.projects()) == [P, "other"]
 
 
 async def test_datasets_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "DATASET_CASES_MAX", 2)
-    made = await store.put_dataset(Dataset("d", P, (), (DatasetCase({}), DatasetCase({}))))
-    assert made is not None
+    dataset = await store.put_dataset(Dataset("d", P, (), (DatasetCase({}), DatasetCase({}))))
+    assert dataset is not None
     with pytest.raises(StoreError, match="2 cases"):
-        await store.add_cases(P, made.id, [DatasetCase({"more": ""})])
+        await store.add_cases(P, dataset.id, [DatasetCase({"more": ""})])
     with pytest.raises(StoreError):
         await store.put_dataset(Dataset("e", P, (), (DatasetCase({}),) * 3))
     monkeypatch.setattr(limits, "DATASET_BYTES_MAX", 200)
     with pytest.raises(StoreError, match="200 bytes"):
-        await store.update_case(P, made.id, DatasetCase({"x": "y" * 200}, id=made.cases[0].id))
-    found = await store.dataset(P, "d")
-    assert found is not None
-    assert (found.cases, found.columns, await store.dataset(P, "e")) == (made.cases, (), None)
+        await store.update_case(P, dataset.id, DatasetCase({"x": "y" * 200}, id=dataset.cases[0].id))
+    stored = await store.dataset(P, "d")
+    assert stored is not None
+    assert (stored.cases, stored.columns, await store.dataset(P, "e")) == (dataset.cases, (), None)
 
 
 async def test_values_that_are_not_text_are_refused(store: Store) -> None:

@@ -131,8 +131,8 @@ async def test_search_is_literal(store: Store, text: str) -> None:
         hay(7, content=text[:-1] + "?"),
     ]
     await store.commit(P, records)
-    found = (await store.records(P, RecordQuery(search=text))).records
-    assert [record.inference_id for record in found] == ["r5", "r4", "r3", "r2", "r1"]
+    matches = (await store.records(P, RecordQuery(search=text))).records
+    assert [record.inference_id for record in matches] == ["r5", "r4", "r3", "r2", "r1"]
     assert [trace.trace_id for trace in (await store.traces(P, TraceQuery(search=text))).traces] == ["t"]
 
 
@@ -148,25 +148,25 @@ async def test_pages_follow_each_other(store: Store) -> None:
     records = [call(i, f"t{i % 5}", start_time_unix_nano=NOON + i // 3, tags=["a"]) for i in range(25)]
     await store.commit(P, records)
     for query in (RecordQuery(limit=4), RecordQuery(limit=4, tag="a"), RecordQuery(limit=4, search="call")):
-        seen: list[str] = []
+        ids: list[str] = []
         cursor = None
         while True:
             page = await store.records(P, replace(query, cursor=cursor))
-            seen += [record.inference_id for record in page.records]
+            ids += [record.inference_id for record in page.records]
             cursor = page.next_cursor
             if cursor is None:
                 break
             assert len(page.records) == 4
-        assert seen == [f"r{i}" for i in reversed(range(25))]
+        assert ids == [f"r{i}" for i in reversed(range(25))]
     for filters in (TraceQuery(limit=2), TraceQuery(limit=2, tag="a"), TraceQuery(limit=2, search="call")):
-        seen, cursor = [], None
+        ids, cursor = [], None
         while True:
             traces = await store.traces(P, replace(filters, cursor=cursor))
-            seen += [trace.trace_id for trace in traces.traces]
+            ids += [trace.trace_id for trace in traces.traces]
             cursor = traces.next_cursor
             if cursor is None:
                 break
-        assert seen == ["t4", "t3", "t2", "t1", "t0"]
+        assert ids == ["t4", "t3", "t2", "t1", "t0"]
     assert (await store.records(P, RecordQuery(limit=25))).next_cursor is None
     assert (await store.traces(P, TraceQuery(limit=5))).next_cursor is None
 

@@ -144,7 +144,7 @@ def test_summaries_equal_a_fresh_count(steps: list[tuple[str, Any]]) -> None:
                 await store.commit(P, [Record(**fields) for fields in value])
                 arrived += [fields["inference_id"] for fields in value if fields["inference_id"] not in arrived]
             else:
-                fields = {name: given for name, given in value.items() if name != "inference_id"}
+                fields = {name: value_of_field for name, value_of_field in value.items() if name != "inference_id"}
                 await store.merge(P, value["inference_id"], fields)
             records = []
             for key in dict.fromkeys(arrived):
@@ -185,8 +185,8 @@ async def check(store: Store, trace_id: str, records: list[Record]) -> None:
         return next((getattr(r, name) for r in ordered if getattr(r, name) is not None), None)
 
     def total(values: list[Any]) -> Any:
-        known = [value for value in values if value is not None]
-        return round(sum(known), 9) if known else None
+        known_values = [value for value in values if value is not None]
+        return round(sum(known_values), 9) if known_values else None
 
     starts = [r.start_time_unix_nano for r in records if r.start_time_unix_nano]
     ends = [max(r.start_time_unix_nano, r.end_time_unix_nano) for r in records]

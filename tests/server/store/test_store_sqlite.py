@@ -127,28 +127,28 @@ async def test_a_file_that_cannot_be_used_is_not_changed(path: Path, damage: str
     await store.close()
     if damage == "text":
         path.write_bytes(b"these are somebody's notes\n" * 1000)
-        said = "not a database or is damaged"
+        message = "not a database or is damaged"
     elif damage == "page":
         whole = path.read_bytes()
         path.write_bytes(whole[:100] + b"\xff" * 4000 + whole[4100:])
-        said = "not a database or is damaged"
+        message = "not a database or is damaged"
     elif damage == "cut":
         path.write_bytes(path.read_bytes()[:20_000])
-        said = "not a database or is damaged"
+        message = "not a database or is damaged"
     elif damage == "foreign":
         path.unlink()
         other = sqlite3.connect(path)
         other.execute("CREATE TABLE notes (text)")
         other.commit()
         other.close()
-        said = "another program's database"
+        message = "another program's database"
     else:
         newer = sqlite3.connect(path)
         newer.execute("PRAGMA user_version = 999")
         newer.close()
-        said = "newer everycall .schema 999.*Upgrade"
+        message = "newer everycall .schema 999.*Upgrade"
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=said):
+    with pytest.raises(StoreError, match=message):
         await SqliteStore(path).open()
     assert path.read_bytes() == before
 
@@ -220,11 +220,11 @@ def test_the_queue_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     path.parent.mkdir()
     writer = Writer(open_writer(path))
     writer.start()
-    held, entered = threading.Event(), threading.Event()
+    release, entered = threading.Event(), threading.Event()
 
     def block(*_: object) -> bool:
         entered.set()
-        return held.wait(30)
+        return release.wait(30)
 
     try:
         blocked = writer.put(Change(block))
@@ -232,12 +232,12 @@ def test_the_queue_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         waiting = [writer.put(Batch(P, [call(number)], None)) for number in range(3)]
         with pytest.raises(StoreBusy, match="3 batches wait"):
             writer.put(Batch(P, [call(9)], None))
-        held.set()
+        release.set()
         assert blocked.result() is True
         assert [done.result().committed for done in waiting] == [1, 1, 1]
         assert writer.put(Batch(P, [call(10)], None)).result().committed == 1
     finally:
-        held.set()
+        release.set()
         writer.close()
 
 

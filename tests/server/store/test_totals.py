@@ -61,8 +61,8 @@ def read(api: httpx.Client, trace_id: str) -> tuple[dict[str, Any], dict[str, di
 
 
 def total(records: list[dict[str, Any]], name: str) -> Any:
-    known = [Decimal(repr(record[name])) for record in records if record.get(name) is not None]
-    return float(sum(known)) if known else None
+    known_values = [Decimal(repr(record[name])) for record in records if record.get(name) is not None]
+    return float(sum(known_values)) if known_values else None
 
 
 def check_sums(trace: dict[str, Any], counted: list[dict[str, Any]]) -> None:
@@ -277,12 +277,12 @@ def test_records_all_count_if_too_many_share_a_response_id(api: httpx.Client) ->
 def test_tokens_that_come_later_are_priced_then(api: httpx.Client) -> None:
     """A record, a later copy with tokens, and one without: the price is that of all known tokens, without a reason."""
     base = {"inference_id": "late", "trace_id": "late", "kind": "llm", "model": "gpt-4o", "provider": "openai"}
-    seen = []
+    costs = []
     for fields in ({}, {"input_tokens": 1000, "output_tokens": 100}, {}, {"output_tokens": 200}, {"cost": 0.5}):
         post(api, [base | fields])
         record = read(api, "late")[1]["late"]
-        seen.append((record.get("cost"), record["cost_source"]))
-    assert seen == [
+        costs.append((record.get("cost"), record["cost_source"]))
+    assert costs == [
         (None, "unpriced: no token counts"),
         (0.0035, "genai-prices"),
         (0.0035, "genai-prices"),
