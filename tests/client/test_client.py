@@ -286,7 +286,9 @@ def test_a_completion_inside_a_call_is_its_child(parea: Parea, gateway_server: A
         token = attach(call, call)
         try:
             inside = parea.completion(Completion(llm_configuration=PROMPT))
-            named = parea.completion(Completion(llm_configuration=PROMPT, trace_name="own", end_user_identifier="u-8"))
+            response = parea.completion(
+                Completion(llm_configuration=PROMPT, trace_name="own", end_user_identifier="u-8")
+            )
             apart = parea.completion(Completion(llm_configuration=PROMPT, trace_id="another"))
         finally:
             detach(token)
@@ -296,7 +298,7 @@ def test_a_completion_inside_a_call_is_its_child(parea: Parea, gateway_server: A
     first = by_id[inside.inference_id]
     assert (first["trace_id"], first["parent_id"], first["trace_name"]) == ("order-42", call.inference_id, "support")
     assert (first["end_user_identifier"], first["session_id"]) == ("u-7", "s-1")
-    second = by_id[named.inference_id]
+    second = by_id[response.inference_id]
     assert (second["trace_id"], second["trace_name"], second["end_user_identifier"]) == ("order-42", "own", "u-8")
     assert (by_id[apart.inference_id]["trace_id"], by_id[apart.inference_id].get("parent_id")) == ("another", None)
     assert (by_id[beside.inference_id]["trace_id"], by_id[beside.inference_id].get("parent_id")) == ("order-42", None)
@@ -308,7 +310,7 @@ class _Nowhere:
 
 
 @pytest.mark.parametrize(
-    ("around", "own", "sent"),
+    ("around", "own", "flags"),
     [
         ({}, {}, (False, False, False)),
         ({"log_omit_inputs": True}, {}, (False, True, False)),
@@ -317,14 +319,14 @@ class _Nowhere:
     ],
     ids=str,
 )
-def test_the_strictest_omit_flag_wins(stub: Stub, around: Any, own: Any, sent: tuple[bool, ...]) -> None:
+def test_the_strictest_omit_flag_wins(stub: Stub, around: Any, own: Any, flags: tuple[bool, ...]) -> None:
     from everycall._call.context import context
 
     stub.script.append((200, ANSWER, {}))
     with Parea("k", base_url=stub.address) as parea, context(**around):
         parea.completion(Completion(llm_configuration=PROMPT, **own))
     (body,) = stub.bodies
-    assert (body["log_omit"], body["log_omit_inputs"], body["log_omit_outputs"]) == sent
+    assert (body["log_omit"], body["log_omit_inputs"], body["log_omit_outputs"]) == flags
 
 
 def test_the_environments_omit_flags_count(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:

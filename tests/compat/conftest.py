@@ -54,8 +54,8 @@ def environment_of(version: str) -> Path:
     uv = shutil.which("uv")
     if uv is None:
         raise RuntimeError("uv is not installed")
-    wanted = [f"parea-ai=={version}", *PACKAGES[version], f"{sys.version_info.major}.{sys.version_info.minor}"]
-    mark = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
+    requirements = [f"parea-ai=={version}", *PACKAGES[version], f"{sys.version_info.major}.{sys.version_info.minor}"]
+    mark = hashlib.sha256(json.dumps(requirements).encode()).hexdigest()[:12]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everycall-tests"
     folder = home / f"parea-{version}-{mark}"
     home.mkdir(parents=True, exist_ok=True)
@@ -82,18 +82,18 @@ def environment_of(version: str) -> Path:
 @pytest.fixture(scope="session")
 def parea_python() -> Callable[[str], Path]:
     """Return the Python of a client's version; skips the test, or fails it in CI, when there is none."""
-    found: dict[str, Path] = {}
+    interpreters: dict[str, Path] = {}
 
     def of(version: str) -> Path:
-        if version not in found:
+        if version not in interpreters:
             try:
-                found[version] = environment_of(version)
+                interpreters[version] = environment_of(version)
             except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
                 reason = f"parea-ai {version} cannot be installed: {error}"
                 if os.environ.get("CI") == "true":
                     pytest.fail(reason)
                 pytest.skip(reason)
-        return found[version]
+        return interpreters[version]
 
     return of
 

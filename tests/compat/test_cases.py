@@ -129,9 +129,9 @@ def test_case_2_the_cache(api: httpx.Client, complete: Any, provider: Any, deplo
 def test_case_3_precedence(complete: Any, provider: Any, with_functions: str) -> None:
     complete(deployment_id=with_functions, llm_configuration={"model": "model-b"})
     complete(deployment_id=with_functions, llm_configuration=PAREA_CONFIGURATION)
-    for seen, model in zip(provider.requests, ("model-b", "model-a"), strict=True):
-        assert (seen.body["model"], seen.body["temperature"]) == (model, 0.5)
-        assert [tool["function"]["name"] for tool in seen.body["tools"]] == ["f"]
+    for request, model in zip(provider.requests, ("model-b", "model-a"), strict=True):
+        assert (request.body["model"], request.body["temperature"]) == (model, 0.5)
+        assert [tool["function"]["name"] for tool in request.body["tools"]] == ["f"]
 
 
 def test_case_4_inputs_left_out(
@@ -157,13 +157,13 @@ def test_case_5_outputs_or_all_left_out(
     provider.default.content = "CANARY-OUT"
     answer = complete(llm_configuration=prompt("CANARY-IN"), **{flag: True})
     assert answer["content"] == "CANARY-OUT"
-    shown = api.get(f"{BASE}/trace_log/{answer['inference_id']}")
+    response = api.get(f"{BASE}/trace_log/{answer['inference_id']}")
     if flag == "log_omit":
-        assert (shown.status_code, records(api)) == (404, [])
+        assert (response.status_code, records(api)) == (404, [])
         assert b"CANARY-IN" not in stored(tmp_path)
     else:
-        assert shown.json()["output"] is None
-        assert shown.json()["configuration"]["messages"][0]["content"] == "CANARY-IN"
+        assert response.json()["output"] is None
+        assert response.json()["configuration"]["messages"][0]["content"] == "CANARY-IN"
     assert b"CANARY-OUT" not in stored(tmp_path)
 
 
@@ -245,15 +245,15 @@ def test_case_10_what_the_client_reads_back(api: httpx.Client) -> None:
     """The nulls that its logs have are not returned: its parser fails on each of them."""
     project = api.post(f"{BASE}/project", json={"name": "default"}).json()
     assert set(project) == {"name", "uuid", "created_at", "was_created"}
-    sent = {
+    body = {
         "comments": None, "annotations": None, "configuration": PAREA_CONFIGURATION, "images": [], "scores": [],
         "children": ["child"], "depth": 0, "tags": None, "metadata": None, "project_uuid": project["uuid"],
     }  # fmt: skip
     assert (
-        send_log(api, "child", parent_trace_id="root", root_trace_id="root", trace_name="child", **sent).status_code
+        send_log(api, "child", parent_trace_id="root", root_trace_id="root", trace_name="child", **body).status_code
         == 200
     )
-    assert send_log(api, "root", trace_name="parent", **sent).status_code == 200
+    assert send_log(api, "root", trace_name="parent", **body).status_code == 200
     log = log_of(api, "root")
     assert log["children_logs"][0]["trace_name"] == "child"
     for one in (log, *log["children_logs"]):
@@ -317,9 +317,11 @@ def test_case_13_timestamps(api: httpx.Client) -> None:
     for number, text in enumerate(forms):
         assert send_log(api, f"log-{number}", start_timestamp=text).status_code == 200
     assert send_log(api, "same", start_timestamp="2024-05-30T15:48:34+02:00").status_code == 200
-    found = {one["inference_id"]: one["start_time_unix_nano"] for one in records(api)}
-    assert [found[f"log-{number}"] for number in range(5)] == sorted(found[f"log-{number}"] for number in range(5))
-    assert found["same"] == found["log-2"]
+    start_times = {one["inference_id"]: one["start_time_unix_nano"] for one in records(api)}
+    assert [start_times[f"log-{number}"] for number in range(5)] == sorted(
+        start_times[f"log-{number}"] for number in range(5)
+    )
+    assert start_times["same"] == start_times["log-2"]
     assert send_log(api, "never", start_timestamp="yesterday").status_code == 422
 
 
@@ -416,11 +418,11 @@ def test_case_15_the_decorator_does_not_hurt(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, address], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    recorded, lost = said.pop("recorded"), said.pop("lost")
-    assert said == {
+    results = json.loads(done.stdout.splitlines()[-1])
+    recorded, lost_count = results.pop("recorded"), results.pop("lost")
+    assert results == {
         "circular": True, "nan": True, "async": 7, "generator": [0, 1], "many": sum(range(20_000)),
         "async generator": [0, 1, 2], "cancelled": "CancelledError", "generator error": "after three", "abandoned": 0,
         "fork": 0,
     }  # fmt: skip
-    assert (recorded, lost) == ((0 if where == "switched off" else 20_008), 0)
+    assert (recorded, lost_count) == ((0 if where == "switched off" else 20_008), 0)

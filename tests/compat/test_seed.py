@@ -74,9 +74,9 @@ def call(api: httpx.Client, deployment_id: str, provider: Any) -> Callable[..., 
 
 
 def record(api: httpx.Client, answer: dict[str, Any]) -> dict[str, Any]:
-    found = api.get(f"/api/records/{answer['inference_id']}")
-    assert found.status_code == 200, found.text
-    return dict(found.json())
+    response = api.get(f"/api/records/{answer['inference_id']}")
+    assert response.status_code == 200, response.text
+    return dict(response.json())
 
 
 def ids(api: httpx.Client, **query: Any) -> list[str]:
@@ -116,8 +116,8 @@ def test_sample_answer(call: Any) -> None:
     assert {name: type(value) for name, value in answer.items()} == {n: type(v) for n, v in EXAMPLE.items()}
     same = ("content", "input_tokens", "output_tokens", "total_tokens", "model", "cache_hit", "status", "error")
     assert {name: answer[name] for name in same} == {name: EXAMPLE[name] for name in same}
-    begun, ended = (datetime.fromisoformat(answer[f"{name}_timestamp"].strip()) for name in ("start", "end"))
-    assert begun <= ended
+    start, end = (datetime.fromisoformat(answer[f"{name}_timestamp"].strip()) for name in ("start", "end"))
+    assert start <= end
 
 
 # --- the body ---
@@ -257,16 +257,20 @@ def stored(folder: Path) -> str:
 
 def test_log_omit_inputs(api: httpx.Client, call: Any, provider: Any, tmp_path: Path) -> None:
     """Off by default; if on, `llm_inputs` and `llm_configuration` are stored nowhere."""
-    kept = record(api, call(llm_configuration=CONFIGURATION, **SECRETS, cache=False))
-    assert (kept["llm_inputs"], kept["llm_configuration"]["messages"][0]["content"]) == (
+    stored_record = record(api, call(llm_configuration=CONFIGURATION, **SECRETS, cache=False))
+    assert (stored_record["llm_inputs"], stored_record["llm_configuration"]["messages"][0]["content"]) == (
         {"x": "CANARY-X"}, "CANARY-IN CANARY-X",
     )  # fmt: skip
     provider.default.content = "plain"
     own = {"messages": [{"content": "SECRET {{x}}"}], "model": "gpt-4o"}
     answer = call(deployment_id=None, llm_inputs={"x": "SECRET"}, llm_configuration=own, log_omit_inputs=True)
-    found = record(api, answer)
-    assert not {"llm_inputs", "llm_configuration"} & set(found)
-    assert (found["content"], found["model"], found["total_tokens"]) == ("plain", "gpt-4o-2024-08-06", 211)
+    stored_again = record(api, answer)
+    assert not {"llm_inputs", "llm_configuration"} & set(stored_again)
+    assert (stored_again["content"], stored_again["model"], stored_again["total_tokens"]) == (
+        "plain",
+        "gpt-4o-2024-08-06",
+        211,
+    )
     assert "SECRET" not in stored(tmp_path)
 
 
@@ -276,8 +280,12 @@ def test_log_omit_outputs(api: httpx.Client, call: Any, provider: Any, tmp_path:
     provider.default.content = "SECRET"
     answer = call(llm_inputs={"x": "Rust", "y": "Rocket"}, log_omit_outputs=True)
     assert answer["content"] == "SECRET"
-    found = record(api, answer)
-    assert ("content" in found, found["llm_inputs"]["x"], found["total_tokens"]) == (False, "Rust", 211)
+    stored_record = record(api, answer)
+    assert ("content" in stored_record, stored_record["llm_inputs"]["x"], stored_record["total_tokens"]) == (
+        False,
+        "Rust",
+        211,
+    )
     assert "SECRET" not in stored(tmp_path)
 
 

@@ -46,7 +46,7 @@ own = Completion(
     cache=False,
 )
 long = Completion(llm_configuration=LLMInputs(model="gpt-4o", messages=[Message("a long answer")]))
-said = {
+results = {
     "long": ["".join(p.stream(long)), "".join(p.stream(long))],
     "first": asdict(p.completion(seed())),
     "second": asdict(p.completion(seed())),
@@ -57,7 +57,7 @@ said = {
     "around": around(),
     "asynchronous": asyncio.run(asynchronous()),
 }
-p.record_feedback(FeedbackRequest(score=0.75, trace_id=said["first"]["inference_id"], target="gold"))
-said["log"] = asdict(p.get_trace_log(said["first"]["inference_id"]))
-said["tree"] = asdict(p.get_trace_log(said["around"][0]))
-print(json.dumps(said))
+p.record_feedback(FeedbackRequest(score=0.75, trace_id=results["first"]["inference_id"], target="gold"))
+results["log"] = asdict(p.get_trace_log(results["first"]["inference_id"]))
+results["tree"] = asdict(p.get_trace_log(results["around"][0]))
+print(json.dumps(results))

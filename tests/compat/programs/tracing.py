@@ -21,7 +21,7 @@ gpt = openai.OpenAI(base_url=os.environ["PROVIDER"] + "/v1", api_key="sk-fake")
 claude = anthropic.Anthropic(base_url=os.environ["PROVIDER"], api_key="sk-fake")
 p.wrap_openai_client(gpt)
 p.wrap_anthropic_client(claude)
-said = {}
+report = {}
 
 
 def short(log):
@@ -30,7 +30,7 @@ def short(log):
 
 @trace(eval_funcs=[short], tags=["t"], metadata={"team": "a"}, session_id="s-1")
 def answer(question):
-    said["answer"] = get_current_trace_id()
+    report["answer"] = get_current_trace_id()
     trace_insert({"end_user_identifier": "u-9"})
     reply = gpt.chat.completions.create(
         model="gpt-3.5-turbo", messages=[{"role": "user", "content": question}], temperature=0.5
@@ -40,7 +40,7 @@ def answer(question):
 
 @trace
 def ask_claude(question):
-    said["claude"] = get_current_trace_id()
+    report["claude"] = get_current_trace_id()
     reply = claude.messages.create(
         model="claude-3-5-sonnet-20240620", max_tokens=10, messages=[{"role": "user", "content": question}]
     )
@@ -55,13 +55,13 @@ async def child(n):
 
 @trace(log_omit_inputs=True, log_omit_outputs=True)
 async def parent(n):
-    said["parent"] = get_current_trace_id()
+    report["parent"] = get_current_trace_id()
     return sum(await asyncio.gather(child(n), child(n + 1)))
 
 
 @trace
 def fails(secret):
-    said["fails"] = get_current_trace_id()
+    report["fails"] = get_current_trace_id()
     raise ValueError("boom")
 
 
@@ -73,7 +73,7 @@ chain = ChatPromptTemplate.from_messages([("system", "be brief"), ("user", "{q}"
 
 @trace
 def chained(q):
-    said["chained"] = get_current_trace_id()
+    report["chained"] = get_current_trace_id()
     handler = PareaAILangchainTracer(session_id="s-2", tags=["lc"], metadata={"a": "1"}, end_user_identifier="u-8")
     return chain.invoke({"q": q}, config={"callbacks": [handler]})
 
@@ -102,11 +102,11 @@ def size(tree):
 
 
 trees = {
-    name: when_complete(said[name], count)
+    name: when_complete(report[name], count)
     for name, count in [("answer", 3), ("claude", 2), ("parent", 3), ("fails", 1), ("chained", 5)]
 }
 for _ in range(100):
-    scores = p.get_trace_log_scores(said["answer"], check_context=False)
+    scores = p.get_trace_log_scores(report["answer"], check_context=False)
     if scores:
         break
     time.sleep(0.1)
@@ -126,7 +126,7 @@ print(
             "failed": [one.trace_id for one in failed.results],
             "tagged": [one.trace_id for one in tagged.results],
             "page": [tagged.total, tagged.page, tagged.total_pages, tagged.page_size],
-            "ids": said,
+            "ids": report,
         }
     )
 )
