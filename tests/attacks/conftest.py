@@ -32,13 +32,15 @@ class Nursery:
     """The process that forks servers (`launch.py`)."""
 
     def __init__(self, home: Path) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("EVERYCALL_", "OTEL_"))}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("EVERYCALL_", "OTEL_"))
+        }
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "launch.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**kept, "EVERYCALL_HOME": str(home)},
+            env={**environment, "EVERYCALL_HOME": str(home)},
         )
 
     def ask(self, **command: Any) -> dict[str, Any]:
@@ -130,24 +132,24 @@ class Victim:
             with suppress(ConnectionError):
                 for piece in pieces:
                     connection.sendall(piece)
-            found = b""
+            data = b""
             with suppress(ConnectionError):
                 while chunk := connection.recv(65_536):
-                    found += chunk
-            return found
+                    data += chunk
+            return data
 
     @staticmethod
     def answer(connection: socket.socket) -> bytes:
         """Return one complete response from a raw connection, or what came before its end."""
-        found = b""
+        data = b""
         with suppress(ConnectionError):
             while piece := connection.recv(65_536):
-                found += piece
-                head, _, body = found.partition(b"\r\n\r\n")
+                data += piece
+                head, _, body = data.partition(b"\r\n\r\n")
                 length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
                 if length is not None and len(body) >= int(length[1]):
                     break
-        return found
+        return data
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return rows of the server's database."""
@@ -170,9 +172,9 @@ class Victim:
 @pytest.fixture(scope="session")
 def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     """One nursery for all tests of this worker."""
-    found = Nursery(tmp_path_factory.mktemp("nursery"))
-    yield found
-    found.close()
+    new_nursery = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield new_nursery
+    new_nursery.close()
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,8 @@ def watch(path: str) -> None:
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event in WATCHED:
-            shown = [value if isinstance(value, str) else repr(value)[:200] for value in args[:3]]
-            os.write(descriptor, json.dumps([event, *shown]).encode() + b"\n")
+            arguments = [value if isinstance(value, str) else repr(value)[:200] for value in args[:3]]
+            os.write(descriptor, json.dumps([event, *arguments]).encode() + b"\n")
 
     sys.addaudithook(hook)
 

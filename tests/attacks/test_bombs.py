@@ -137,22 +137,22 @@ def test_unusual_compressions(victim: Any, encoding: str, body: bytes, status: i
 )
 def test_endless_chunks(victim: Any, path: str) -> None:
     """An endless body is refused at the bound (of forms: much sooner), and the connection is closed."""
-    sent = 0
+    sent_bytes = 0
     with watched(victim), victim.connect() as connection:
         connection.sendall(head(victim, "transfer-encoding: chunked", path=path))
         chunk = b"100000\r\n" + b" " * MIB + b"\r\n"
         with suppress(ConnectionError, TimeoutError):
-            while sent < 200 * MIB:
+            while sent_bytes < 200 * MIB:
                 connection.settimeout(10)
                 connection.sendall(chunk)
-                sent += MIB
+                sent_bytes += MIB
                 connection.settimeout(0.0)
                 with suppress(BlockingIOError):
                     if connection.recv(1 << 16, socket.MSG_PEEK):
                         break
         connection.settimeout(20)
         assert status_of(connection.recv(1 << 16)) in (413, 403)
-    assert sent <= 60 * MIB
+    assert sent_bytes <= 60 * MIB
 
 
 def test_a_body_of_100_mib(victim: Any) -> None:

@@ -104,12 +104,12 @@ def test_templates_are_data(two: Any, shared_provider: Any) -> None:
         client.get("/traces", headers={"accept": "text/html"})
         since = two.seen()
         for number, template in enumerate(TEMPLATES):
-            made = client.post(
+            deployment = client.post(
                 "/api/deployments",
                 json={**warm, "name": f"t{number}", "messages": [{"role": "user", "content": template}]},
             )
-            assert made.status_code == 200, made.text
-            own = made.json()["deployment_id"]
+            assert deployment.status_code == 200, deployment.text
+            own = deployment.json()["deployment_id"]
             for inputs in ({"x": "value"}, {"x": template}, {"x": {"__class__": "value"}}, {}):
                 body = {"deployment_id": own, "llm_inputs": inputs, "cache": False}
                 prompt = client.post(f"{PAREA}/deployed-prompt", json=body)
@@ -144,16 +144,16 @@ def test_a_template_that_grows(two: Any) -> None:
     with two.client() as client:
         before = two.process().memory_info().rss
         content = "{{x}}" * 10_000
-        made = client.post(
+        deployment = client.post(
             "/api/deployments",
             json={"name": "g", "model": "gpt-4o", "messages": [{"role": "user", "content": content}]},
         ).json()
-        body = {"deployment_id": made["deployment_id"], "llm_inputs": {"x": "y" * 1_000_000}}
+        body = {"deployment_id": deployment["deployment_id"], "llm_inputs": {"x": "y" * 1_000_000}}
         for path in ("completion", "completion/stream", "deployed-prompt"):
             assert client.post(f"{PAREA}/{path}", json=body).status_code in (413, 422), path
-        named = {"deployment_id": made["deployment_id"], "llm_inputs": {"x": "{{x}}{{x}}"}}
+        completion = {"deployment_id": deployment["deployment_id"], "llm_inputs": {"x": "{{x}}{{x}}"}}
         assert (
-            client.post(f"{PAREA}/deployed-prompt", json=named).json()["prompt"]["messages"][0]["content"]
+            client.post(f"{PAREA}/deployed-prompt", json=completion).json()["prompt"]["messages"][0]["content"]
             == "{{x}}{{x}}" * 10_000
         )
         assert two.process().memory_info().rss - before < 256 << 20

@@ -171,12 +171,12 @@ def test_no_body_causes_a_500(start_victim: Callable[..., Any], shared_provider:
     openai = {"kind": "openai", "base_url": shared_provider.base_url, "api_key": "sk-fake"}
     server = start_victim(providers={"openai": openai})
     with server.client() as client:
-        made = {
+        objects = {
             "e-of-the-test": client.post(f"{PAREA}/experiment", json={"name": "e", "run_name": "0"}).json()["uuid"],
             "p-of-the-test": client.post("/api/deployments", json=DEPLOYMENT).json()["deployment_id"],
         }
         assert client.post(f"{PAREA}/collection", json=CASES).json()["id"] == 1
-    senders = [Sender(number, server, mutations, made) for number in range(SENDERS)]
+    senders = [Sender(number, server, mutations, objects) for number in range(SENDERS)]
     for sender in senders:
         sender.start()
     for sender in senders:

@@ -169,16 +169,16 @@ def test_too_many_headers(victim: Any, lines: list[bytes]) -> None:
 
 def test_an_endless_head(victim: Any) -> None:
     """Refused at `limits.HEAD_BYTES_MAX`."""
-    sent = 0
+    sent_bytes = 0
     with victim.connect() as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-endless: ")
         try:
-            while sent < 64 << 20:
+            while sent_bytes < 64 << 20:
                 connection.sendall(b"y" * 65_536)
-                sent += 65_536
+                sent_bytes += 65_536
         except ConnectionError:
             pass
-    assert sent < 16 << 20
+    assert sent_bytes < 16 << 20
     victim.is_well()
 
 

@@ -181,10 +181,10 @@ def test_ids_in_paths_and_bodies(stored: Any) -> None:
             ):
                 assert client.get(place.replace("{}", quoted)).status_code in (400, 404), (place, text)
             assert client.get(f"{PAREA}/collection/{quoted}").json() is None
-            found = client.post(
+            response = client.post(
                 f"{PAREA}/experiments", json={"experiment_uuids": [text], "metadata_filter": {text: text}}
             )
-            assert found.json() == []
+            assert response.json() == []
             assert client.post(f"{PAREA}/deployed-prompt", json={"deployment_id": text or "x"}).status_code == 404
     assert stored.every_row() == before
     with stored.client() as client:

@@ -79,7 +79,7 @@ def settle(beta: httpx.Client) -> dict[str, Any]:
     post(f"{PAREA}/trace_log/langchain", {"id": "run-of-beta", "name": CANARY, "inputs": {"x": CANARY}})
     post(f"{PAREA}/feedback", {"inference_id": "record-of-beta", "score": 1, "comment": CANARY, "target": CANARY})
     case = {"inputs": {CANARY: CANARY}, "target": CANARY, "tags": [CANARY]}
-    made = post(f"{PAREA}/collection", {"name": "dataset-of-beta", "test_cases": [case], "column_names": [CANARY]})
+    dataset = post(f"{PAREA}/collection", {"name": "dataset-of-beta", "test_cases": [case], "column_names": [CANARY]})
     key = post("/api/keys", {"name": CANARY, "project": BETA})
     cursor = beta.get("/api/records", params={"limit": 1}).json()["next_cursor"]
     assert CANARY in beta.get("/api/records").text
@@ -93,9 +93,9 @@ def settle(beta: httpx.Client) -> dict[str, Any]:
         "text": "canary-of-beta",
         "cursor": cursor,
         "experiment": experiment["uuid"],
-        "dataset": made["id"],
+        "dataset": dataset["id"],
         "dataset_name": "dataset-of-beta",
-        "case": made["test_case_ids"][0],
+        "case": dataset["test_case_ids"][0],
         "project": BETA,
         "project_uuid": post(f"{PAREA}/project", {"name": BETA})["uuid"],
         "key": key["id"],
@@ -145,18 +145,18 @@ def plain(answer: httpx.Response, ids: dict[str, Any]) -> str:
 def of_beta(server: Any) -> dict[str, list[tuple[Any, ...]]]:
     """Return every row of beta."""
     [(own,)] = server.rows("SELECT id FROM projects WHERE name = ?", BETA)
-    found = {}
+    own_ids = {}
     for (table,) in server.rows("SELECT name FROM sqlite_schema WHERE type = 'table'"):
         columns = [column[1] for column in server.rows(f"PRAGMA table_info('{table}')")]
         if "project" in columns:
-            found[table] = server.rows(f'SELECT * FROM "{table}" WHERE project = ?', own)
-    found["bodies"] = server.rows(
+            own_ids[table] = server.rows(f'SELECT * FROM "{table}" WHERE project = ?', own)
+    own_ids["bodies"] = server.rows(
         "SELECT bodies.* FROM bodies JOIN records ON records.id = bodies.record WHERE records.project = ?", own
     )
-    found["test_cases"] = server.rows(
+    own_ids["test_cases"] = server.rows(
         "SELECT test_cases.* FROM test_cases JOIN datasets ON datasets.id = dataset WHERE datasets.project = ?", own
     )
-    return found
+    return own_ids
 
 
 def test_beta_has_an_object_of_every_kind(world: tuple[Any, dict[str, Any]]) -> None:
@@ -183,15 +183,15 @@ def test_every_route_with_every_id_of_another_project(
     with server.client(alpha_there) as there, server.client(alpha_nowhere) as nowhere:
         for ask in surface.ASKS:
             method, address, body = ask.filled(ids)
-            found = there.request(method, address, content=body, headers=ask.headers())
+            response = there.request(method, address, content=body, headers=ask.headers())
             method, other, body = ask.filled(NOWHERE)
             unknown = nowhere.request(method, other, content=body, headers=ask.headers())
-            seen = plain(found, ids).replace(own["there"], "own")
+            text = plain(response, ids).replace(own["there"], "own")
             expected = plain(unknown, NOWHERE).replace(own["nowhere"], "own")
-            assert seen == expected, (method, address, other)
+            assert text == expected, (method, address, other)
             if "<text>" not in str(ask):
-                assert CANARY not in found.text, (method, address)
-            assert found.status_code < 500
+                assert CANARY not in response.text, (method, address)
+            assert response.status_code < 500
     assert of_beta(server) == before
     server.is_well()
 

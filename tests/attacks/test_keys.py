@@ -101,12 +101,12 @@ def test_a_login_token_logs_in_one_of_many_browsers(start_victim: Callable[..., 
 
 def test_a_modified_session_is_refused(victim: Any) -> None:
     """Changes of any part, combined parts of two sessions, and invalid values: nobody is logged in."""
-    made = []
+    modified = []
     for role in ("read", "admin"):
         with httpx.Client(base_url=victim.address) as browser:
             browser.post("/login", data={"key": victim.make_key("alpha", role)})
-            made.append(browser.cookies[COOKIE])
-    one, other = made
+            modified.append(browser.cookies[COOKIE])
+    one, other = modified
     parts, others = one.split("."), other.split(".")
     forged = [
         one[:place] + ("A" if one[place] != "A" else "B") + one[place + 1 :] for place in range(0, len(one) - 1, 3)
@@ -144,10 +144,10 @@ def test_a_modified_session_is_refused(victim: Any) -> None:
 def test_a_session_ends_with_its_key(victim: Any) -> None:
     """The key is revoked while the browser is logged in: its next request is refused."""
     with victim.client() as admin, httpx.Client(base_url=victim.address) as browser:
-        made = admin.post("/api/keys", json={"name": "n", "project": "alpha", "role": "write"}).json()
-        assert browser.post("/login", data={"key": made["secret"]}).status_code == 303
+        key = admin.post("/api/keys", json={"name": "n", "project": "alpha", "role": "write"}).json()
+        assert browser.post("/login", data={"key": key["secret"]}).status_code == 303
         assert browser.get("/api/records").status_code == 200
-        assert admin.delete(f"/api/keys/{made['id'][:12]}").status_code == 200
+        assert admin.delete(f"/api/keys/{key['id'][:12]}").status_code == 200
         assert browser.get("/api/records").status_code == 401
         assert browser.post(f"{PAREA}/project", json={"name": "alpha"}).status_code == 401
 

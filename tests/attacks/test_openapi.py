@@ -53,7 +53,7 @@ def test_every_operation_answers_as_it_is_described(described: tuple[Any, Any, r
     server, schema, session = described
     load_all_checks()
     failures: dict[str, str] = {}
-    sent = 0
+    sent_count = 0
     for result in schema.get_all_operations():
         operation = result.ok()
 
@@ -67,19 +67,19 @@ def test_every_operation_answers_as_it_is_described(described: tuple[Any, Any, r
         )
         @given(case=operation.as_strategy(generation_mode=MODES[mode]))
         def attack(case: schemathesis.Case[Any]) -> None:
-            nonlocal sent
-            sent += 1
+            nonlocal sent_count
+            sent_count += 1
             answer = case.call(session=session, timeout=30)
             case.validate_response(answer, checks=CHECKS)
 
         if mode == "negative" and not (operation.body or operation.query or operation.path_parameters):
             continue  # there is nothing to be wrong
-        before = sent
+        before = sent_count
         try:
             attack()
-            assert sent - before >= EXAMPLES[mode] // 4 or not operation.body, operation.label
+            assert sent_count - before >= EXAMPLES[mode] // 4 or not operation.body, operation.label
         except BaseExceptionGroup as error:
             failures[operation.label] = "\n".join(str(one) for one in error.exceptions)
     assert not failures, "\n\n".join(f"{label}: {failure}" for label, failure in failures.items())
-    assert sent > 500
+    assert sent_count > 500
     server.is_well()

@@ -36,10 +36,10 @@ def test_every_route_requires_a_key(
     server = start_victim()
     if key in ("revoked", "digest"):
         with server.client() as admin:
-            made = admin.post("/api/keys", json={"name": "n", "project": "alpha", "role": "admin"}).json()
+            created = admin.post("/api/keys", json={"name": "n", "project": "alpha", "role": "admin"}).json()
             if key == "revoked":
-                assert admin.delete(f"/api/keys/{made['id']}").status_code == 200
-            key = made["secret"] if key == "revoked" else made["id"]
+                assert admin.delete(f"/api/keys/{created['id']}").status_code == 200
+            key = created["secret"] if key == "revoked" else created["id"]
     headers = {} if key is None else {"x-api-key": key.encode("latin-1")}
     wrong = {"unauthenticated"} if key is None else {"wrong_key", "too_many_requests"}
     answered = set()
@@ -127,9 +127,9 @@ def test_another_site_cannot_use_a_session(
 
 def test_unknown_methods_are_refused(victim: Any, routes: list[tuple[str, str]], surface: Any) -> None:
     """405 or 404 for every path with a method it does not have, even with invented methods."""
-    known = {path: {method for method, other in routes if other == path} for _, path in routes}
+    known_methods = {path: {method for method, other in routes if other == path} for _, path in routes}
     connection = http.client.HTTPConnection(victim.address.removeprefix("http://"), timeout=30)
-    for path, methods in known.items():
+    for path, methods in known_methods.items():
         for method in ("HEAD", "PATCH", "TRACE", "PROPFIND", "BREW", "get", "DELETE", "PUT"):
             if method in methods:
                 continue

@@ -124,9 +124,9 @@ def test_no_field_of_a_request_is_used_as_a_url(gateway: Any, shared_provider: A
                 "base_url": target,
                 "messages": [{"role": "user", "content": "x"}],
             }
-            made = client.post("/api/deployments", json=deployment)
-            if made.status_code == 200:
-                client.post(f"{PAREA}/completion", json={"deployment_id": made.json()["deployment_id"]})
+            response = client.post("/api/deployments", json=deployment)
+            if response.status_code == 200:
+                client.post(f"{PAREA}/completion", json={"deployment_id": response.json()["deployment_id"]})
             log = {
                 "trace_id": "x",
                 "start_timestamp": "2026-10-18T12:00:00Z",

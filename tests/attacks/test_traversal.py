@@ -59,16 +59,16 @@ def test_there_are_sixty_spellings() -> None:
 
 def opened_outside(server: Any, since: int, allowed: list[Path]) -> list[list[str]]:
     """Return the files that the server opened besides its data and its own program."""
-    found = []
+    paths = []
     for event in server.events(since):
         if event[0] in ("open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.link", "sqlite3.connect"):
             name = event[1]
             if name.isdigit() or any(name.startswith(str(path)) for path in allowed):
                 continue
-            found.append(event)
+            paths.append(event)
         elif event[0] in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"):
-            found.append(event)
-    return found
+            paths.append(event)
+    return paths
 
 
 @pytest.fixture

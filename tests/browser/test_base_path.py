@@ -164,31 +164,33 @@ def test_everything_a_page_links_to_is_there(proxied: Proxied) -> None:
     with httpx.Client(base_url=proxied.address, headers={"x-api-key": KEY, "accept": "text/html"}) as client:
         client.post("/v1/records", json=record("again", kind="llm"))
         waiting = ["/calls/traces"]
-        seen: set[str] = set()
-        while waiting and len(seen) < 150:
+        visited: set[str] = set()
+        while waiting and len(visited) < 150:
             path = waiting.pop()
-            if path in seen:
+            if path in visited:
                 continue
-            seen.add(path)
+            visited.add(path)
             answer = client.get(proxied.root + path)
             assert answer.status_code == 200, (path, answer.status_code)
             waiting += links_of(answer)
-        assert len(seen) > 10
-        assert all(path.startswith("/calls/") for path in seen)
+        assert len(visited) > 10
+        assert all(path.startswith("/calls/") for path in visited)
 
 
 def links_of(answer: httpx.Response) -> list[str]:
     if not answer.headers["content-type"].startswith("text/html"):
         return []
-    found = [unescape(url) for url in re.findall(r'\s(?:href|src)="([^"]*)"', answer.text)]
-    return [url.partition("#")[0] for url in found if url.startswith("/")]
+    urls = [unescape(url) for url in re.findall(r'\s(?:href|src)="([^"]*)"', answer.text)]
+    return [url.partition("#")[0] for url in urls if url.startswith("/")]
 
 
 def test_the_api_is_below_the_path(proxied: Proxied) -> None:
     """Writes, reads, the document, and errors in their shape."""
     with httpx.Client(base_url=proxied.address, headers={"x-api-key": KEY}) as client:
-        made = client.put("/api/deployments/other", json={"name": "n", "model": "m", "messages": [{"content": "x"}]})
-        assert made.status_code in (200, 201)
+        response = client.put(
+            "/api/deployments/other", json={"name": "n", "model": "m", "messages": [{"content": "x"}]}
+        )
+        assert response.status_code in (200, 201)
         assert client.get("/api/deployments/other").json()["deployment_id"] == "other"
         assert client.get("/api/nothing").headers["content-type"] == "application/problem+json"
         assert client.get("/openapi.json").status_code == 200

@@ -167,8 +167,8 @@ def test_hostile_text_stays_text(visit: Callable[..., Any], client: httpx.Client
         "metadata": {hostile: [hostile]},
     }
     for number in range(2):
-        made = {**body, "messages": [{"role": "user", "content": f"{hostile} {number}"}]}
-        client.put("/api/deployments/hostile", json=made).raise_for_status()
+        content = {**body, "messages": [{"role": "user", "content": f"{hostile} {number}"}]}
+        client.put("/api/deployments/hostile", json=content).raise_for_status()
     opened = visit()
     page = opened.go("/deployments/hostile")
     asked(page, x=hostile)
@@ -178,9 +178,9 @@ def test_hostile_text_stays_text(visit: Callable[..., Any], client: httpx.Client
     expect(page.get_by_label("Text of message 1")).to_have_value(f"{hostile} 1")
     for path in ("/deployments", "/deployments/hostile?version=1", "/deployments/hostile/diff"):
         opened.go(path)
-    seen = opened.seen
-    console = [line for line in seen.console if "favicon" not in line]
-    assert (console, seen.dialogs, seen.outside) == ([], [], [])
+    watched = opened.seen
+    console = [line for line in watched.console if "favicon" not in line]
+    assert (console, watched.dialogs, watched.outside) == ([], [], [])
 
 
 @pytest.mark.parametrize("width", [360, 768, 1440])
@@ -218,8 +218,8 @@ def test_forms_work_under_a_plain_http_name(chromium: Browser, named_server: Ser
     )
     try:
         page = browser.new_page()
-        sent: list[dict[str, str]] = []
-        page.on("request", lambda request: sent.append(request.all_headers()) if request.method == "POST" else None)
+        requests: list[dict[str, str]] = []
+        page.on("request", lambda request: requests.append(request.all_headers()) if request.method == "POST" else None)
         page.goto(f"{address}/deployments/new")
         page.get_by_label("Key", exact=True).fill(named_server.key)
         page.get_by_role("button", name="Log in").click()
@@ -230,8 +230,8 @@ def test_forms_work_under_a_plain_http_name(chromium: Browser, named_server: Ser
         expect(page.get_by_role("heading", name="named")).to_be_visible()
         page.get_by_role("button", name="Log out").click()
         expect(page.get_by_label("Key", exact=True)).to_be_visible()
-        assert ["sec-fetch-site" in headers for headers in sent] == [False, False, False]
-        assert {headers["origin"] for headers in sent} == {address}
+        assert ["sec-fetch-site" in headers for headers in requests] == [False, False, False]
+        assert {headers["origin"] for headers in requests} == {address}
     finally:
         browser.close()
 

@@ -21,14 +21,14 @@ HOUR = 3_600_000 * MS
 def call(name: str, start: float = 0, length: float = 100, **fields: Any) -> Record:
     """A record of trace `t1` that ran from `start` for `length` milliseconds, an hour ago."""
     begin = time.time_ns() // HOUR * HOUR - HOUR + int(start * MS)
-    given = {"trace_id": "t1", "parent_id": "t1-root" if name != "root" else None, **fields}
+    record = {"trace_id": "t1", "parent_id": "t1-root" if name != "root" else None, **fields}
     return Record(
-        inference_id=f"{given['trace_id']}-{name}",
+        inference_id=f"{record['trace_id']}-{name}",
         name=name,
         start_time_unix_nano=begin,
         end_time_unix_nano=begin + int(length * MS),
         latency=length / 1000,
-        **given,
+        **record,
     )
 
 

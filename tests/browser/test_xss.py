@@ -185,9 +185,9 @@ def test_no_other_text_runs_or_sends_a_request(
             "function_call": payload,
             "model_params": {"response_format": {"type": payload}},
         }
-        made = client.post("/api/deployments", json=body)
-        assert made.status_code == 200, made.text
-        own = made.json()["deployment_id"]
+        response = client.post("/api/deployments", json=body)
+        assert response.status_code == 200, response.text
+        own = response.json()["deployment_id"]
         changed = {**body, "deployment_id": own, "name": payload * 2, "model": payload * 2}
         assert client.post("/api/deployments", json=changed).json()["version"] == 2
         paths += [f"/deployments/{own}", f"/deployments/{own}/diff?from=1&to=2", f"/deployments/{own}/edit"]
