@@ -161,8 +161,8 @@ async def provide() -> None:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                asked = await reader.readexactly(length_of(head))
-                writer.write(streamed if b'"stream":' in asked else whole)
+                body = await reader.readexactly(length_of(head))
+                writer.write(streamed if b'"stream":' in body else whole)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
@@ -396,8 +396,8 @@ def expect(response: tuple[float, bytes], *, hit: bool) -> float:
 
 def cpu_of(server: psutil.Process) -> float:
     """Return the CPU seconds that a process has used."""
-    used = server.cpu_times()
-    return float(used.user + used.system)
+    times = server.cpu_times()
+    return float(times.user + times.system)
 
 
 def row(seconds: list[float], cpu_s: float | None = None) -> dict[str, float]:

@@ -174,11 +174,11 @@ def sampled_out(pairs: int) -> float:
     start = TracerProvider(sampler=ALWAYS_OFF).get_tracer("b").start_as_current_span
     best = []
     for _ in range(pairs):
-        begun = time.thread_time_ns()
+        begin_ns = time.thread_time_ns()
         for _ in range(1_000):
             with start("x"):
                 pass
-        best.append((time.thread_time_ns() - begun) / 1_000)
+        best.append((time.thread_time_ns() - begin_ns) / 1_000)
     return statistics.median(best)
 
 
@@ -260,7 +260,7 @@ def report(address: str, pairs: int, as_json: bool) -> None:
     sys.stdout.write(table(figures, outcast, imported) + "\n")
     if as_json:
         plain = figures[0]
-        found = {
+        results = {
             "caller_ratio": round(plain.caller_ratio, 4),
             "cpu_ratio": round(plain.cpu_ratio, 4),
             "nested_caller_ratio": round(figures[1].caller_ratio, 4),
@@ -271,7 +271,7 @@ def report(address: str, pairs: int, as_json: bool) -> None:
             "import_ms": round(imported[0], 1),
             "import_modules": imported[1],
         }
-        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.write(json.dumps(results) + "\n")
 
 
 if __name__ == "__main__":

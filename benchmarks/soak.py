@@ -116,9 +116,9 @@ class Soak:
         steady = [self.start("steady", "steady"), self.start("forks", "forks")]
         victim = self.start("victim-0", "steady")
         try:
-            begun = time.monotonic()
-            kill_server_at, kill_victim_at = begun + self.kill_every_s, begun + KILLED_EVERY_S
-            while (now := time.monotonic()) < begun + seconds:
+            start = time.monotonic()
+            kill_server_at, kill_victim_at = start + self.kill_every_s, start + KILLED_EVERY_S
+            while (now := time.monotonic()) < start + seconds:
                 if now >= kill_server_at:
                     kill_server_at += self.kill_every_s
                     server.kill()
@@ -155,14 +155,14 @@ class Soak:
 
     def outcome(self) -> dict[str, int]:
         """Compare the notes with the store."""
-        called = set(self.notes.read_text().split())
+        calls = set(self.notes.read_text().split())
         stored = Counter(self.stored())
         return {
-            "called": len(called),
+            "called": len(calls),
             "stored": sum(stored.values()),
-            "lost": len(called - set(stored)),
+            "lost": len(calls - set(stored)),
             "twice": sum(count > 1 for count in stored.values()),
-            "in_progress": len(set(stored) - called),
+            "in_progress": len(set(stored) - calls),
             "kills_of_server": self.kills_of_server,
             "kills_of_program": self.kills_of_program,
             "files_left": len(list((self.directory / "home").rglob("*.spool"))),

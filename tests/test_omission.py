@@ -53,30 +53,30 @@ SIDES = [(), ("inputs",), ("outputs",), ("inputs", "outputs")]
 @pytest.mark.parametrize("field", sorted(set(WHOLE) - {"attributes", "error"}))
 def test_each_field_is_omitted_with_its_side(field: str, sides: tuple[str, ...]) -> None:
     """Inputs go with inputs, outputs with outputs; everything that is no content stays."""
-    kept = omit(WHOLE, sides)
-    gone = ("inputs" in sides and field in INPUT_FIELDS) or ("outputs" in sides and field in OUTPUT_FIELDS)
-    assert (field in kept) == (not gone)
-    if not gone:
-        assert kept[field] == WHOLE[field]
+    result = omit(WHOLE, sides)
+    is_omitted = ("inputs" in sides and field in INPUT_FIELDS) or ("outputs" in sides and field in OUTPUT_FIELDS)
+    assert (field in result) == (not is_omitted)
+    if not is_omitted:
+        assert result[field] == WHOLE[field]
 
 
 @pytest.mark.parametrize("sides", SIDES[1:], ids="+".join)
 def test_other_content_is_omitted_with_either_side(sides: tuple[str, ...]) -> None:
     """The error's message, attributes that may hold content, and labels that were added while the call ran."""
     changed = {**WHOLE, "metadata": to_raw({"team": "a", "answer": "canary"}), "tags": ["beta", "canary"]}
-    kept = omit(changed, sides, labels=Labels(to_raw({"team": "a"}), ["beta"]))
-    assert to_json(kept["attributes"]) == SAFE
-    assert kept["error"] == "ValueError at app:7"
-    assert (to_json(kept["metadata"]), kept["tags"]) == ({"team": "a"}, ["beta"])
-    assert kept["omitted"] == [*sides, "attributes", "metadata", "tags"]
+    result = omit(changed, sides, labels=Labels(to_raw({"team": "a"}), ["beta"]))
+    assert to_json(result["attributes"]) == SAFE
+    assert result["error"] == "ValueError at app:7"
+    assert (to_json(result["metadata"]), result["tags"]) == ({"team": "a"}, ["beta"])
+    assert result["omitted"] == [*sides, "attributes", "metadata", "tags"]
 
 
 @pytest.mark.parametrize(("name", "value"), UNSAFE.items())
 def test_attributes_that_may_have_content_are_omitted(name: str, value: Any) -> None:
     """By its name, or because its value does not look like what such an attribute holds."""
-    kept = omit({**WHOLE, "attributes": to_raw({name: value})}, ("inputs",))
-    assert to_json(kept["attributes"]) is None
-    assert "attributes" in kept["omitted"]
+    result = omit({**WHOLE, "attributes": to_raw({name: value})}, ("inputs",))
+    assert to_json(result["attributes"]) is None
+    assert "attributes" in result["omitted"]
 
 
 def test_omission_without_a_side_changes_nothing_and_is_idempotent() -> None:
@@ -103,14 +103,14 @@ def test_the_sdk_and_the_server_omit_the_same(flag: str, client: httpx.Client) -
     with capture_records(Settings(omit=omit_flags(**{flag: True}))) as records:
         with span("ask", **fields) as call:
             call.set_attribute("note", "canary")
-    made = records[0]
+    sdk_record = records[0]
     with capture_records() as whole:
         with span("ask", **fields) as call:
             call.set_attribute("note", "canary")
-    told = msgspec.structs.replace(whole[0], omitted=[side])
-    assert set(omit_from(told, [side]).omitted) == set(made.omitted)
-    for record in (made, told):
-        line = encode(msgspec.structs.replace(record, inference_id=f"{side}-{record is made}"))
+    request = msgspec.structs.replace(whole[0], omitted=[side])
+    assert set(omit_from(request, [side]).omitted) == set(sdk_record.omitted)
+    for record in (sdk_record, request):
+        line = encode(msgspec.structs.replace(record, inference_id=f"{side}-{record is sdk_record}"))
         assert client.post("/v1/records", content=line).json()["committed"] == 1
     stored = [client.get(f"/api/records/{side}-{which}").json() for which in (True, False)]
     assert set(stored[0].pop("omitted")) == set(stored[1].pop("omitted")) == {side, "attributes"}
@@ -131,7 +131,7 @@ def test_hashes_of_omitted_fields_are_omitted(sides: tuple[str, ...]) -> None:
     names = [*INPUT_FIELDS, *OUTPUT_FIELDS, "attributes", "error", "metadata"]
     cuts = {name: Cut(kept=3, bytes=9, sha256="ab") for name in names}
     changed = {**WHOLE, "metadata": to_raw({"answer": "canary"}), "truncated": cuts}
-    gone = {*(INPUT_FIELDS if "inputs" in sides else ()), *(OUTPUT_FIELDS if "outputs" in sides else ())}
-    kept = omit(changed, sides, labels=Labels())["truncated"]
-    assert kept.keys() == set(names) - gone - {"attributes", "error", "metadata"}
-    assert omit(changed, sides)["truncated"].keys() == kept.keys() | {"metadata"}
+    omitted_fields = {*(INPUT_FIELDS if "inputs" in sides else ()), *(OUTPUT_FIELDS if "outputs" in sides else ())}
+    truncated = omit(changed, sides, labels=Labels())["truncated"]
+    assert truncated.keys() == set(names) - omitted_fields - {"attributes", "error", "metadata"}
+    assert omit(changed, sides)["truncated"].keys() == truncated.keys() | {"metadata"}

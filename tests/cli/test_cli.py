@@ -59,7 +59,7 @@ def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["tail"], "invalid choice: 'tail'"),
         (["serve", "--port", "x"], "invalid port 'x': use 1 to 65535, or 0 for any free port"),
@@ -70,14 +70,14 @@ def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[s
     ],
 )
 def test_a_usage_error_is_one_line_that_names_the_help(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 2, nothing on standard output, one line on standard error."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
-    assert said in err
+    assert message in err
     assert "--help)" in err
 
 
@@ -172,16 +172,16 @@ def test_serve_prints_its_settings_before_slow_imports(tmp_path: Path) -> None:
         text=True,
         env={**os.environ, "OPENAI_API_KEY": "not-a-real-key", "ANTHROPIC_API_KEY": ""},
     )  # fmt: skip
-    said: list[str] = []
+    lines: list[str] = []
     assert process.stdout is not None
     for line in process.stdout:
-        said.append(line)
+        lines.append(line)
         if line.startswith("Ctrl-C"):
             break
     process.terminate()
     process.communicate(timeout=120)
-    imported = next(place for place, line in enumerate(said) if line.endswith("| litestar\n") or "litestar." in line)
-    introduction = "".join(line for line in said[:imported] if not line.startswith("import time:"))
+    imported = next(place for place, line in enumerate(lines) if line.endswith("| litestar\n") or "litestar." in line)
+    introduction = "".join(line for line in lines[:imported] if not line.startswith("import time:"))
     assert introduction.startswith(f"everycall {version('everycall')}\n  address    127.0.0.1:any free port/calls\n")
     assert f"  data       {tmp_path / 'data'}\n" in introduction
     assert "  project    default" in introduction
@@ -190,8 +190,8 @@ def test_serve_prints_its_settings_before_slow_imports(tmp_path: Path) -> None:
     assert "local: no key, as local servers need none" in providers
     assert "azure: NO KEY" in providers
     assert "AZURE_OPENAI_API_KEY" in providers
-    assert "not-a-real-key" not in "".join(said)
-    assert re.search(r"everycall serves http://127\.0\.0\.1:\d+/calls\n", "".join(said))
+    assert "not-a-real-key" not in "".join(lines)
+    assert re.search(r"everycall serves http://127\.0\.0\.1:\d+/calls\n", "".join(lines))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -221,9 +221,9 @@ def test_no_auth_works_on_loopback_only() -> None:
 
 def secret_of(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stderr
-    found = re.findall(r"ek_[A-Za-z0-9_-]{40,}", done.stdout)
-    assert len(found) == 1
-    return str(found[0])
+    secrets = re.findall(r"ek_[A-Za-z0-9_-]{40,}", done.stdout)
+    assert len(secrets) == 1
+    return str(secrets[0])
 
 
 def accepts(address: str, key: str) -> bool:

@@ -50,10 +50,10 @@ messages:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with one prompt."""
-    made = tmp_path / "prompts"
-    made.mkdir()
-    (made / "support.yaml").write_text(PROMPT)
-    return made
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    (prompts / "support.yaml").write_text(PROMPT)
+    return prompts
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def run(
     def running(*arguments: str | Path) -> tuple[int, str, str]:
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])
-        written = capsys.readouterr()
-        return code, written.out, written.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return running
 
@@ -90,9 +90,13 @@ def test_files_are_deployed_and_deploying_again_changes_nothing(run: Run, client
     assert (code, err) == (0, "")
     assert "created" in out
     assert out.endswith("1 deployed.\n")
-    found = served(client)
-    assert (found["name"], found["model"], found["model_params"]) == ("Support reply", "gpt-4o-mini", {"temp": 0.3})
-    assert found["messages"][0]["content"] == "You work for {{company}}.\nBe kind."
+    deployments = served(client)
+    assert (deployments["name"], deployments["model"], deployments["model_params"]) == (
+        "Support reply",
+        "gpt-4o-mini",
+        {"temp": 0.3},
+    )
+    assert deployments["messages"][0]["content"] == "You work for {{company}}.\nBe kind."
     code, out, _ = run("deploy", folder)
     assert (code, "unchanged" in out) == (0, True)
     assert out.endswith("Nothing to do: the server already serves these files.\n")
@@ -231,8 +235,8 @@ def test_deployments_are_listed_and_changed(run: Run, client: httpx.Client, fold
     assert run("deployment", "list")[1] == "There is no active deployment.\n"
     assert "support" in run("deployment", "list", "--inactive")[1]
     assert run("deployment", "show", "support")[0] == 1
-    shown = run("deployment", "show", "support", "--version", "1")[1]
-    assert "model: gpt-4o-mini" in shown
+    text = run("deployment", "show", "support", "--version", "1")[1]
+    assert "model: gpt-4o-mini" in text
     assert run("deployment", "roll-back", "support")[0] == 0
     assert served(client)["version"] == 2
 
@@ -273,7 +277,7 @@ GOOD = "model: m\nmessages:\n  - content: x\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "told"),
+    ("text", "line", "message"),
     [
         ("", 1, "must be a mapping"),
         ("- a\n", 1, "must be a mapping"),
@@ -306,12 +310,12 @@ GOOD = "model: m\nmessages:\n  - content: x\n"
     ],
     ids=range(28),
 )
-def test_errors_in_a_file_name_their_line(tmp_path: Path, text: str, line: int, told: str) -> None:
+def test_errors_in_a_file_name_their_line(tmp_path: Path, text: str, line: int, message: str) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(text)
     with pytest.raises(PromptFileError) as raised:
         load(path)
-    assert told in raised.value.detail
+    assert message in raised.value.detail
     assert raised.value.line == line
 
 

@@ -46,10 +46,10 @@ def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def rows(said: str) -> dict[str, list[str]]:
+def rows(output: str) -> dict[str, list[str]]:
     """The table's rows, without the header, by their first cell."""
-    found = [[cell.strip() for cell in line.strip("│").split("│")] for line in said.splitlines() if line[:1] == "│"]
-    return {cells[0]: cells[1:] for cells in found[1:]}
+    table = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[:1] == "│"]
+    return {cells[0]: cells[1:] for cells in table[1:]}
 
 
 @pytest.mark.timeout(240)
@@ -70,26 +70,26 @@ def test_the_demo_shows_its_results_and_can_run_again() -> None:
         assert "/login" not in done.stdout  # that server has ended
         table = [line for line in done.stdout.splitlines() if line.startswith("│ llm-local")]
         assert [re.search(r"\b(miss|hit)\b", line)[1] for line in table] == ["miss", "hit"]  # type: ignore[index]
-        found = rows(done.stdout)
-        assert found["order a framework"] == ["—", "—", "—", "—", found["order a framework"][4], "error"]
+        table_rows = rows(done.stdout)
+        assert table_rows["order a framework"] == ["—", "—", "—", "—", table_rows["order a framework"][4], "error"]
         assert {
             "LangChain: greet",
             "└ LocalChatModel",
             "└ look up",
             "└ ask the model",
             "└ join answers",
-        } <= found.keys()
-        assert {"log_omit_inputs", "log_omit_outputs"} <= found.keys()
-        assert "log_omit" not in found
+        } <= table_rows.keys()
+        assert {"log_omit_inputs", "log_omit_outputs"} <= table_rows.keys()
+        assert "log_omit" not in table_rows
 
 
 def test_the_readme_shows_this_demo() -> None:
     """Its output there has the steps, the fields and the columns that the demo has now."""
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    shown = text[text.index("everycall demo ·") :].partition("\n```\n")[0]
-    assert tuple(re.findall(r"^  ✓ (.*?)\s{2,}\d+\.\d\d s$", shown, re.MULTILINE)) == STEPS
-    assert re.findall(r"^    (\w+): ", shown.split("(a)")[1].split("(b)")[0], re.MULTILINE) == list(FIELDS)
-    header = next(line for line in shown.splitlines() if line.startswith("│ name"))
+    example = text[text.index("everycall demo ·") :].partition("\n```\n")[0]
+    assert tuple(re.findall(r"^  ✓ (.*?)\s{2,}\d+\.\d\d s$", example, re.MULTILINE)) == STEPS
+    assert re.findall(r"^    (\w+): ", example.split("(a)")[1].split("(b)")[0], re.MULTILINE) == list(FIELDS)
+    header = next(line for line in example.splitlines() if line.startswith("│ name"))
     assert [cell.strip() for cell in header.strip("│").split("│")] == [column.title for column in report.COLUMNS]
 
 
@@ -119,14 +119,14 @@ def test_the_demo_serves_until_it_is_interrupted(number: signal.Signals) -> None
         text=True,
     ) as process:
         assert process.stdout is not None
-        said = ""
+        output = ""
         for line in process.stdout:
-            said += line
+            output += line
             if line.startswith("Serving."):
                 break
         try:
-            address = re.search(r"http://\S+/login\?token=\S+", said)
-            assert address, said
+            address = re.search(r"http://\S+/login\?token=\S+", output)
+            assert address, output
             with httpx.Client(follow_redirects=True, timeout=20, headers={"accept": "text/html"}) as browser:
                 page = browser.get(address[0])
             assert page.status_code == 200
@@ -134,7 +134,7 @@ def test_the_demo_serves_until_it_is_interrupted(number: signal.Signals) -> None
         finally:
             process.send_signal(number)
             rest, errors = process.communicate(timeout=120)
-    assert (process.returncode, errors) == (0, ""), said + rest
+    assert (process.returncode, errors) == (0, ""), output + rest
 
 
 def test_a_port_in_use_is_one_line(server: Any) -> None:
@@ -163,7 +163,7 @@ def test_records_are_shown_below_those_that_called_them(tmp_path: Path) -> None:
 def test_a_row_distinguishes_zero_and_unknown() -> None:
     """No cost is a dash, a cost of nothing is $0; likewise for tokens."""
     unknown = report.row(0, {"name": "a"})
-    known = report.row(
+    zero_row = report.row(
         2,
         {
             "name": "b",
@@ -177,7 +177,7 @@ def test_a_row_distinguishes_zero_and_unknown() -> None:
         },
     )
     assert unknown == ["a", None, None, None, None, None, "success"]
-    assert known == ["  └ b", "m", "0 → 1,234", "$0", "miss", "1.2 ms", "error"]
+    assert zero_row == ["  └ b", "m", "0 → 1,234", "$0", "miss", "1.2 ms", "error"]
     assert report.row(0, {"name": "c", "cost": 0.000213, "input_tokens": 5})[2:4] == ["5 → —", "$0.000213"]
 
 
@@ -195,6 +195,6 @@ def test_a_balance_with_a_missing_record_fails(
 ) -> None:
     """What is left, lost, or does not add up fails the demo; a loss is named."""
     assert report.show_balance(Terminal(), balance) is good
-    said = capsys.readouterr().out
-    assert f"{balance.lost} lost" in said
-    assert all(reason in said for reason in balance.dropped)
+    output = capsys.readouterr().out
+    assert f"{balance.lost} lost" in output
+    assert all(reason in output for reason in balance.dropped)

@@ -90,15 +90,15 @@ def test_the_list_applies_when_a_price_is_not_valid_yet(book: Callable[[str], Pr
 
 
 def test_the_source_is_the_file_and_the_version_its_content(book: Callable[[str], PriceBook], tmp_path: Path) -> None:
-    used = Consumption("m", None, 1_000_000, 0, {}, 1)
-    first = book('[[price]]\nmodel = "m"\ninput = 1\n').price(used)
-    second = book('[[price]]\nmodel = "m"\ninput = 1 # the same\n').price(used)
-    named = book('version = "contract-7"\n[[price]]\nmodel = "m"\ninput = 1\n').price(used)
+    consumption = Consumption("m", None, 1_000_000, 0, {}, 1)
+    first = book('[[price]]\nmodel = "m"\ninput = 1\n').price(consumption)
+    second = book('[[price]]\nmodel = "m"\ninput = 1 # the same\n').price(consumption)
+    price = book('version = "contract-7"\n[[price]]\nmodel = "m"\ninput = 1\n').price(consumption)
     assert isinstance(first, Price)
     assert isinstance(second, Price)
     assert (first.source, first.version[:7], len(first.version)) == ("prices.toml", "sha256:", 19)
     assert second.version != first.version
-    assert named == Price(1.0, "prices.toml", "contract-7")
+    assert price == Price(1.0, "prices.toml", "contract-7")
 
 
 def test_rates_by_the_length_of_the_input(book: Callable[[str], PriceBook]) -> None:

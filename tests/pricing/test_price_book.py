@@ -138,11 +138,11 @@ def test_a_service_tier_without_a_price_is_unpriced(tier: str) -> None:
     assert isinstance(result, Price)
     assert isinstance(standard, Price)
     assert result.cost == standard.cost * {"batch": 0.5, "flex": 0.5, "priority": 2.0}[tier]
-    for used in (
+    for consumption in (
         Consumption("gpt-5", "openai", 1000, 1000, {}, AT, tier),
         Consumption("deepseek-chat", "deepseek", 1000, 1000, {}, AUTUMN_2026, tier),
     ):
-        assert BOOK.price(used) == Unpriced(f"no price of service tier {tier}")
+        assert BOOK.price(consumption) == Unpriced(f"no price of service tier {tier}")
 
 
 @pytest.mark.parametrize("tier", [None, "", "default", "auto", "standard", "ON_DEMAND"])
@@ -319,10 +319,10 @@ def test_an_embedding_needs_no_output_tokens() -> None:
 
 def test_a_cache_hit_costs_nothing_and_has_a_saved_cost() -> None:
     """The cost of a cache hit stays 0. The price of its tokens is `saved_cost`, or None if it is unknown."""
-    paid = price_record(record())
+    uncached = price_record(record())
     for original in ({"cost": 0.0, "cost_source": "cache"}, {}):
         hit = price_record(record(cache_hit=True, **original))
-        assert (hit.cost, hit.cost_source, hit.saved_cost) == (0.0, "cache", paid.cost)
+        assert (hit.cost, hit.cost_source, hit.saved_cost) == (0.0, "cache", uncached.cost)
         assert price_record(hit) is hit
     unknown = price_record(record(cost=0.0, cache_hit=True, model="no-such-model"))
     assert (unknown.cost, unknown.cost_source, unknown.saved_cost) == (0.0, "cache", None)

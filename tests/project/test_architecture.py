@@ -32,9 +32,9 @@ def test_the_layers_are_those_of_the_contract() -> None:
 def test_the_tree_names_every_package() -> None:
     tree = section("The packages")
     packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
-    named = set(re.findall(r"(?<![\w/])(\w+)/(?=[ ,])", tree))
-    assert packages <= named
-    for name in named:
+    names = set(re.findall(r"(?<![\w/])(\w+)/(?=[ ,])", tree))
+    assert packages <= names
+    for name in names:
         assert any(path.is_dir() for path in SOURCE.rglob(name)), name
 
 

@@ -59,12 +59,12 @@ class Block:
 
 
 def blocks(*languages: str) -> list[Block]:
-    found = []
+    result = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for match in FENCE.finditer(text):
-            found.append(Block(page, match[1], match[2], text.count("\n", 0, match.start()) + 1))
-    return [block for block in found if not languages or block.language in languages]
+            result.append(Block(page, match[1], match[2], text.count("\n", 0, match.start()) + 1))
+    return [block for block in result if not languages or block.language in languages]
 
 
 async def _deploy(data: Path) -> None:
@@ -88,8 +88,8 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_every_block_has_a_language() -> None:
     """A block without a language would be checked by nobody."""
-    known = {"python", "console", "http", "json", "text", "toml", "yaml"}
-    assert [b.label for b in blocks() if b.language not in known and b.page.name != "architecture.md"] == []
+    languages = {"python", "console", "http", "json", "text", "toml", "yaml"}
+    assert [b.label for b in blocks() if b.language not in languages and b.page.name != "architecture.md"] == []
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.label)
@@ -153,9 +153,9 @@ def test_commands_in_the_text_can_be_parsed(command: str) -> None:
 
 def requests() -> list[tuple[Block, Block]]:
     """Each request of docs/api.md with the answer that follows it."""
-    found = [block for block in blocks("http", "json") if block.page.name == "api.md"]
-    assert [block.language for block in found] == ["http", "json"] * (len(found) // 2)
-    return list(zip(found[::2], found[1::2], strict=True))
+    request_blocks = [block for block in blocks("http", "json") if block.page.name == "api.md"]
+    assert [block.language for block in request_blocks] == ["http", "json"] * (len(request_blocks) // 2)
+    return list(zip(request_blocks[::2], request_blocks[1::2], strict=True))
 
 
 def test_requests_are_answered_as_shown(documented: Server) -> None:
@@ -166,20 +166,28 @@ def test_requests_are_answered_as_shown(documented: Server) -> None:
             start, *headers = head.strip().splitlines()
             match = re.fullmatch(r"(\w+) (\S+) → (\d+)", start)
             assert match, request.label
-            sent = dict(line.split(": ") for line in headers)
-            got = client.request(match[1], match[2], content=body or None, headers=sent)
-            assert got.status_code == int(match[3]), f"{request.label}: {got.text}"
-            assert fits(got.json(), json.loads(answer.text)), f"{answer.label}: {got.text}"
+            request_headers = dict(line.split(": ") for line in headers)
+            response = client.request(match[1], match[2], content=body or None, headers=request_headers)
+            assert response.status_code == int(match[3]), f"{request.label}: {response.text}"
+            assert fits(response.json(), json.loads(answer.text)), f"{answer.label}: {response.text}"
 
 
-def fits(got: Any, shown: Any) -> bool:
+def fits(actual: Any, expected: Any) -> bool:
     """Whether an answer has the shown fields in the shown types; a list shown empty stands for any."""
-    if isinstance(shown, dict):
-        return isinstance(got, dict) and got.keys() == shown.keys() and all(fits(got[n], shown[n]) for n in shown)
-    if isinstance(shown, list):
-        return isinstance(got, list) and (not shown or (len(got) == len(shown) and all(map(fits, got, shown))))
-    numbers = isinstance(got, int | float) and isinstance(shown, int | float)
-    return type(got) is type(shown) or (numbers and not isinstance(got, bool) and not isinstance(shown, bool))
+    if isinstance(expected, dict):
+        return (
+            isinstance(actual, dict)
+            and actual.keys() == expected.keys()
+            and all(fits(actual[n], expected[n]) for n in expected)
+        )
+    if isinstance(expected, list):
+        return isinstance(actual, list) and (
+            not expected or (len(actual) == len(expected) and all(map(fits, actual, expected)))
+        )
+    numbers = isinstance(actual, int | float) and isinstance(expected, int | float)
+    return type(actual) is type(expected) or (
+        numbers and not isinstance(actual, bool) and not isinstance(expected, bool)
+    )
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=lambda block: block.label)

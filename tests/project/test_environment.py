@@ -20,9 +20,9 @@ def test_readme_has_the_table_of_the_settings() -> None:
 
 def test_every_variable_that_is_read_is_in_the_table() -> None:
     """No `EVERYCALL_*` name stands in the source that the table does not have."""
-    used = {
+    variables = {
         name
         for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "integrations").glob("*/everycall_*/**/*.py")]
         for name in re.findall(r"\bEVERYCALL_[A-Z_]+\b", path.read_text(encoding="utf-8"))
     }
-    assert used == {one.name for one in ENVIRONMENT}
+    assert variables == {one.name for one in ENVIRONMENT}

@@ -68,10 +68,10 @@ class Bench:
     def records(self) -> dict[str, list[dict[str, Any]]]:
         """All records of the server, by their names, oldest first."""
         address, headers = f"{self.server.address}/api/records?limit=1000", {"x-api-key": self.server.key}
-        found: dict[str, list[dict[str, Any]]] = {}
+        by_name: dict[str, list[dict[str, Any]]] = {}
         for record in reversed(httpx.get(address, headers=headers, timeout=30).json()["records"]):
-            found.setdefault(record["name"], []).append(record)
-        return found
+            by_name.setdefault(record["name"], []).append(record)
+        return by_name
 
 
 @pytest.fixture
@@ -85,9 +85,9 @@ def bench(tmp_path: Path, provider: Any) -> Iterator[Bench]:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_runs_and_delivers_its_records(example: Path, bench: Bench) -> None:
     """Exit code 0, nothing on standard error, what it says, and every record on the server."""
-    said = bench.run(example)
-    assert SPOKEN[example.name] in said
-    assert "spooled=0, dropped=0" in said or example.name == "parea_completion.py"
+    output = bench.run(example)
+    assert SPOKEN[example.name] in output
+    assert "spooled=0, dropped=0" in output or example.name == "parea_completion.py"
     assert bench.records()
 
 
@@ -149,7 +149,7 @@ def test_a_graph_that_was_resumed_is_one_trace(bench: Bench) -> None:
     """Both runs of the graph, the first of which stopped for an answer; no record of it is an error."""
     bench.run(next(path for path in EXAMPLES if path.name == "langgraph_approval.py"))
     records = bench.records()
-    everything = [record for named in records.values() for record in named]
+    everything = [record for same_name in records.values() for record in same_name]
     assert {record["trace_id"] for record in everything} == {everything[0]["trace_id"]}
     assert {(record["trace_name"], record["session_id"]) for record in everything} == {("letters", "letter-7")}
     assert {record.get("status", "success") for record in everything} == {"success"}
@@ -165,13 +165,13 @@ def test_anthropics_cached_tokens_are_among_those_of_the_input(bench: Bench) -> 
     """The answer and the stream are below the function that asked; a prompt's cached part is counted once."""
     bench.run(next(path for path in EXAMPLES if path.name == "anthropic_wrap.py"))
     records = bench.records()
-    (both,), asked = records["both"], records["chat claude-sonnet-5"]
-    assert [(record["parent_id"], record["scope"]) for record in asked] == [
+    (both,), requests = records["both"], records["chat claude-sonnet-5"]
+    assert [(record["parent_id"], record["scope"]) for record in requests] == [
         (both["inference_id"], "everycall_anthropic")
     ] * 2
-    assert [record["input_tokens"] for record in asked] == [22, 22]
-    assert [record["usage"]["cached"] for record in asked] == [10, 10]
-    assert asked[0]["llm_configuration"]["messages"][0]["role"] == "system"
+    assert [record["input_tokens"] for record in requests] == [22, 22]
+    assert [record["usage"]["cached"] for record in requests] == [10, 10]
+    assert requests[0]["llm_configuration"]["messages"][0]["role"] == "system"
 
 
 def test_function_calls_and_requests_are_siblings(bench: Bench) -> None:
@@ -179,10 +179,14 @@ def test_function_calls_and_requests_are_siblings(bench: Bench) -> None:
     bench.provider.reply(content=None, tool_calls=[("get_weather", {"city": "Rome"})])
     bench.run(next(path for path in EXAMPLES if path.name == "google_wrap.py"))
     records = bench.records()
-    (both,), (weather,), asked = records["both"], records["get_weather"], records[f"generate_content {STAND_IN_MODEL}"]
-    assert [record.get("content") for record in asked] == [None, "hello", "hello"]
-    assert {record["parent_id"] for record in (weather, *asked)} == {both["inference_id"]}
-    assert {record["provider"] for record in asked} == {"gcp.gemini"}
+    (both,), (weather,), requests = (
+        records["both"],
+        records["get_weather"],
+        records[f"generate_content {STAND_IN_MODEL}"],
+    )
+    assert [record.get("content") for record in requests] == [None, "hello", "hello"]
+    assert {record["parent_id"] for record in (weather, *requests)} == {both["inference_id"]}
+    assert {record["provider"] for record in requests} == {"gcp.gemini"}
     assert (weather["kind"], weather["output"]) == ("tool", "sunny in Rome")
 
 

@@ -90,13 +90,13 @@ def imports_of(path: Path, module: str, package: str) -> Iterator[Import]:
 
 
 def source_imports() -> list[Import]:
-    found: list[Import] = []
+    imports: list[Import] = []
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
         package = ".".join(["everycall", *parts[:-1]])
         module = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
-        found.extend(imports_of(path, module, package))
-    return found
+        imports.extend(imports_of(path, module, package))
+    return imports
 
 
 IMPORTS = source_imports()

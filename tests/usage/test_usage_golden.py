@@ -21,14 +21,14 @@ GOLDEN = Path(__file__).parent / "golden"
 CASES: list[dict[str, Any]] = tomllib.loads((GOLDEN / "usage.toml").read_text(encoding="utf-8"))["case"]
 AT = datetime(2026, 6, 1, tzinfo=UTC)
 TERM = re.compile(r"(\d+) [a-z ]+ at (\d+\.\d+)( a thousand)?")
-named = pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(r"\W+", "-", case["name"]).strip("-"))
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: re.sub(r"\W+", "-", case["name"]).strip("-"))
 
 
 def test_case_names_are_unique() -> None:
     assert len({case["name"] for case in CASES}) == len(CASES)
 
 
-@named
+@each_case
 def test_a_report_becomes_fields(case: dict[str, Any]) -> None:
     """Both as plain JSON and as the object of the provider's own package."""
     report = json.loads(case["report"])
@@ -47,7 +47,7 @@ def _nonzero(fields: dict[str, Any]) -> dict[str, int]:
     return {name: count for name, count in fields["usage"].items() if count}
 
 
-@named
+@each_case
 def test_the_written_arithmetic_gives_the_cost(case: dict[str, Any]) -> None:
     if "unpriced" in case:
         assert "cost" not in case
@@ -108,7 +108,7 @@ def _record(number: int, case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@named
+@each_case
 @pytest.mark.process
 def test_the_server_stores_exactly_that_cost(stored: dict[str, dict[str, Any]], case: dict[str, Any]) -> None:
     import genai_prices

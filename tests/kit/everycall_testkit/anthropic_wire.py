@@ -92,15 +92,15 @@ def events(path: str, body: dict[str, Any], reply: Any, model: str) -> list[tupl
     """Return the events of a streamed answer, each with whether it is a piece of what the model says."""
     if path.endswith("/complete"):
         return _completions(reply, model)
-    sent: list[tuple[bool, bytes]] = []
+    sse_events: list[tuple[bool, bytes]] = []
 
     def event(kind: str, is_piece: bool = False, **fields: Any) -> None:
-        sent.append((is_piece, _event(kind, {"type": kind, **fields})))
+        sse_events.append((is_piece, _event(kind, {"type": kind, **fields})))
 
     whole = message(reply, model)
     usage = whole.get("usage")
-    begun = {**_begun(model), "content": [], "stop_reason": None}
-    event("message_start", message=begun if usage is None else {**begun, "usage": {**usage, "output_tokens": 1}})
+    start = {**_begun(model), "content": [], "stop_reason": None}
+    event("message_start", message=start if usage is None else {**start, "usage": {**usage, "output_tokens": 1}})
     event("ping")
     for index, block in enumerate(whole["content"]):
         empty, deltas = _deltas(block, _pieces(reply) if reply.message.get("content") is None else None)
@@ -111,7 +111,7 @@ def events(path: str, body: dict[str, Any], reply: Any, model: str) -> list[tupl
     stop = {name: whole[name] for name in ("stop_reason", "stop_sequence", "stop_details") if name in whole}
     event("message_delta", delta=stop, **({} if usage is None else {"usage": usage}))
     event("message_stop")
-    return sent
+    return sse_events
 
 
 def _event(kind: str, data: dict[str, Any]) -> bytes:

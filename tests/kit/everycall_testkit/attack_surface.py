@@ -58,12 +58,12 @@ class Ask:
 
     def headers(self) -> dict[str, str]:
         """Return what it is sent with."""
-        found = {"accept": "text/html"} if self.html else {}
+        result = {"accept": "text/html"} if self.html else {}
         if self.form:
-            found["content-type"] = "application/x-www-form-urlencoded"
+            result["content-type"] = "application/x-www-form-urlencoded"
         if self.otlp:
-            found["content-type"] = "application/json"
-        return found
+            result["content-type"] = "application/json"
+        return result
 
     @property
     def otlp(self) -> bool:

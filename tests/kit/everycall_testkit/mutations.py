@@ -105,14 +105,14 @@ def _hostile(source: random.Random) -> Any:
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
     """Return each container and key of a JSON value."""
-    found: list[tuple[Any, Any]] = []
+    places: list[tuple[Any, Any]] = []
     waiting = [value]
     while waiting:
         one = waiting.pop()
         items = list(one.items() if isinstance(one, dict) else enumerate(one))
-        found += [(one, key) for key, _ in items]
+        places += [(one, key) for key, _ in items]
         waiting += [child for _, child in items if isinstance(child, dict | list)]
-    return found
+    return places
 
 
 def _changed(source: random.Random, body: Any) -> Any:

@@ -188,9 +188,9 @@ def _response_events(reply: Any, model: str) -> list[tuple[bool, bytes]]:
     def event(kind: str, is_piece: bool = False, **fields: Any) -> None:
         chunks.append((is_piece, kind, {"type": kind, "sequence_number": len(chunks), **fields}))
 
-    begun = _response(reply, model, "in_progress", [])
-    event("response.created", response=begun)
-    event("response.in_progress", response=begun)
+    start = _response(reply, model, "in_progress", [])
+    event("response.created", response=start)
+    event("response.in_progress", response=start)
     for index, item in enumerate(_items(reply)):
         where = {"output_index": index, "item_id": item["id"]}
         if item["type"] == "message":

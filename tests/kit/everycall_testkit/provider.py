@@ -132,10 +132,10 @@ class FakeProvider:
         self.script(reply)
         return reply
 
-    def take(self, seen: Seen) -> Reply:
+    def take(self, request: Seen) -> Reply:
         """Keep a request and return its reply."""
         with self._lock:
-            self.requests.append(seen)
+            self.requests.append(request)
             reply = self._script.popleft() if self._script else self.default
         self.arrived.release()
         return reply
@@ -223,20 +223,20 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in reply.headers.items():
             self.send_header(name, value)
         self.end_headers()
-        sent = 0
+        sent_count = 0
         for is_piece, event in events:
-            if is_piece and sent == reply.pause_after:
+            if is_piece and sent_count == reply.pause_after:
                 reply.go.wait(HOLD_MAX_S)
-            if is_piece and sent == reply.error_after:
+            if is_piece and sent_count == reply.error_after:
                 error = {"type": "overloaded_error", "message": "overloaded in the middle"}
                 self._chunk(f"event: error\ndata: {json.dumps({'type': 'error', 'error': error})}\n\n".encode())
                 break
-            if is_piece and sent == reply.break_after:
+            if is_piece and sent_count == reply.break_after:
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
                 return
             self._chunk(event)
-            sent += is_piece
+            sent_count += is_piece
         self._chunk(b"")
 
     def _chunk(self, data: bytes) -> None:

@@ -136,7 +136,7 @@ def lost_leaves(
     """
     omitted, last_only = re.compile("|".join(left_out)), re.compile("|".join(replaced) or "(?!)")
     texts, numbers = _contents(record)
-    lost: list[tuple[str, Any]] = []
+    missing: list[tuple[str, Any]] = []
     for path, pieces in _leaves_by_path(recording.documents):
         if omitted.fullmatch(path):
             continue
@@ -145,8 +145,8 @@ def lost_leaves(
         joined = "".join(piece for piece in pieces if isinstance(piece, str))
         if joined and _has_text(joined, texts, numbers):
             pieces = [piece for piece in pieces if not isinstance(piece, str)]
-        lost += [(path, piece) for piece in pieces if not _has_leaf(piece, texts, numbers)]
-    return lost
+        missing += [(path, piece) for piece in pieces if not _has_leaf(piece, texts, numbers)]
+    return missing
 
 
 def _contents(record: Record) -> tuple[list[str], set[float]]:

@@ -110,17 +110,17 @@ class _StreamHandler(base._Handler):
             return
         if stream.pause_after == 0:
             self._pause(stream)
-        for sent, event in events:
+        for number, event in events:
             self._chunk(event)
-            if sent is None:
+            if number is None:
                 continue
-            if sent == stream.pause_after:
+            if number == stream.pause_after:
                 self._pause(stream)
-            if sent == stream.break_after:
+            if number == stream.break_after:
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
                 return
-            if sent == stream.error_after:
+            if number == stream.error_after:
                 self._chunk(b'data: {"type": "error", "error": {"message": "overloaded in the middle"}}\n\n')
                 self._chunk(b"")
                 return

@@ -99,11 +99,11 @@ class Installation:
             await self.ask(clients, copy)
         assert [record.session_id for record in records] == ["s-1"] * len(copies)
 
-    @pytest.mark.parametrize("given", ["module", "class", "text", "none"])
-    def test_values_other_than_clients_are_refused(self, given: str, adapter: ClientAdapter) -> None:
+    @pytest.mark.parametrize("kind", ["module", "class", "text", "none"])
+    def test_values_other_than_clients_are_refused(self, kind: str, adapter: ClientAdapter) -> None:
         values = {"module": adapter.library, "class": adapter.client_types[0], "text": "client", "none": None}
         with pytest.raises(TypeError, match=adapter.refusal):
-            adapter.integration.wrap(values[given])
+            adapter.integration.wrap(values[kind])
 
     async def test_an_unknown_keyword_is_refused(self, adapter: ClientAdapter, clients: Clients) -> None:
         with pytest.raises(TypeError, match="unknown keyword 'user'"):
@@ -184,11 +184,11 @@ class Installation:
         earlier = clients.new()
         instrument(session_id="s-1")
         later = clients.new()
-        made = (earlier, later, *adapter.copies(later))
-        for client in made:
+        all_clients = (earlier, later, *adapter.copies(later))
+        for client in all_clients:
             await self.ask(clients, client)
             await self.read(clients, client)
-        assert [(r.session_id, r.content) for r in records] == [("s-1", "hello")] * 2 * len(made)
+        assert [(r.session_id, r.content) for r in records] == [("s-1", "hello")] * 2 * len(all_clients)
         if adapter.embedding is not None:
             await clients.wait(adapter.embedding.ask(later, "a"))
             assert (records[-1].session_id, records[-1].kind) == ("s-1", "embedding")
