@@ -40,4 +40,4 @@ def provider_of(client: Any) -> str | None:
 def _provider_of_class(cls: type) -> str | None:
     if cls in _CLIENTS:
         return None
-    return next((provider for known, provider in _BY_CLASS if issubclass(cls, known)), None)
+    return next((provider for base, provider in _BY_CLASS if issubclass(cls, base)), None)

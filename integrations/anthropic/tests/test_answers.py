@@ -250,11 +250,11 @@ async def test_servers_of_tools_are_named_without_their_keys(clients: Clients, r
 async def test_media_are_shown_by_reference(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     """The request is sent unchanged. The record has no base64; the hash identifies the file."""
     data = bytes(range(256)) * 4
-    sent = base64.b64encode(data).decode()
+    encoded = base64.b64encode(data).decode()
     reference = f"{len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}>"
     content = [
-        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": sent}},
-        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": sent}},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": encoded}},
+        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": encoded}},
         {"type": "image", "source": {"type": "url", "url": "https://pictures.example/1.png"}},
         {"type": "text", "text": "What is this?"},
     ]
@@ -268,15 +268,15 @@ async def test_media_are_shown_by_reference(clients: Clients, provider: FakeProv
         None,
     ]
     assert recorded[2:] == content[2:]
-    assert sent not in repr(records[0])
+    assert encoded not in repr(records[0])
 
 
 async def test_text_is_not_mistaken_for_base64(clients: Clients, records: list[Record]) -> None:
     """A tool's arguments and results may have any names and any text."""
     prose = "A long report, word for word, of what the tool has found out about storks. " * 8
-    used = {"type": "tool_use", "id": "toolu_1", "name": "write", "input": {"data": prose, "result": prose}}
+    tool_use = {"type": "tool_use", "id": "toolu_1", "name": "write", "input": {"data": prose, "result": prose}}
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": prose}
-    messages = [{"role": "assistant", "content": [used]}, {"role": "user", "content": [result]}]
+    messages = [{"role": "assistant", "content": [tool_use]}, {"role": "user", "content": [result]}]
     await ask(clients, "whole", messages=messages)
     assert decode(records[0].llm_configuration)["messages"] == messages
 
@@ -307,9 +307,9 @@ async def test_the_librarys_own_messages(clients: Clients, provider: FakeProvide
     messages = [*REQUEST["messages"], {"role": "assistant", "content": answer.content},
                 {"role": "user", "content": [result]}]  # fmt: skip
     await ask(clients, "whole", client, messages=messages)
-    used = {"type": "tool_use", "id": "toolu_1", "name": "look_up", "input": {"city": "Rome"}}
+    tool_use = {"type": "tool_use", "id": "toolu_1", "name": "look_up", "input": {"city": "Rome"}}
     recorded = decode(records[1].llm_configuration)["messages"]
-    assert recorded[1] == {"role": "assistant", "content": [used]}
+    assert recorded[1] == {"role": "assistant", "content": [tool_use]}
     assert recorded[2]["content"] == [result]
 
 

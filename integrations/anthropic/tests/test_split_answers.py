@@ -126,8 +126,8 @@ def test_a_stream_that_is_closed_early_keeps_what_arrived(
     blocks = fields.get("output", {"content": []})["content"]
     assert (fields.get("content") or "") == came["text"]
     for name in ("thinking", "content"):
-        kept = "".join(block[name] for block in blocks if isinstance(block.get(name), str))
-        assert kept == came[name]
+        text = "".join(block[name] for block in blocks if isinstance(block.get(name), str))
+        assert text == came[name]
     assert ("output_tokens" in fields) == (event["type"] in ("message_delta", "message_stop"))
 
 

@@ -54,5 +54,5 @@ def test_a_recorded_answer(recording: Recording, records: list[Record]) -> None:
     assert results[0] == results[1]
     (record,) = records
     assert record.status == ("error" if isinstance(results[0], tuple) else "success")
-    lost = lost_leaves(recording, record, LEFT_OUT)
-    assert lost == [], "\n".join(str(leaf)[:160] for leaf in lost[:8])
+    missing = lost_leaves(recording, record, LEFT_OUT)
+    assert missing == [], "\n".join(str(leaf)[:160] for leaf in missing[:8])

@@ -83,7 +83,7 @@ other_part: st.SearchStrategy[Parts] = st.sampled_from(OTHER_PARTS).map(lambda p
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return a whole answer, and the chunks of the same answer, with one part each."""
-    drawn = draw(st.lists(st.one_of(text_part(), call_part(), other_part), min_size=1, max_size=4))
+    drawn_parts = draw(st.lists(st.one_of(text_part(), call_part(), other_part), min_size=1, max_size=4))
     about = {"modelVersion": "gemini-test", "responseId": "r-1"}
     beside = {
         "finishReason": "STOP",
@@ -94,12 +94,12 @@ def answers(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             "groundingChunks": [{"web": {"uri": "http://a.example"}}],
         },
     }
-    whole_parts = [part for whole, _ in drawn for part in whole]
+    whole_parts = [part for whole, _ in drawn_parts for part in whole]
     content = {"role": "model", "parts": whole_parts}
     whole = {**about, "candidates": [{**beside, "content": content, "index": 0}], "usageMetadata": USAGE}
     chunks = [
         {**about, "candidates": [{"content": {"role": "model", "parts": [part]}, "index": 0}], "usageMetadata": {}}
-        for _, streamed in drawn
+        for _, streamed in drawn_parts
         for part in streamed
     ]
     first_citation = {"citations": beside["citationMetadata"]["citations"][:1]}  # type: ignore[index]

@@ -125,19 +125,19 @@ def request(
     `params` are LangChain's invocation parameters; `metadata` has its `ls_*` keys. A run has one list of messages;
     several are joined.
     """
-    shown: list[dict[str, Any]] = []
+    rendered: list[dict[str, Any]] = []
     remaining_chars = limits.CAPTURE_TEXT_MAX
     for chat in messages:
         for message in chat:
             short = _render.short_message(message)
             if short is None:
                 remaining_chars = -1
-                shown.append(_render.message(message))
+                rendered.append(_render.message(message))
             else:
                 if remaining_chars >= 0:
                     remaining_chars -= len(short["content"])
-                shown.append(short)
-    return _request(shown, params, metadata, is_own=remaining_chars >= 0)
+                rendered.append(short)
+    return _request(rendered, params, metadata, is_own=remaining_chars >= 0)
 
 
 def text_request(prompts: Sequence[str], params: Mapping[str, Any], metadata: Mapping[str, Any]) -> Request:
@@ -148,24 +148,24 @@ def text_request(prompts: Sequence[str], params: Mapping[str, Any], metadata: Ma
 def _request(
     messages: list[dict[str, Any]], params: Mapping[str, Any], metadata: Mapping[str, Any], *, is_own: bool
 ) -> Request:
-    known = {key: value for key, value in params.items() if value is not None and key in _REQUEST_KEYS}
+    parameters = {key: value for key, value in params.items() if value is not None and key in _REQUEST_KEYS}
     provider = metadata.get("ls_provider")
     configuration: dict[str, Any] = {
-        "model": _text(metadata.get("ls_model_name")) or (_first_text(known, _MODEL_KEYS) if known else None),
+        "model": _text(metadata.get("ls_model_name")) or (_first_text(parameters, _MODEL_KEYS) if parameters else None),
         "provider": PROVIDERS.get(provider) if isinstance(provider, str) else None,
-        "model_params": known,
+        "model_params": parameters,
         "messages": messages,
     }
-    if not known:
+    if not parameters:
         return Request(configuration, is_own)
-    configuration["model_params"] = {key: value for key, value in known.items() if key in _PARAMETERS}
-    tools = known.get("tools") or known.get("functions")
+    configuration["model_params"] = {key: value for key, value in parameters.items() if key in _PARAMETERS}
+    tools = parameters.get("tools") or parameters.get("functions")
     if isinstance(tools, Sequence) and not isinstance(tools, str):
         configuration["functions"] = [_tool(tool) for tool in tools]
-    choice = known.get("tool_choice", known.get("function_call"))
+    choice = parameters.get("tool_choice", parameters.get("function_call"))
     if choice is not None:
         configuration["function_call"] = choice
-    return Request(configuration, is_own and all(type(value) in _IMMUTABLE for value in known.values()))
+    return Request(configuration, is_own and all(type(value) in _IMMUTABLE for value in parameters.values()))
 
 
 def _tool(tool: Any) -> Any:
@@ -176,12 +176,12 @@ def _tool(tool: Any) -> Any:
         return tool["function"]
     if tool.get("type") != "mcp":
         return tool
-    shown = {name: _render.mask_headers(name, value) for name, value in tool.items()}
-    return {name: _render.MASK if name in _SERVER_KEYS and value else value for name, value in shown.items()}
+    masked = {name: _render.mask_headers(name, value) for name, value in tool.items()}
+    return {name: _render.MASK if name in _SERVER_KEYS and value else value for name, value in masked.items()}
 
 
 def has_output(result: LLMResult) -> bool:
-    """Tell whether a result, such as the partial one of a failed stream, has anything that a model said."""
+    """Return whether a result, such as the partial one of a failed stream, has anything that a model said."""
     if not result.generations or not result.generations[0]:
         return False
     first = result.generations[0][0]
@@ -236,8 +236,8 @@ def _output(choice: Any, message: Mapping[str, Any], metadata: Mapping[str, Any]
         or _further_metadata(metadata)
     ):
         return None
-    shown = _shown(choice)
-    return None if is_text and shown.keys() <= _PLAIN_MEMBERS else shown
+    rendered = _shown(choice)
+    return None if is_text and rendered.keys() <= _PLAIN_MEMBERS else rendered
 
 
 def _message_of(choice: Any) -> Mapping[str, Any]:
@@ -250,9 +250,9 @@ def _shown(choice: Any) -> dict[str, Any]:
     message = choice.__dict__.get("message")
     if message is None:
         return {"role": "assistant", **_message_of(choice)}
-    shown = _render.message(message)
+    rendered = _render.message(message)
     further = _further_metadata(message.__dict__.get("response_metadata") or _EMPTY)
-    return {**shown, "response_metadata": further} if further else shown
+    return {**rendered, "response_metadata": further} if further else rendered
 
 
 def _further_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def _finish_reasons(choices: Sequence[Any]) -> list[str]:
 
 
 def _is_cache_hit(message: Mapping[str, Any], run_id: Any) -> bool:
-    """Tell whether a message comes from LangChain's own cache.
+    """Return whether a message comes from LangChain's own cache.
 
     LangChain marks it by a total cost of 0. Older versions do not; there, the message's id names the run that made it.
     The id is not used with newer versions, where it is also that of a message which a model passes on.

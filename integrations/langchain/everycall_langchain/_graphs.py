@@ -65,12 +65,12 @@ def class_without_graphs(kind: type) -> type:
 
 
 def is_control_flow(error: BaseException) -> bool:
-    """Tell whether an exception is how a graph controls itself, not an error."""
+    """Return whether an exception is how a graph controls itself, not an error."""
     return not _CONTROL_FLOW.isdisjoint(_class_names(error))
 
 
 def waits_for_an_answer(error: BaseException) -> bool:
-    """Tell whether an exception stops a graph until somebody resumes it."""
+    """Return whether an exception stops a graph until somebody resumes it."""
     return "GraphInterrupt" in _class_names(error)
 
 
@@ -79,7 +79,7 @@ def _class_names(error: BaseException) -> list[str]:
 
 
 def is_resumption(inputs: Any) -> bool:
-    """Tell whether a graph that starts with these inputs may continue from an interrupt."""
+    """Return whether a graph that starts with these inputs may continue from an interrupt."""
     return inputs is None or type(inputs).__name__ == "Command"
 
 

@@ -161,7 +161,7 @@ def keep_inputs(run: Run, inputs: Any) -> None:
 
 
 def is_passed_on(run: Run) -> bool:
-    """Tell whether an omit flag for one side must leave out both sides of a step.
+    """Return whether an omit flag for one side must leave out both sides of a step.
 
     The output of one step is the input of the next: with outputs omitted, a model's answer would stand in the parser's
     inputs, and with inputs omitted, the question in the prompt's output.

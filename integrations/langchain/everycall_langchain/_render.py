@@ -49,33 +49,36 @@ def message(value: BaseMessage) -> dict[str, Any]:
     """
     stored = value.__dict__
     kind = stored.get("type") or value.type
-    shown: dict[str, Any] = {"role": _ROLES.get(kind) or stored.get("role") or kind, "content": stored.get("content")}
+    rendered: dict[str, Any] = {
+        "role": _ROLES.get(kind) or stored.get("role") or kind,
+        "content": stored.get("content"),
+    }
     if stored.get("name"):
-        shown["name"] = stored["name"]
+        rendered["name"] = stored["name"]
     if stored.get("tool_call_id"):
-        shown["tool_call_id"] = stored["tool_call_id"]
+        rendered["tool_call_id"] = stored["tool_call_id"]
     if stored.get("status") == "error":
-        shown["status"] = "error"
+        rendered["status"] = "error"
     if kind == "remove":
-        shown["id"] = stored.get("id")  # which message is removed
+        rendered["id"] = stored.get("id")  # which message is removed
     calls, invalid_calls = stored.get("tool_calls"), stored.get("invalid_tool_calls")
     if calls or invalid_calls:
-        shown["tool_calls"] = [_tool_call(call) for call in (*(calls or ()), *(invalid_calls or ()))]
+        rendered["tool_calls"] = [_tool_call(call) for call in (*(calls or ()), *(invalid_calls or ()))]
     extras = stored.get("additional_kwargs")
     if extras:
         for name, extra in extras.items():
             is_repeated = name in _REPEATED_EXTRAS or (name == "function_call" and calls)
-            if extra and not is_repeated and name not in shown:
-                shown[name] = extra
-    return shown
+            if extra and not is_repeated and name not in rendered:
+                rendered[name] = extra
+    return rendered
 
 
 def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = {"name": call.get("name"), "arguments": call.get("args")}
-    shown: dict[str, Any] = {"id": call.get("id"), "type": "function", "function": function}
+    rendered: dict[str, Any] = {"id": call.get("id"), "type": "function", "function": function}
     if call.get("error"):
-        shown["error"] = call["error"]
-    return shown
+        rendered["error"] = call["error"]
+    return rendered
 
 
 def short_message(value: Any) -> dict[str, Any] | None:
@@ -125,10 +128,10 @@ def tool_failure(output: Any) -> str | None:
 def document(value: Document) -> dict[str, Any]:
     """Return a retrieved document as `{"page_content", "metadata"}`, with its `id` if it has one."""
     stored = value.__dict__
-    shown = {"page_content": stored.get("page_content"), "metadata": stored.get("metadata")}
+    rendered = {"page_content": stored.get("page_content"), "metadata": stored.get("metadata")}
     if stored.get("id"):
-        shown["id"] = stored["id"]
-    return shown
+        rendered["id"] = stored["id"]
+    return rendered
 
 
 def plain(value: Any, levels: int = _LEVELS) -> Any:
@@ -191,12 +194,12 @@ def _command(value: Any) -> dict[str, Any]:
 
 def _component(value: Any) -> dict[str, Any]:
     """Render a model, a tool or a chain inside of a value by its class and names: its other fields may hold keys."""
-    shown = {"type": type(value).__name__}
+    rendered = {"type": type(value).__name__}
     for name in _COMPONENT_NAMES:
         text = value.__dict__.get(name)
         if text and isinstance(text, str):
-            shown[name] = text
-    return shown
+            rendered[name] = text
+    return rendered
 
 
 def _action(value: AgentAction) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class Run:
         return self.call if innermost is None or above is None else INHERIT
 
     def is_below(self, above: Run) -> bool:
-        """Tell whether LangChain puts this run below another."""
+        """Return whether LangChain puts this run below another."""
         parent = self.parent
         while parent is not None:
             if parent is above:

@@ -368,7 +368,7 @@ def _unknown_event(*_event: Any, **_details: Any) -> None:
 
 
 def _has_output(chunk: Any) -> bool:
-    """Tell whether a chunk without text has a tool call or reasoning. The first and last chunks may have neither."""
+    """Return whether a chunk without text has a tool call or reasoning. The first and last chunks may have neither."""
     message = getattr(chunk, "message", None)
     if message is None:
         return False

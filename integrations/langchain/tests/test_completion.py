@@ -182,9 +182,9 @@ def test_tools(tree: Any, value: Callable[[Any], Any]) -> None:
 
     look_up.invoke({"city": "Bern"}, HANDLER)
     look_up.invoke(CALL, HANDLER)
-    plain, called = tree.named("look_up")
+    plain, tool_call = tree.named("look_up")
     assert (plain.kind, value(plain.inputs), value(plain.output)) == ("tool", {"city": "Bern"}, "sunny in Bern")
-    assert (value(called.inputs), value(called.output)) == ({"city": "Bern"}, "sunny in Bern")
+    assert (value(tool_call.inputs), value(tool_call.output)) == ({"city": "Bern"}, "sunny in Bern")
 
 
 class Shelf(BaseRetriever):

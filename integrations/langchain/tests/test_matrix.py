@@ -100,8 +100,12 @@ def failed(record: dict[str, Any], error: str, kind: str) -> dict[str, Any]:
 
 def omitted(record: dict[str, Any], *what: str) -> dict[str, Any]:
     """Return a record under omit flags: declared labels stay; those of the config go, as they may contain content."""
-    gone = {"inputs": ("inputs", "llm_configuration"), "outputs": ("output", "content"), "attributes": ("attributes",)}
-    left = without(record, *(name for each in what for name in gone.get(each, ())))
+    removed_fields = {
+        "inputs": ("inputs", "llm_configuration"),
+        "outputs": ("output", "content"),
+        "attributes": ("attributes",),
+    }
+    left = without(record, *(name for each in what for name in removed_fields.get(each, ())))
     if record["kind"] in ("prompt", "parser"):
         left = without(left, "inputs", "output")  # what one step answers is what the next is asked
     return {**left, "metadata": {"team": "a"}, "tags": ["t"], "omitted": sorted([*what, "metadata", "tags"])}
@@ -305,12 +309,12 @@ async def test_stream_closed_early(is_async: bool, chat: Any, records: list[Reco
 @pytest.mark.parametrize("flags", [{}, INPUTS, OUTPUTS], ids=["", "omit inputs", "omit outputs"])
 async def test_cancelled(flags: dict[str, Any], is_async: bool, chat: Any, records: list[Record]) -> None:
     """A task is cancelled while its model runs, or Ctrl-C is pressed in a program without an event loop."""
-    asked = asyncio.Event()
-    case = Case(handler=flags, waits=asked, fails=None if is_async else KeyboardInterrupt())
+    started = asyncio.Event()
+    case = Case(handler=flags, waits=started, fails=None if is_async else KeyboardInterrupt())
     chain = case.chain(chat)
     if is_async:
         task = asyncio.create_task(chain.ainvoke(QUESTION, case.config))
-        await asked.wait()
+        await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -330,11 +334,11 @@ async def test_cancelled(flags: dict[str, Any], is_async: bool, chat: Any, recor
 
 async def test_timed_out(chat: Any, records: list[Record]) -> None:
     """By the program's own time-out: LangChain's runs are cancelled, and the program gets its `TimeoutError`."""
-    asked = asyncio.Event()
-    case = Case(waits=asked)
+    started = asyncio.Event()
+    case = Case(waits=started)
 
     async def expire(timeout: asyncio.Timeout) -> None:
-        await asked.wait()
+        await started.wait()
         timeout.reschedule(asyncio.get_running_loop().time())
 
     async def ask() -> None:

@@ -182,21 +182,21 @@ def test_a_failed_call_has_no_content(tree: Any, chat: Any) -> None:
 
 
 async def test_cancellation_is_not_an_error_of_the_chain(tree: Any, chat: Any) -> None:
-    used, asked = asyncio.Event(), asyncio.Event()
+    tool_started, model_started = asyncio.Event(), asyncio.Event()
 
     @tool
     async def slow(city: str) -> str:
         """Wait."""
-        used.set()
+        tool_started.set()
         await asyncio.Event().wait()
         return city
 
     async def use(x: str) -> Any:
-        return await asyncio.gather(slow.ainvoke({"city": x}), chat(waits=asked).ainvoke(x))
+        return await asyncio.gather(slow.ainvoke({"city": x}), chat(waits=model_started).ainvoke(x))
 
     task = asyncio.create_task(RunnableLambda(use).ainvoke("hi", HANDLER))
-    await used.wait()
-    await asked.wait()
+    await tool_started.wait()
+    await model_started.wait()
     assert len(RUNS.by_key) == 3
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

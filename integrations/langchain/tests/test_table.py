@@ -170,8 +170,8 @@ async def cache_hit_is_recognised(tree: Any, chat: Any, spans: Any) -> None:
     model.invoke("hi", HANDLER)
     await model.ainvoke("hi", HANDLER)
     assert len(model.calls) == 1
-    paid, *hits = tree.named("ScriptedChat")
-    assert (paid.cache_hit, paid.cost_source) != (True, "cache")
+    first, *hits = tree.named("ScriptedChat")
+    assert (first.cache_hit, first.cost_source) != (True, "cache")
     assert len(hits) == 2
     for hit in hits:
         assert (hit.cache_hit, hit.cost, hit.cost_source) == (True, 0.0, "cache")

@@ -68,10 +68,10 @@ class OpenAIRequest(StainlessRequest):
             return False
         if "include_usage" in (stream_options or ()):
             return False
-        wanted = self._options.stream_usage
-        if wanted is None:
-            wanted = reports_stream_usage(self.provider, self._client, self.body)
-        return wanted and str(self._client.base_url) not in self._options.urls_without_usage
+        is_enabled = self._options.stream_usage
+        if is_enabled is None:
+            is_enabled = reports_stream_usage(self.provider, self._client, self.body)
+        return is_enabled and str(self._client.base_url) not in self._options.urls_without_usage
 
     def should_resend(self, error: BaseException) -> bool:
         """Whether the server rejected the request because it asked for usage; it is then sent as the caller made it.

@@ -286,8 +286,8 @@ async def test_a_refusal_that_is_interrupted(clients: Clients, provider: FakePro
         pass
     await clients.wait(stream.close())
     reply.go.set()
-    begun = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed"}
-    items = [{**begun, "content": [{"type": "refusal", "refusal": "I will not"}]}]
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed"}
+    items = [{**message, "content": [{"type": "refusal", "refusal": "I will not"}]}]
     assert (decode(records[0].output), records[0].error_type) == (items, "abandoned")
 
 

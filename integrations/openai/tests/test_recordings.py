@@ -72,5 +72,5 @@ def test_a_recorded_answer(recording: Recording, records: list[Record], request:
     assert results[0] == results[1]
     (record,) = records
     assert record.status == ("error" if isinstance(results[0], tuple) else record.status)
-    lost = lost_leaves(recording, record, LEFT_OUT, REPLACED)
-    assert lost == [], "\n".join(str(x)[:160] for x in lost[:8])
+    missing = lost_leaves(recording, record, LEFT_OUT, REPLACED)
+    assert missing == [], "\n".join(str(x)[:160] for x in missing[:8])

@@ -135,9 +135,9 @@ def indexed_details(draw: st.DrawFn) -> tuple[Any, list[Any]]:
 @st.composite
 def executed_tools(draw: st.DrawFn) -> tuple[Any, list[Any]]:
     """Groq's: the call first, then the same entry with its result."""
-    begun = {"index": 0, "type": "search", "arguments": "{}x" + draw(texts)}
+    first_part = {"index": 0, "type": "search", "arguments": "{}x" + draw(texts)}
     result = {"output": draw(texts), "search_results": {"results": [{"url": "http://a.example", "score": 0.5}]}}
-    return [{**begun, **result}], [[begun], [{"index": 0, "type": "search", **result}]]
+    return [{**first_part, **result}], [[first_part], [{"index": 0, "type": "search", **result}]]
 
 
 MEMBERS = {
@@ -162,10 +162,10 @@ MEMBERS = {
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return a whole answer, and the chunks of the same answer in any order that keeps the order of each member."""
-    chosen = draw(st.lists(st.sampled_from(sorted(MEMBERS)), unique=True, min_size=1, max_size=4))
+    names = draw(st.lists(st.sampled_from(sorted(MEMBERS)), unique=True, min_size=1, max_size=4))
     message: dict[str, Any] = {"role": "assistant", "content": None}
     queues: list[list[dict[str, Any]]] = []
-    for name in chosen:
+    for name in names:
         message[name], pieces = draw(MEMBERS[name])
         queues.append([{name: piece} for piece in pieces])
     deltas: list[dict[str, Any]] = [{"role": "assistant"}]
