@@ -1,4 +1,4 @@
-"""The open connections of a server, bounded so that nobody can use up its file descriptors.
+"""The open connections of a server, bounded so that they cannot use up its file descriptors.
 
 A `Listener` accepts connections and asks `Connections` for room first. At the bound, in all or for one address, the
 connection that has been idle for longest is closed, so that a new one is always served: someone who opens thousands of

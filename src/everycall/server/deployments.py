@@ -225,6 +225,6 @@ def _conflict(error: VersionConflict) -> ProblemError:
         "version_conflict",
         409,
         "Another version is served",
-        f"{error}, not expected_version: somebody else made a change. Nothing was changed. Check it, and try again.",
+        f"{error}, not expected_version: it was changed meanwhile. Nothing was changed. Check it, and try again.",
         active_version=error.active,
     )

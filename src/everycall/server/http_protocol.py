@@ -181,7 +181,7 @@ class Connection(_BoundedProtocol, HttpToolsProtocol):
         self._head_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; a trailer is dropped, since nobody expects headers to change after the head."""
+        """Add a header. Trailers are dropped, because applications do not expect headers after the head."""
         if self._stage is _Stage.HEAD:
             super().on_header(name, value)
 

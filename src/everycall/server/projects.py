@@ -60,7 +60,7 @@ class Projects:
     async def name_of(self, identifier: str) -> str:
         """Return the name of the project with this name or UUID.
 
-        When there is none, return the identifier itself: records sent to an unknown project are kept under it.
+        If there is none, return the identifier itself: records sent to an unknown project are stored under it.
         """
         if len(identifier) != _UUID_CHARS:
             return identifier  # a name, which saves asking the store

@@ -22,12 +22,12 @@ ProviderKind = Literal["openai", "azure", "anthropic", "openai_compatible"]
 _KEYS = frozenset({"kind", "base_url", "api_key", "api_key_env", "api_version", "timeout_s", "fallbacks", "models"})
 _TEXT_KEYS = ("base_url", "api_key", "api_key_env", "api_version")
 ANY_MODEL = "*"
-"""In a table of fallbacks: every model without an entry of its own."""
+"""In a table of fallbacks: every model without its own entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """What is asked if a provider fails. Provider None: the one that the model's name implies. Model None: the same."""
+    """A fallback for a failed provider. Provider None: the one that the model's name implies. Model None: the same."""
 
     provider: str | None
     model: str | None
@@ -53,7 +53,7 @@ class ProviderSettings:
     models: Mapping[str, str] = field(default_factory=dict)
 
     def fallbacks_of(self, model: str) -> tuple[Fallback, ...]:
-        """Return what is asked in place of a model of this provider, in order."""
+        """Return the fallbacks of a model of this provider, in order."""
         return self.fallbacks.get(model, self.fallbacks.get(ANY_MODEL, ()))
 
 

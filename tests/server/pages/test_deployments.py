@@ -343,7 +343,7 @@ def test_what_the_form_shows_is_what_it_saves(browser: httpx.Client, api: httpx.
         ({"role.0": "boss"}, "messages[0].role may be"),
         ({"content.0": "x" * (limits.TEMPLATE_CHARS_MAX + 1)}, "may have"),
         ({"deployment_id": "a b"}, "letters, digits"),
-        ({"expected_version": "7"}, "somebody else made a change"),
+        ({"expected_version": "7"}, "it was changed meanwhile"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -43,7 +43,7 @@ _PLAIN_LOG: Final = "only log records of the GenAI conventions are stored, with 
 
 
 def is_otlp(path: str) -> bool:
-    """Tell whether a path speaks OTLP, so that its errors must be `google.rpc.Status`."""
+    """Return whether a path speaks OTLP, so that its errors must be `google.rpc.Status`."""
     return path.rstrip("/").endswith(("/v1/traces", "/v1/logs", "/v1/metrics"))
 
 

@@ -61,7 +61,7 @@ def _same_call(outer: Record, inner: Record) -> bool:
 
 
 def _is_foreign(record: Record) -> bool:
-    """Tell whether a record was made of another instrumentation's span: those double their own calls as well."""
+    """Return whether a record was made of another instrumentation's span: those double their own calls as well."""
     return record.attributes is not ABSENT and DIALECT.encode() in bytes(record.attributes)
 
 

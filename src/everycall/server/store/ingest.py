@@ -281,5 +281,5 @@ def _place_in_tree(record: Record) -> tuple[Any, ...]:
 
 
 def _loses_content(stored: StoredRow) -> bool:
-    """Tell whether a change leaves out content that the stored record has."""
+    """Return whether a change leaves out content that the stored record has."""
     return not set(stored.after.record.omitted) <= set(stored.before.record.omitted)

@@ -246,7 +246,7 @@ def _omitting(row: Row, omitted: list[str]) -> Row:
 
 
 def keeps_attribute(name: str, value: Any) -> bool:
-    """Tell whether an attribute stays where content is left out: it cannot hold any, or joins foreign spans."""
+    """Return whether an attribute stays where content is left out: it cannot hold any, or joins foreign spans."""
     return name in MARKS or is_safe_attribute(name, value)
 
 
