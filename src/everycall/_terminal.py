@@ -1,4 +1,4 @@
-"""What the command line writes with: a table of box lines, steps with a tick, colours where they are wanted.
+"""Output of the commands: tables with box lines, steps with a tick, and colours if the terminal supports them.
 
 The commands and the demo call it. Colours only on a terminal that has not said `NO_COLOR`; a pipe gets plain text, the
 same characters, and never a control sequence.

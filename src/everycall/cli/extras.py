@@ -1,4 +1,4 @@
-"""Which extra of the package brings what a command needs; asked before anything of it is imported."""
+"""The extras that commands need, checked before their modules are imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXTRAS = {
 
 
 def require(command: str, *extras: str) -> None:
-    """Raise `CommandFailed` with the line to run when a module of these extras is missing."""
+    """Raise `CommandFailed` with the `pip install` to run if a module of these extras is missing."""
     missing = {extra: [m for m in EXTRAS[extra] if find_spec(m) is None] for extra in extras}
     modules = [module for names in missing.values() for module in names]
     if modules:

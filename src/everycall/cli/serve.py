@@ -51,7 +51,7 @@ def serve(
         root_path=root_path,
         otlp_prefixes=otlp_prefixes,
     )
-    price_book(options)  # a wrong file of prices is told before anything else
+    price_book(options)  # report an invalid file of prices before anything else
     _check_free(directory)
     screen = Terminal()
     _introduce(screen, options)

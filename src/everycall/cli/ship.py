@@ -1,6 +1,6 @@
 """`everycall ship`: delivers the records that ended processes left in their spools, and reports on each folder.
 
-Running processes hold a lock on their spool files; those are skipped. What cannot be delivered stays where it is.
+Running processes hold a lock on their spool files; those are skipped. Records that cannot be delivered are kept.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`everycall demo`: start a model and a server, run a program step by step, and show what was recorded.
 
-The command line calls `run_demo`. It succeeds (exit code 0) only if each step did what it says and no record was lost.
+The command line calls `run_demo`. It returns 0 only if every step succeeded and no record was lost.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def tokens_of(text: str) -> int:
 
 
 def answer_to(messages: list[dict[str, Any]]) -> str:
-    """Return the answer to a chat: it names what was asked, so that a reader sees that the question arrived."""
+    """Return the answer to a chat. It repeats the question, so that a reader sees that the question arrived."""
     question = next((_text(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), "")
     question = " ".join(question.split())
     short = question if len(question) <= 200 else question[:199] + "…"
