@@ -2,7 +2,7 @@
 
 Any user of a machine may listen on a free port. So a client that would use the local key sends a random challenge
 first, and the server answers with an HMAC of it, made with that key: it proves that it has the key, which does not
-travel. The port is part of what is signed, so that nobody who listens on another port can pass on the real answer.
+sent. The port is part of the signed text, so a program that listens on another port cannot pass on the real response.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def nonce() -> str:
 
 
 def is_nonce(text: str) -> bool:
-    """Tell whether a text is a challenge."""
+    """Return whether a text has the form of a challenge."""
     return re.fullmatch("[0-9a-f]{64}", text) is not None
 
 
@@ -42,7 +42,7 @@ def proof_of(key: str, challenge: str, port: int) -> str:
 
 
 def is_proof(answer: bytes, key: str, challenge: str, port: int) -> bool:
-    """Tell whether the body of a response is the right answer to a challenge."""
+    """Return whether the body of a response is the proof for a challenge."""
     try:
         proof = str(json.loads(answer)["proof"])
     except (ValueError, KeyError, TypeError):
@@ -51,7 +51,7 @@ def is_proof(answer: bytes, key: str, challenge: str, port: int) -> bool:
 
 
 def proves(endpoint: str, key: str | None) -> bool:
-    """Ask a server for its proof, on a connection of its own. Raise `OSError` if nothing answers there."""
+    """Request a server's proof, on a separate connection. Raise `OSError` if nothing answers there."""
     import http.client
 
     parts = urlsplit(endpoint)

@@ -1,6 +1,6 @@
-"""When to try again: what a server's `Retry-After` asks for, and the back-off without it.
+"""How long to wait before a retry: a server's `Retry-After`, or the back-off without one.
 
-Pure functions, used by whoever retries: the sender, the `Parea` client and the gateway.
+Pure functions, used by the sender, the `Parea` client and the gateway.
 """
 
 from __future__ import annotations

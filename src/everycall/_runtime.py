@@ -159,7 +159,7 @@ def _open_pipelines() -> list[Pipeline]:
 
 @_guard.guarded
 def _propagate(settings: Settings) -> None:
-    """Switch on the patches that the settings ask for, and the others off."""
+    """Install the patches that the settings require, and remove the others."""
     if settings.propagate_threads:
         threads.install()
     else:
@@ -172,7 +172,7 @@ def _propagate(settings: Settings) -> None:
 
 
 def _on_demand() -> Recorder | None:
-    """Begin from the environment, for the first traced call. A wrong setting is told once; nothing is recorded then."""
+    """Initialise from the environment, at the first traced call. If a setting is invalid, warn and record nothing."""
     global _has_failed
     with _lock:
         if _current is not None:
@@ -209,7 +209,7 @@ def flush(timeout_s: float = 5.0) -> Flushed:
 def stats() -> Balance:
     """Return the balance sheet of this process since it began to record: recorded = delivered + spooled + dropped.
 
-    It holds at any moment. A `shutdown` leaves it as it is; the next `init` begins a new one.
+    It is correct at any time. `shutdown` does not change it; the next `init` starts a new one.
     """
     with _lock:
         balance = _finished

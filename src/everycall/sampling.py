@@ -29,7 +29,7 @@ def trace_id_hex(text: str) -> str:
 
 
 def is_sampled(trace_id: str, rate: float | None) -> bool:
-    """Tell whether a trace is recorded at a rate from 0.0 to 1.0; None records all.
+    """Return whether a trace is recorded at a rate from 0.0 to 1.0; None records all.
 
     `trace_id` is the id as the user gave it, or its 32 hex digits: the answer is the same.
     """

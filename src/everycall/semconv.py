@@ -87,9 +87,9 @@ USAGE_UNPRICED = "unpriced."
 COST_OF_PROVIDER = "provider"
 """The `cost_source` of a cost that the provider's own response states."""
 DEPLOYMENT_VERSION = "everycall.deployment.version"
-"""Which version of its deployment a completion was asked with."""
+"""The version of the deployment that a completion used."""
 SERVICE_TIER = "everycall.service_tier"
-"""The attribute that names the tier a call was billed by, where it is not the standard one: batch, flex, priority."""
+"""The attribute for the service tier of a call, if it is not the standard one: batch, flex, priority."""
 STANDARD_SERVICE_TIERS = frozenset(
     {"", "auto", "default", "standard", "on_demand", "global", "not_available", "unspecified"}
 )
@@ -99,7 +99,7 @@ OPENAI_SERVICE_TIER = "openai.response.service_tier"
 
 # --- between processes: W3C `baggage` members, beside `traceparent` ---
 BAGGAGE_TRACE_ID = "everycall.trace_id"
-"""The trace id as the user gave it, where it is not the 32 hex digits of `traceparent`."""
+"""The user's trace id, if it is not the 32 hex digits of `traceparent`."""
 BAGGAGE_TRACE_NAME = "everycall.trace_name"
 BAGGAGE_END_USER = "everycall.end_user_identifier"
 BAGGAGE_SESSION_ID = "everycall.session_id"

@@ -64,7 +64,7 @@ class OwnedCall(Call):
     _context: SpanContext | None = None
     _declared = Labels()
     begun_in: Context | None = None  # OpenTelemetry's context there; known of a framework's calls, see `_context`
-    around: OwnedCall | None = None  # the call above in the code, of one that begins a trace of its own
+    around: OwnedCall | None = None  # the enclosing call in the code, if this call starts a separate trace
     _sampled_out = False  # not recorded for that reason alone: no flag covers its errors
     _withheld_errors: tuple[exceptions.Identity, ...] = ()
 
@@ -99,7 +99,7 @@ class OwnedCall(Call):
         above = node.call
         self.above = above
         if above is None:
-            self.around = node.within  # a scope with a trace of its own: errors still pass through the call around it
+            self.around = node.within  # a scope with a separate trace: errors still pass through the enclosing call
         self.omit |= node.omit
         self._inherit_labels(node)
         if node.trace_id is not None and node.trace_hex is not None:
@@ -142,7 +142,7 @@ class OwnedCall(Call):
     # --- OpenTelemetry's Span ---
 
     def get_span_context(self) -> SpanContext:
-        """Return the ids for whoever nests under this call or propagates it."""
+        """Return the ids, for children of this call and for propagation."""
         if self._context is None:
             self._context = SpanContext(int(self.trace_hex, 16), int(self.span_id, 16), False, _SAMPLED)
         return self._context
@@ -203,7 +203,7 @@ class OwnedCall(Call):
         timestamp: int | None = None,
         escaped: bool = False,  # noqa: ARG002 - of the API; says nothing that `fail` does not
     ) -> None:
-        """Keep a handled exception as an event; the call's status stays as it is."""
+        """Record a handled exception as an event; the call's status does not change."""
         if self.ended or self._withheld("attributes"):
             return
         details = {"exception.type": exceptions.type_name(exception)}
@@ -249,7 +249,7 @@ class OwnedCall(Call):
             self._draft["time_to_first_token"] = (_monotonic() - self.begun) / 1e9
 
     def fail(self, error: BaseException | str) -> None:
-        """End the call with an error; a cancellation or an abandoned generator is told apart."""
+        """End the call with an error. A cancellation and an abandoned generator have their own error types."""
         try:
             if isinstance(error, GeneratorExit):
                 self.abandon()
@@ -302,7 +302,7 @@ class OwnedCall(Call):
     # --- within ---
 
     def _withheld(self, what: str) -> bool:
-        """Tell whether an omit flag keeps out what is set while the call runs, and note that something was."""
+        """Return whether an omit flag covers what is set while the call runs, and note that something was omitted."""
         if not self.omit:
             return False
         withheld = self._draft.setdefault("omitted", [])
@@ -395,7 +395,7 @@ class OwnedCall(Call):
             )
 
     def _holds_withheld(self, error: BaseException) -> bool:
-        """Tell whether an error is, was raised from, or holds one whose text an omit flag of a call below covers."""
+        """Return whether an error is, was raised from, or holds one whose text an omit flag of a call below covers."""
         return bool(self._withheld_errors) and exceptions.holds(error, self._withheld_errors)
 
     def _close(self, elapsed: int) -> None:
@@ -421,7 +421,7 @@ class OwnedCall(Call):
             _guard.report("Call.end", error)
             recorder.ledger.drop(Loss.CAPTURE_FAILED, was_spooled=False)
         finally:
-            # children may keep this call for long: what it held of the program's data goes with its record
+            # Children may keep this call alive for long, so its references to the program's data are dropped.
             self._draft, self._attributes, self._events = {}, None, None
 
     def _fields(self, elapsed: int, project_name: str) -> dict[str, Any]:

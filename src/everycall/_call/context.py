@@ -55,7 +55,7 @@ _pool: Iterator[tuple[str, str]] = iter(())
 def new_ids() -> tuple[str, str]:
     """Return a trace id of 32 and a span id of 16 random hex digits.
 
-    Drawn from the system's generator, 128 at a time: nobody's `random.seed` repeats them, a forked child draws its own.
+    Read from the system's generator, 128 at a time, so `random.seed` and forks do not repeat them.
     """
     for pair in _pool:
         return pair
@@ -99,7 +99,7 @@ class Scope:
 
     def __init__(self, above: Scope | OwnedCall | None) -> None:
         self.call: OwnedCall | None = above.call if above is not None else None
-        self.within = self.call  # the call it was made in, also where it begins a trace of its own
+        self.within = self.call  # the enclosing call, even if this scope starts a separate trace
         # the span of another process, parent of the calls below while none is in progress here
         self.remote: SpanContext | None = above.remote if isinstance(above, Scope) else None
         self.trace_id: str | None = above.trace_id if above is not None else None
@@ -164,7 +164,7 @@ def add_lookup(lookup: Lookup) -> Callable[[], None]:
 def current_node() -> Scope | OwnedCall | None:
     """Return the innermost node: a call in progress or a scope; None outside of both.
 
-    An integration's lookup (LangChain's running step) wins when its call lies below the context's own call.
+    The call of an integration's lookup (LangChain's running step) takes precedence if it is below the context's call.
     """
     node: Scope | OwnedCall | None = _current().get(NODE_KEY)  # type: ignore[assignment]
     if _lookups:
@@ -181,7 +181,7 @@ def current_node() -> Scope | OwnedCall | None:
 
 
 def _is_below(call: OwnedCall, enclosing: OwnedCall) -> bool:
-    """Tell whether `call` was begun inside the call that the context holds: then it is the true parent."""
+    """Return whether `call` was started inside the context's call, and so is the parent."""
     above = call.above or call.around
     steps = 0
     while above is not None and steps < 1_000:
@@ -233,7 +233,7 @@ def _is_call(span: object) -> bool:
 
 
 def _repeats_a_call(span: object) -> bool:
-    """Tell whether a span has nothing of its own but the ids of a call around, or of one in the process before.
+    """Return whether a span only repeats the ids of an enclosing call, or of a call in the calling process.
 
     OpenTelemetry makes such a span where no SDK is set up.
     """
@@ -287,7 +287,7 @@ def snapshot() -> Context | None:
 
 
 def attach_whole(context: Context) -> object:
-    """Make a context current as it is, as `snapshot` took it in another thread; returns the token for `detach`."""
+    """Make a context from `snapshot`, taken in another thread, current. Return the token for `detach`."""
     return _attach(context)
 
 
@@ -312,7 +312,7 @@ class context:  # noqa: N801 - used like a function: `with everycall.context(...
     """Set what every call below inherits: `with everycall.context(trace_id="order-42", log_omit_outputs=True): ...`.
 
     Works as `with` and `async with`; may be entered again and nested. Omit flags only ever add up: no inner scope can
-    lift an outer one. A `trace_id` of its own begins a new trace for the calls below. Never raises by itself.
+    remove an outer one. A different `trace_id` starts a new trace for the calls below. Never raises by itself.
     """
 
     def __init__(

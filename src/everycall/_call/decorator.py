@@ -2,7 +2,7 @@
 
 Decorating does not change a function: it stays a function of the same kind with the same signature, a generator
 keeps `send`, `throw`, `close` and its return value, a class stays the class. Values and exceptions pass through
-untouched, `BaseException` included; if recording fails, the function runs as if undecorated.
+unchanged, `BaseException` included; if recording fails, the function runs as if undecorated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Traceable = TypeVar(
 
 
 class Decorator(Protocol):
-    """What `trace(...)` with options returns: a decorator that leaves the type of its target as it is."""
+    """What `trace(...)` with options returns: a decorator that keeps the type of its target."""
 
     def __call__(self, target: Traceable, /) -> Traceable:
         """Return the target, its calls recorded."""
@@ -77,7 +77,7 @@ def trace(what: Any = None, /, *, name: str | None = None, kind: str | None = No
     a coroutine or a streaming response (Starlette and FastAPI, Flask, Django, Litestar) has a call that lasts until
     that is through, and what runs in it is below the call.
 
-    With EVERYCALL_DISABLED=1 in the environment it returns what it was given. Raises `TypeError` for an unknown option
+    With EVERYCALL_DISABLED=1 in the environment it returns its argument. Raises `TypeError` for an unknown option
     or a target that cannot be called; the decorated thing itself never raises on our account.
     """
     if isinstance(what, str):
@@ -124,7 +124,7 @@ def _decorate(target: Any, *, options: Options) -> Any:
         if type(target) is CallableProxy:
             return CallableProxy(target.__wrapped__, target._self_options.within(options))
         return CallableProxy(target, options)
-    except Exception as error:  # noqa: BLE001 - an object whose attributes raise stays as it is, and untraced
+    except Exception as error:  # noqa: BLE001 - an object whose attributes raise is returned unchanged, and not traced
         _guard.report("trace", error)
         return target
 
@@ -146,7 +146,7 @@ def _decorate_class(cls: type, options: Options) -> type:
         name = f"{options.name}.{attribute}" if options.name else None
         try:
             setattr(cls, attribute, _decorate(value, options=replace(options, name=name)))
-        except (AttributeError, TypeError) as error:  # a class that lets nobody change it
+        except (AttributeError, TypeError) as error:  # an immutable class
             _guard.report("trace", error)
     return cls
 

@@ -32,7 +32,7 @@ def message(error: BaseException) -> str:
 
 
 def location(error: BaseException) -> str | None:
-    """Return `module:line` of where it was raised: a code location, no content. None when it never was."""
+    """Return the code location of an error, as `module:line`; None if it was never raised."""
     trace = error.__traceback__
     if trace is None:
         return None
@@ -47,9 +47,9 @@ def identity(error: BaseException) -> Identity:
 
 
 def holds(error: BaseException, identities: tuple[Identity, ...]) -> bool:
-    """Tell whether an error is one of those known, was raised from one, or is a group that has one.
+    """Return whether an error is one of these, was raised from one, or is a group that contains one.
 
-    True also where there is too much to look at (`limits.ERRORS_WITHHELD_MAX`): in doubt its text is left out.
+    Also return True if there are too many to check (`limits.ERRORS_WITHHELD_MAX`): in doubt the text is omitted.
     """
     left: list[BaseException | None] = [error]
     for _ in range(limits.ERRORS_WITHHELD_MAX):

@@ -39,7 +39,7 @@ class Chunks:
     With `decodes`, for the body of a response, bytes are text in UTF-8.
 
     Ends its call as abandoned when it is collected before the call has ended: a generator that was never begun, or an
-    async generator that nobody closes.
+    async generator that is never closed.
     """
 
     __slots__ = ("_begun", "_call", "_cut", "_decoder", "_items", "_keep", "_room", "_text_only")
@@ -55,7 +55,7 @@ class Chunks:
         self._keep = not call.omit & (OMIT_OUTPUTS | OMIT_ALL)
 
     def add(self, item: Any) -> None:
-        """Take one yielded item, as it is now. Never raises."""
+        """Record one yielded item in its present state. Never raises."""
         if not self._begun:
             self._begun = True
             self._call.first_token()

@@ -1,6 +1,6 @@
 """How each kind of callable is recorded: plain, coroutine, generator and async generator functions.
 
-`@trace` picks the wrapper; the wrapped function's value or exception passes through untouched.
+`@trace` picks the wrapper; the wrapped function's value or exception passes through unchanged.
 """
 
 from __future__ import annotations

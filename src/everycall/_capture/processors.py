@@ -84,7 +84,7 @@ def _masked_raw(mask: Mask, name: str, value: Raw) -> Raw:
         masked = mask_json(name, bytes(value))
         if masked is None:
             return value
-        _decode(masked)  # what is no JSON would cost the whole record
+        _decode(masked)  # invalid JSON would make the whole record invalid
         return Raw(masked)
     except Exception as error:  # noqa: BLE001 - a user's function; what it could not mask is replaced
         _guard.report("mask", error)
@@ -142,7 +142,7 @@ def _cut_raw(draft: Draft, name: str, value: Raw, bytes_max: int) -> Raw:
 
 
 def mask_and_limit(line: bytes, mask: Mask | None) -> bytes:
-    """Return a record's line masked and within its bounds; for the few lines that need either."""
+    """Return a record's line, masked and within its bounds. Few lines need either."""
     record = decode(line)
     if mask is not None:
         record = mask_record(record, mask)
@@ -150,7 +150,7 @@ def mask_and_limit(line: bytes, mask: Mask | None) -> bytes:
 
 
 def encode_within(record: Record, bytes_max: int = limits.RECORD_BYTES_MAX) -> bytes:
-    """Return a record's line, its content fields cut where they or the whole exceed their bounds."""
+    """Return a record's line, with content fields cut if they or the whole line exceed their bounds."""
     draft = {name: getattr(record, name) for name in (*CONTENT_FIELDS, "error", "truncated")}
     room = limits.FIELD_BYTES_MAX
     while True:

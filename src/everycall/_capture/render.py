@@ -135,7 +135,7 @@ class Walk:
         return f"{head}[... {length - keep} characters cut ...]{tail}"
 
     def _leave_out(self, size: int | None) -> None:
-        """Note that something is not in what is shown: so many bytes, or None when nobody knows."""
+        """Note that bytes were left out of the result; None if their number is unknown."""
         self.cut = True
         self.dropped = self.dropped + size if self.dropped is not None and size is not None else None
 
@@ -292,7 +292,7 @@ def _plain(text: Any) -> str:
 
 
 def name_of(kind: type) -> str:
-    """Return a class's name, which nobody can forge into code."""
+    """Return a class's name without running code of the class."""
     return _plain(_name_of(kind))
 
 
@@ -302,7 +302,7 @@ def _qualified(kind: type) -> str:
 
 
 def _is_exported(kind: type, module: str) -> bool:
-    """Tell whether a class is the very one that an imported module exports under its name."""
+    """Return whether an imported module exports this class under its name."""
     loaded = sys.modules.get(module)
     return type(loaded) is types.ModuleType and vars(loaded).get(name_of(kind)) is kind
 

@@ -51,12 +51,12 @@ def capture_plain(value: Any) -> Raw | None:
         elif kind is bool or (kind is int and -(2**63) <= value < 2**63) or (kind is float and value - value == 0.0):
             return Raw(_encode(value))
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError):
-        pass  # a surrogate, or another thread changed it meanwhile: by hand, then
+        pass  # a surrogate, or a concurrent change by another thread: use the slow path
     return None
 
 
 def _fits(value: Any) -> bool:
-    """Tell whether a container holds only plain values, within the budget. Level by level, no user code."""
+    """Return whether a container has only plain values, within the budget. Runs no user code."""
     nodes = characters = depth = 0
     level: list[Any] = [value]
     while level:

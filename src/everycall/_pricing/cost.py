@@ -31,7 +31,7 @@ _OUTPUT_PARTS: Final = (USAGE_REASONING, USAGE_OUTPUT_AUDIO, USAGE_OUTPUT_IMAGE,
 _CACHED_PARTS: Final = ((USAGE_INPUT_AUDIO, USAGE_CACHED_AUDIO), (USAGE_INPUT_IMAGE, USAGE_CACHED_IMAGE))
 """Parts of the input, each with the name of those of its tokens that were cached."""
 _CACHE_LIFETIMES: Final = f"{USAGE_CACHE_WRITE}_"
-"""Prefix of the parts that stay in the cache for longer, such as `cache_write_1h`. Each needs a rate of its own."""
+"""Prefix of the parts with a longer cache lifetime, such as `cache_write_1h`. Each needs its own rate."""
 _EXCESS: Final = "the parts exceed the whole"
 
 
@@ -67,7 +67,7 @@ class Unpriced:
 def cost_of(rates: Rates, consumption: Consumption) -> float | Unpriced:
     """Return the cost in US dollars, or why it is unknown.
 
-    A part of the tokens without a rate of its own costs what its whole costs, except what stays in a cache for longer.
+    A part of the tokens without its own rate costs what its whole costs, except parts with a longer cache lifetime.
     """
     usage = consumption.usage
     for part, cached_part in _CACHED_PARTS:

@@ -1,6 +1,6 @@
 """A user's own prices, from a TOML file: negotiated rates, models of their own, models the price list does not have.
 
-`PriceBook` reads the file when a server starts and when it is asked to reprice. These prices win over the price list.
+`PriceBook` reads the file when a server starts and when it reprices. These prices take precedence over the price list.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CustomPrice:
     rates: Rates
 
     def matches(self, model: str, provider: str | None) -> bool:
-        """Tell whether the price is for a model at a provider (as `list_id` spells it). `*` stands for any text."""
+        """Return whether the price is for a model at a provider (as `list_id` spells it). `*` stands for any text."""
         if not fnmatchcase(model.lower(), self.model):
             return False
         return self.provider is None or list_id(self.provider) == provider
@@ -209,7 +209,7 @@ def _tables_above(tables: Any, wrong: _Wrong) -> list[dict[str, Any]]:
 
 
 def _moment(name: str, value: Any, wrong: _Wrong) -> int | None:
-    """Return a date as UTC nanoseconds; None if there is none."""
+    """Return a date as UTC nanoseconds, None for None."""
     if value is None:
         return None
     if isinstance(value, date) and not isinstance(value, datetime):

@@ -50,7 +50,7 @@ def candidates(name: str, provider_id: str) -> Iterator[str]:
 
 
 def is_free(name: str, provider_id: str) -> bool:
-    """Tell whether a name says that the model costs nothing: OpenRouter's `:free` models, and its router to them."""
+    """Return whether a name says that the model costs nothing: OpenRouter's `:free` models, and its router to them."""
     return provider_id == "openrouter" and (name.endswith(_FREE_SUFFIX) or name == _FREE_ROUTER)
 
 

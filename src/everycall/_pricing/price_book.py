@@ -104,7 +104,7 @@ class PriceBook:
         """Return a record that was changed from `before` to `after`, with the price that it has now.
 
         A cost computed here from other tokens, and the reason for a missing cost that came since, are computed again.
-        Nothing else changes: a new price list alone leaves records as they are.
+        Nothing else is changed: a new price list alone does not change records.
         """
         cost_was_set = after.cost != before.cost or after.cost_source != before.cost_source
         if not cost_was_set and basis(before) == basis(after):
@@ -130,7 +130,7 @@ class PriceBook:
         return record if (priced.cost, priced.cost_source) == (record.cost, record.cost_source) else priced
 
     def computed(self, record: Record) -> bool:
-        """Tell whether the record's cost, or the reason for a missing one, was computed here: it may be again."""
+        """Return whether the cost, or the reason for a missing one, was computed here and may be recomputed."""
         source = record.cost_source
         if source is None:
             return record.cost is None

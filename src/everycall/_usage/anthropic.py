@@ -35,7 +35,7 @@ _OTHER_NAMES: Final = frozenset({"server_tool_use", "inference_geo"})
 
 
 def is_anthropic(report: Mapping[str, Any]) -> bool:
-    """Tell whether a report has names that only Anthropic uses."""
+    """Return whether a report has names that only Anthropic uses."""
     if "input_tokens" in report and not _CACHE_NAMES.isdisjoint(report):
         return True
     return "output_tokens" in report and not _OTHER_NAMES.isdisjoint(report)

@@ -64,12 +64,12 @@ _PROVIDERS: Final = frozenset({"gcp.gemini", "gcp.vertex_ai", "gcp.gen_ai", "gem
 
 
 def is_gemini(report: Mapping[str, Any]) -> bool:
-    """Tell whether a report has names that only Gemini uses."""
+    """Return whether a report has names that only Gemini uses."""
     return not _SIGNS.isdisjoint(report)
 
 
 def is_of_google(provider: str | None, model: Any) -> bool:
-    """Tell whether a model of Gemini's made a response: on OpenAI's protocol, too, it counts no thoughts as output."""
+    """Return whether a Gemini model made a response. Its output count has no thoughts, on OpenAI's protocol too."""
     return provider in _PROVIDERS or (isinstance(model, str) and model.rpartition("/")[2].startswith("gemini-"))
 
 

@@ -55,7 +55,7 @@ _OUTPUT_DETAILS: Final = _with_tiers(_OUTPUT)
 
 
 def is_langchain(report: Mapping[str, Any]) -> bool:
-    """Tell whether a report has LangChain's objects of details."""
+    """Return whether a report has LangChain's objects of details."""
     return "input_token_details" in report or "output_token_details" in report
 
 

@@ -120,6 +120,6 @@ def read_tools(response: Mapping[str, Any], counts: Counts) -> None:
 
 
 def _is_billed(item: Mapping[str, Any]) -> bool:
-    """Tell whether a call of a tool is billed: one that did not fail, and of the web's only searches."""
+    """Return whether a call of a tool is billed: one that did not fail, and of the web's only searches."""
     action = members(item.get("action")).get("type", "search")
     return item.get("status") != "failed" and (action == "search" or item.get("type") != "web_search_call")

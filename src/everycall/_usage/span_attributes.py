@@ -121,7 +121,7 @@ _NAMES: Final[Names] = {
 
 
 def has_usage_attributes(attributes: Mapping[str, Any]) -> bool:
-    """Tell whether a mapping has span attributes of usage."""
+    """Return whether a mapping has span attributes of usage."""
     return any(isinstance(name, str) and name.startswith(_PREFIXES) for name in attributes)
 
 

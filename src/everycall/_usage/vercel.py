@@ -27,7 +27,7 @@ _SIGNS: Final = frozenset({"cachedInputTokens", "reasoningTokens", "inputTokenDe
 
 
 def is_vercel(report: Mapping[str, Any]) -> bool:
-    """Tell whether a report with `inputTokens` or `outputTokens` is Vercel's, not Bedrock's.
+    """Return whether a report with `inputTokens` or `outputTokens` is Vercel's, not Bedrock's.
 
     A report without details could be either. It is read as Bedrock's, which comes to the same.
     """
