@@ -26,7 +26,7 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
 
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has a state directory of its own, and nothing from outside configures it."""
+    """Each test has a separate state directory, and no environment variable configures it."""
     for name in list(os.environ):
         if name.startswith(FOREIGN_PREFIXES):
             monkeypatch.delenv(name)
@@ -113,7 +113,7 @@ def gateway_server(tmp_path: Path, provider: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def server_process(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Start a server as a process of its own: `server_process(data_dir=..., port=0)`; it ends with the test.
+    """Start a server in a child process: `server_process(data_dir=..., port=0)`; it ends with the test.
 
     The process object has `.address` and `.key` once the server accepts requests; a server that does not start is
     returned with `.address` None and its complaint in `.stderr`.

@@ -52,7 +52,7 @@ SIDES = [(), ("inputs",), ("outputs",), ("inputs", "outputs")]
 @pytest.mark.parametrize("sides", SIDES, ids="+".join)
 @pytest.mark.parametrize("field", sorted(set(WHOLE) - {"attributes", "error"}))
 def test_each_field_is_omitted_with_its_side(field: str, sides: tuple[str, ...]) -> None:
-    """Inputs go with inputs, outputs with outputs; everything that is no content stays."""
+    """Inputs are omitted with inputs, outputs with outputs; everything that is not content is kept."""
     result = omit(WHOLE, sides)
     is_omitted = ("inputs" in sides and field in INPUT_FIELDS) or ("outputs" in sides and field in OUTPUT_FIELDS)
     assert (field in result) == (not is_omitted)
@@ -89,7 +89,7 @@ def test_omission_without_a_side_changes_nothing_and_is_idempotent() -> None:
 
 
 def test_errors_keep_their_type_status_and_place() -> None:
-    """What is said of an error whose message is left out."""
+    """The text of an error whose message is omitted."""
     assert error_without_content("ValueError", "app:7") == "ValueError at app:7"
     assert error_without_content("RateLimitError", status=429) == "RateLimitError (429)"
     assert error_without_content(None) == "error"
@@ -120,7 +120,7 @@ def test_the_sdk_and_the_server_omit_the_same(flag: str, client: httpx.Client) -
 
 
 def test_every_content_field_belongs_to_a_side() -> None:
-    """A new field of the record that holds content must be given to a side, or said to be none."""
+    """A new field of the record must be listed as content of a side, or as not content."""
     content = {name for name, kind in Record.__annotations__.items() if "Raw" in str(kind)} | {"content"}
     assert content == {*INPUT_FIELDS, *OUTPUT_FIELDS, "metadata", "attributes"}
 

@@ -58,7 +58,7 @@ class Nursery:
 
 
 class Victim:
-    """A server in a process of its own."""
+    """A server in a child process."""
 
     def __init__(self, nursery: Nursery, directory: Path, options: dict[str, Any]) -> None:
         self._nursery = nursery

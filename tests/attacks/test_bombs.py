@@ -128,7 +128,7 @@ def test_unusual_compressions(victim: Any, encoding: str, body: bytes, status: i
     with watched(victim), victim.client(headers={"content-encoding": encoding}) as client:
         answer = client.post("/v1/records", content=body)
         assert answer.status_code == status, answer.text
-        if status == 200:  # the inner bomb is one line that is no JSON
+        if status == 200:  # the inner bomb is one line that is not JSON
             assert answer.json()["committed"] == 0
 
 

@@ -100,7 +100,7 @@ def test_a_login_token_logs_in_one_of_many_browsers(start_victim: Callable[..., 
 
 
 def test_a_modified_session_is_refused(victim: Any) -> None:
-    """Changes of any part, combined parts of two sessions, and invalid values: nobody is logged in."""
+    """Changes of any part, combined parts of two sessions, and invalid values: none of them logs in."""
     modified = []
     for role in ("read", "admin"):
         with httpx.Client(base_url=victim.address) as browser:

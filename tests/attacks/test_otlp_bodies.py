@@ -33,7 +33,7 @@ projects = (f"otlp-{number}" for number in count())
 
 @pytest.fixture
 def sender(victim: Any) -> Iterator[httpx.Client]:
-    """A client that sends to a project of its own; the server is well afterwards."""
+    """A client that sends to a separate project; the server is healthy afterwards."""
     with victim.client(headers={"x-everycall-project": next(projects)}) as client:
         yield client
     victim.is_well()
@@ -82,7 +82,7 @@ def test_a_truncated_request_keeps_its_whole_spans(sender: httpx.Client, cut: in
 
 
 def test_a_request_that_is_damaged_after_its_spans(sender: httpx.Client) -> None:
-    """Bytes that do not belong there are told, although every span is stored."""
+    """Unexpected bytes are reported, although every span is stored."""
     body = to_protobuf(export(span_json("01"))).SerializeToString()
     rejected, message = partial_success(send(sender, body + b"\xff\xff\xff"))
     assert rejected == 1

@@ -194,7 +194,7 @@ def test_no_page_is_wider_than_its_window(
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
 
 
-# --- a name that is no loopback address, and TLS before a proxy ---
+# --- a name that is not a loopback address, and TLS behind a proxy ---
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a program would free without us is freed with us: functions, modules, classes and what they hold."""
+"""Tracing keeps nothing alive: functions, modules, classes and their objects are freed as without everycall."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ async def a_broken_off(decorate: Decorate) -> Any:
     async for item in body():
         log.append(item)
         break
-    for _ in range(5):  # the event loop closes it in a task of its own
+    for _ in range(5):  # the event loop closes it in a separate task
         log.append("turn")
         await asyncio.sleep(0)
     return log

@@ -1,4 +1,4 @@
-"""What a decorated thing looks like from outside: nobody can tell it from the original, and its calls are recorded."""
+"""A decorated callable looks like the original, and its calls are recorded."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_result_has_the_same_type(function: Any) -> None:
 
 @pytest.mark.parametrize("wrap", ["_plain", "_coroutine", "_generator"])
 def test_wrappers_use_no_globals(wrap: str) -> None:
-    """They run with the globals of the user's module, where a name of ours would be another one, or none."""
+    """They run with the globals of the user's module, which do not have everycall's names."""
     import dis
 
     from everycall._call import wrappers

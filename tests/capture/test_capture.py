@@ -34,7 +34,7 @@ def shown(value: Any) -> Any:
 
 
 def cut_of(value: Any) -> tuple[Any, Any]:
-    """Return what is captured of a value that must be cut, and what is said of the cut."""
+    """Return the captured form of a value that must be cut, and its `Cut`."""
     raw, cut = capture(value)
     assert cut is not None
     assert len(bytes(raw)) <= limits.FIELD_BYTES_MAX

@@ -38,7 +38,7 @@ def shown(value: Any) -> Any:
 
 
 def cut_of(value: Any) -> tuple[Any, Any]:
-    """Return what is captured of a value that must be cut, and what is said of the cut."""
+    """Return the captured form of a value that must be cut, and its `Cut`."""
     raw, cut = capture(value)
     assert cut is not None
     assert len(bytes(raw)) <= limits.FIELD_BYTES_MAX
@@ -185,7 +185,7 @@ def test_capture_runs_no_user_code() -> None:
 
 
 def test_the_spies_report_calls() -> None:
-    """That the test above can fail: what runs a method of theirs is found out."""
+    """The test above can fail: code that runs one of their methods is detected."""
     ran.clear()
     for value in spies():
         if type(type(value)) is not SpyMeta:
@@ -228,7 +228,7 @@ class Request:
     """As a web framework's: much behind attributes, none of it data."""
 
     def __init__(self) -> None:
-        self.body = mmap.mmap(-1, 600 * 2**20)  # pages that are not even there until somebody reads them
+        self.body = mmap.mmap(-1, 600 * 2**20)  # pages that are not allocated until they are read
         self.sessions = [self.body] * 1000
 
     @property

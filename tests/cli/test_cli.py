@@ -23,7 +23,7 @@ from everycall.paths import spool_root
 
 
 def everycall(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, with the state directory of the test."""
+    """Run the command in a child process, with the state directory of the test."""
     return subprocess.run(
         [sys.executable, "-m", "everycall", *arguments],
         env={**os.environ, **environment},
@@ -201,7 +201,7 @@ def test_serve_exits_cleanly(serving: Serving, number: signal.Signals) -> None:
 
 
 def test_a_second_server_with_the_same_data_is_an_error(serving: Serving, tmp_path: Path) -> None:
-    """One line that names the directory, exit code 2, and the first goes on."""
+    """One line that names the directory, and exit code 2. The first server keeps running."""
     done = everycall("serve", "--port", "0", "--data", str(tmp_path / "data"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert str(tmp_path / "data") in done.stderr
@@ -233,7 +233,7 @@ def accepts(address: str, key: str) -> bool:
 
 
 def test_a_key_of_a_running_server_works_at_once(serving: Serving) -> None:
-    """The server is asked for it with the local key, and knows it from then on."""
+    """The command requests it from the server with the local key, and the server accepts it from then on."""
     key = secret_of(everycall("key", "create", "ci", "--project", "shop", EVERYCALL_ENDPOINT=serving.address))
     assert accepts(serving.address, key)
     assert not accepts(serving.address, key[:-1] + ("A" if key[-1] != "A" else "B"))
@@ -378,7 +378,7 @@ class _KeepsHeaders(socketserver.StreamRequestHandler):
 
 
 def test_a_missing_directory_is_a_usage_error(tmp_path: Path) -> None:
-    """A wrong --spool-dir is said, not taken for an empty one."""
+    """A wrong --spool-dir is an error, and not treated as an empty one."""
     done = everycall("ship", "--spool-dir", str(tmp_path / "nowhere"))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "nowhere" in done.stderr

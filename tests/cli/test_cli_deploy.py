@@ -1,4 +1,4 @@
-"""`everycall deploy` and `everycall deployment`: files of prompts, a real server, and what is said about each."""
+"""`everycall deploy` and `everycall deployment`: prompt files, a real server, and the messages for each file."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_a_terminal_gets_colours_unless_it_says_no(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_failed_step_shows_a_cross_and_raises() -> None:
-    """The error goes on; the line says which step it was."""
+    """The error is raised again; the line names the step."""
     out = io.StringIO()
     with pytest.raises(ValueError, match="no"), Terminal(out).step("second"):
         raise ValueError("no")

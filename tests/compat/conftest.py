@@ -1,4 +1,4 @@
-"""Fixtures of the compatibility tests: the genuine `parea-ai` packages, each in an environment of its own.
+"""Fixtures of the compatibility tests: the real `parea-ai` packages, each in a separate environment.
 
 The environments are made once and kept in the user's cache directory, under a name that tells what is in them. Where
 the packages cannot be installed the tests are skipped and say why; with CI=true that is a failure.
@@ -81,7 +81,7 @@ def environment_of(version: str) -> Path:
 
 @pytest.fixture(scope="session")
 def parea_python() -> Callable[[str], Path]:
-    """Return the Python of a client's version; skips the test, or fails it in CI, when there is none."""
+    """Return the Python of a client's version. If there is none, skip the test, or fail it in CI."""
     interpreters: dict[str, Path] = {}
 
     def of(version: str) -> Path:

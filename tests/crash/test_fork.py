@@ -247,7 +247,7 @@ def test_a_fork_waits_for_an_import_but_not_for_a_hanging_name_look_up() -> None
 
 
 def test_a_client_that_was_in_use_when_a_child_was_forked() -> None:
-    """A thread of the parent held the client's lock: it works in the child, on a connection of its own."""
+    """A thread of the parent held the client's lock: it works in the child, on a separate connection."""
     body = """
     import json, os, warnings
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -52,7 +52,7 @@ def second() -> Iterator[Sink]:
 
 
 def run(sink: Sink, body: str, second: Sink | None = None, **environment: str) -> tuple[list[Any], str]:
-    """Run a program to its end; return the lists it told, and its standard error."""
+    """Run a program to its end; return the lists that it printed, and its standard error."""
     code = PRELUDE.format(first=sink.address, second=second.address if second else None) + textwrap.dedent(body)
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -263,7 +263,7 @@ tell(sheet())
     record_property("fault", (lines[0][0], len(sink.numbers()), 0, 0))
 
 
-# --- flush and exit while the endpoint is ill ---
+# --- flush and exit while the endpoint fails ---
 
 
 @pytest.mark.parametrize("mode", ["status:503", "reset", "status:401"])

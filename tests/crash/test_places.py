@@ -59,7 +59,7 @@ def sink() -> Iterator[Sink]:
 
 
 def run(sink: Sink, body: str, flush: float = 20, **environment: str) -> tuple[list[Any], str]:
-    """Run a program that makes 300 calls; return what it said of its flush, and its standard error."""
+    """Run a program that makes 300 calls; return the result of its flush, and its standard error."""
     env = {name: value for name, value in os.environ.items() if name not in ("HOME", "EVERYCALL_HOME")}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(body) + CALLS.format(flush=flush)],
@@ -96,7 +96,7 @@ def test_a_user_without_a_home(sink: Sink, begin: str, record_property: Callable
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
 def test_a_read_only_root(sink: Sink, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """A state directory that may not be written to: the same."""
+    """A state directory that is not writable: the same."""
     (tmp_path / "state").mkdir(mode=0o755)
     flushed, errors = run(sink, AS_NOBODY, EVERYCALL_HOME=str(tmp_path / "state"))
     assert flushed == [300, 0, 0]

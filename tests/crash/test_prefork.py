@@ -110,7 +110,7 @@ def headers_of(n: int) -> dict[str, str]:
 
 
 def ask(address: str, numbers: range) -> set[str]:
-    """Make requests, several at a time, each with a trace of its own; returns the processes that answered."""
+    """Make requests, several at a time, each in a separate trace; return the processes that answered."""
     with (
         httpx.Client(timeout=30, limits=httpx.Limits(max_keepalive_connections=0)) as client,
         ThreadPoolExecutor(8) as pool,

@@ -43,14 +43,14 @@ def start(sink: Sink, body: str) -> subprocess.Popen[str]:
 
 
 def run(sink: Sink, body: str, timeout: float = 30) -> tuple[int, set[int], str]:
-    """Run a program to its end; returns its exit code, the calls that returned, and what it said on stderr."""
+    """Run a program to its end; return its exit code, the calls that returned, and its standard error."""
     process = start(sink, body)
     out, err = process.communicate(timeout=timeout)
     return process.returncode, {int(line) for line in out.split()}, err
 
 
 def ship(sink: Sink) -> None:
-    """The next process: it records nothing of its own, and adopts what it finds."""
+    """Run a later process that records nothing, and adopts the files that it finds."""
     code = f"""
 import sys
 from everycall._ledger import Balance
@@ -140,7 +140,7 @@ def test_every_other_way_to_end(sink: Sink, ending: str, code: int) -> None:
 
 
 def test_a_signal_handler_may_call_and_flush_at_any_moment(sink: Sink) -> None:
-    """Also while the very call or flush that it interrupts is waking the sender: nothing waits for itself."""
+    """Even if the interrupted call or flush is just waking the sender: there is no deadlock."""
     sink.stop()
     code, returned, _ = run(
         sink,
@@ -186,7 +186,7 @@ def test_exit_is_not_delayed(sink: Sink, mode: str) -> None:
 
 
 def test_stopped_right_after_the_call(sink: Sink) -> None:
-    """SIGSTOP right after a call returned (a frozen lambda): the record is on disk, and leaves when it goes on."""
+    """SIGSTOP right after a call returned (a frozen lambda): the record is on disk, and sent when it continues."""
     sink.stop()
     process = start(sink, "call(0)\nos.kill(os.getpid(), signal.SIGSTOP)\neverycall.flush(10)")
     try:
@@ -278,7 +278,7 @@ def test_fork_while_the_sender_is_busy(sink: Sink) -> None:
 
 
 def test_two_processes_share_one_directory(sink: Sink) -> None:
-    """Two living processes with the same destination never touch each other's files."""
+    """Two running processes with the same destination never use each other's files."""
     sink.stop()
     processes = [start(sink, f"for n in range({base}, {base} + 200): call(n)") for base in (0, 1000)]
     returned: set[int] = set()
@@ -294,7 +294,7 @@ def test_two_processes_share_one_directory(sink: Sink) -> None:
 
 @pytest.mark.parametrize("spool", ["/proc/nowhere", "/dev/null/x"])
 def test_no_spool_directory(sink: Sink, spool: str) -> None:
-    """A directory that cannot be written: calls are untouched, records travel from memory, one warning."""
+    """A directory that cannot be written: calls work, records are sent from memory, and there is one warning."""
     code, returned, stderr = run(
         sink, f"everycall.init(endpoint={sink.address!r}, spool_dir={spool!r})\nfor n in range(100): call(n)"
     )

@@ -1,4 +1,4 @@
-"""Many processes, each short: what they leave is small, bounded, and delivered by whoever lives."""
+"""Many short processes: the files they leave are small, bounded, and delivered by running processes."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_short_processes_leave_only_their_records(sink: Sink, record_property: C
 
 
 def test_a_whole_spool_directory_is_bounded(sink: Sink) -> None:
-    """Its oldest files go, whoever left them and wherever they were bound for."""
+    """The oldest files are deleted first, for all processes and endpoints."""
     sink.stop()
     home = Path(os.environ["EVERYCALL_HOME"])
     program = """

@@ -1,4 +1,4 @@
-"""Somebody cuts or deletes the spool of a running program: it goes on, and nothing that comes after is lost."""
+"""The spool of a running program is truncated or deleted: it keeps running, and later records are not lost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ for line in sys.stdin:  # "calls COUNT", "check" or "end"
 
 
 class Program:
-    """A program that makes calls when it is told to, and reports its balance sheet."""
+    """A program that makes calls on request, and reports its balance sheet."""
 
     def __init__(self, sink: Sink) -> None:
         self.process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The sender against a real HTTP sink that misbehaves: nothing is lost, nothing comes twice, nobody waits."""
+"""The sender against a real HTTP sink that misbehaves: nothing is lost or stored twice, and no call waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spool: what is appended can be read back, whoever dies; what cannot is counted by name."""
+"""The spool: appended records can be read back after any process dies; losses are counted by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of the spool that somebody else damaged, cut, deleted or planted: what is lost is counted, the rest arrives."""
+"""Spool files that are damaged, truncated, deleted or foreign: losses are counted, and the rest is delivered."""
 
 from __future__ import annotations
 
@@ -327,7 +327,7 @@ def test_a_link_in_place_of_the_folder_is_not_used(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
 def test_a_folder_of_another_user_is_not_used(tmp_path: Path) -> None:
-    """A folder that another user has made under our name, with a segment of theirs in it, is left alone."""
+    """A folder that another user created under our name, with a segment in it, is not used."""
     first = folder.spool_dirs(tmp_path, ENDPOINT, "default")[0]
     first.mkdir()
     os.chown(first, 12_345, 12_345)
@@ -344,7 +344,7 @@ def test_a_folder_of_another_user_is_not_used(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_two_users_share_a_root(tmp_path: Path) -> None:
-    """Each has a folder of its own, which the other cannot read."""
+    """Each has a separate folder, which the other cannot read."""
     os.chmod(tmp_path, 0o1777)
     for above in tmp_path.parents[:3]:
         if above.stat().st_mode & 0o077 == 0:

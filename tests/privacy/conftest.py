@@ -20,7 +20,7 @@ KEY = "ek-of-the-privacy-tests"
 
 
 def _provider() -> Any:
-    """The fake provider that streams, with a way to take back what it was told and nobody asked for."""
+    """The fake provider that streams, with a way to remove scripted replies that were not used."""
 
     class Provider(StreamProvider):
         def forget(self) -> None:
@@ -45,7 +45,7 @@ class Endpoint:
         return b"\n".join(path.read_bytes() for path in self.directory.rglob("*") if path.is_file())
 
     def record(self, inference_id: str) -> dict[str, Any] | None:
-        """The record as the server gives it; None when there is none."""
+        """The record as the server returns it, or None."""
         answer = self.client.get(f"/api/records/{inference_id}")
         assert answer.status_code in (200, 404), answer.text
         return answer.json() if answer.status_code == 200 else None
@@ -53,7 +53,7 @@ class Endpoint:
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    """One server for a module's tests: each case has a canary of its own."""
+    """One server for a module's tests: each case has a separate canary."""
     from everycall.server.options import ServerOptions
     from everycall.server.provider_settings import ProviderSettings
     from everycall.server.runner import Server

@@ -35,7 +35,7 @@ def asked(canary: str) -> dict[str, Any]:
 
 
 def reply(provider: Any, canary: str, outcome: str) -> None:
-    """Let the next request end as told; what is answered has the canary, and so has what an error says."""
+    """Script the outcome of the next request. Its answer and its error text contain the canary."""
     if outcome == "error":
         provider.reply(status=400, error=f"w-{canary}")
         return
@@ -53,7 +53,7 @@ def reply(provider: Any, canary: str, outcome: str) -> None:
 
 
 def whole(client: Any, canary: str, outcome: str) -> None:
-    """One answer; streamed where it is to be left or to break, for only a stream can be."""
+    """One answer; streamed if it should be closed early or break off, which only streams can."""
     if outcome in ("ok", "error"):
         client.messages.create(**asked(canary))
     else:

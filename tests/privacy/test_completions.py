@@ -173,7 +173,7 @@ def client_in_context(case: Case) -> None:
 
 
 def client_in_process(case: Case) -> None:
-    """`Parea.completion` without flags, in a process that was told them."""
+    """`Parea.completion` without flags, in a process with flags."""
     flags = {name: value for name, value in case.body.items() if name.startswith("log_omit")}
     case.body = {name: value for name, value in case.body.items() if name not in flags}
     everycall.init(endpoint=case.endpoint.address, api_key=case.endpoint.key, **flags)

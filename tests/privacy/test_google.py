@@ -18,7 +18,7 @@ import everycall_google
 
 OUTCOMES = ["ok", "error", "abandoned", "broken", "timeout", "cancelled"]
 IN, OUT, WHY = "i-", "o-", "w-"
-"""Where a canary was planted: in what is asked, in what is answered, in what an error says."""
+"""The places of the canary: in the request, in the answer, in the text of an error."""
 EXPECTED = (errors.APIError, httpx2.HTTPError, aiohttp.ClientError, TimeoutError, asyncio.CancelledError)
 """With aiohttp installed, google-genai sends its async requests with it."""
 
@@ -69,7 +69,7 @@ def whole(client: Any, canary: str, outcome: str) -> None:
 
 
 def stream(client: Any, canary: str, outcome: str) -> None:
-    """A stream, left after the first text when told to; the reader is outside of what was around the request."""
+    """A stream, closed after the first text if the outcome says so; it is read outside the enclosing call."""
     for piece in client.models.generate_content_stream(**asked(canary)):
         if outcome == "abandoned" and piece.usage_metadata:
             break
@@ -85,7 +85,7 @@ def chat(client: Any, canary: str, outcome: str) -> None:
 
 
 def later(client: Any, canary: str, outcome: str) -> None:
-    """A stream on an event loop, really cancelled when told to."""
+    """A stream on an event loop, cancelled if the outcome says so."""
 
     async def read() -> None:
         async for piece in await client.aio.models.generate_content_stream(**asked(canary)):
@@ -197,7 +197,7 @@ def test_one_side_omitted(
 def test_without_flags_each_place_is_recorded(
     sink: Any, provider: Any, canary: str, entry: Callable[..., None]
 ) -> None:
-    """The search works: what is asked, answered, and said by errors does reach the sink. Headers never do."""
+    """The search works: requests, answers and error texts reach the sink. Headers never do."""
     for outcome in OUTCOMES[:2]:
         run("none", entry, canary, outcome, sink, provider, {})
     bodies = b"\n".join(sink.bodies).decode()

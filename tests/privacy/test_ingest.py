@@ -134,7 +134,7 @@ FLAGS: list[dict[str, bool]] = [
 
 @pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: "+".join(flags) or "none")
 def test_a_trace_log_with_flags(endpoint: Any, canary: str, flags: dict[str, bool]) -> None:
-    """They are a completion's, which Parea's clients do not send here; whoever does is heard, and later logs too."""
+    """They are flags of completions, which Parea's clients do not send here. They apply, also to later logs."""
     own = f"id-{canary}"
     assert endpoint.client.post(TRACE_LOG, json=log(own, canary, **flags)).json() == {"trace_id": own}
     if not flags.get("log_omit"):
@@ -234,7 +234,7 @@ def broken(value: Any, canary: str, path: tuple[Any, ...] = ()) -> Iterator[tupl
 def test_error_responses_do_not_repeat_the_body(
     endpoint: Any, canary: str, written_output: Callable[[], str], method: str, path: str, body: dict[str, Any]
 ) -> None:
-    """Whatever is wrong and wherever: the answer names the place and what may stand there, and so does the log."""
+    """For each kind of error, the response and the log name the place and the valid values, not the content."""
     refused = 0
     for where, changed in broken(body, canary):
         answer = endpoint.client.request(method, path, json=changed)

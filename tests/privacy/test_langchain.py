@@ -36,7 +36,7 @@ class Shelf(BaseRetriever):
 
 
 def end(outcome: str, canary: str) -> None:
-    """End as told: with an error that repeats the input and was raised from another that does, or not at all."""
+    """End with the outcome: with an error that repeats the input and has a cause that does, or without one."""
     if outcome == "error":
         try:
             raise OSError(f"w-{canary}")
@@ -51,7 +51,7 @@ def model(canary: str) -> GenericFakeChatModel:
 
 
 def chat(canary: str, outcome: str, config: Any) -> None:
-    """A prompt, a model, a parser of ours."""
+    """A prompt, a model, and a parser."""
     prompt = ChatPromptTemplate.from_messages([("system", f"i-{canary}"), ("user", "{q}")])
 
     def content(message: AIMessage) -> Any:
@@ -63,7 +63,7 @@ def chat(canary: str, outcome: str, config: Any) -> None:
 
 
 def stream(canary: str, outcome: str, config: Any) -> None:
-    """The same, streamed; left after the first piece when told to."""
+    """The same, streamed; closed after the first chunk if the outcome says so."""
 
     def parse(pieces: Any) -> Any:
         for piece in pieces:
@@ -77,7 +77,7 @@ def stream(canary: str, outcome: str, config: Any) -> None:
 
 
 def chat_async(canary: str, outcome: str, config: Any) -> None:
-    """On an event loop, and really cancelled when told to."""
+    """On an event loop, and cancelled if the outcome says so."""
 
     async def wait(inputs: Any) -> str:
         if outcome == "cancelled":

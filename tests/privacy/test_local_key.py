@@ -1,4 +1,4 @@
-"""The local key and the records go to this user's server alone, not to whoever listens on its port."""
+"""The local key and the records go only to this user's server, not to another program on its port."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_configured_endpoint_needs_no_proof_without_a_local_key(impostor: Impo
 
 
 def test_the_default_endpoint_always_needs_a_proof() -> None:
-    """Nobody chose it: before a server of this user has run, nothing is sent to whoever listens there."""
+    """It is the default: before a server of this user has run, nothing is sent to a program that listens there."""
     assert Settings().requires_proof
     assert Settings.build({}).requires_proof
     assert not Settings(api_key="ek_chosen").requires_proof

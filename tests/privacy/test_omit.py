@@ -36,7 +36,7 @@ def every_byte(sink: Sink, home: Path) -> bytes:
     return b"\n".join(sink.bodies) + b"\n".join(p.read_bytes() for p in home.rglob("*") if p.is_file())
 
 
-# --- entries: each works with the canary as input, output, or both, and ends as told ---
+# --- entries: each has the canary as input, output, or both, and ends with the outcome ---
 
 
 def decorate(outcome: str, **flags: Any) -> Callable[[], None]:
@@ -51,7 +51,7 @@ def decorate(outcome: str, **flags: Any) -> Callable[[], None]:
 
 
 def decorate_async(outcome: str, **flags: Any) -> Callable[[], None]:
-    """A traced coroutine, cancelled when told to."""
+    """A traced coroutine, cancelled if the outcome says so."""
 
     @everycall.trace(name="entry", **flags)
     async def function(argument: str) -> str:
@@ -73,7 +73,7 @@ def decorate_async(outcome: str, **flags: Any) -> Callable[[], None]:
 
 
 def generate(outcome: str, **flags: Any) -> Callable[[], None]:
-    """A traced generator, left early when told to."""
+    """A traced generator, closed early if the outcome says so."""
 
     @everycall.trace(name="entry", **flags)
     def function(argument: str) -> Iterator[Any]:
@@ -143,7 +143,7 @@ OUTCOMES = ["ok", "error", "abandoned", "cancelled"]
 
 
 def inside(outcome: str) -> None:
-    """Put the canary wherever a user's code may put it, then end as told."""
+    """Put the canary wherever a user's code may put it, then end with the outcome."""
     call = everycall.current()
     assert call.inference_id
     call.set_attribute("note", "attr-" + CANARY)

@@ -127,7 +127,7 @@ def test_the_text_of_an_omitted_calls_error_is_in_no_record(
 
 
 def test_other_errors_keep_their_text(records: list[Record], canary: str) -> None:
-    """One that is raised after an omitted call's was handled is told whole; so is one of a call beside it."""
+    """An error raised after an omitted call's error was handled keeps its text; so does one of a sibling call."""
 
     @everycall.trace(log_omit=True)
     def inner() -> None:
@@ -170,7 +170,7 @@ def test_the_texts_of_concurrent_failures_are_all_omitted(records: list[Record],
 
 
 def test_a_call_that_is_not_sampled_omits_nothing() -> None:
-    """A trace that sampling leaves out has no flag: an error from it is told in the trace around it."""
+    """A trace that is not sampled has no flag: its errors keep their text in the enclosing trace."""
     with capture_records(Settings(sample_rate=0.5)) as records:
 
         @everycall.trace
@@ -188,7 +188,7 @@ def test_a_call_that_is_not_sampled_omits_nothing() -> None:
 
 
 def test_an_error_is_not_kept_alive(records: list[Record]) -> None:
-    """The calls above know an error again without holding it: its frames and what is in them go as without us."""
+    """The calls above recognise an error without a reference to it, so its frames are freed as without everycall."""
 
     class Held:
         pass

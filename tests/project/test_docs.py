@@ -87,14 +87,14 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_every_block_has_a_language() -> None:
-    """A block without a language would be checked by nobody."""
+    """A block without a language would not be checked."""
     languages = {"python", "console", "http", "json", "text", "toml", "yaml"}
     assert [b.label for b in blocks() if b.language not in languages and b.page.name != "architecture.md"] == []
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.label)
 def test_python_examples_run(block: Block, documented: Server, tmp_path: Path) -> None:
-    """In a process of its own, with nothing but the endpoint's address and key set; what follows is what it prints."""
+    """In a child process with only the endpoint's URL and key set; the following text block is its output."""
     script = tmp_path / "block.py"
     script.write_text(block.text, encoding="utf-8")
     done = subprocess.run(
@@ -104,7 +104,7 @@ def test_python_examples_run(block: Block, documented: Server, tmp_path: Path) -
             **os.environ,
             "EVERYCALL_ENDPOINT": documented.address,
             "EVERYCALL_API_KEY": documented.key,
-            "OPENAI_API_KEY": "sk-not-used",  # clients are made without one; none is asked
+            "OPENAI_API_KEY": "sk-not-used",  # clients cannot be created without one; no request is sent
         },
         capture_output=True,
         text=True,

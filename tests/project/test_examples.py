@@ -1,4 +1,4 @@
-"""The examples run as they stand, each in a process of its own, against a real server and the deterministic model."""
+"""The examples run unchanged, each in a child process, against a real server and the deterministic model."""
 
 from __future__ import annotations
 

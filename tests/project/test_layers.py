@@ -126,7 +126,7 @@ def test_few_modules_use_http() -> None:
 
 
 def test_the_opentelemetry_sdk_is_not_imported() -> None:
-    """The API alone: everycall makes its own spans and leaves the provider of a program as it is."""
+    """Only the API: everycall makes its own spans and does not change the program's tracer provider."""
     assert [entry.place for entry in IMPORTS if entry.target.startswith("opentelemetry.sdk")] == []
 
 

@@ -111,7 +111,7 @@ SMOKE = {"anthropic": (MESSAGE, 2), "google": (GENERATION, 2), "langchain": (CHA
 
 
 class Venv:
-    """A fresh environment in a folder of its own; nothing of this tree is on its path."""
+    """A fresh environment in a separate folder; nothing of this tree is on its path."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -128,7 +128,7 @@ class Venv:
         )
 
     def run(self, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-        """Run its Python with an endpoint that nobody listens on, and a state directory of its own."""
+        """Run its Python with an endpoint on which nothing listens, and a separate state directory."""
         environment = {
             "PATH": os.environ["PATH"],
             "EVERYCALL_HOME": str(home),

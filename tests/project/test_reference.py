@@ -12,11 +12,11 @@ import everycall
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 MODULES = ("client", "errors", "integration", "masks", "propagation", "record", "testing")
-"""The public modules; each has a page of its own."""
+"""The public modules; each has a separate page."""
 
 
 def documented(value: object) -> bool:
-    """Whether a function, class or module has a docstring of its own; constants are explained where they stand."""
+    """Whether a function, class or module has its own docstring; constants are explained where they are defined."""
     if not (inspect.isroutine(value) or inspect.isclass(value) or inspect.ismodule(value)):
         return True
     return bool((value.__doc__ or "").strip())

@@ -1,4 +1,4 @@
-"""Context between processes: what the headers say, who is told, and what is believed of those that come in."""
+"""Context between processes: the headers, the hosts that get them, and which incoming values are used."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_injected_headers_can_be_extracted(records: list[Record]) -> None:
 
 @pytest.mark.parametrize("trace_id", ["order-42", TRACE, "4BF92F35-77B3-4DA6-A3CE-929D0E0E4736", "x" * 512, "й" * 512])
 def test_a_trace_id_in_every_form(trace_id: str, records: list[Record]) -> None:
-    """32 hex digits are `traceparent`'s already; any other string is told beside it, and is the same on both sides."""
+    """32 hex digits are in `traceparent`; any other text is sent in baggage, and is the same on both sides."""
     headers: dict[str, str] = {}
     with everycall.context(trace_id=trace_id):
         with everycall.span("sender"):
@@ -241,7 +241,7 @@ def test_a_traceparent_of_another_sender_is_continued(parent: Any, records: list
 
 @pytest.mark.parametrize("state", ["é=1", "=", "a", "a=1," * 100, "x" * 1_000_000, "A=1", "a=1\n"])
 def test_a_malformed_tracestate_is_ignored_alone(state: str, records: list[Record], caplog: Any) -> None:
-    """It is dropped, the trace goes on; nothing of it is logged."""
+    """It is dropped, and the trace continues; nothing of it is logged."""
     with caplog.at_level(logging.DEBUG), use_context({"traceparent": PARENT, "tracestate": state}), everycall.span("a"):
         headers: dict[str, str] = {}
         inject(headers)
@@ -321,7 +321,7 @@ def test_no_url_is_read_from_a_header(records: list[Record], settings: Settings)
             assert call.url.startswith(settings.endpoint)
 
 
-# --- who is told ---
+# --- the hosts that get headers ---
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_names_from_the_environment() -> None:
 
 
 def test_both_write_the_same(records: list[Record]) -> None:
-    """A call is the current span: `opentelemetry.propagate.inject` writes the very `traceparent` that we write."""
+    """A call is the current span: `opentelemetry.propagate.inject` writes the same `traceparent`."""
     ours: dict[str, str] = {}
     theirs: dict[str, str] = {}
     with everycall.context(trace_id="order-42", end_user_identifier="u"), everycall.span("a"):
@@ -451,7 +451,7 @@ def test_carry_outside_a_call(records: list[Record]) -> None:
 
 
 async def test_use_context_in_async_code_and_again(records: list[Record]) -> None:
-    """`async with`, entered twice and nested; without headers of ours nothing changes."""
+    """`async with`, entered twice and nested; without trace headers nothing changes."""
     scope = use_context({"traceparent": PARENT})
     async with scope:
         with scope:

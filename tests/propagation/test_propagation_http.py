@@ -187,7 +187,7 @@ def test_without_hooks_no_headers_are_sent(get: Any, echo: Any) -> None:
 @pytest.mark.parametrize("get", CLIENTS)
 @pytest.mark.usefixtures("hooked")
 def test_a_failing_request_fails_as_without_everycall(get: Any) -> None:
-    """The library's own error, for a host that was to be told."""
+    """The library's own error, for a listed host."""
     with everycall.span("a"), pytest.raises((httpx.ConnectError, httpx2.ConnectError, requests.ConnectionError)):
         get("http://127.0.0.1:9/")
 
@@ -226,7 +226,7 @@ async def serve(app: Any, scope: dict[str, Any]) -> list[Any]:
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 async def test_asgi_continues_the_callers_trace(kind: str, records: list[Record]) -> None:
-    """For requests and websockets, in what the app awaits and in tasks it starts; each message passes as it is sent."""
+    """For requests and websockets, in the app and in tasks that it starts; messages pass unchanged."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert not everycall.current().inference_id

@@ -117,7 +117,7 @@ def test_a_service_continues_the_trace(
 def test_a_host_that_is_not_listed_gets_no_headers(
     library: str, service: Any, sink: Sink, environment: dict[str, str]
 ) -> None:  # fmt: skip
-    """The same service by another name: no header at all, and a trace of its own."""
+    """The same service under another name: no header at all, and a separate trace."""
     result = ask(f"http://localhost:{service.port}/", library, environment)
     assert not {"traceparent", "tracestate", "baggage"} & result.keys()
     assert "order-42" not in json.dumps(result)

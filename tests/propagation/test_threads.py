@@ -182,7 +182,7 @@ def test_every_method_of_a_thread_pool(method: str, records: list[Record]) -> No
 
 
 def test_executor_map_in_parallel(records: list[Record]) -> None:
-    """`executor.map(traced)` over more tasks than workers: order and values as without us, 8 of 8 under the call."""
+    """`executor.map(traced)` over more tasks than workers: order and values are unchanged, all below the call."""
     with everycall.span("above"), ThreadPoolExecutor(3) as pool:
         assert list(pool.map(child, range(8))) == list(range(8))
     *children, above = records
@@ -190,7 +190,7 @@ def test_executor_map_in_parallel(records: list[Record]) -> None:
 
 
 def test_thirty_threads_thirty_traces(records: list[Record]) -> None:
-    """Each thread with a trace id of its own, all at once, two levels deep: thirty traces, nothing under another's."""
+    """Each thread with a separate trace id, all at once, two levels deep: thirty traces that do not mix."""
     gate = threading.Barrier(30)
 
     def work(n: int) -> None:
@@ -267,7 +267,7 @@ def test_the_whole_opentelemetry_context_is_passed_on(records: list[Record]) -> 
 
 
 def test_other_context_variables_are_not_copied(records: list[Record]) -> None:
-    """Only OpenTelemetry's context travels: what a pool's initializer set, and nobody else's variables."""
+    """Only OpenTelemetry's context is passed on; other variables keep the values of the pool's initializer."""
     own: contextvars.ContextVar[str] = contextvars.ContextVar("own", default="unset")
     own.set("caller's")
     with ThreadPoolExecutor(1, initializer=lambda: own.set("worker's")) as pool, everycall.span("above"):
@@ -342,7 +342,7 @@ def test_start_fails_as_without_everycall(records: list[Record], monkeypatch: py
 
 
 def test_nothing_changes_without_a_call(records: list[Record]) -> None:
-    """Outside of calls and scopes a pool gets the very function it was given, and threads their own `run`."""
+    """Outside calls and scopes, a pool gets the original function, and threads keep their `run`."""
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(release.wait)

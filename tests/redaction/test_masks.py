@@ -93,7 +93,7 @@ LEFT_ALONE = [
 
 @pytest.mark.parametrize(("text", "masked"), FOUND, ids=[text[:24] for text, _ in FOUND])
 def test_secrets_are_found(text: str, masked: str) -> None:
-    """In a text, in JSON as it is encoded, and as a dict's key."""
+    """In a text, in encoded JSON, and as a dict key."""
     assert masks.common("inputs", text) == masked
     raw = msgspec.json.encode({"a": [text], text: 1})
     assert msgspec.json.decode(masks.common.mask_json("inputs", raw) or b"") == {"a": [masked], masked: 1}

@@ -1,4 +1,4 @@
-"""Keys, roles, sessions, hosts and origins: who is let in, and what each caller sees."""
+"""Keys, roles, sessions, hosts and origins: which callers have access, and what each one sees."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_a_printed_url_logs_in_once(server: Any) -> None:
 
 
 def test_a_link_on_another_site_works_with_a_session(browser: httpx.Client, server: Any) -> None:
-    """A browser sends no strict cookie when it follows such a link, but does when a page of ours forwards it."""
+    """A browser sends no strict cookie when it follows such a link, but does when a page of the server forwards it."""
     cookie = browser.cookies["everycall_session"]
     browser.cookies.clear()
     html = {"accept": "text/html", "sec-fetch-dest": "document"}

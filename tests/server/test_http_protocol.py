@@ -38,7 +38,7 @@ def answer(connection: socket.socket) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "nonsense"])
 def test_a_request_that_offers_an_upgrade_is_answered(server: Any, upgrade: str) -> None:
-    """Java's client offers h2c with every request. Its body counts, and the connection goes on."""
+    """Java's client offers h2c with every request. Its body is read, and the connection stays open."""
     length = f"content-length: {len(BODY)}"
     offer = head(
         server, "connection: Upgrade, HTTP2-Settings", f"upgrade: {upgrade}", "http2-settings: AAEAAEAA", length
@@ -50,7 +50,7 @@ def test_a_request_that_offers_an_upgrade_is_answered(server: Any, upgrade: str)
 
 
 def test_trailers_are_not_headers(server: Any) -> None:
-    """Who could add headers after the key was checked would be somebody else."""
+    """Trailers could otherwise change the caller's identity after the key was checked."""
     chunk = b"%x\r\n%b\r\n0\r\nx-everycall-balance: {}\r\ncontent-encoding: gzip\r\n\r\n" % (len(BODY), BODY)
     with connect(server) as connection:
         connection.sendall(head(server, "transfer-encoding: chunked", "trailer: content-encoding"))

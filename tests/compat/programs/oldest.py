@@ -1,4 +1,4 @@
-"""With parea-ai 0.1.3, which cannot be told the address: it is set on its HTTP client. `oldest.py DEPLOYMENT_ID`."""
+"""With parea-ai 0.1.3, which has no option for the URL: it is set on its HTTP client. `oldest.py DEPLOYMENT_ID`."""
 
 import asyncio
 import json

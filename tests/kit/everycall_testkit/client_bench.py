@@ -54,7 +54,7 @@ _FOREIGN_PREFIXES = ("EVERYCALL_", "OTEL_", "OPENAI_", "AZURE_OPENAI_", "ANTHROP
 
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove every variable that configures everycall or a client, and give the test a home of its own."""
+    """Remove every variable that configures everycall or a client, and give the test a separate home directory."""
     for name in list(os.environ):
         if name.startswith(_FOREIGN_PREFIXES):
             monkeypatch.delenv(name)

@@ -184,7 +184,7 @@ def _compared(field: str, truth: Any, record: dict[str, Any]) -> tuple[Any, bool
         return found, all(told.get(name) == value for name, value in truth.items())
     if field == "finish_reason":
         found = (record.get("attributes") or {}).get("gen_ai.response.finish_reasons")
-        return found, bool(found)  # each provider and sender has words of its own
+        return found, bool(found)  # each provider and sender has its own words
     if field == "error_contains":
         return record.get("error"), truth in (record.get("error") or "")
     if field == "cost":

@@ -24,7 +24,7 @@ RESOLVED = {"gpt-3.5-turbo": "gpt-3.5-turbo-0613", "gpt-4o": "gpt-4o-2024-08-06"
 """The dated name with which a provider answers for an alias; other models answer under their own name."""
 
 HOLD_MAX_S = 60
-"""A reply that waits for a test goes on after this, so that a test that failed leaves no thread for ever."""
+"""A reply that waits for a test continues after this time, so that a failed test leaves no thread behind."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The next process: it records nothing of its own, adopts what dead processes left, and ships it: `everycall ship`."""
+"""A later process that records nothing and delivers the files of ended processes, like `everycall ship`."""
 
 from __future__ import annotations
 

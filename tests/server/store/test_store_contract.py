@@ -60,7 +60,7 @@ async def test_every_field_can_be_added_later(store: Store, name: str) -> None:
     await store.commit(P, [Record(**WHOLE)])
     later = {"trace_id": FULL["trace_id"], name: OTHER[name]}
     await store.commit(P, [Record(inference_id="full", **later)])
-    expected = WHOLE if name == "status" else {**WHOLE, **later}  # success is what is not said
+    expected = WHOLE if name == "status" else {**WHOLE, **later}  # success is the default and not in the wire form
     assert await store.record(P, "full") == Record(**expected)
 
 

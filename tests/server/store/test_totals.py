@@ -233,7 +233,7 @@ def call(name: str, **fields: Any) -> Record:
         ),
         (
             [call("f", scope="one", start_time_unix_nano=0), call("p", scope="two", start_time_unix_nano=0)],
-            {},  # nobody knows when they ran
+            {},  # their times are unknown
         ),
         ([call(f"r{number}", scope=f"s{number}") for number in range(17)], {}),  # a constant, no id
     ],

@@ -97,7 +97,7 @@ class Frameworks:
         assert [(record.status, record.input_tokens) for record in records] == [("success", 22)]
 
     async def test_a_call_below_a_frameworks_call_is_separate(self, clients: Clients, records: list[Record]) -> None:
-        """A tool that runs within a model's call sends requests of its own."""
+        """A tool that runs within a model's call sends its own requests."""
         call = framework_call()
         with active(call), everycall.span("tool", kind="tool"):
             await ask(clients, clients.wrapped())

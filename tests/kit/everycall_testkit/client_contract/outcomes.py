@@ -197,7 +197,7 @@ class StreamOutcomes(_Contract):
     async def test_closed_by_its_reader(
         self, stream_way: Way, adapter: ClientAdapter, clients: Clients, provider: FakeProvider, records: list[Record]
     ) -> None:
-        """Abandoned, which is not an error: the text that came, and no token count that nobody knows."""
+        """Abandoned, which is not an error: the text that arrived, and no unknown token count."""
         reply = self.reply(adapter, provider, pause_after=1)
         opened, _ = await open_to_text(clients, stream_way, clients.wrapped())
         assert records == []
