@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote_plus
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -297,3 +298,32 @@ def test_a_call_is_copied_as_json_curl_and_python(visit: Callable[..., Any], sen
         assert page.evaluate("navigator.clipboard.readText()").startswith(start)
     twin = page.request.get(page.locator(".twin").evaluate("a => a.href")).json()
     assert twin["request"] == {"llm_configuration": configuration}
+
+
+@pytest.mark.parametrize("preference", ["light", "dark"])
+def test_the_theme_can_be_chosen_and_is_kept(visit: Callable[..., Any], preference: str) -> None:
+    opened = visit(color_scheme=preference)
+    page = opened.page
+    ground = "getComputedStyle(document.body).backgroundColor"
+    colours = {"light": "rgb(246, 246, 248)", "dark": "rgb(15, 16, 20)"}
+    button = page.get_by_role("button", name="Theme:")
+    expect(button).to_have_text("Theme: auto")
+    assert page.evaluate(ground) == colours[preference]
+    for theme in ("light", "dark"):
+        button.click()
+        expect(button).to_have_text(f"Theme: {theme}")
+        assert page.evaluate(ground) == colours[theme]
+        for path in ("/status", "/traces/none", "/traces"):
+            opened.go(path)
+            assert page.locator("html").get_attribute("data-theme") == theme
+            assert page.evaluate(ground) == colours[theme]
+    button.click()
+    expect(button).to_have_text("Theme: auto")
+    opened.go("/status")
+    assert page.evaluate(ground) == colours[preference]
+
+
+def test_a_theme_that_does_not_exist_is_ignored(server: Any) -> None:
+    key = {"x-api-key": server.key, "accept": "text/html"}
+    answer = httpx.get(f"{server.address}/traces", headers={**key, "cookie": "everycall_theme=blue"})
+    assert 'data-theme="' not in answer.text

@@ -9,7 +9,7 @@ import pytest
 from everycall.server.pages.rendering import static_file
 
 CSS = static_file("everycall.css")[0].decode()
-LIGHT, DARK = re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)
+LIGHT, DARK, _, CHOSEN_DARK = re.findall(r":root[^{]*\{(.*?)\}", CSS, re.DOTALL)
 TEXTS = ("text", "muted", "faint", "link", "bad", "warn", "good", "j-key", "j-string", "j-number", "j-literal")
 GROUNDS = {
     "surface": TEXTS,
@@ -42,6 +42,11 @@ def test_every_text_has_enough_contrast(sheet: str, ground: str) -> None:
         pair = sorted((luminance(colours[ground]), luminance(colours[text])))
         contrast = (pair[1] + 0.05) / (pair[0] + 0.05)
         assert contrast >= 4.5, f"{text} on {ground}: {contrast:.2f}"
+
+
+def test_dark_is_the_same_chosen_or_preferred() -> None:
+    values = re.compile(r"(--[\w-]+): ([^;]+);")
+    assert values.findall(CHOSEN_DARK) == values.findall(DARK)
 
 
 def test_every_colour_has_a_light_and_a_dark_value() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from litestar import MediaType, Request, Response
@@ -21,17 +21,25 @@ from everycall.server.services import Services
 
 __all__ = ["frame_of", "json_twin", "may_write", "problem_page"]
 
+THEME_COOKIE: Final = "everycall_theme"
+"""Set by the script of the pages: light or dark. Without it a page follows the browser's preference."""
+_THEMES: Final = ("light", "dark")
+
 
 async def frame_of(request: ApiRequest, services: Services, project: str) -> dict[str, Any]:
     """Return what the frame needs: the projects to choose from, the one in the URL, and whether there is a log-out."""
     projects = [project]
     if request.user.project is None:
         projects = sorted({*await services.store.projects(), project})
-    return _frame(services, projects, project, request.query_params.get("project") or None)
+    return _frame(request, services, projects, project, request.query_params.get("project") or None)
 
 
-def _frame(services: Services, projects: list[str], project: str, asked_project: str | None) -> dict[str, Any]:
+def _frame(
+    request: Request[Any, Any, Any], services: Services, projects: list[str], project: str, asked_project: str | None
+) -> dict[str, Any]:
+    theme = request.cookies.get(THEME_COOKIE)
     return {
+        "theme": theme if theme in _THEMES else None,
         "projects": projects,
         "project": project,
         "asked_project": asked_project,
@@ -55,7 +63,7 @@ def problem_page(request: Request[Any, Any, Any], problem: Problem) -> Response[
         problem=problem,
         path_section=request.scope["path"].split("/")[1],
         without_query=_without_query(request, asked_project),
-        **_frame(services, [project], project, asked_project),
+        **_frame(request, services, [project], project, asked_project),
     )
 
 

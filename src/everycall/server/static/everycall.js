@@ -9,6 +9,20 @@
   const showCopyButtons = (root) => { for (const button of root.querySelectorAll(".copy")) button.hidden = false; };
   showCopyButtons(document);
 
+  // --- theme: kept in a cookie, so that the server draws the next page in it ---
+  for (const button of document.querySelectorAll("[data-theme-switch]")) {
+    button.addEventListener("click", () => {
+      const themes = ["auto", "light", "dark"];
+      const root = document.documentElement;
+      const theme = themes[(themes.indexOf(root.dataset.theme || "auto") + 1) % themes.length];
+      if (theme === "auto") delete root.dataset.theme;
+      else root.dataset.theme = theme;
+      button.textContent = `Theme: ${theme}`;
+      const age = theme === "auto" ? 0 : 31536000;
+      document.cookie = `everycall_theme=${theme}; path=/; max-age=${age}; samesite=lax`;
+    });
+  }
+
   // --- copy buttons ---
   const copy = async (text) => {
     if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
