@@ -22,6 +22,9 @@ UNIT_FOLDERS = tuple(
 )
 SERVER_FIXTURES = frozenset({"server", "gateway_server", "server_process"})
 
+_path: Path | None = None
+"""The file of the test that ran last."""
+
 # A machine that is busy makes an example slow; that is no failure.
 hypothesis.settings.register_profile("everycall", hypothesis.settings.default, deadline=None)
 hypothesis.settings.load_profile("everycall")
@@ -56,3 +59,12 @@ def pytest_collection_finish() -> None:
     os.environ.pop("COVERAGE_PROCESS_START", None)
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Set aside what is there before the tests of each file: tests import too, and a collection looks at it all."""
+    global _path
+    if item.path != _path:
+        _path = item.path
+        gc.collect()
+        gc.freeze()
