@@ -211,9 +211,9 @@ def test_links_are_valid() -> None:
                 continue
             name, _, anchor = target.partition("#")
             path = (page.parent / name).resolve() if name else page
-            headings = (
-                re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE) if path.is_file() else []
-            )
+            headings: list[str] = []
+            if path.suffix == ".md" and path.is_file():
+                headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
             if not path.exists() or (anchor and anchor not in anchors):
                 wrong.append(f"{page.name}: {target}")
