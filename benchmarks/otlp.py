@@ -163,7 +163,7 @@ def send(host: str, port: int, head: str, bodies: list[tuple[bytes, int]], resul
                 connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode())
                 connection.sendall(body)
                 status, answer = read_answer(connection)
-            except ConnectionError:  # it answered before it had the whole body
+            except (ConnectionError, TimeoutError):  # it answered before it had the whole body, or is busy
                 status, answer = 503, b""
             if status == 503:
                 connection.close()

@@ -371,6 +371,7 @@ OTLP_PIECE_SPANS = _limit("OTLP_PIECE_SPANS", 512, "spans", "of a large request 
 OTLP_RECEIVING_BYTES_MAX = _limit(
     "OTLP_RECEIVING_BYTES_MAX", 32 * MIB, "bytes", "of large bodies that are received at once; others wait unread"
 )
+OTLP_WAIT_S = _time("OTLP_WAIT_S", 5.0, "for a turn to send a large body; OpenTelemetry's exporters give up after 10 s")
 OTLP_READING_BYTES_MAX = _limit(
     "OTLP_READING_BYTES_MAX", 16 * MIB, "bytes", "of requests that are read at once, or one request; others wait"
 )

@@ -16,6 +16,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from everycall import limits
 from everycall.errors import ConfigurationError
 from everycall.server.options import ServerOptions
+from everycall.server.otlp.load import OtlpLoad
+from everycall.server.problems import ProblemError
 from everycall.server.runner import Server
 from everycall_testkit.otlp_requests import (
     JSON,
@@ -248,3 +250,23 @@ def test_labels_within_one_request(sender: httpx.Client) -> None:
         assert (innermost["end_user_identifier"], middle["end_user_identifier"]) == ("own", "u1")
         assert innermost["trace_name"] == "flow"
         assert (middle["tags"], innermost["tags"]) == (["b", "a"], ["b", "a"])
+
+
+async def test_a_large_body_waits_for_others_and_then_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While two others are received it waits, then gets 503; a small one never waits."""
+    monkeypatch.setattr(limits, "OTLP_WAIT_S", 0.01)
+    load = OtlpLoad()
+
+    def scope(size: int, *more: tuple[bytes, bytes]) -> Any:
+        return {"type": "http", "headers": [(b"content-length", str(size).encode()), *more]}
+
+    large, small = scope(16 * limits.MIB), scope(limits.KIB)
+    packed = scope(limits.MIB, (b"content-encoding", b"gzip"))
+    async with load.receive(large), load.receive(large), load.receive(small):
+        for waiting in (large, packed):
+            with pytest.raises(ProblemError, match="Other large bodies are being read") as refused:
+                async with load.receive(waiting):
+                    pass
+            assert refused.value.headers == {"retry-after": "1"}
+    async with load.receive(large), load.receive(large):
+        pass

@@ -8,18 +8,27 @@ from everycall import semconv
 from everycall.dialects.reading import Reading, Source
 from everycall.dialects.values import first, strings
 
-__all__ = ["read", "read_own"]
+__all__ = ["complete", "read", "read_own"]
 
 _OWN: Final = "everycall."
 
 
 def read(source: Source) -> Reading:
     """Read what any span may say: who used it, in which session, with which error."""
-    reading = Reading(dialect="opentelemetry")
-    reading.user_id = source.text("user.id", "enduser.id", "enduser.pseudo.id")
-    reading.session_id = source.text("session.id")
-    reading.error_type = source.text("error.type")
+    reading = Reading()
+    complete(reading, source)
     return reading
+
+
+def complete(reading: Reading, source: Source) -> None:
+    """Add what any span may say to what a dialect's reader left open."""
+    reading.dialect = reading.dialect or "opentelemetry"
+    if reading.user_id is None and "user_id" not in reading.unknown:
+        reading.user_id = source.text("user.id", "enduser.id", "enduser.pseudo.id")
+    if reading.session_id is None and "session_id" not in reading.unknown:
+        reading.session_id = source.text("session.id")
+    if reading.error_type is None and "error_type" not in reading.unknown:
+        reading.error_type = source.text("error.type")
 
 
 def read_own(source: Source) -> Reading | None:

@@ -109,11 +109,9 @@ def _read(source: Source) -> Reading:
             whole.fill(reading)
         if whole.dialect in _WHOLE:
             break
-    rest = plain.read(source)
     if whole is None:
-        return rest
-    whole.dialect = whole.dialect or rest.dialect
-    whole.fill(rest)
+        return plain.read(source)
+    plain.complete(whole, source)
     return whole
 
 

@@ -64,15 +64,14 @@ class Bodies:
         decompress = _decompressor(scope)
         share = _Share()
         try:
-            wire = await self._receive(scope, receive, share, bytes_max or limits.BODY_WIRE_BYTES_MAX)
+            body = [await self._receive(scope, receive, share, bytes_max or limits.BODY_WIRE_BYTES_MAX)]
             if decompress is None:
-                yield wire
+                yield body.pop()  # whoever reads it may let it go before the block ends
                 return
             async with self._decompressing:
-                data = await _joined(decompress(wire), bytes_max or limits.BODY_BYTES_MAX)
-                del wire
-                await self._enter(share, len(data))
-            yield data
+                body.append(await _joined(decompress(body.pop()), bytes_max or limits.BODY_BYTES_MAX))
+                await self._enter(share, len(body[0]))
+            yield body.pop()
         finally:
             self._wire -= share.wire
             if share.decompressed:

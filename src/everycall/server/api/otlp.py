@@ -77,6 +77,7 @@ async def post_traces(request: Request[Identity, Any, Any], services: NamedDepen
     async with _body(request, services) as data:
         read = protobuf.read_traces if media_type == PROTOBUF else json_encoding.read_traces
         spans = read(data, time.time_ns(), batch)
+        del data
         while records := await _decoded(_next_records, spans, batch):
             await _commit(services.store, request, batch, records)
             services.otlp.spans += len(records)
@@ -114,7 +115,9 @@ async def _body(request: Request[Identity, Any, Any], services: Services) -> Asy
         services.bodies.body(request.scope, request.receive) as data,
         services.otlp.read(len(data)),
     ):
-        yield data
+        body = [data]
+        del data
+        yield body.pop()  # its reader lets it go when it is parsed
 
 
 def _started(request: Request[Identity, Any, Any]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from litestar.types import Scope
 
 from everycall import limits
+from everycall.server.problems import problem
 from everycall.server.security import header
 
 __all__ = ["OtlpLoad"]
@@ -33,12 +34,19 @@ class OtlpLoad:
 
     @asynccontextmanager
     async def receive(self, scope: Scope) -> AsyncIterator[None]:
-        """Wait, if the request's body is large, until it may be received: until then it stays with its sender."""
+        """Wait, if the request's body is large, until it may be received: until then it stays with its sender.
+
+        Raise `ProblemError` 503 after `limits.OTLP_WAIT_S`, before the sender gives up.
+        """
         size = _declared(scope)
-        if size < limits.MIB:
-            yield
-            return
-        async with self._receiving.turn(size):
+        async with AsyncExitStack() as stack:
+            if size >= limits.MIB:
+                try:
+                    async with asyncio.timeout(limits.OTLP_WAIT_S):
+                        await stack.enter_async_context(self._receiving.turn(size))
+                except TimeoutError:
+                    detail = "Other large bodies are being read. Nothing was stored; try again in a moment."
+                    raise problem("busy", 503, "Busy", detail, headers={"retry-after": "1"}) from None
             yield
 
     @asynccontextmanager
