@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,9 @@ def assert_nested(sink: Sink, numbers: range) -> None:
 
 @pytest.mark.parametrize("ending", ["os._exit(0)", "sys.exit(0)"])
 @pytest.mark.parametrize("up", [True, False], ids=["endpoint up", "endpoint down"])
-def test_prefork_workers_lose_nothing(sink: Sink, ending: str, up: bool) -> None:
+def test_prefork_workers_lose_nothing(
+    sink: Sink, ending: str, up: bool, record_property: Callable[[str, object], None]
+) -> None:
     """200 requests to four workers, each replaced after 25: every call is on the server once, ids differ in all."""
     if not up:
         sink.stop()
@@ -166,6 +168,8 @@ def test_prefork_workers_lose_nothing(sink: Sink, ending: str, up: bool) -> None
     }  # fmt: skip
     numbers = sink.numbers()
     reaped = {n for n in numbers if n >= 2_000_000}
+    twice = sum(numbers[n] > 1 for n in expected)
+    record_property("fault", (len(expected), len(expected & set(numbers)) - twice, twice, len(expected - set(numbers))))
     assert set(numbers) - reaped == expected
     assert {str(n - 2_000_000) for n in reaped} <= pids
     assert set(numbers.values()) == {1}

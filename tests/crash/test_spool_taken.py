@@ -116,7 +116,9 @@ def test_a_segment_is_truncated_repeatedly(
     record_property("fault", (delivered, len(numbers), len(sink.records) - len(numbers), delivered - len(numbers)))
 
 
-def test_a_segment_is_cut_while_the_program_writes(sink: Sink, program: Program) -> None:
+def test_a_segment_is_cut_while_the_program_writes(
+    sink: Sink, program: Program, record_property: Callable[[str, object], None]
+) -> None:
     """The file is cut while calls are being written to it, as fast as both go."""
     sink.stop()
     stdin, stdout = program._pipes()
@@ -137,7 +139,9 @@ def test_a_segment_is_cut_while_the_program_writes(sink: Sink, program: Program)
     recorded, delivered, spooled, dropped = program.tell("flush 30")
     program.end()
     assert (recorded, spooled) == (60_000, 0)
-    assert len(sink.numbers()) == delivered == 60_000 - sum(dropped.values())
+    numbers = sink.numbers()
+    record_property("fault", (delivered, len(numbers), len(sink.records) - len(numbers), delivered - len(numbers)))
+    assert len(numbers) == delivered == 60_000 - sum(dropped.values())
 
 
 @pytest.mark.parametrize("what", ["files", "folder", "home"])
