@@ -56,6 +56,15 @@ CAPTURE_TEXT_MAX = _limit(
 CAPTURE_INT_BITS_MAX = _limit(
     "CAPTURE_INT_BITS_MAX", 4_096, "bits", "of integers written as digits, because the conversion takes quadratic time"
 )
+CAPTURE_ARRAY_MAX = _limit("CAPTURE_ARRAY_MAX", 1_000, "items", "of a numpy array shown in full; of others, the shape")
+CAPTURE_ROWS_MAX = _limit("CAPTURE_ROWS_MAX", 10, "rows", "of a data frame; enough to see what it holds")
+CAPTURE_COLUMNS_MAX = _limit("CAPTURE_COLUMNS_MAX", 50, "columns", "of a data frame, for the same reason")
+CAPTURE_OBJECTS_MAX = _limit(
+    "CAPTURE_OBJECTS_MAX", 200, "objects", "of plain classes in one argument; clients and requests reach thousands"
+)
+CAPTURE_OBJECT_LEVELS_MAX = _limit(
+    "CAPTURE_OBJECT_LEVELS_MAX", 4, "levels", "of plain objects in each other; deeper ones are shown by their class"
+)
 CAPTURE_SHAPES_MAX = _limit("CAPTURE_SHAPES_MAX", 4_096, "classes", "whose declared fields are cached")
 ERRORS_WITHHELD_MAX = _limit(
     "ERRORS_WITHHELD_MAX",

@@ -289,6 +289,107 @@ def test_numpy() -> None:
 
 def test_pandas() -> None:
     pandas = pytest.importorskip("pandas")
-    captured, _ = cut_of([pandas.DataFrame({"a": [1, 2]}), pandas.Series([1])])
-    assert captured == ["<DataFrame of shape (2, 1)>", "<Series of shape (1,)>"]
+    assert shown([pandas.DataFrame({"a": [1, 2]}), pandas.Series([1])]) == [
+        {"type": "DataFrame", "shape": [2, 1], "columns": ["a"], "rows": [{"a": 1}, {"a": 2}]},
+        {"type": "Series", "name": None, "shape": [1], "values": [1]},
+    ]
     assert shown([pandas.Timestamp(2026, 1, 2)]) == ["2026-01-02T00:00:00"]
+
+
+def test_a_large_frame_shows_its_first_rows() -> None:
+    pandas = pytest.importorskip("pandas")
+    rows, columns = limits.CAPTURE_ROWS_MAX * 100, limits.CAPTURE_COLUMNS_MAX + 1
+    frame = pandas.DataFrame({f"c{number}": range(rows) for number in range(columns)})
+    table, _ = cut_of(frame)
+    assert table["shape"] == [rows, columns]
+    assert [row["c0"] for row in table["rows"]] == list(range(limits.CAPTURE_ROWS_MAX))
+    assert len(table["columns"]) == limits.CAPTURE_COLUMNS_MAX
+    series, _ = cut_of(frame["c0"])
+    assert series["values"] == list(range(limits.CAPTURE_ROWS_MAX))
+
+
+def test_cells_and_labels_of_a_frame() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "time": [pandas.NaT, pandas.Timestamp("2026-01-01", tz="Europe/Berlin")],
+            "kind": pandas.Categorical(["x", "y"]),
+            "count": pandas.array([1, None], dtype="Int64"),
+            "object": [Plain(1), b"x"],
+        },
+        index=["first", "second"],
+    )
+    table, _ = cut_of(frame)
+    assert table["index"] == ["first", "second"]
+    assert table["rows"] == [
+        {"time": None, "kind": "x", "count": 1, "object": {"x": 1}},
+        {"time": "2026-01-01T00:00:00+01:00", "kind": "y", "count": None, "object": "<bytes of 1 bytes>"},
+    ]
+    assert shown(pandas.DataFrame([[1, 2]], columns=["x", "x"]))["rows"] == [{"x": 1, "x <1>": 2}]
+
+
+def test_polars() -> None:
+    polars = pytest.importorskip("polars")
+    assert shown([polars.DataFrame({"a": [1, None]}), polars.Series("n", [1])]) == [
+        {"type": "DataFrame", "shape": [2, 1], "columns": ["a"], "rows": [{"a": 1}, {"a": None}]},
+        {"type": "Series", "name": "n", "shape": [1], "values": [1]},
+    ]
+
+
+def test_missing_times_are_null_and_nanoseconds_are_kept() -> None:
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    missing = [pandas.NaT, pandas.NA, numpy.datetime64("NaT"), numpy.timedelta64("NaT"), pandas.NaT - pandas.NaT]
+    assert shown(missing) == [None] * len(missing)
+    text = "2026-01-01T00:00:00.123456789"
+    assert shown([pandas.Timestamp(text), numpy.datetime64(text), pandas.Timestamp(text, tz="UTC")]) == [
+        text,
+        text,
+        f"{text}+00:00",
+    ]
+    assert shown([pandas.Timedelta(1, "ns"), pandas.Timedelta("1s"), numpy.timedelta64(5, "ns")]) == [
+        "0 days 00:00:00.000000001",
+        "0:00:01",
+        "5 nanoseconds",
+    ]
+
+
+# --- plain classes ---
+
+
+class Ticket:
+    """A class as users write them, without fields."""
+
+    kind = "of the class"
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.api_key = "canary"
+        self._cache = "canary"
+
+    @property
+    def computed(self) -> Any:
+        raise RuntimeError("ran")
+
+
+class WithSlots(Ticket):
+    __slots__ = ("below", "unset")
+
+
+def test_plain_objects_show_what_they_store() -> None:
+    ticket = WithSlots(7)
+    ticket.below = types.SimpleNamespace(city="Oslo")  # type: ignore[attr-defined]
+    assert shown([ticket]) == [{"number": 7, "api_key": "**********", "below": {"city": "Oslo"}}]
+
+
+def test_objects_in_objects_are_bounded() -> None:
+    chain: Any = None
+    for number in range(20):
+        ticket: Any = Ticket(number)
+        ticket.below = chain
+        chain = ticket
+    levels, value = 0, shown(chain)
+    while isinstance(value, dict):
+        levels, value = levels + 1, value["below"]
+    assert (levels, value) == (limits.CAPTURE_OBJECT_LEVELS_MAX, f"<{__name__}.Ticket>")
+    many = shown([Ticket(number) for number in range(limits.CAPTURE_OBJECTS_MAX + 5)])
+    assert sum(isinstance(value, dict) for value in many) == limits.CAPTURE_OBJECTS_MAX

@@ -6,6 +6,7 @@ No method, property, descriptor or metaclass of a user's class is called. Only d
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import decimal
 import enum
@@ -23,6 +24,10 @@ from typing import Any
 import msgspec
 
 from everycall import limits
+from everycall._capture import frames
+from everycall._capture.frames import is_exported as _is_exported
+from everycall._capture.frames import name_of
+from everycall._redaction.secret_names import is_secret_name
 from everycall.record import Cut
 
 __all__ = ["Walk", "name_of", "plain_text"]
@@ -42,12 +47,12 @@ _STANDARD: tuple[type, ...] = (
     types.BuiltinFunctionType, types.ModuleType,
 )  # fmt: skip
 _SEQUENCES: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
+_NAMESPACES: tuple[Any, ...] = (types.SimpleNamespace, argparse.Namespace)
 _EXTRA = "__pydantic_extra__"
 _SECRET = ("a secret",)
 _MISSING: Any = object()
 
 # What a class says of itself, read where no metaclass can answer in its place.
-_name_of = type.__dict__["__name__"].__get__
 _qualname_of = type.__dict__["__qualname__"].__get__
 _module_of = type.__dict__["__module__"].__get__
 _mro_of = type.__dict__["__mro__"].__get__
@@ -72,10 +77,11 @@ class Walk:
     There is no clock in it: what is cut depends on the value alone, not on how busy the machine is.
     """
 
-    __slots__ = ("above", "cut", "dropped", "nodes", "room")
+    __slots__ = ("above", "cut", "dropped", "levels", "nodes", "objects", "room")
 
     def __init__(self, room: int) -> None:
         self.nodes = 0
+        self.objects = self.levels = 0  # objects of plain classes: how many there were, how many are around
         self.room = room
         self.cut = False
         self.dropped: int | None = 0  # bytes left out, None when that is not known
@@ -166,7 +172,10 @@ class Walk:
         shape = _shape(kind)
         if shape is not None:
             return _HIDDEN if shape is _SECRET else self._fields(value, kind, shape, depth)
-        rendered = (self._standard if issubclass(kind, _STANDARD) else self._array)(value, kind, depth)
+        rendered = self._tabular(value, kind, depth)
+        if rendered is not frames.UNKNOWN:
+            return rendered
+        rendered = (self._standard if issubclass(kind, _STANDARD) else self._attributes)(value, kind, depth)
         return rendered if rendered is not None else self.text(f"<{_qualified(kind)}>")
 
     def _bytes(self, name: str, size: int) -> str:
@@ -213,20 +222,48 @@ class Walk:
             return self.text(f"<module {_plain(_module_dict_of(value).get('__name__'))}>")
         return None
 
-    def _array(self, value: Any, kind: type, depth: int) -> Any:
-        """Render numpy's and pandas' own classes; their look-alikes are other people's code."""
+    def _tabular(self, value: Any, kind: type, depth: int) -> Any:
+        """Render numpy's, pandas' and polars' own classes; their look-alikes are other people's code."""
         if _is_exported(kind, "numpy"):
-            if name_of(kind) == "ndarray":
-                if value.dtype.kind in "biuf" and value.size <= 1_000:
-                    return self.render(value.tolist(), depth + 1)
-                self._leave_out(value.nbytes)
-                return self.text(f"<ndarray of shape {value.shape} and dtype {value.dtype}>")
-            plain = value.item() if issubclass(kind, sys.modules["numpy"].generic) else value
-            return self.render(plain, depth + 1) if type(plain) is not kind else None
-        if _is_exported(kind, "pandas") and name_of(kind) in ("DataFrame", "Series"):
-            self._leave_out(None)
-            return f"<{name_of(kind)} of shape {value.shape}>"
-        return None
+            plain, left_out = frames.numpy_value(value)
+        elif issubclass(kind, (dt.date, dt.timedelta)) or _is_exported(kind, "pandas") or name_of(kind) == "NAType":
+            plain, left_out = frames.pandas_value(value, kind) if "pandas" in sys.modules else (frames.UNKNOWN, 0)
+        elif _is_exported(kind, "polars"):
+            plain, left_out = frames.polars_value(value, kind)
+        else:
+            return frames.UNKNOWN
+        if left_out:
+            self._leave_out(left_out if type(plain) is str else None)
+        return self.render(plain, depth + 1) if plain is not frames.UNKNOWN else plain
+
+    def _attributes(self, value: Any, kind: type, depth: int) -> Any:
+        """Render a plain object by what it stores under public names; None where it shows nothing of itself.
+
+        Names with an underscore are its own affair, and values under a secret's name stay hidden. Machinery of the
+        standard library (locks, loggers, threads) is not data.
+        """
+        module = _plain(_module_of(kind)).partition(".")[0]
+        if module in sys.stdlib_module_names and kind not in _NAMESPACES:
+            return None
+        if self.objects >= limits.CAPTURE_OBJECTS_MAX or self.levels >= limits.CAPTURE_OBJECT_LEVELS_MAX:
+            return None
+        stored = dict(types.SimpleNamespace.__dict__["__dict__"].__get__(value)) if _is_space(kind) else None
+        stored = stored if stored is not None else _stored(value, kind)
+        names = [*self._taken(stored), *_slots(kind)]
+        pairs = [
+            (name, _HIDDEN if is_secret_name(name) else _field(value, kind, name, stored))
+            for name in names
+            if type(name) is str and name[:1] != "_"
+        ]
+        pairs = [pair for pair in pairs if pair[1] is not _MISSING]
+        if not pairs:
+            return None
+        self.objects += 1
+        self.levels += 1
+        try:
+            return self._mapping(pairs, len(pairs), depth)
+        finally:
+            self.levels -= 1
 
     def _fields(self, value: Any, kind: type, names: tuple[str, ...], depth: int) -> Any:
         """Render what declares its fields: from what the object stores, never through a property or `__getattr__`."""
@@ -291,20 +328,23 @@ def _plain(text: Any) -> str:
     return str.__str__(text) if issubclass(type(text), str) else "?"
 
 
-def name_of(kind: type) -> str:
-    """Return a class's name without running code of the class."""
-    return _plain(_name_of(kind))
-
-
 def _qualified(kind: type) -> str:
     module, name = _plain(_module_of(kind)), _plain(_qualname_of(kind))
     return name if module == "builtins" else f"{module}.{name}"
 
 
-def _is_exported(kind: type, module: str) -> bool:
-    """Return whether an imported module exports this class under its name."""
-    loaded = sys.modules.get(module)
-    return type(loaded) is types.ModuleType and vars(loaded).get(name_of(kind)) is kind
+def _is_space(kind: type) -> bool:
+    return issubclass(kind, types.SimpleNamespace)
+
+
+def _slots(kind: type) -> list[str]:
+    """Return the names of the slots that a class and its bases declare in Python."""
+    names: list[str] = []
+    for base in _mro_of(kind):
+        own = _dict_of(base)
+        if "__slots__" in own:
+            names += [name for name, member in own.items() if type(member) is types.MemberDescriptorType]
+    return names
 
 
 def _in_class(kind: type, name: str) -> Any:

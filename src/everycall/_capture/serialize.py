@@ -3,7 +3,8 @@
 Plain values (text, numbers, lists and dicts of them) are walked once against a budget and encoded by the codec. Others
 are rendered by `render`. Values that JSON does not have change: integers beyond 64 bits become
 text, NaN and the infinities `"nan"`, `"inf"`, `"-inf"`, lone surrogates `\\udXXX`, tuples and sets lists, keys text;
-bytes and objects that are not data become a marker in angle brackets, secrets of pydantic asterisks.
+bytes become a marker in angle brackets, secrets of pydantic asterisks. Objects of plain classes show the public
+attributes that they store, without those under a secret's name; data frames their first rows; other objects a marker.
 """
 
 from __future__ import annotations
