@@ -1,4 +1,4 @@
-"""What a provider is asked, in one shape for all of them. Made by `preparation.py`, sent by the two backends."""
+"""What a provider is asked, in one shape for all of them. Made by `preparation.py`, sent by `providers.py`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Texts that arrive one by one, and everyone who follows them.
 
 A broadcast is fed by one task. When its last follower goes away before the end, that task's work is cancelled and the
-broadcast ends as abandoned. `idempotency.py` has one for each completion; `shared_calls.py` has one for each request to
-a provider, which several completions may share.
+broadcast ends as abandoned. `idempotency.py` has one for each completion; `provider_calls.py` has one for each request
+to a provider, which several completions may share.
 """
 
 from __future__ import annotations
