@@ -38,6 +38,11 @@ def numbered(n, inner=None):
         numbered(inner)
     return n
 
+def unraisable(unraisable):
+    if unraisable.exc_type is not SystemExit:  # of `stop` below, in a hook around a fork: Python goes on
+        sys.__unraisablehook__(unraisable)
+sys.unraisablehook = unraisable
+
 served = 0
 def app(environ, start_response):
     global served

@@ -7,6 +7,7 @@ takes them inside the gate, and a fork waits until the gate is free. Waiting for
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -50,6 +51,7 @@ class ForkGate:
             )
 
     def _before(self) -> None:
+        self._forks.waited = False
         begun = time.monotonic()
         while not (acquired := self._lock.acquire(timeout=limits.FORK_WAIT_S)):
             if self.is_looking_up or time.monotonic() - begun >= limits.FORK_WAIT_MAX_S:
@@ -57,8 +59,8 @@ class ForkGate:
         self._forks.waited = acquired
 
     def _after_in_parent(self) -> None:
-        if self._forks.waited:
-            self._lock.release()
+        with contextlib.suppress(RuntimeError):  # the wait was given up: the lock is another thread's
+            self._lock.release()  # even if a signal handler raised before the wait could be noted
 
     def _after_in_child(self) -> None:
         self.was_open = bool(self._forks.waited)
