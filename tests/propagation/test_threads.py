@@ -319,11 +319,16 @@ def test_a_thread_fails_as_without_everycall(kind: Any, records: list[Record], m
     assert failures[0][1][-1] == "boom"
 
 
+def no_thread(*_: Any, **__: Any) -> None:
+    raise RuntimeError("no thread")
+
+
 def test_start_fails_as_without_everycall(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     """Started twice, or no thread to be had: the same error, and the thread object is as it was."""
     with everycall.span("above"):
         thread = threading.Thread(target=int)
-        monkeypatch.setattr(threading, "_start_new_thread", lambda *a: (_ for _ in ()).throw(RuntimeError("no thread")))
+        start = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
+        monkeypatch.setattr(threading, start, no_thread)
         with pytest.raises(RuntimeError, match="no thread"):
             thread.start()
         assert "run" not in vars(thread)
