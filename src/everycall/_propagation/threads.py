@@ -17,6 +17,7 @@ from opentelemetry.context.context import Context
 from everycall import _guard
 from everycall._call.context import attach_whole, detach, snapshot
 from everycall._patches import AnyFunction, Patches
+from everycall._propagation import greenlets
 
 __all__ = ["install", "is_installed", "uninstall"]
 
@@ -34,11 +35,13 @@ def install() -> None:
     _patches.replace(threading.Thread, "start", _start)
     _patches.replace(ThreadPoolExecutor, "submit", _submit)
     _install_pool()
+    greenlets.install()
 
 
 def uninstall() -> None:
     """Restore the original functions. If another library has wrapped ours, ours stays in place and does nothing."""
     _patches.undo()
+    greenlets.uninstall()
 
 
 def is_installed() -> bool:
