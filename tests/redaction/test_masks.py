@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from everycall import masks
@@ -236,6 +236,7 @@ BY_TEXT = masks.rules(extra={"never": "(?!)"})
 
 
 @given(VALUES)
+@example({'"token': "joe@example.com"})
 @settings(max_examples=300, deadline=None)
 def test_json_is_masked_in_place_as_text_by_text(value: Any) -> None:
     """The quick way gives what the thorough one gives, and always JSON."""

@@ -122,8 +122,9 @@ def mask_named_raw(raw: bytes) -> bytes | None:
                 if _names_a_secret(raw, at):
                     return None
                 continue
-            name = raw[raw.rfind(b'"', 0, at - 1) + 1 : at - 1]
-            if b"\\" in name:
+            quote = raw.rfind(b'"', 0, at - 1)
+            name = raw[quote + 1 : at - 1]
+            if b"\\" in name or raw[quote - 1] == _BACKSLASH:  # the name has a quote of its own
                 return None
             if at < done or not is_secret_name(name.decode()):
                 continue
