@@ -187,6 +187,11 @@ HEAD_TIMEOUT_S = _time(
 UNREAD_TIMEOUT_S = _time(
     "UNREAD_TIMEOUT_S", 5.0, "to go on reading a body that is not needed, after the response was sent"
 )
+KEEP_ALIVE_S = _time(
+    "KEEP_ALIVE_S",
+    75,
+    "an idle connection is kept; longer than clients and proxies keep theirs, which so never send to one being closed",
+)
 CONNECTIONS_MAX = _limit(
     "CONNECTIONS_MAX", 4_096, "connections", "open at once; fewer if 3/4 of the file descriptors are fewer"
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -85,3 +86,13 @@ def test_pipelined_requests_are_answered_in_order(server: Any) -> None:
             data += connection.recv(65_536)
         statuses = [part[:3] for part in data.split(b"HTTP/1.1 ")[1:]]
         assert statuses == [b"200", b"200", b"200", b"404"]
+
+
+@pytest.mark.slow
+def test_an_idle_connection_outlasts_the_pools_of_clients(server: Any) -> None:
+    """httpx keeps an idle connection for 5 s. A server that closed it after as long would lose requests."""
+    with connect(server) as connection:
+        for wait_s in (0, 6):
+            time.sleep(wait_s)
+            connection.sendall(head(server, target="GET /healthz"))
+            assert answer(connection)[0] == 200

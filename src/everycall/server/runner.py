@@ -222,6 +222,7 @@ async def _serve(
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=int(limits.KEEP_ALIVE_S),
             timeout_graceful_shutdown=int(limits.SHUTDOWN_TIMEOUT_S),
         )
         services: Services = app.state.services
