@@ -29,7 +29,7 @@ def name_of(kind: type) -> str:
 
 
 def is_exported(kind: type, module: str) -> bool:
-    """Tell whether a class is the very one that an imported module exports under its name."""
+    """Return whether a class is the one that an imported module exports under its name."""
     loaded = sys.modules.get(module)
     return type(loaded) is types.ModuleType and vars(loaded).get(name_of(kind)) is kind
 

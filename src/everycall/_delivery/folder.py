@@ -42,7 +42,7 @@ _DIRECTORY, _NONBLOCK = getattr(os, "O_DIRECTORY", 0), getattr(os, "O_NONBLOCK",
 
 
 def is_supported() -> bool:
-    """Tell whether this platform has what folders need: file locks, and opening files relative to a folder."""
+    """Return whether this platform has what the spool needs: file locks, and opening files relative to a folder."""
     try:
         import fcntl  # noqa: F401 - Windows has none
     except ImportError:

@@ -50,7 +50,7 @@ class Pipeline:
         )
 
     def is_for(self, settings: Settings) -> bool:
-        """Tell whether records made with these settings go where this pipeline's go."""
+        """Return whether records made with these settings go where this pipeline's go."""
         destination = (self.settings.endpoint, self.settings.project_name, self.spool.root)
         return destination == (settings.endpoint, settings.project_name, _spool_root(settings))
 

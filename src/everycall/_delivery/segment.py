@@ -225,7 +225,7 @@ class Segment:
     # --- the file ---
 
     def is_deleted(self) -> bool:
-        """Tell whether the file has no name any more; also note whether somebody has cut it."""
+        """Return whether the file was deleted. Also note whether somebody has cut it."""
         status = os.fstat(self.fd)
         if self._is_own and status.st_size < self.size:
             self.is_damaged = True

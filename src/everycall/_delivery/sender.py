@@ -128,7 +128,7 @@ class Sender:
         return self._is_swept and not self._spool.has_pending() and (self._is_reported or not self._reports_now)
 
     def _has_orphans(self) -> bool:
-        """Tell whether there are segments of others that were made since this process began to record."""
+        """Return whether there are segments of other processes that were created after this one began to record."""
         own = f"-{os.getpid()}-"
         return any(path.name >= self._since and own not in path.name for path in self._foreign_paths())
 

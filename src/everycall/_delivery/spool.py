@@ -315,7 +315,7 @@ class Spool:
             )
 
     def has_pending(self) -> bool:
-        """Tell cheaply whether anything waits for a receipt."""
+        """Return whether anything waits for a receipt. Cheap: it reads no line."""
         with self._lock:
             return len(self.memory) > 0 or any(segment.sent < segment.size for segment in self._segments())
 
@@ -332,7 +332,7 @@ class Spool:
             return None
 
     def owns_directory(self) -> bool:
-        """Tell whether the folder is this user's: then what others left in it may be delivered."""
+        """Return whether the folder belongs to this user, so that segments left in it may be delivered."""
         return self._has_prepared or self.owner() == os.geteuid()
 
     def close_if_drained(self) -> bool:

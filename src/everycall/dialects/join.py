@@ -34,7 +34,7 @@ _OF_PLACE: Final = frozenset(
 
 
 def is_partial(record: Record) -> bool:
-    """Tell whether only log events of the record's span came so far."""
+    """Return whether only log events of the record's span came so far."""
     return record.attributes is not ABSENT and PARTIAL.encode() in bytes(record.attributes)
 
 
@@ -155,7 +155,7 @@ def _by_time(one: Any, other: Any) -> list[Any]:
 
 
 def _is_log_event(entry: Any) -> bool:
-    """Tell whether an entry of `LOG_EVENTS` has the form that `logs` writes: anybody may send such an attribute."""
+    """Return whether an entry of `LOG_EVENTS` has the form that `logs` writes: anybody may send such an attribute."""
     return (
         isinstance(entry, dict)
         and isinstance(entry.get("name"), str)

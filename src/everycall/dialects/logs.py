@@ -23,9 +23,9 @@ _ERRORS: Final = ("gen_ai.client.operation.exception", "exception")
 
 
 def is_of_a_call(log: LogEvent) -> bool:
-    """Tell whether a log record says something of a call: an event of the conventions with a span or a response id."""
-    known = log.name == gen_ai.DETAILS_EVENT or log.name in (*_MESSAGES, *_ERRORS) or log.name.endswith(".message")
-    if not known or not log.name.startswith(("gen_ai.", "exception")):
+    """Return whether a log record describes a call: an event of the conventions with a span or a response id."""
+    is_event = log.name == gen_ai.DETAILS_EVENT or log.name in (*_MESSAGES, *_ERRORS) or log.name.endswith(".message")
+    if not is_event or not log.name.startswith(("gen_ai.", "exception")):
         return False
     return (log.trace_id is not None and log.span_id is not None) or _response_id(log) is not None
 

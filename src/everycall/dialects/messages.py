@@ -149,7 +149,7 @@ def _of_request(value: dict[str, Any], role: str) -> list[Message] | None:
 
 
 def _are_items(value: Any) -> bool:
-    """Tell whether a list holds items of one answer (OpenAI's Responses API) rather than one message a choice."""
+    """Return whether a list holds items of one answer (OpenAI's Responses API) rather than one message a choice."""
     return isinstance(value, list) and any(
         isinstance(entry, dict) and entry.get("type") in ("message", "function_call", "reasoning") for entry in value
     )

@@ -135,7 +135,7 @@ class Source:
                 yield name[len(prefix) :], value
 
     def has(self, prefix: str) -> bool:
-        """Tell whether any attribute begins with `prefix`, which has a dot."""
+        """Return whether any attribute begins with `prefix`, which has a dot."""
         root, dot, rest = prefix.partition(".")
         if root + dot not in self._roots:
             return False

@@ -44,7 +44,7 @@ def unwrap(value: Any, levels: int = 3) -> Any:
 
 
 def _is_deep(text: str, decoded: Any) -> bool:
-    """Tell whether decoded JSON has more than `limits.OTLP_NESTING_MAX` levels: the readers recurse."""
+    """Return whether decoded JSON has more than `limits.OTLP_NESTING_MAX` levels: the readers recurse."""
     if text.count("[") + text.count("{") <= limits.OTLP_NESTING_MAX:
         return False
     level = [decoded]
@@ -72,7 +72,7 @@ def python_literal(value: Any) -> Any:
 
 
 def is_empty(value: Any) -> bool:
-    """Tell whether a value says nothing: null, an empty text, list or object."""
+    """Return whether a value is empty: null, or an empty string, list or object."""
     return value is None or (isinstance(value, (str, list, dict, tuple)) and not value)
 
 

@@ -35,7 +35,7 @@ MODEL_IN_PATH = re.compile(r"/(?:model|models)/([^/]+?)(?:/invoke|:\w+)$")
 
 
 def speaks(path: str) -> bool:
-    """Tell whether a path is one of Anthropic's."""
+    """Return whether a path is one of Anthropic's."""
     return path.endswith(SUFFIXES)
 
 

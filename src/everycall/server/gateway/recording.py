@@ -163,7 +163,7 @@ def make_record(prepared: PreparedRequest, ids: Identifiers, outcome: Outcome) -
 
 
 def _keeps_attribute(name: str, value: Any) -> bool:
-    """Tell whether an attribute stays where content is omitted: besides the safe ones, those that hold none here."""
+    """Return whether an attribute stays where content is omitted: besides the safe ones, those that hold none here."""
     return name in _WITHOUT_CONTENT or is_safe_attribute(name, value)
 
 

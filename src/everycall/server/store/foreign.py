@@ -67,7 +67,7 @@ class Settled:
 
 
 def is_foreign(row: Row) -> bool:
-    """Tell whether a record was made of somebody else's span."""
+    """Return whether a record was made of somebody else's span."""
     return row.dialect is not None
 
 
@@ -268,7 +268,7 @@ def _omitted(record: Record, flags: set[str]) -> Record:
 
 
 def _doubles(outer: Row, inner: Row) -> bool:
-    """Tell whether a call and the one directly below it are the same: of one kind, with one answer, in its time.
+    """Return whether a call and the one directly below it are the same: of one kind, with one answer, in its time.
 
     Where both have a provider's id of the answer, the ids decide; where content is not sent, the tokens do.
     """
