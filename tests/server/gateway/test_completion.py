@@ -101,7 +101,20 @@ def test_the_seeds_call(api: httpx.Client, complete: Any, deployment_id: str, pr
     assert (record["deployment_id"], record["kind"], record["content"]) == (deployment_id, "llm", "hello")
     assert record["attributes"]["everycall.deployment.version"] == 1
     assert record.get("project_name", "default") == "default"
-    assert record["trace_name"] == "llm-openai"
+    assert (record["trace_name"], record["name"]) == ("llm-openai", "hello world")
+
+
+def test_the_name_of_a_record(api: httpx.Client, complete: Any, deployment_id: str) -> None:
+    """It is the request's `name`, else its `trace_name`, else the deployment's name, else the provider's."""
+    inputs = {"x": "Golang", "y": "Fiber"}
+    bodies: dict[str, dict[str, Any]] = {
+        "step": {"name": "step", "trace_name": "support", "deployment_id": deployment_id, "llm_inputs": inputs},
+        "support": {"trace_name": "support", "deployment_id": deployment_id, "llm_inputs": inputs},
+        "hello world": {"deployment_id": deployment_id, "llm_inputs": inputs},
+        "llm-openai": {},
+    }
+    names = {complete(**body)["inference_id"]: name for name, body in bodies.items()}
+    assert {record["inference_id"]: record["name"] for record in records(api)} == names
 
 
 def test_the_same_again_comes_from_the_cache(

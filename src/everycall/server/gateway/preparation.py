@@ -28,7 +28,7 @@ __all__ = ["Preparation", "PreparedRequest", "merge", "missing_deployment"]
 class PreparedRequest:
     """A request that is ready to be sent, to `first` and then to `fallbacks`.
 
-    `timeout_s` is for all of it together.
+    `timeout_s` is for all of it together. `deployment_name` is the name of the deployment, None without one.
     """
 
     project: str
@@ -36,6 +36,7 @@ class PreparedRequest:
     first: Candidate
     fallbacks: Sequence[Candidate | UnusableFallback]
     timeout_s: float
+    deployment_name: str | None = None
 
 
 class Preparation:
@@ -59,7 +60,8 @@ class Preparation:
         first = self._routes.route(merged, caller_key)
         fallbacks = self._routes.fallbacks(first, caller_key, _fallbacks(deployment))
         timeout_s = max(limits.PROVIDER_TIMEOUT_S, first.settings.timeout_s)
-        return PreparedRequest(project, request, first, fallbacks, timeout_s)
+        name = deployment.name if deployment else None
+        return PreparedRequest(project, request, first, fallbacks, timeout_s, deployment_name=name)
 
 
 def merge(request: CompletionRequest, deployment: Deployment | None) -> ProviderRequest:

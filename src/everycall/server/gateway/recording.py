@@ -117,6 +117,7 @@ class Outcome:
 def make_record(prepared: PreparedRequest, ids: Identifiers, outcome: Outcome) -> Record:
     """Return the record, without what the omit flags cover and within the bounds of a record.
 
+    Its name is the request's `name`, else its `trace_name`, else the deployment's name, else `llm-<provider>`.
     A hit costs 0, and its original cost is in `saved_cost`. An unknown cost or count is None.
     """
     request, first = prepared.request, prepared.first.request
@@ -129,7 +130,7 @@ def make_record(prepared: PreparedRequest, ids: Identifiers, outcome: Outcome) -
         trace_id=ids.trace_id,
         trace_name=request.trace_name or (None if ids.parent_id else name),
         parent_id=ids.parent_id,
-        name=request.name or request.trace_name or name,
+        name=request.name or request.trace_name or prepared.deployment_name or name,
         kind=LLM,
         project_name=prepared.project,
         end_user_identifier=request.end_user_identifier or None,
