@@ -1,7 +1,7 @@
-"""Spans of other people's instrumentation as everycall's records: one pure function for each vocabulary.
+"""Translates spans of other instrumentations into everycall's records: one pure function for each vocabulary.
 
-`translate(span)` asks every dialect that speaks on the span and joins their readings field by field. The server uses it
-for what arrives by OTLP; nothing here knows of a server, a store or a clock.
+`translate(span)` calls the reader of every vocabulary that the span uses, and joins their readings field by field. The
+server uses it for OTLP requests. Nothing here depends on a server, a store or a clock.
 """
 
 from everycall.dialects.join import is_partial, join, join_halves

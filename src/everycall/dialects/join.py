@@ -1,6 +1,6 @@
-"""Two accounts of one call as one record: a span and its log events, halves of a stream, a client below a framework.
+"""Joins two records of one call: a span and its log events, the halves of a stream, a client below a framework.
 
-Pure. The result is the same in whatever order the two came, and joining the same part again changes nothing.
+Pure functions. The order in which the two arrived does not matter, and joining the same part again changes nothing.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _OF_PLACE: Final = frozenset(
         *("end_time_unix_nano", "latency", "status", "counted_in", "sdk", "attributes", "omitted", "truncated"),
     }
 )
-"""Fields that say where and when a call was, or are joined by rules of their own."""
+"""Fields that say where and when a call took place, or that are joined by their own rules."""
 
 
 def is_partial(record: Record) -> bool:
-    """Return whether only log events of the record's span came so far."""
+    """Return whether only log events of the record's span have arrived so far."""
     return record.attributes is not ABSENT and PARTIAL.encode() in bytes(record.attributes)
 
 
 def join(base: Record, part: Record) -> Record:
-    """Return `base` with what only `part` says.
+    """Return `base` with the fields that only `part` has.
 
-    Objects are joined member by member, log events are sorted by time, and messages that come one by one are read
-    again from all of them. A part that failed makes the whole fail.
+    Objects are joined member by member, log events are sorted by time, and messages from log events are read again from
+    all of them. If `part` failed, so did the call.
     """
     changes: dict[str, Any] = {}
     for name in Record.__struct_fields__:
@@ -69,11 +69,11 @@ def join(base: Record, part: Record) -> Record:
 
 
 def join_halves(request: Record, answer: Record) -> Record:
-    """Return the request's record with the answer that its sender put into a span of its own.
+    """Return the request's record with the answer, which its sender put into a separate span.
 
-    The answer's word counts for the model, tokens, content and cost; its start is the time at which the call ended.
+    The model, tokens, content and cost are the answer's. The call ended when the answer's span started.
     """
-    told = {
+    fields = {
         name: value
         for name in (
             "model",
@@ -87,7 +87,7 @@ def join_halves(request: Record, answer: Record) -> Record:
         )
         if not _is_absent(value := getattr(answer, name))
     }
-    whole = join(msgspec.structs.replace(request, **told), answer)
+    whole = join(msgspec.structs.replace(request, **fields), answer)
     end = max(answer.start_time_unix_nano, request.end_time_unix_nano)
     return msgspec.structs.replace(
         whole, end_time_unix_nano=end, latency=(end - request.start_time_unix_nano) / 1e9, counted_in=None
@@ -95,7 +95,7 @@ def join_halves(request: Record, answer: Record) -> Record:
 
 
 def with_log_events(record: Record) -> Record:
-    """Return a record whose messages are read from its log events, where it has such events and no other messages."""
+    """Return the record with the messages, tools and answer read from its log events, if it has any."""
     if record.attributes is ABSENT or LOG_EVENTS.encode() not in bytes(record.attributes):
         return record
     entries = (to_json(record.attributes) or {}).get(LOG_EVENTS)
@@ -105,8 +105,8 @@ def with_log_events(record: Record) -> Record:
     messages, answer, tools = event_messages(events)
     configuration = to_json(record.llm_configuration) or {}
     changes: dict[str, Any] = {}
-    told = {"messages": messages, "functions": tools}
-    new = {name: value for name, value in told.items() if value}
+    fields = {"messages": messages, "functions": tools}
+    new = {name: value for name, value in fields.items() if value}
     if new and {**configuration, **new} != configuration:
         changes["llm_configuration"] = to_raw({**configuration, **new})
     if answer:
@@ -128,7 +128,7 @@ def _joined(value: Raw, more: Raw) -> Raw:
 
 
 def _attributes(base: Record, part: Record) -> dict[str, Any]:
-    """Return the joined attributes: those of both, log events by time; no longer partial once the span is there."""
+    """Return the attributes of both, with log events by time. The result is partial only if both are."""
     one, other = to_json(base.attributes) or {}, to_json(part.attributes) or {}
     if not isinstance(one, dict) or not isinstance(other, dict):
         return {}
@@ -155,7 +155,7 @@ def _by_time(one: Any, other: Any) -> list[Any]:
 
 
 def _is_log_event(entry: Any) -> bool:
-    """Return whether an entry of `LOG_EVENTS` has the form that `logs` writes: anybody may send such an attribute."""
+    """Return whether an entry of `LOG_EVENTS` has the form that `logs` writes. A sender may set the attribute too."""
     return (
         isinstance(entry, dict)
         and isinstance(entry.get("name"), str)

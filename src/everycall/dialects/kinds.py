@@ -1,4 +1,4 @@
-"""Kinds of calls: what each vocabulary calls them, as everycall's kinds."""
+"""Maps each vocabulary's kinds of calls to everycall's."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ OPERATIONS: Final = {
     "upsert_memory": CHAIN,
     "delete_memory": CHAIN,
 }
-"""`gen_ai.operation.name`, the standard ones and those seen besides."""
+"""Values of `gen_ai.operation.name`: the standard ones, and others that senders use."""
 OPENINFERENCE: Final = {
     "LLM": LLM,
     "EMBEDDING": EMBEDDING,
@@ -86,5 +86,5 @@ _WORDS: Final = {
 
 
 def kind_of(word: str | None) -> str | None:
-    """Return the kind that a vocabulary's word means; None for a word that is not known."""
+    """Return the kind for a vocabulary's word, or None for an unknown word."""
     return _WORDS.get(word.lower()) if word else None

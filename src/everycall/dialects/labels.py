@@ -1,4 +1,4 @@
-"""Labels that a span hands down: its user, session, trace name and tags hold for the spans below it."""
+"""Labels that spans inherit from their parents: the user, session, trace name and tags."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LABELS: Final = ("end_user_identifier", "session_id", "trace_name")
 
 
 def labels_of_parent(record: Record, parent: Record) -> dict[str, Any]:
-    """Return the labels that a record takes from its parent's: those it lacks, and further tags."""
+    """Return the labels that a record inherits from its parent: those it lacks, and further tags."""
     labels: dict[str, Any] = {
         name: value
         for name in _LABELS
@@ -30,9 +30,10 @@ def labels_of_parent(record: Record, parent: Record) -> dict[str, Any]:
 
 
 def hand_down(records: Sequence[Record]) -> list[Record]:
-    """Return records with the labels of those among them that are their ancestors.
+    """Return the records with the labels that they inherit from each other.
 
-    The store does the same for ancestors that arrive on their own; here it costs less, before the records are encoded.
+    The store does the same for parents that arrive in another request. Here it costs less, because the records are not
+    yet encoded.
     """
     by_id = {record.inference_id: record for record in records}
     settled: set[str] = set()

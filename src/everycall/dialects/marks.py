@@ -1,6 +1,6 @@
 """Attributes by which records of foreign spans are joined, and the flags that leave content out.
 
-Only everycall writes the marks: an attribute of such a name that a sender sets is not taken over.
+Only everycall writes the marks: if a sender sets an attribute with such a name, it is ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 DIALECT: Final = "everycall.dialect"
-"""The vocabulary that the span was read in."""
+"""The vocabulary of the span."""
 ANSWER: Final = "everycall.answer"
 """Stands for the id of an answer that has none; the store sets it for two records of one answer."""
 HALF: Final = "everycall.half"
@@ -51,7 +51,7 @@ _OFF: Final = frozenset({"", "0", "0.0", "false", "no", "off", "none", "null"})
 def omit_flags(*attributes: Mapping[str, Any]) -> list[str]:
     """Return what flags in any of these attributes leave out, sorted: `all`, `inputs`, `outputs`.
 
-    Whatever does not clearly say no sets a flag: `true`, `"True"`, `1`, `"yes"`, and also a value that nobody expects.
+    Any value that does not clearly mean no sets a flag: `true`, `"True"`, `1`, `"yes"`, and unexpected values too.
     """
     return sorted({side for name, side in _FLAGS.items() if any(_is_on(values.get(name)) for values in attributes)})
 

@@ -1,7 +1,7 @@
 """Messages of every vocabulary, in one form: that of OpenAI's chat API, which the record's fields use.
 
-`{"role", "content", "tool_calls", "tool_call_id", "name", ...}`; `content` is a text, or a list of parts where there is
-more than text. The arguments of a tool call are an object where they can be read. Members that are not known are kept.
+`{"role", "content", "tool_calls", "tool_call_id", "name", ...}`; `content` is a text, or a list of parts if there is
+more than text. The arguments of a tool call are an object if they can be decoded. Unknown members are kept.
 """
 
 from __future__ import annotations
@@ -40,14 +40,11 @@ _READ: Final = frozenset(
         *("stop_reason", "stop_sequence", "usage", "model"),
     }
 )
-"""Members of a message that have a place of their own, or say nothing about what was said."""
+"""Members of a message that are read separately, or have no content."""
 
 
 def chat_messages(value: Any, role: str = "user") -> list[Message] | None:
-    """Return the messages that a value holds, in whatever vocabulary; None when it holds none.
-
-    `role` is taken for a bare text.
-    """
+    """Return the messages in a value of any vocabulary, or None if it has none. `role` is that of a bare text."""
     value = unwrap(value)
     if isinstance(value, str):
         return [{"role": role, "content": value}] if value else None
@@ -55,13 +52,13 @@ def chat_messages(value: Any, role: str = "user") -> list[Message] | None:
         return _of_request(value, role)
     if not isinstance(value, (list, tuple)):
         return None
-    if value and all(isinstance(entry, (list, tuple)) for entry in value):  # LangChain: a list a prompt
+    if value and all(isinstance(entry, (list, tuple)) for entry in value):  # LangChain: one list for each prompt
         value = [message for prompt in value for message in prompt]
     return [message for entry in value for message in _messages_of(entry, role)] or None
 
 
 def chat_answer(value: Any) -> list[Message] | None:
-    """Return the messages that a model answered, one for each choice; None when the value holds none."""
+    """Return the messages of a model's answer, one for each choice, or None if the value has none."""
     value = unwrap(value)
     if isinstance(value, dict):
         if isinstance(value.get("generations"), list):  # LangChain's LLMResult
@@ -74,15 +71,15 @@ def chat_answer(value: Any) -> list[Message] | None:
                     break
                 if name == "output" and isinstance(inner, (str, dict)) and inner and "role" not in value:
                     return chat_answer(inner)
-    found = chat_messages(value, "assistant")
-    if not found:
+    messages = chat_messages(value, "assistant")
+    if not messages:
         return None
-    answers = [message for message in found if message["role"] == "assistant"]
+    answers = [message for message in messages if message["role"] == "assistant"]
     return _joined(answers) if _are_items(value) else answers or None
 
 
 def answer_text(answer: list[Message]) -> str | None:
-    """Return the text of the first choice; None when it has none."""
+    """Return the text of the first choice, or None if it has none."""
     content = answer[0].get("content")
     if isinstance(content, str):
         return content
@@ -91,7 +88,7 @@ def answer_text(answer: list[Message]) -> str | None:
 
 
 def tool_definitions(value: Any) -> list[Any] | None:
-    """Return tools as functions: `{"name", "description", "parameters"}`; what cannot be read so stays as it is."""
+    """Return tools as functions: `{"name", "description", "parameters"}`. Any other form stays as it is."""
     tools: list[Any] = []
     for entry in items(value):
         tool = unwrap(entry)
@@ -102,7 +99,7 @@ def tool_definitions(value: Any) -> list[Any] | None:
         if declared is not None:
             tools.extend(tool_definitions(declared) or [])
             continue
-        for _ in range(3):  # a function in a tool, and that in a schema
+        for _ in range(3):  # the function may be inside a tool, and that inside a schema
             inner = unwrap(first(*(tool.get(key) for key in ("function", "json_schema", "toolSpec", "tool"))))
             if not isinstance(inner, dict) or "name" in tool:
                 break
@@ -134,10 +131,10 @@ def _of_request(value: dict[str, Any], role: str) -> list[Message] | None:
     for name in ("messages", "input", "contents", "prompt"):
         inner = value.get(name)
         if not is_empty(inner) and "role" not in value:
-            found = chat_messages(inner, role)
-            if found and head and found[0]["role"] == "system":
+            messages = chat_messages(inner, role)
+            if messages and head and messages[0]["role"] == "system":
                 head = []
-            return [*head, *(found or [])] or None
+            return [*head, *(messages or [])] or None
     candidate = value.get("content")
     if _response_item(value) is not None or (isinstance(candidate, dict) and "parts" in candidate):
         return _messages_of(value, role)
@@ -149,7 +146,7 @@ def _of_request(value: dict[str, Any], role: str) -> list[Message] | None:
 
 
 def _are_items(value: Any) -> bool:
-    """Return whether a list holds items of one answer (OpenAI's Responses API) rather than one message a choice."""
+    """Return whether a list has the items of one answer (OpenAI's Responses API), not one message for each choice."""
     return isinstance(value, list) and any(
         isinstance(entry, dict) and entry.get("type") in ("message", "function_call", "reasoning") for entry in value
     )
@@ -172,7 +169,7 @@ def _joined(messages: list[Message]) -> list[Message] | None:
 
 
 def _messages_of(entry: Any, role: str) -> list[Message]:
-    """Return the message that an entry of a list is; results of tools in it become messages of their own."""
+    """Return an entry of a list as messages: tool results in it become separate messages."""
     entry = unwrap(entry)
     if isinstance(entry, str):
         return [{"role": role, "content": entry}] if entry else []
@@ -195,7 +192,7 @@ def _messages_of(entry: Any, role: str) -> list[Message]:
 
 
 def _response_item(entry: dict[str, Any]) -> Message | None:
-    """Return an item of the Responses API that is no message as one."""
+    """Return an item of the Responses API as a message, or None if it is a message already."""
     kind = entry.get("type")
     if kind == "function_call" and "name" in entry:
         return {"role": "assistant", "content": None, "tool_calls": [_tool_call(entry)]}
@@ -209,24 +206,24 @@ def _response_item(entry: dict[str, Any]) -> Message | None:
 
 
 def _message(entry: dict[str, Any], role: str) -> list[Message]:
-    written = first(entry.get("role"), entry.get("type"))
-    name = _ROLES.get(written, written) if isinstance(written, str) else role
-    said_by = name if name in ("system", "user", "assistant", "tool") or "role" in entry else role
+    raw_role = first(entry.get("role"), entry.get("type"))
+    name = _ROLES.get(raw_role, raw_role) if isinstance(raw_role, str) else role
+    speaker = name if name in ("system", "user", "assistant", "tool") or "role" in entry else role
     content, extra, results = _content(_pieces(first(entry.get("parts"), entry.get("contents"), entry.get("content"))))
-    message: Message = {"role": said_by, "content": content, **extra}
+    message: Message = {"role": speaker, "content": content, **extra}
     calls = [_tool_call(call) for call in items(first(entry.get("tool_calls"), entry.get("toolCalls")))]
     if calls:
         message["tool_calls"] = calls
     for key in ("name", "tool_call_id", "toolCallId"):
         if isinstance(entry.get(key), str) and entry[key]:
             message["tool_call_id" if key == "toolCallId" else key] = entry[key]
-    if said_by == "tool":
+    if speaker == "tool":
         if "tool_call_id" not in message and isinstance(entry.get("id"), str):
             message["tool_call_id"] = entry["id"]
-        said = message["content"]
-        if isinstance(said, str) and said.startswith('{"result"'):  # Google's client wraps what is no object
-            said = unwrap(said)
-        message["content"] = _result_text(said)
+        text = message["content"]
+        if isinstance(text, str) and text.startswith('{"result"'):  # Google's client wraps results that are not objects
+            text = unwrap(text)
+        message["content"] = _result_text(text)
     thoughts = first(entry.get("reasoning"), entry.get("thinking"))
     if thoughts is not None:
         message.setdefault("reasoning_content", thoughts)
@@ -240,7 +237,7 @@ def _message(entry: dict[str, Any], role: str) -> list[Message]:
 
 
 def _pieces(content: Any) -> Any:
-    """Return the parts that a text holds as JSON; any other text is what it says."""
+    """Return the parts that a text contains as JSON; return any other text unchanged."""
     if isinstance(content, str) and content[:2] == "[{":
         parts = unwrap(content)
         if isinstance(parts, list) and all(_is_part(part) for part in parts):
@@ -253,7 +250,7 @@ def _is_part(part: Any) -> bool:
 
 
 def _content(content: Any) -> tuple[Any, Message, list[Message]]:
-    """Return what a message's content says: its text or parts, members of the message, and results of tools."""
+    """Return a message's content: its text or parts, further members of the message, and tool results."""
     if not isinstance(content, (list, tuple)):
         if isinstance(content, dict):
             return _content([content])
@@ -297,20 +294,20 @@ def _place(
     elif kind in ("tool_call_response", "tool-result", "tool_result", "function_call_output"):
         results.append(_tool_result(piece))
     elif kind in ("reasoning", "thinking"):
-        said = first(piece.get("content"), piece.get("text"), piece.get("thinking"), piece.get("reasoning"))
-        thoughts.append(said if isinstance(said, str) else _encode(said))
+        content = first(piece.get("content"), piece.get("text"), piece.get("thinking"), piece.get("reasoning"))
+        thoughts.append(content if isinstance(content, str) else _encode(content))
     elif kind == "image" and isinstance(url := _image_url(piece), str):
         parts.append({"type": "image_url", "image_url": {"url": url}})
     elif kind in ("text", "input_text", "output_text", None) and isinstance(
-        said := first(piece.get("text"), piece.get("content")), str
+        content := first(piece.get("text"), piece.get("content")), str
     ):
-        parts.append({"type": "text", "text": said})
+        parts.append({"type": "text", "text": content})
     else:
         parts.append(piece)
 
 
 def _image_url(piece: dict[str, Any]) -> Any:
-    """Return the URL of an image of OpenInference, which is two objects down."""
+    """Return the URL of an image in OpenInference's form, which is nested two objects deep."""
     outer = piece.get("image")
     inner = outer.get("image") if isinstance(outer, dict) and set(piece) <= {"type", "image"} else None
     return inner.get("url") if isinstance(inner, dict) else None
@@ -341,30 +338,30 @@ def _tool_call(call: Any) -> Any:
 
 
 def _tool_result(piece: dict[str, Any]) -> Message:
-    said = first(*(piece.get(key) for key in ("response", "result", "output", "content")))
+    result = first(*(piece.get(key) for key in ("response", "result", "output", "content")))
     number = first(*(piece.get(key) for key in ("id", "toolCallId", "tool_use_id", "toolUseId", "call_id")))
     name = first(piece.get("name"), piece.get("toolName"))
     return {
         "role": "tool",
         **({"tool_call_id": number} if number is not None else {}),
         **({"name": name} if isinstance(name, str) else {}),
-        "content": _result_text(said),
+        "content": _result_text(result),
     }
 
 
-def _result_text(said: Any) -> str | None:
-    """Return what a tool gave back as a text: JSON for anything but a text."""
-    if said is None or isinstance(said, str):
-        return said
-    if isinstance(said, dict) and set(said) == {"type", "value"}:  # Vercel's tool results
-        return _result_text(said["value"])
-    if isinstance(said, dict) and set(said) == {"result"}:
-        return _result_text(said["result"])
-    if isinstance(said, list) and said and all(isinstance(part, dict) for part in said):
-        texts = [first(part.get("text"), part.get("content")) for part in said]
+def _result_text(result: Any) -> str | None:
+    """Return a tool's result as text: JSON for any other value."""
+    if result is None or isinstance(result, str):
+        return result
+    if isinstance(result, dict) and set(result) == {"type", "value"}:  # Vercel's tool results
+        return _result_text(result["value"])
+    if isinstance(result, dict) and set(result) == {"result"}:
+        return _result_text(result["result"])
+    if isinstance(result, list) and result and all(isinstance(part, dict) for part in result):
+        texts = [first(part.get("text"), part.get("content")) for part in result]
         if all(isinstance(part, str) for part in texts):
             return "".join(texts)
-    return _encode(said)
+    return _encode(result)
 
 
 def _encode(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What one dialect reads of one span, and the span's attributes as a source that remembers what was read."""
+"""What one dialect reads from a span (`Reading`), and the span's attributes, which note what was read (`Source`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 
 @dataclass(slots=True)
 class Reading:
-    """What a span says, in one vocabulary. None is "not said"; an earlier reading fills its gaps from a later one.
+    """What a span says in one vocabulary. None means unknown; an earlier reading fills its gaps from a later one.
 
     `messages`, `tools` and `answer` are in the form of OpenAI's chat API (see `messages`). Token counts are inclusive:
     `input_tokens` holds the cached tokens, `output_tokens` the reasoning tokens.
@@ -58,13 +58,13 @@ class Reading:
     error_type: str | None = None
     error: str | None = None
     unknown: frozenset[str] = field(default_factory=frozenset)
-    """Fields that this dialect is known to invent: no other reading may fill them."""
+    """Fields for which this dialect makes up values: no other reading may fill them."""
     half: str | None = None
     """What identifies the other half of a call that its sender splits into two spans."""
     half_is_answer: bool = False
 
     def fill(self, other: Reading) -> None:
-        """Take from another reading the fields that this one does not say; objects are joined member by member."""
+        """Fill the fields that are None from another reading; objects are joined member by member."""
         for name in _FILLED:
             more = getattr(other, name)
             if more is None or name in self.unknown:
@@ -80,7 +80,7 @@ _FILLED = tuple(one.name for one in fields(Reading) if one.name not in ("dialect
 
 
 class Source:
-    """The attributes of a span, read by name. What was read is not kept a second time as an attribute."""
+    """The attributes of a span, read by name. The record keeps as attributes only those that were not read."""
 
     __slots__ = ("_roots", "attributes", "gen_ai_is_read", "read", "span")
 
@@ -96,7 +96,7 @@ class Source:
         return self.attributes.get(name)
 
     def value(self, *names: str) -> Any:
-        """Return the first of these attributes that says something; JSON in a string is decoded."""
+        """Return the first of these attributes that is not empty; JSON in a string is decoded."""
         for name in names:
             value = self.attributes.get(name)
             if not is_empty(value):
@@ -119,13 +119,13 @@ class Source:
     def _first(self, reads: Callable[[Any], Value | None], names: tuple[str, ...]) -> Value | None:
         for name in names:
             value = self.attributes.get(name)
-            if value is not None and (found := reads(value)) is not None:
+            if value is not None and (result := reads(value)) is not None:
                 self.read.add(name)
-                return found
+                return result
         return None
 
     def below(self, prefix: str) -> dict[str, Any]:
-        """Return the attributes whose names begin with `prefix`, by the rest of their names."""
+        """Return the attributes whose names begin with `prefix`, with the prefix removed from their names."""
         return dict(self._below(prefix))
 
     def _below(self, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -153,17 +153,17 @@ class Source:
                     below = node[part] = {}
                 node = below
             node[parts[-1]] = value
-        return _listed(root)
+        return _with_lists(root)
 
 
-def _listed(node: Any) -> Any:
-    """Return objects whose names are all numbers as lists, in the order of the numbers."""
+def _with_lists(node: Any) -> Any:
+    """Return objects whose member names are all numbers as lists, in the order of the numbers."""
     if not isinstance(node, dict):
         return node
     if node and all(name.isdigit() and len(name) < 7 for name in node):
-        return [_listed(node[name]) for name in sorted(node, key=int)]
-    return {name: _listed(value) for name, value in node.items()}
+        return [_with_lists(node[name]) for name in sorted(node, key=int)]
+    return {name: _with_lists(value) for name, value in node.items()}
 
 
 Reader = Callable[[Source], Reading | None]
-"""Reads a span in one vocabulary; None when the span does not speak it."""
+"""Reads a span in one vocabulary. Returns None if the span does not use it."""

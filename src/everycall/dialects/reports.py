@@ -1,4 +1,4 @@
-"""Reports of usage in a provider's own shape, where a sender passes them on: read as `everycall.usage` reads them."""
+"""Usage reports in a provider's own shape, which some senders pass on. Read by `everycall.usage`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CACHED = ("cached", "cache_write")
 
 
 def read_report(reading: Reading, report: Any) -> None:
-    """Fill the counts that a reading lacks from a provider's report, such as that of OpenAI, Anthropic or Gemini."""
+    """Fill the counts that a reading lacks from a provider's usage report (OpenAI, Anthropic, Gemini and others)."""
     if not isinstance(report, Mapping):
         return
     fields = usage_fields(report)
@@ -25,7 +25,7 @@ def read_report(reading: Reading, report: Any) -> None:
 
 
 def include_cached(reading: Reading) -> None:
-    """Add the cached tokens to an input that leaves them out, which shows where they are more than all of it."""
+    """Add the cached tokens to the input tokens if these exclude them: if there are more cached than input tokens."""
     cached = sum((reading.usage or {}).get(part, 0) for part in _CACHED)
     if reading.input_tokens is not None and cached > reading.input_tokens:
         reading.input_tokens += cached

@@ -1,4 +1,4 @@
-"""Spans, span events and log records as plain values: what every dialect reads, however they arrived.
+"""Spans, span events and log records as plain values. Every dialect reads these, whatever the transport was.
 
 The server makes them from OTLP requests; an exporter in a user's process can make them from the SDK's spans.
 """

@@ -1,4 +1,4 @@
-"""A foreign span as a record: which dialects read it, whose word counts for each field, and what is kept as it came."""
+"""Makes a record of a foreign span: which dialects read it, their precedence, and which attributes are kept."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _READERS: Final[tuple[Reader, ...]] = (
 )
 """In order of precedence: a later reader only fills the fields that the earlier ones left open."""
 _WHOLE: Final = ("langfuse", "langsmith", "mlflow")
-"""Dialects that say all they know themselves; what else is on their spans are copies in other vocabularies."""
+"""Dialects whose own attributes are complete. Other vocabularies on their spans only repeat them."""
 _SUMS: Final = (
     *("gen_ai.usage.", "llm.usage.", "llm.token_count.", "llm.cost.", "ai.usage.", "operation.cost"),
     *("mlflow.chat.tokenUsage", "langfuse.observation.usage_details", "langfuse.observation.cost_details"),
@@ -62,7 +62,7 @@ _CONTENT: Final = re.compile(
     r"gen_ai\.(input|output)\.messages|gen_ai\.system_instructions|gen_ai\.(prompt|completion)(\.\d|$)"
     r"|llm\.(input|output)_messages\.|(input|output)\.(value|mime_type)$|embedding\.embeddings\."
 )
-"""Attributes that hold content which a reading of another dialect already gave."""
+"""Attributes with content that the reading of another dialect already has."""
 
 
 def inference_id(trace_id: str, span_id: str) -> str:
@@ -71,10 +71,10 @@ def inference_id(trace_id: str, span_id: str) -> str:
 
 
 def translate(span: Span) -> Record:
-    """Return the record of a span, whoever sent it. Raises nothing for any attributes.
+    """Return the record of a span. Raises nothing for any attributes.
 
-    What holds between spans (inheritance, doubles, halves) is left to whoever has them all: attributes named
-    `everycall.*` say what to look for.
+    Relations between spans (inheritance, duplicates, halves) are left to the store, which has all of them. Attributes
+    named `everycall.*` say what to look for.
     """
     source = Source(span)
     reading = _read(source)
@@ -87,9 +87,10 @@ def translate(span: Span) -> Record:
         marks[SPAN_NAME] = _label(span.name)
     if reading.half is not None:
         digest = hashlib.sha256(reading.half.encode("utf-8", "surrogatepass")).hexdigest()
-        duration = source.number("duration") if reading.half_is_answer else None
-        at = span.start - int((duration or 0) * 1e9) if reading.half_is_answer else span.end
-        if reading.half.startswith("response "):  # an id needs no time to tell calls apart
+        at = span.end
+        if reading.half_is_answer:
+            at = span.start - int((source.number("duration") or 0) * 1e9)
+        if reading.half.startswith("response "):  # a response id identifies the call without a time
             at = 0
         marks[HALF] = {"key": digest, "at": at, "answer": reading.half_is_answer}
     return _record(span, reading, source, marks)
@@ -116,7 +117,7 @@ def _read(source: Source) -> Reading:
 
 
 def _take_errors(span: Span, reading: Reading) -> None:
-    """Take the error's class and text from wherever they are: an event, the status, or the dialect's own fields."""
+    """Set the error's class and text from the dialect's own fields, an event or the status."""
     reading.failed = span.status_code == STATUS_ERROR or bool(reading.failed)
     if not reading.failed:
         reading.error_type = reading.error = None
@@ -125,11 +126,11 @@ def _take_errors(span: Span, reading: Reading) -> None:
         if event.name not in ("exception", "gen_ai.client.operation.exception"):
             continue
         kind, message = event.attributes.get("exception.type"), event.attributes.get("exception.message")
-        named = reading.error_type
+        known_type = reading.error_type
         if (
             isinstance(kind, str)
             and kind != "Exception"
-            and (named is None or kind.endswith(named) or named == "_OTHER")
+            and (known_type is None or kind.endswith(known_type) or known_type == "_OTHER")
         ):
             reading.error_type = kind
         if reading.error is None and isinstance(message, str) and message:
@@ -143,8 +144,9 @@ def _take_errors(span: Span, reading: Reading) -> None:
 def _record(span: Span, reading: Reading, source: Source, marks: dict[str, Any]) -> Record:
     kind = reading.kind or semconv.CHAIN
     priced = kind in semconv.PRICED_KINDS
+    cost = reading.cost if priced and reading.cost is not None and reading.cost >= 0 else None
     configuration = _configuration(reading) if kind == semconv.LLM else None
-    content, output = _answered(reading)
+    content, output = _answer(reading)
     attributes = {**_attributes(span, reading, source, priced), **marks}
     tokens = _tokens(reading) if priced else {}
     return Record(
@@ -168,8 +170,8 @@ def _record(span: Span, reading: Reading, source: Source, marks: dict[str, Any])
         model=_label(reading.response_model or reading.request_model) if priced else None,
         provider=_label(reading.provider) if priced else None,
         **tokens,
-        cost=reading.cost if priced and reading.cost is not None and reading.cost >= 0 else None,
-        cost_source=reading.dialect if priced and reading.cost is not None and reading.cost >= 0 else None,
+        cost=cost,
+        cost_source=None if cost is None else reading.dialect,
         status=semconv.ERROR if reading.failed else semconv.SUCCESS,
         error=_error_text(reading),
         error_type=_label(reading.error_type),
@@ -195,16 +197,18 @@ def _configuration(reading: Reading) -> dict[str, Any] | None:
     return {name: value for name, value in configuration.items() if not is_empty(value)} or None
 
 
-def _answered(reading: Reading) -> tuple[str | None, Any]:
-    """Return the text of the answer and, where there is more than text, the whole of it."""
+def _answer(reading: Reading) -> tuple[str | None, Any]:
+    """Return the text of the answer and, if it has more than text, the whole answer."""
     if not reading.answer:
         return None, reading.output
     content = answer_text(reading.answer)
     first = reading.answer[0]
     if len(reading.answer) > 1:
         return content, reading.answer
-    more = len({name for name, value in first.items() if not is_empty(value)} - {"role", "content"}) > 0
-    return content, first if more or not isinstance(first.get("content"), (str, type(None))) else reading.output
+    extra = {name for name, value in first.items() if not is_empty(value)} - {"role", "content"}
+    if extra or not isinstance(first.get("content"), (str, type(None))):
+        return content, first
+    return content, reading.output
 
 
 def _inputs(reading: Reading, kind: str) -> Any:
@@ -216,7 +220,7 @@ def _inputs(reading: Reading, kind: str) -> Any:
 def _tokens(reading: Reading) -> dict[str, Any]:
     total = reading.total_tokens
     if reading.input_tokens is not None and reading.output_tokens is not None:
-        total = reading.input_tokens + reading.output_tokens  # parts may have been added to what the sender summed
+        total = reading.input_tokens + reading.output_tokens  # the sender's sum may lack cached tokens
     elif reading.input_tokens is not None and total is None:
         total = reading.input_tokens if reading.kind == semconv.EMBEDDING else None
     return {
@@ -228,41 +232,41 @@ def _tokens(reading: Reading) -> dict[str, Any]:
 
 
 def _attributes(span: Span, reading: Reading, source: Source, priced: bool) -> dict[str, Any]:
-    """Return what is kept as it came: attributes that no field of the record holds, events, links, the resource.
+    """Return what is kept unchanged: attributes that no field of the record holds, events, links, the resource.
 
-    Sums of tokens and costs on a span that is not a call stay attributes: its record counts none.
+    Sums of tokens and costs on a span that is not a model call stay attributes, because its record has no counts.
     """
-    kept = {
+    attributes = {
         name: value
         for name, value in span.attributes.items()
         if (name not in source.read or (not priced and name.startswith(_SUMS)))
         and name not in RESERVED
         and not _CONTENT.match(name)
     }
-    kept[DIALECT] = reading.dialect
+    attributes[DIALECT] = reading.dialect
     if reading.response_id:
-        kept[semconv.GEN_AI_RESPONSE_ID] = reading.response_id
+        attributes[semconv.GEN_AI_RESPONSE_ID] = reading.response_id
     if reading.finish_reasons:
-        kept[semconv.GEN_AI_FINISH_REASONS] = reading.finish_reasons
+        attributes[semconv.GEN_AI_FINISH_REASONS] = reading.finish_reasons
     if reading.service_tier:
-        kept[semconv.OPENAI_SERVICE_TIER] = reading.service_tier
+        attributes[semconv.OPENAI_SERVICE_TIER] = reading.service_tier
     events = [_event(event) for event in span.events if not event.name.startswith("gen_ai.")]
     if events:
-        kept["events"] = events[: limits.EVENTS_MAX]
+        attributes["events"] = events[: limits.EVENTS_MAX]
     if span.links:
-        kept["links"] = list(span.links)
+        attributes["links"] = list(span.links)
     if span.dropped_attributes:
-        kept["otel.dropped_attributes_count"] = span.dropped_attributes
+        attributes["otel.dropped_attributes_count"] = span.dropped_attributes
     if span.scope.version:
-        kept["otel.scope.version"] = span.scope.version
+        attributes["otel.scope.version"] = span.scope.version
     if span.scope.resource:
-        kept["resource"] = span.scope.resource
-    return kept
+        attributes["resource"] = span.scope.resource
+    return attributes
 
 
 def _event(event: Any) -> dict[str, Any]:
-    shown = {"name": event.name, "time_unix_nano": event.time_unix_nano}
-    return {**shown, "attributes": event.attributes} if event.attributes else shown
+    members = {"name": event.name, "time_unix_nano": event.time_unix_nano}
+    return {**members, "attributes": event.attributes} if event.attributes else members
 
 
 def _error_text(reading: Reading) -> str | None:
@@ -272,7 +276,7 @@ def _error_text(reading: Reading) -> str | None:
 
 
 def _sdk(scope: Scope) -> str | None:
-    """Return who sent it: the SDK of OpenTelemetry and its language, as the resource says."""
+    """Return the sender's OpenTelemetry SDK, its language and version, from the resource."""
     name, version = scope.resource.get("telemetry.sdk.name"), scope.resource.get("telemetry.sdk.version")
     language = scope.resource.get("telemetry.sdk.language")
     if not isinstance(name, str):
@@ -295,5 +299,5 @@ def _seconds(value: float | None) -> float | None:
 
 
 def _json(value: Any) -> Any:
-    """Return a value that JSON can hold; None for an empty one."""
+    """Return the value, or None for an empty one."""
     return None if is_empty(value) else value

@@ -26,10 +26,10 @@ _decode = msgspec.json.Decoder().decode
 
 
 def unwrap(value: Any, levels: int = 3) -> Any:
-    """Return the value of a string that is JSON, also of JSON in JSON; any other value as it is.
+    """Return the decoded value of a string with JSON, up to `levels` times; return any other value unchanged.
 
     A string that only looks like JSON, was cut off, or is nested deeper than `limits.OTLP_NESTING_MAX` stays a string.
-    Plain words and numbers are not decoded: `"0.25"` is a string until a reader asks for a number.
+    Words and numbers are not decoded: `"0.25"` stays a string, which `number` reads.
     """
     while isinstance(value, str) and levels and value[:1] in ("{", "[", '"'):
         try:
@@ -62,7 +62,7 @@ def _is_deep(text: str, decoded: Any) -> bool:
 
 
 def python_literal(value: Any) -> Any:
-    """Return the dictionary or list that a string holds as Python's repr; None when it holds none."""
+    """Return the dictionary or list whose Python repr a string is; None for anything else."""
     if not isinstance(value, str) or value[:1] not in ("{", "[") or len(value) > limits.KIB:
         return None
     try:
@@ -77,7 +77,7 @@ def is_empty(value: Any) -> bool:
 
 
 def first(*values: Any) -> Any:
-    """Return the first value that says something; None when none does."""
+    """Return the first value that is not empty, or None."""
     for value in values:
         if not is_empty(value):
             return value
@@ -85,14 +85,14 @@ def first(*values: Any) -> Any:
 
 
 def text(value: Any) -> str | None:
-    """Return a text that is not empty, out of its JSON quotes if it has any; None for anything else."""
+    """Return a string that is not empty, without JSON quotes; None for anything else."""
     if isinstance(value, str) and value[:1] == '"':
         value = unwrap(value)
     return value if isinstance(value, str) and value else None
 
 
 def number(value: Any) -> float | None:
-    """Return a number, or the number that a text holds; None for anything else, not-a-number and infinity."""
+    """Return a finite number, also from a string; None for anything else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -106,7 +106,7 @@ def number(value: Any) -> float | None:
 
 
 def count(value: Any) -> int | None:
-    """Return a count of tokens: a whole number of 0 or more, within the range that a record takes; else None."""
+    """Return a token count: a whole number from 0 to 2**53, the range of a record; None for anything else."""
     whole = number(value)
     if whole is None or whole < 0 or whole > 2**53 or whole != int(whole):
         return None
@@ -114,13 +114,13 @@ def count(value: Any) -> int | None:
 
 
 def items(value: Any) -> list[Any]:
-    """Return a list, or the list that a JSON text holds; an empty list for anything else."""
+    """Return a list, also from a JSON string; an empty list for anything else."""
     value = unwrap(value)
     return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def strings(value: Any) -> list[str]:
-    """Return a list of texts: from a list, a JSON list, or words joined by commas."""
+    """Return a list of strings from a list, a JSON list, or words separated by commas."""
     value = unwrap(value)
     if isinstance(value, str):
         value = value.split(",")
@@ -130,5 +130,5 @@ def strings(value: Any) -> list[str]:
 
 
 def without_empty(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the members that say something."""
+    """Return the members that are not empty."""
     return {name: value for name, value in values.items() if not is_empty(value)}
