@@ -24,18 +24,18 @@ def read_adk(source: Source) -> Reading | None:
     reading = gen_ai.read(source) or Reading()
     reading.dialect = "google-adk"
     reading.session_id = first(reading.session_id, source.text(_ADK + "session_id"))
-    asked, answered = source.value(_ADK + "llm_request"), source.value(_ADK + "llm_response")
-    if reading.kind is None and asked is not None:
+    request, response = source.value(_ADK + "llm_request"), source.value(_ADK + "llm_response")
+    if reading.kind is None and request is not None:
         reading.kind = semconv.LLM
     if reading.kind == semconv.LLM:
-        if reading.messages is None and isinstance(asked, dict):
-            settings = asked.get("config")
+        if reading.messages is None and isinstance(request, dict):
+            settings = request.get("config")
             instruction = settings.get("system_instruction") if isinstance(settings, dict) else None
-            reading.messages = chat_messages({"system_instruction": instruction, **asked})
+            reading.messages = chat_messages({"system_instruction": instruction, **request})
         if reading.answer is None:
-            reading.answer = chat_answer(answered)
-        if isinstance(answered, dict):
-            read_report(reading, answered.get("usage_metadata"))
+            reading.answer = chat_answer(response)
+        if isinstance(response, dict):
+            read_report(reading, response.get("usage_metadata"))
     elif reading.kind == semconv.TOOL:
         reading.inputs = first(reading.inputs, source.value(_ADK + "tool_call_args"))
         reading.output = first(reading.output, source.value(_ADK + "tool_response"))
@@ -64,23 +64,23 @@ def read_haystack(source: Source) -> Reading | None:
             reading.kind = kind
     reading.name = source.text("haystack.component.name")
     reading.request_model = source.text("haystack.model")
-    asked = source.value("haystack.component.input", "haystack.pipeline.input_data")
-    answered = source.value("haystack.component.output", "haystack.pipeline.output_data")
+    input_value = source.value("haystack.component.input", "haystack.pipeline.input_data")
+    output_value = source.value("haystack.component.output", "haystack.pipeline.output_data")
     if reading.kind == semconv.LLM:
-        reading.messages, reading.answer = chat_messages(asked), chat_answer(answered)
-        _haystack_report(reading, answered)
+        reading.messages, reading.answer = chat_messages(input_value), chat_answer(output_value)
+        _haystack_report(reading, output_value)
     if reading.messages is None:
-        reading.inputs = asked
+        reading.inputs = input_value
     if reading.answer is None:
-        reading.output = answered
+        reading.output = output_value
     return reading
 
 
-def _haystack_report(reading: Reading, answered: Any) -> None:
-    """Read what the first reply says of itself; generators of texts have a list of it beside the replies."""
-    answered = answered if isinstance(answered, dict) else {}
-    reply = next(iter(items(answered.get("replies"))), None)
-    about = reply.get("meta") if isinstance(reply, dict) else next(iter(items(answered.get("meta"))), None)
+def _haystack_report(reading: Reading, output_value: Any) -> None:
+    """Read the metadata of the first reply. Text generators have a list of metadata beside the replies."""
+    output_value = output_value if isinstance(output_value, dict) else {}
+    reply = next(iter(items(output_value.get("replies"))), None)
+    about = reply.get("meta") if isinstance(reply, dict) else next(iter(items(output_value.get("meta"))), None)
     if isinstance(about, dict):
         reading.response_model = text(about.get("model"))
         reading.finish_reasons = strings([about.get("finish_reason")]) or None

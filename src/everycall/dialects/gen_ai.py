@@ -1,8 +1,8 @@
 """OpenTelemetry's GenAI conventions, in the three generations that are in use at once.
 
-Up to 1.36: `gen_ai.system`, `gen_ai.prompt.N.*`, an event a message. From 1.37: `gen_ai.provider.name`,
-`gen_ai.input.messages`. The repository of its own: `cache_write`, `gen_ai.retrieval.*`. Also the attributes that
-instrumentations of these conventions add under names of their own.
+Up to 1.36: `gen_ai.system`, `gen_ai.prompt.N.*`, one event for each message. From 1.37: `gen_ai.provider.name`,
+`gen_ai.input.messages`. Since the conventions have a repository of their own: `cache_write`, `gen_ai.retrieval.*`. Also
+the attributes that instrumentations of these conventions add under their own names.
 """
 
 from __future__ import annotations
@@ -105,12 +105,12 @@ def read(source: Source) -> Reading | None:
 
 
 def read_unless_read(source: Source) -> Reading | None:
-    """Read a span that no other reader has read as one of the conventions: those correct what they read."""
+    """Read a span, unless another reader has called `read` for it and corrected the result."""
     return None if source.gen_ai_is_read else read(source)
 
 
 def _kind(source: Source, operation: str | None) -> str | None:
-    """Return the kind by the operation, else by what only such a span has. Older senders have a type of request."""
+    """Return the kind: from the operation, else from attributes that only such a span has, or a request type."""
     kind = OPERATIONS.get(operation or "")
     if kind is not None:
         return kind
@@ -125,7 +125,7 @@ def _kind(source: Source, operation: str | None) -> str | None:
 
 
 def _cost(source: Source) -> float | None:
-    """Return the cost in US dollars; 0 is what senders write for a model without a price."""
+    """Return the cost in US dollars, or None. Senders write 0 for a model without a price, so 0 counts as None."""
     if (source.text("gen_ai.usage.cost.currency") or "USD").upper() != "USD":
         return None
     return source.number("gen_ai.usage.cost.amount", "gen_ai.usage.cost", "gen_ai.cost.total_cost") or None
@@ -155,10 +155,7 @@ def _params(source: Source) -> dict[str, Any] | None:
 
 
 def token_counts(source: Source, reading: Reading) -> None:
-    """Read counts of tokens; parts that exceed the input say that it excludes them, and are added to it.
-
-    A call's output is not counted where the sender writes 0 for an embedding.
-    """
+    """Read token counts. If more tokens were cached than the input has, the input excludes them: add them to it."""
     usage = {}
     if not _PART_NAMES.isdisjoint(source.attributes):
         usage = {part: count for part, names in _PARTS.items() if (count := source.count(*names)) is not None}
@@ -173,7 +170,7 @@ def token_counts(source: Source, reading: Reading) -> None:
 
 
 def _content(source: Source, reading: Reading) -> None:
-    """Read what was asked and answered: from attributes, then from events, then from the oldest attributes."""
+    """Read the messages, the answer and the tools: from attributes, then events, then the oldest attributes."""
     messages = chat_messages(source.value("gen_ai.input.messages"))
     system = chat_messages(source.value("gen_ai.system_instructions"), "system")
     if system and not (messages and messages[0]["role"] == "system"):
@@ -181,8 +178,9 @@ def _content(source: Source, reading: Reading) -> None:
     answer = chat_answer(source.value("gen_ai.output.messages"))
     if messages is None and answer is None and source.span.events:
         messages, answer, reading.tools = event_messages(source.span.events)
-        said = [event.attributes.get("finish_reason") for event in source.span.events if event.name == "gen_ai.choice"]
-        reading.finish_reasons = reading.finish_reasons or strings(said) or None
+        choices = [event for event in source.span.events if event.name == "gen_ai.choice"]
+        reasons = strings([choice.attributes.get("finish_reason") for choice in choices])
+        reading.finish_reasons = reading.finish_reasons or reasons or None
     if source.has("gen_ai.prompt.0"):
         older = chat_messages(_numbered(source, "gen_ai.prompt."))
         if older and (messages is None or len(older) > len(messages)):  # Laminar: the newer names lack the instructions
@@ -214,8 +212,8 @@ def _numbered(source: Source, prefix: str) -> Any:
     return tree
 
 
-def _finish_reasons(written: Any) -> list[str] | None:
-    messages = unwrap(written)
+def _finish_reasons(value: Any) -> list[str] | None:
+    messages = unwrap(value)
     if not isinstance(messages, list):
         return None
     reasons = [message.get("finish_reason") for message in messages if isinstance(message, dict)]
@@ -225,46 +223,50 @@ def _finish_reasons(written: Any) -> list[str] | None:
 def event_messages(
     events: tuple[Event, ...] | list[Event],
 ) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]] | None, list[Any] | None]:
-    """Return the messages, the answer and the tools that events of a span (or log records as events) say."""
+    """Return the messages, the answer and the tools in the events of a span, or in log records read as events."""
     messages: list[dict[str, Any]] = []
     answer: list[dict[str, Any]] = []
     tools: list[Any] = []
     for event in events:
-        said = event.attributes
+        attributes = event.attributes
         if event.name in _MESSAGE_EVENTS:
-            messages.extend(chat_messages(_event_message(said, _MESSAGE_EVENTS[event.name])) or [])
+            messages.extend(chat_messages(_event_message(attributes, _MESSAGE_EVENTS[event.name])) or [])
         elif event.name == "gen_ai.choice":
-            answer.extend(chat_answer([_choice(said)]) or [])
+            answer.extend(chat_answer([_choice(attributes)]) or [])
         elif event.name == "gen_ai.content.prompt":
-            messages.extend(chat_messages(first(said.get("gen_ai.prompt"), said.get("prompt"))) or [])
+            messages.extend(chat_messages(first(attributes.get("gen_ai.prompt"), attributes.get("prompt"))) or [])
         elif event.name == "gen_ai.content.completion":
-            answer.extend(chat_answer(first(said.get("gen_ai.completion"), said.get("completion"))) or [])
+            answer.extend(chat_answer(first(attributes.get("gen_ai.completion"), attributes.get("completion"))) or [])
         elif event.name == DETAILS_EVENT:
-            asked = chat_messages(said.get("gen_ai.input.messages"))
-            system = chat_messages(said.get("gen_ai.system_instructions"), "system")
-            if system and not (asked and asked[0]["role"] == "system"):
+            prompt = chat_messages(attributes.get("gen_ai.input.messages"))
+            system = chat_messages(attributes.get("gen_ai.system_instructions"), "system")
+            if system and not (prompt and prompt[0]["role"] == "system"):
                 messages = [*_as_system(system), *messages]
-            messages.extend(asked or [])
-            answer.extend(chat_answer(said.get("gen_ai.output.messages")) or [])
-            tools.extend(tool_definitions(said.get("gen_ai.tool.definitions")) or [])
+            messages.extend(prompt or [])
+            answer.extend(chat_answer(attributes.get("gen_ai.output.messages")) or [])
+            tools.extend(tool_definitions(attributes.get("gen_ai.tool.definitions")) or [])
     return messages or None, answer or None, tools or None
 
 
-def _event_message(said: dict[str, Any], role: str) -> dict[str, Any]:
-    """Return the message of an event: its attributes or its body, which need not repeat the role."""
-    content = unwrap(said.get("content"))
+def _event_message(attributes: dict[str, Any], role: str) -> dict[str, Any]:
+    """Return the message of an event, from its attributes or its body. The body may lack the role."""
+    content = unwrap(attributes.get("content"))
     if isinstance(content, dict) and ("content" in content or "role" in content):
         return {"role": role, **content}
     if not isinstance(content, list):  # the text of a tool's result may be JSON: it stays the text
-        content = said.get("content")
-    return {**said, "role": role, "content": content}
+        content = attributes.get("content")
+    return {**attributes, "role": role, "content": content}
 
 
-def _choice(said: dict[str, Any]) -> dict[str, Any]:
-    message = unwrap(said.get("message"))
-    if isinstance(message, dict):
-        return {"role": "assistant", **message, **({"tool_calls": calls} if (calls := said.get("tool_calls")) else {})}
-    return {"role": "assistant", "content": message, "tool_calls": said.get("tool_calls")}
+def _choice(attributes: dict[str, Any]) -> dict[str, Any]:
+    message = unwrap(attributes.get("message"))
+    calls = attributes.get("tool_calls")
+    if not isinstance(message, dict):
+        return {"role": "assistant", "content": message, "tool_calls": calls}
+    choice = {"role": "assistant", **message}
+    if calls:
+        choice["tool_calls"] = calls
+    return choice
 
 
 def _tool_and_retrieval(source: Source, reading: Reading) -> None:

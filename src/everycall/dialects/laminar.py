@@ -14,7 +14,7 @@ _PROPERTIES = "lmnr.association.properties."
 
 
 def read(source: Source) -> Reading | None:
-    """Read a span of Laminar's tracer. Embeddings are "LLM" to it as well: the span's name tells them apart."""
+    """Read a span of Laminar's tracer. Its type for embeddings is "LLM" too, so the span's name decides."""
     if not source.has("lmnr."):
         return None
     kind = kind_of(source.text("lmnr.span.type"))

@@ -53,14 +53,14 @@ def read(source: Source) -> Reading | None:
         **_metadata(source, "langfuse.trace.metadata"),
         **_metadata(source, "langfuse.observation.metadata"),
     } or None
-    told = reading.metadata or {}
-    reading.provider = provider_name(told.get("ls_provider"))
+    metadata = reading.metadata or {}
+    reading.provider = provider_name(metadata.get("ls_provider"))
     if reading.session_id is None:
-        reading.session_id = text(told.get("session_id"))
+        reading.session_id = text(metadata.get("session_id"))
     if reading.user_id is None:
-        reading.user_id = text(told.get("user_id"))
+        reading.user_id = text(metadata.get("user_id"))
     reading.response_model = source.text("langfuse.observation.model.name")
-    reading.request_model = text(told.get("ls_model_name"))
+    reading.request_model = text(metadata.get("ls_model_name"))
     reading.target = source.value("langfuse.experiment.item.expected_output")
     reading.deployment = source.text("langfuse.observation.prompt.name", "langfuse.prompt.name")
     _params(source, reading)
@@ -86,34 +86,34 @@ def _params(source: Source, reading: Reading) -> None:
     params = source.value("langfuse.observation.model.parameters")
     if not isinstance(params, dict):
         return
-    given = {k: v for k, v in params.items() if not (k in _INVENTED and v == _INVENTED[k])}
-    tier = given.pop("service_tier", None)
+    explicit = {k: v for k, v in params.items() if not (k in _INVENTED and v == _INVENTED[k])}
+    tier = explicit.pop("service_tier", None)
     if isinstance(tier, str):
         reading.service_tier = tier
-    reading.params = without_empty(given) or None
-    if len(given) != len(params):
+    reading.params = without_empty(explicit) or None
+    if len(explicit) != len(params):
         source.read.discard("langfuse.observation.model.parameters")
 
 
 def _content(source: Source, reading: Reading) -> None:
-    asked, answered = source.value("langfuse.observation.input"), source.value("langfuse.observation.output")
+    input_value, output_value = source.value("langfuse.observation.input"), source.value("langfuse.observation.output")
     if reading.kind != semconv.LLM:
-        reading.inputs, reading.output = asked, answered
-        if reading.kind == semconv.TOOL and isinstance(answered, dict) and "tool_call_id" in answered:
-            reading.output = answered.get("content")
+        reading.inputs, reading.output = input_value, output_value
+        if reading.kind == semconv.TOOL and isinstance(output_value, dict) and "tool_call_id" in output_value:
+            reading.output = output_value.get("content")
         return
-    if isinstance(asked, dict) and "tools" in asked:
-        reading.tools = tool_definitions(asked["tools"])
-    if isinstance(asked, list):  # its LangChain handler puts tools among the messages
-        tools = [entry["content"] for entry in asked if _is_tool(entry)]
-        asked = [entry for entry in asked if not _is_tool(entry)]
+    if isinstance(input_value, dict) and "tools" in input_value:
+        reading.tools = tool_definitions(input_value["tools"])
+    if isinstance(input_value, list):  # its LangChain handler puts tools among the messages
+        tools = [entry["content"] for entry in input_value if _is_tool(entry)]
+        input_value = [entry for entry in input_value if not _is_tool(entry)]
         reading.tools = tool_definitions(tools)
-    reading.messages = chat_messages(asked)
-    reading.answer = chat_answer(answered)
+    reading.messages = chat_messages(input_value)
+    reading.answer = chat_answer(output_value)
     if reading.messages is None:
-        reading.inputs = asked
+        reading.inputs = input_value
     if reading.answer is None:
-        reading.output = answered
+        reading.output = output_value
 
 
 def _is_tool(entry: Any) -> bool:
@@ -122,10 +122,10 @@ def _is_tool(entry: Any) -> bool:
 
 
 def _tokens(reading: Reading, details: Any) -> None:
-    """Read counts in one of three shapes.
+    """Read token counts, which have one of three shapes.
 
-    The drop-in passes on the provider's own report; the LangChain handler and people by hand write buckets that exclude
-    each other. A `total` that is `input` and `output` says that these include the others.
+    The OpenAI drop-in passes on the provider's report. The LangChain handler, and users who set counts themselves,
+    write buckets that exclude each other. If `total` is the sum of `input` and `output`, these two include the others.
     """
     if not isinstance(details, dict):
         return
@@ -152,32 +152,32 @@ def _tokens(reading: Reading, details: Any) -> None:
 
 
 def _side(name: str) -> str | None:
-    """Return the side of the call that a bucket belongs to, as Langfuse's server tells them; None for the sums."""
+    """Return the side of the call that a bucket belongs to, by the rule of Langfuse's server; None for the sums."""
     if name in ("input", "output", "total"):
         return None
     return next((side for side in ("input", "output") if side in name), None)
 
 
 def _cost(details: Any) -> float | None:
-    """Return what the sender says that it cost; 0 is what it writes where it does not know."""
+    """Return the cost that the sender reports, or None. It writes 0 for an unknown cost."""
     if not isinstance(details, dict):
         return None
     total = number(details.get("total"))
     if total is None:
-        parts = [found for value in details.values() if (found := number(value)) is not None]
+        parts = [part for value in details.values() if (part := number(value)) is not None]
         total = sum(parts) if parts else None
     return total or None
 
 
 def _first_token(source: Source) -> float | None:
-    """Return the seconds to the first token from the time at which it came."""
+    """Return the seconds until the first token arrived."""
     from datetime import UTC, datetime
 
-    written = source.text("langfuse.observation.completion_start_time")
-    if written is None or not source.span.start:
+    timestamp = source.text("langfuse.observation.completion_start_time")
+    if timestamp is None or not source.span.start:
         return None
     try:
-        at = datetime.fromisoformat(written)
+        at = datetime.fromisoformat(timestamp)
     except ValueError:
         return None
     if at.tzinfo is None:

@@ -1,4 +1,4 @@
-"""Logfire: the GenAI conventions with lists as JSON strings, readable names apart, and streams in two spans."""
+"""Logfire: the GenAI conventions with lists as JSON strings, readable names in `logfire.msg`, streams in two spans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SCRUBBED: Final = "[Scrubbed due to"
 
 
 def read(source: Source) -> Reading | None:
-    """Read a span of Logfire's, or one that its SDK added its names to."""
+    """Read a span of Logfire's, or one to which its SDK added attributes."""
     if not source.has("logfire.") and not source.span.scope.name.startswith("logfire"):
         return None
     is_model_call = source.peek("gen_ai.request.model") is not None
@@ -71,15 +71,14 @@ def _step(source: Source, reading: Reading) -> None:
 
 
 def _stream_halves(source: Source, reading: Reading) -> None:
-    """Tell what joins the two spans of a stream: the request, and the log with the answer that follows it.
+    """Set what joins the two spans of a stream: the request, and the log with the answer that follows it.
 
-    Nothing links them but their scope and what was asked, and the log's start less its `duration` is the time at which
-    the request's span ended.
+    They share only their scope, model and messages. The request's span ended at the log's start minus its `duration`.
     """
-    asked = source.peek("gen_ai.input.messages")
-    if not isinstance(asked, str):
+    input_messages = source.peek("gen_ai.input.messages")
+    if not isinstance(input_messages, str):
         return
-    key = f"{source.span.scope.name} {source.peek('gen_ai.request.model')} {asked}"
+    key = f"{source.span.scope.name} {source.peek('gen_ai.request.model')} {input_messages}"
     if source.peek("logfire.span_type") == "log":
         reading.half, reading.half_is_answer = key, True
         reading.name = reading.name_is_content = None

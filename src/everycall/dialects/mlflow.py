@@ -29,7 +29,7 @@ def read(source: Source) -> Reading | None:
         return None
     reading = Reading(dialect="mlflow")
     reading.kind = kind_of(source.text("mlflow.spanType")) or semconv.CHAIN
-    asked, answered = source.value("mlflow.spanInputs"), source.value("mlflow.spanOutputs")
+    input_value, output_value = source.value("mlflow.spanInputs"), source.value("mlflow.spanOutputs")
     reading.provider = provider_name(first(source.value("mlflow.llm.provider"), source.value("mlflow.message.format")))
     reading.trace_name = source.text("mlflow.traceName")
     reading.user_id = source.text("mlflow.trace.user")
@@ -38,15 +38,15 @@ def read(source: Source) -> Reading | None:
     reading.tags = [text(value) or str(value) for value in tags.values()] or None
     reading.metadata = tags or None
     if reading.kind == semconv.LLM:
-        _model_call(source, reading, asked, answered)
+        _model_call(source, reading, input_value, output_value)
     elif reading.kind == semconv.EMBEDDING:
-        body = asked if isinstance(asked, dict) else {}
+        body = input_value if isinstance(input_value, dict) else {}
         reading.request_model = text(body.get("model"))
         reading.response_model = text(unwrap(source.value("mlflow.llm.model")))
-        reading.inputs = body.get("input", asked)
-        _usage(source, reading, answered)
+        reading.inputs = body.get("input", input_value)
+        _usage(source, reading, output_value)
     else:
-        reading.inputs, reading.output = asked, answered
+        reading.inputs, reading.output = input_value, output_value
         reading.params = None
     cost = source.value("mlflow.llm.cost")
     total = number(cost.get("total_cost")) if isinstance(cost, dict) else number(cost)
@@ -54,37 +54,37 @@ def read(source: Source) -> Reading | None:
     return reading
 
 
-def _model_call(source: Source, reading: Reading, asked: Any, answered: Any) -> None:
-    body = asked if isinstance(asked, dict) else {}
+def _model_call(source: Source, reading: Reading, request: Any, response: Any) -> None:
+    body = request if isinstance(request, dict) else {}
     reading.request_model = first(text(body.get("model")), source.text("model"))
     reading.response_model = text(unwrap(source.value("mlflow.llm.model")))
-    reading.messages = chat_messages(asked)
+    reading.messages = chat_messages(request)
     reading.params = without_empty({k: v for k, v in body.items() if k not in _NOT_PARAMS and v is not False})
-    for name in body:  # each parameter is an attribute of its own besides
+    for name in body:  # each parameter is also a separate attribute
         if name in source.attributes:
             source.read.add(name)
     reading.tools = tool_definitions(first(source.value("mlflow.chat.tools"), body.get("tools")))
     reading.tool_choice = body.get("tool_choice")
-    reading.answer = chat_answer(answered)
-    if isinstance(answered, dict):
-        reading.response_id = text(answered.get("id"))
-        choices = [choice for choice in answered.get("choices") or () if isinstance(choice, dict)]
-        reasons = [choice.get("finish_reason") for choice in choices] or [answered.get("stop_reason")]
+    reading.answer = chat_answer(response)
+    if isinstance(response, dict):
+        reading.response_id = text(response.get("id"))
+        choices = [choice for choice in response.get("choices") or () if isinstance(choice, dict)]
+        reasons = [choice.get("finish_reason") for choice in choices] or [response.get("stop_reason")]
         reading.finish_reasons = strings(reasons) or None
-        reading.response_model = first(reading.response_model, text(answered.get("model")))
-    _usage(source, reading, answered)
+        reading.response_model = first(reading.response_model, text(response.get("model")))
+    _usage(source, reading, response)
 
 
-def _usage(source: Source, reading: Reading, answered: Any) -> None:
-    """Read tokens, inclusive in `mlflow.chat.tokenUsage`; reasoning is only in the answer's own report."""
-    told = source.value("mlflow.chat.tokenUsage")
-    report = answered.get("usage") if isinstance(answered, dict) else None
+def _usage(source: Source, reading: Reading, response: Any) -> None:
+    """Read token counts, which are inclusive in `mlflow.chat.tokenUsage`. Reasoning is only in the answer's report."""
+    tokens = source.value("mlflow.chat.tokenUsage")
+    report = response.get("usage") if isinstance(response, dict) else None
     report = report if isinstance(report, dict) else {}
-    if isinstance(told, dict):
-        reading.input_tokens = count(told.get("input_tokens"))
-        reading.output_tokens = count(told.get("output_tokens")) if reading.kind == semconv.LLM else None
-        reading.total_tokens = count(told.get("total_tokens"))
-        reading.usage = {part: n for key, part in _USAGE.items() if (n := count(told.get(key))) is not None}
+    if isinstance(tokens, dict):
+        reading.input_tokens = count(tokens.get("input_tokens"))
+        reading.output_tokens = count(tokens.get("output_tokens")) if reading.kind == semconv.LLM else None
+        reading.total_tokens = count(tokens.get("total_tokens"))
+        reading.usage = {part: n for key, part in _USAGE.items() if (n := count(tokens.get(key))) is not None}
         include_cached(reading)
     elif report:
         read_report(reading, report)
@@ -93,7 +93,7 @@ def _usage(source: Source, reading: Reading, answered: Any) -> None:
     reasoning = count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
     if reasoning is not None:
         reading.usage = {**(reading.usage or {}), semconv.USAGE_REASONING: reasoning}
-    written = count(report.get("cache_creation_input_tokens"))
-    if written is not None:
-        reading.usage = {semconv.USAGE_CACHE_WRITE: written, **(reading.usage or {})}
+    cache_write = count(report.get("cache_creation_input_tokens"))
+    if cache_write is not None:
+        reading.usage = {semconv.USAGE_CACHE_WRITE: cache_write, **(reading.usage or {})}
     reading.usage = reading.usage or None

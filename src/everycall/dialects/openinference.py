@@ -33,37 +33,37 @@ _NOT_PARAMS: Final = frozenset(
 
 
 def read(source: Source) -> Reading | None:
-    """Read a span that says its kind, or has messages or a value in this vocabulary."""
-    named = any(name in source.attributes for name in ("openinference.span.kind", "input.value", "output.value"))
-    scoped = source.span.scope.name.startswith("openinference.")
-    if not (named or scoped or source.has("llm.") or source.has("embedding.")):
+    """Read a span that has a kind, messages or a value in this vocabulary, or a scope of OpenInference."""
+    has_value = any(name in source.attributes for name in ("openinference.span.kind", "input.value", "output.value"))
+    has_scope = source.span.scope.name.startswith("openinference.")
+    if not (has_value or has_scope or source.has("llm.") or source.has("embedding.")):
         return None
     reading = Reading(dialect="openinference")
     reading.kind = OPENINFERENCE.get((source.text("openinference.span.kind") or "").upper())
     reading.name = source.text("tool.name", "agent.name") if reading.kind in (semconv.TOOL, semconv.AGENT) else None
-    asked, answered = source.value("input.value"), source.value("output.value")
+    input_value, output_value = source.value("input.value"), source.value("output.value")
     params = source.value("llm.invocation_parameters", "embedding.invocation_parameters")
     params = params if isinstance(params, dict) else {}
     reading.provider = provider_name(source.value("llm.provider", "llm.system"))
-    _models(source, reading, params, asked)
+    _models(source, reading, params, input_value)
     reading.params = without_empty({k: v for k, v in params.items() if k not in _NOT_PARAMS}) or None
     reading.messages = chat_messages(source.tree("llm.input_messages."))
     reading.answer = chat_answer(source.tree("llm.output_messages."))
-    if reading.answer is not None and not any(len(message) > 1 and _says(message) for message in reading.answer):
+    if reading.answer is not None and not any(len(message) > 1 and _has_content(message) for message in reading.answer):
         reading.answer = None
     _completion(source, reading)
     tools = source.tree("llm.tools.")
     reading.tools = tool_definitions(tools) if tools else None
-    if isinstance(asked, dict) and reading.kind == semconv.LLM:
-        reading.messages = reading.messages or chat_messages(asked)
-    if isinstance(answered, dict):
-        reading.response_id = text(first(answered.get("id"), answered.get("response_id")))
+    if isinstance(input_value, dict) and reading.kind == semconv.LLM:
+        reading.messages = reading.messages or chat_messages(input_value)
+    if isinstance(output_value, dict):
+        reading.response_id = text(first(output_value.get("id"), output_value.get("response_id")))
         if reading.kind == semconv.LLM and reading.answer is None:
-            reading.answer = chat_answer(answered)
+            reading.answer = chat_answer(output_value)
     _counts(source, reading)
     reading.cost = source.number("llm.cost.total")
     reading.finish_reasons = strings(source.value("llm.finish_reason")) or None
-    _values(source, reading, asked, answered)
+    _values(source, reading, input_value, output_value)
     metadata = source.value("metadata")
     reading.metadata = metadata if isinstance(metadata, dict) else None
     reading.session_id = first(source.text("session.id"), text((reading.metadata or {}).get("session_id")))
@@ -88,13 +88,13 @@ def _texts(source: Source, prefix: str, member: str) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
-def _says(message: dict[str, Any]) -> bool:
+def _has_content(message: dict[str, Any]) -> bool:
     return any(value is not None for name, value in message.items() if name != "role")
 
 
-def _models(source: Source, reading: Reading, params: dict[str, Any], asked: Any) -> None:
-    """Read the models; `llm.model_name` is that of the answer where there is one, and absent where the call failed."""
-    body = asked if isinstance(asked, dict) else {}
+def _models(source: Source, reading: Reading, params: dict[str, Any], input_value: Any) -> None:
+    """Read the models. `llm.model_name` is the answer's model; a failed call does not have it."""
+    body = input_value if isinstance(input_value, dict) else {}
     reading.response_model = source.text("llm.response.model_name", "llm.model_name", "embedding.model_name")
     reading.request_model = first(
         source.text("llm.request.model_name"),
@@ -106,19 +106,19 @@ def _models(source: Source, reading: Reading, params: dict[str, Any], asked: Any
         reading.request_model = source.text("reranker.model_name")
 
 
-def _embedded(asked: Any) -> Any:
-    """Return the text that an embedder was given, out of its arguments."""
-    if isinstance(asked, dict):
-        return first(*(asked.get(name) for name in ("text", "query", "input", "texts"))) or asked
-    return asked
+def _embedded_text(input_value: Any) -> Any:
+    """Return the text to embed from an embedder's arguments."""
+    if isinstance(input_value, dict):
+        return first(*(input_value.get(name) for name in ("text", "query", "input", "texts"))) or input_value
+    return input_value
 
 
 def _counts(source: Source, reading: Reading) -> None:
     usage = {}
     for part, names in _PARTS.items():
-        found = source.count(*(_COUNTS + name for name in names))
-        if found or (found is not None and part in _PRICED_PARTS):
-            usage[part] = found
+        tokens = source.count(*(_COUNTS + name for name in names))
+        if tokens or (tokens is not None and part in _PRICED_PARTS):
+            usage[part] = tokens
     reading.input_tokens = source.count(_COUNTS + "prompt")
     reading.output_tokens = source.count(_COUNTS + "completion")
     reading.total_tokens = source.count(_COUNTS + "total")
@@ -126,20 +126,20 @@ def _counts(source: Source, reading: Reading) -> None:
     include_cached(reading)
 
 
-def _values(source: Source, reading: Reading, asked: Any, answered: Any) -> None:
-    """Read what went in and came out of what is no call to a model."""
+def _values(source: Source, reading: Reading, input_value: Any, output_value: Any) -> None:
+    """Read the inputs and the output of a span that is not a model call."""
     if reading.kind == semconv.LLM:
         return
-    reading.inputs, reading.output = asked, answered
+    reading.inputs, reading.output = input_value, output_value
     if reading.kind == semconv.EMBEDDING:
         entries = source.tree("embedding.embeddings.")
         vectors = [e["embedding"] for e in entries if isinstance(e, dict) and isinstance(e.get("embedding"), dict)]
         texts = [vector["text"] for vector in vectors if "text" in vector]
-        reading.inputs = (texts[0] if len(texts) == 1 else texts) or _embedded(asked)
+        reading.inputs = (texts[0] if len(texts) == 1 else texts) or _embedded_text(input_value)
         sizes = [len(v["vector"]) for v in vectors if isinstance(v.get("vector"), list)]
         reading.output = {"embeddings": len(sizes), "dimensions": sizes[0]} if sizes else None
     elif reading.kind in (semconv.RETRIEVER, semconv.RERANKER):
-        reading.inputs = first(asked, source.value("reranker.query"))
+        reading.inputs = first(input_value, source.value("reranker.query"))
         documents = source.tree("retrieval.documents.") or source.tree("reranker.output_documents.")
         if documents:
             reading.output = [first(d.get("document"), d) for d in documents if isinstance(d, dict)]

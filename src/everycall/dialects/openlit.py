@@ -1,4 +1,4 @@
-"""OpenLIT: the GenAI conventions, with values where nothing was asked or known."""
+"""OpenLIT: the GenAI conventions, with made-up values for parameters and counts that it does not know."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _INVENTED: Final = {
     "presence_penalty": 0.0,
     "max_tokens": -1,
 }
-"""What it writes for parameters that were not given."""
+"""The values that it writes for parameters that the caller did not set."""
 
 
 def read(source: Source) -> Reading | None:
     """Read a span of OpenLIT's.
 
-    Its input tokens of Anthropic exclude cached ones, which cannot be seen in the numbers: the scope says it. A cost of
-    0 is a model without a price; a first token's time is of a stream only.
+    Anthropic's input tokens exclude cached ones. The numbers do not show that, so the scope decides. A cost of 0 means
+    a model without a price, and only a stream has a time to the first token.
     """
     scope = source.span.scope.name
     if not scope.startswith("openlit"):
@@ -43,29 +43,29 @@ def read(source: Source) -> Reading | None:
     reading.cost = source.number("gen_ai.usage.cost") or None
     if reading.response_id is not None:  # the log records of a stream name no span, only the answer
         reading.half = f"response {scope} {reading.response_id}"
-    streamed = source.peek("gen_ai.request.stream") is True
-    if streamed:
+    is_stream = source.peek("gen_ai.request.stream") is True
+    if is_stream:
         reading.time_to_first_token = source.number("gen_ai.server.time_to_first_token")
     if scope.endswith(".anthropic"):
-        _add_cached(reading, streamed)
-    elif streamed and semconv.USAGE_CACHED not in (reading.usage or {}):  # it counted words: nobody reported tokens
+        _add_cached(reading, is_stream)
+    elif is_stream and semconv.USAGE_CACHED not in (reading.usage or {}):  # no usage was reported: it counted words
         reading.input_tokens = reading.output_tokens = reading.total_tokens = None
-        guessed = {"input_tokens", "output_tokens", "total_tokens"}
-        source.read.difference_update(f"gen_ai.usage.{name}" for name in guessed)
-        reading.unknown |= guessed
+        guesses = {"input_tokens", "output_tokens", "total_tokens"}
+        source.read.difference_update(f"gen_ai.usage.{name}" for name in guesses)
+        reading.unknown |= guesses
     if reading.cost is None:
         reading.unknown |= {"cost"}
     return reading
 
 
-def _add_cached(reading: Reading, streamed: bool) -> None:
+def _add_cached(reading: Reading, is_stream: bool) -> None:
     parts = reading.usage or {}
     cached = parts.get(semconv.USAGE_CACHED, 0) + parts.get(semconv.USAGE_CACHE_WRITE, 0)
-    if reading.input_tokens is not None and cached <= reading.input_tokens:  # more was added already
+    if reading.input_tokens is not None and cached <= reading.input_tokens:  # else `gen_ai` has added them
         reading.input_tokens += cached
-    if streamed and not cached:  # of a stream it loses the parts, and with them the sum
-        lost = (semconv.USAGE_CACHED, semconv.USAGE_CACHE_WRITE)
-        reading.usage = {part: tokens for part, tokens in parts.items() if part not in lost} or None
+    if is_stream and not cached:  # it loses the cached tokens of streams, so the sum is unknown
+        missing = (semconv.USAGE_CACHED, semconv.USAGE_CACHE_WRITE)
+        reading.usage = {part: tokens for part, tokens in parts.items() if part not in missing} or None
         reading.input_tokens = None
         reading.unknown |= {"input_tokens", "total_tokens", "usage"}
     reading.total_tokens = None

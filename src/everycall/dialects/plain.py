@@ -14,14 +14,14 @@ _OWN: Final = "everycall."
 
 
 def read(source: Source) -> Reading:
-    """Read what any span may say: who used it, in which session, with which error."""
+    """Read what any span may have: the user, the session and the error type."""
     reading = Reading()
     complete(reading, source)
     return reading
 
 
 def complete(reading: Reading, source: Source) -> None:
-    """Add what any span may say to what a dialect's reader left open."""
+    """Fill the fields that a dialect's reader left open with what any span may have."""
     reading.dialect = reading.dialect or "opentelemetry"
     if reading.user_id is None and "user_id" not in reading.unknown:
         reading.user_id = source.text("user.id", "enduser.id", "enduser.pseudo.id")
@@ -32,7 +32,7 @@ def complete(reading: Reading, source: Source) -> None:
 
 
 def read_own(source: Source) -> Reading | None:
-    """Read everycall's own attributes, which any span may carry: they win over every dialect."""
+    """Read everycall's own attributes, which any span may have. They take precedence over every dialect."""
     if not source.has(_OWN):
         return None
     reading = Reading()

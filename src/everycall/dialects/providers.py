@@ -43,17 +43,17 @@ _FRAMEWORKS: Final = frozenset(
         *("semantic_kernel", "strands", "strands-agents", "strands_agents", "unknown", "vercel", "workflow"),
     }
 )
-"""Written where the provider belongs, but no provider: a framework called one that is not named."""
+"""Frameworks that senders write in place of the provider, which stays unknown."""
 _ENDPOINTS: Final = frozenset(
     {"chat", "completion", "completions", "embedding", "embeddings", "image", "messages", "responses", "transcription"}
 )
 
 
-def provider_name(written: object) -> str | None:
-    """Return a provider's name; None for what names none, such as a framework."""
-    if not isinstance(written, str):
+def provider_name(value: object) -> str | None:
+    """Return a provider's name, or None for any other value, such as a framework."""
+    if not isinstance(value, str):
         return None
-    name = written.strip().lower()
+    name = value.strip().lower()
     if "." in name and name.rpartition(".")[2] in _ENDPOINTS:  # Vercel's "openai.chat"
         name = name.rpartition(".")[0]
     if not name or name in _FRAMEWORKS:

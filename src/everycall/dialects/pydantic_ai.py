@@ -1,4 +1,4 @@
-"""pydantic-ai, instrumentation versions 1 to 6: the GenAI conventions and names of its own."""
+"""pydantic-ai, instrumentation versions 1 to 6: the GenAI conventions and its own attributes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read(source: Source) -> Reading | None:
         return None
     reading = gen_ai.read(source) or Reading()
     reading.dialect = "pydantic-ai"
-    reading.session_id, reading.unknown = None, frozenset({"session_id"})  # a fresh one for each run
+    reading.session_id, reading.unknown = None, frozenset({"session_id"})  # each run has a new one
     reading.cost = source.number("operation.cost") or None
     if reading.kind is None and source.span.name in ("running tool", "running tools", "agent run"):
         reading.kind = {"running tool": semconv.TOOL, "agent run": semconv.AGENT}.get(source.span.name, semconv.CHAIN)
@@ -36,21 +36,21 @@ def read(source: Source) -> Reading | None:
 
 
 def _agent(source: Source, reading: Reading) -> None:
-    """Read the run of an agent: what it was asked, up to the last message of the user, and what it answered.
+    """Read an agent's run: the prompt, up to the user's last message, and the answer.
 
-    The messages of a run are also those of its calls, which have records of their own. They stay an attribute if there
-    are more than a question and its answer.
+    The run's model calls have the same messages in their own records. They stay an attribute here if there are more
+    than a prompt and an answer.
     """
     history = chat_messages(source.value("pydantic_ai.all_messages", "all_messages_events")) or []
-    asked = max((place + 1 for place, message in enumerate(history) if message["role"] == "user"), default=0)
-    reading.inputs = history[:asked] or None
-    reading.output = first(source.value("final_result"), history[asked:])
-    if len(history) > asked + 1:
+    prompt_length = max((place + 1 for place, message in enumerate(history) if message["role"] == "user"), default=0)
+    reading.inputs = history[:prompt_length] or None
+    reading.output = first(source.value("final_result"), history[prompt_length:])
+    if len(history) > prompt_length + 1:
         source.read -= {"pydantic_ai.all_messages", "all_messages_events"}
 
 
 def _first_version(source: Source, reading: Reading) -> None:
-    """Read the messages of version 1: a list of the conventions' old events in one attribute."""
+    """Read the messages of version 1: an attribute with a list of the conventions' older events."""
     entries = source.value("events")
     if reading.messages is not None or not isinstance(entries, list):
         return

@@ -12,7 +12,7 @@ __all__ = ["read"]
 
 
 def read(source: Source) -> Reading | None:
-    """Read a span of Strands' tracer. Its time to the first token is in milliseconds; its provider is its own name."""
+    """Read a span of Strands' tracer. The time to the first token is in milliseconds; the provider is "strands"."""
     if not source.span.scope.name.startswith("strands"):
         return None
     reading = gen_ai.read(source)
@@ -33,8 +33,8 @@ def _tool(source: Source, reading: Reading) -> None:
         if event.name == "gen_ai.tool.message":
             reading.inputs = unwrap(event.attributes.get("content"))
         elif event.name == "gen_ai.choice":
-            said = unwrap(event.attributes.get("message"))
-            parts = said if isinstance(said, list) else []
+            message = unwrap(event.attributes.get("message"))
+            parts = message if isinstance(message, list) else []
             texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
-            reading.output = "".join(texts) if texts and len(texts) == len(parts) else said
+            reading.output = "".join(texts) if texts and len(texts) == len(parts) else message
     reading.messages = reading.answer = None

@@ -25,7 +25,7 @@ def read(source: Source) -> Reading | None:
         reading.kind = semconv.TOOL
     elif operation == "vector_db_retrieve":
         reading.kind = semconv.RETRIEVER
-    elif kind is not None:  # LangChain's chains are "invoke_agent" to it
+    elif kind is not None:  # the operation of LangChain's chains is "invoke_agent" too
         reading.kind = kind_of(kind)
     reading.name = source.text("traceloop.entity.name")
     reading.trace_name = source.text("traceloop.workflow.name")
@@ -33,9 +33,9 @@ def read(source: Source) -> Reading | None:
     reading.user_id = text(properties.pop("user_id", None))
     reading.session_id = first(text(properties.pop("session_id", None)), text(properties.pop("thread_id", None)))
     reading.metadata = properties or None
-    asked, answered = source.value("traceloop.entity.input"), source.value("traceloop.entity.output")
+    input_value, output_value = source.value("traceloop.entity.input"), source.value("traceloop.entity.output")
     source.read.update(name for name in ("gen_ai.task.input", "gen_ai.task.output") if name in source.attributes)
-    reading.inputs, reading.output = _argument(asked), _result(answered)
+    reading.inputs, reading.output = _argument(input_value), _result(output_value)
     if reading.kind == semconv.TOOL:
         source.read.update(
             name for name in ("gen_ai.tool.call.arguments", "gen_ai.tool.call.result") if name in source.attributes
@@ -44,30 +44,30 @@ def read(source: Source) -> Reading | None:
         reading.output = first(reading.output, _result(unwrap(source.peek("gen_ai.tool.call.result"))))
     elif reading.kind == semconv.RETRIEVER and isinstance(reading.output, dict) and "documents" in reading.output:
         reading.output = reading.output["documents"]
-    if isinstance(asked, dict) and isinstance(asked.get("tags"), list):
-        tags = [tag for tag in asked["tags"] if isinstance(tag, str) and not tag.startswith("seq:step:")]
+    if isinstance(input_value, dict) and isinstance(input_value.get("tags"), list):
+        tags = [tag for tag in input_value["tags"] if isinstance(tag, str) and not tag.startswith("seq:step:")]
         reading.tags = tags or None
     reading.variables = source.value("traceloop.prompt.template_variables")
     reading.deployment = source.text("traceloop.prompt.key")
     return reading
 
 
-def _argument(asked: Any) -> Any:
-    """Return what went in: LangChain's callbacks wrap it with tags and metadata."""
-    if isinstance(asked, dict):
+def _argument(value: Any) -> Any:
+    """Return the inputs, without the tags and metadata that LangChain's callbacks wrap them in."""
+    if isinstance(value, dict):
         for name in ("inputs", "query"):
-            if name in asked and "kwargs" in asked:
-                return asked[name]
-    return asked
+            if name in value and "kwargs" in value:
+                return value[name]
+    return value
 
 
-def _result(answered: Any) -> Any:
-    """Return what came out: of a tool message its content."""
-    if isinstance(answered, dict):
+def _result(value: Any) -> Any:
+    """Return the output without its wrapping: the content of a tool message."""
+    if isinstance(value, dict):
         for name in ("outputs", "output"):
-            if name in answered and set(answered) <= {name, "kwargs", "tags"}:
-                answered = answered[name]
+            if name in value and set(value) <= {name, "kwargs", "tags"}:
+                value = value[name]
                 break
-    if isinstance(answered, dict) and answered.get("lc") and isinstance(answered.get("kwargs"), dict):
-        return first(answered["kwargs"].get("content"), answered["kwargs"])
-    return answered
+    if isinstance(value, dict) and value.get("lc") and isinstance(value.get("kwargs"), dict):
+        return first(value["kwargs"].get("content"), value["kwargs"])
+    return value

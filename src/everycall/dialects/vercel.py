@@ -1,4 +1,4 @@
-"""Vercel's AI SDK: `ai.*` of version 6 and before; version 7 speaks the GenAI conventions and adds to them."""
+"""Vercel's AI SDK: `ai.*` up to version 6; version 7 uses the GenAI conventions, with additions."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def read(source: Source) -> Reading | None:
 
 
 def _kind(operation: str) -> str:
-    """Return the kind: the outer `ai.generateText` repeats the sums of its calls, and is none itself."""
+    """Return the kind. The outer `ai.generateText` repeats the sums of its model calls, so it is an agent."""
     last = operation.rpartition(".")[2]
     if last in _CALLS:
         return semconv.LLM
@@ -100,9 +100,9 @@ def _labels(source: Source, reading: Reading, prefix: str) -> None:
 def _model_call(source: Source, reading: Reading) -> None:
     settings = source.below("ai.settings.")
     params = {name: settings[key] for key, name in _SETTINGS.items() if key in settings}
-    reading.params = without_empty(
-        {**params, **({"stream": True} if "tream" in str(source.peek("ai.operationId")) else {})}
-    )
+    if "stream" in str(source.peek("ai.operationId")).lower():
+        params["stream"] = True
+    reading.params = without_empty(params)
     source.read.update(name for name in source.attributes if name.startswith("gen_ai.request."))
     reading.messages = chat_messages(source.value("ai.prompt.messages", "ai.prompt"))
     reading.tools = tool_definitions(source.value("ai.prompt.tools"))
@@ -121,8 +121,8 @@ def _model_call(source: Source, reading: Reading) -> None:
     reading.finish_reasons = strings(source.value("gen_ai.response.finish_reasons", *_REASONS)) or None
     source.read.update(name for name in (*_REASONS, "gen_ai.response.id") if name in source.attributes)
     _counts(source, reading)
-    first_chunk = source.number("ai.response.msToFirstChunk", "ai.stream.msToFirstChunk")
-    reading.time_to_first_token = first_chunk / 1_000 if first_chunk is not None else None
+    milliseconds = source.number("ai.response.msToFirstChunk", "ai.stream.msToFirstChunk")
+    reading.time_to_first_token = milliseconds / 1_000 if milliseconds is not None else None
 
 
 def _counts(source: Source, reading: Reading) -> None:
