@@ -40,7 +40,7 @@ def mark_duplicates(
         return new, changed
     new_rows = {row.record.inference_id: row for row in new}
     changed_rows = {stored.after.record.inference_id: stored for stored in changed}
-    stored_rows = _stored_with_answers(connection, project, keys) | changed_rows
+    stored_rows = _stored_with_answers(connection, project, keys, changed) | changed_rows
     groups = _by_answer([*new_rows.values(), *(stored.after for stored in stored_rows.values())], keys)
     for row in _with_other_marks(groups):
         inference_id = row.record.inference_id
@@ -86,9 +86,9 @@ def _with_other_marks(groups: Iterable[Sequence[Row]]) -> Iterable[Row]:
 
 
 def _stored_with_answers(
-    connection: sqlite3.Connection, project: int, keys: Iterable[AnswerKey]
+    connection: sqlite3.Connection, project: int, keys: Iterable[AnswerKey], known: Iterable[StoredRow]
 ) -> dict[str, StoredRow]:
-    """Return the stored records of these answers.
+    """Return the stored records of these answers, without those that are known already.
 
     Of one answer at most `limits.SAME_ANSWER_MAX` + 1: enough to see that there are too many to be one answer.
     """
@@ -98,12 +98,14 @@ def _stored_with_answers(
         FROM json_each(:keys) j
         CROSS JOIN traces t ON t.project = :project AND t.trace_id = j.value ->> 0
         CROSS JOIN records r ON r.id IN (
-            SELECT id FROM records WHERE trace = t.id AND answer = j.value ->> 1 LIMIT :per_answer)
+            SELECT id FROM records WHERE trace = t.id AND answer = j.value ->> 1
+            AND id NOT IN (SELECT value FROM json_each(:known)) LIMIT :per_answer)
         CROSS JOIN bodies b ON b.record = r.id
         """,
         {
             "project": project,
             "keys": msgspec.json.encode(list(keys)).decode(),
+            "known": msgspec.json.encode([stored.id for stored in known]).decode(),
             "per_answer": limits.SAME_ANSWER_MAX + 1,
         },
     ).fetchone()
