@@ -356,6 +356,56 @@ async def test_a_long_trace_costs_no_more_per_batch(store: SqliteStore) -> None:
     assert sum(work[-10:]) < 2 * sum(work[1:11])
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+async def test_a_late_root_labels_its_trace_in_few_statements(store: SqliteStore, depth: int) -> None:
+    """Labels reach stored spans of others in statements of many rows, and in work that grows as the trace does."""
+    assert store._writer is not None
+    connection = store._writer._connection
+    statements: list[str] = []
+    steps: list[int] = []
+
+    def count() -> int:
+        steps[-1] += 1
+        return 0
+
+    works = {}
+    for size in (600, 2400):
+        attributes = to_raw({"everycall.dialect": "gen_ai"})
+        trace = {"trace_id": f"t{size}", "attributes": attributes}
+        ids = [f"{size}-{number}" for number in range(size)]
+        spans = [
+            call(number, **trace, inference_id=key, parent_id=ids[number - 1] if number % depth else f"{size}-root")
+            for number, key in enumerate(ids)
+        ]
+        await store.commit(P, spans)
+        labels = {"session_id": f"s{size}", "end_user_identifier": "ada", "tags": ["late"]}
+        root = call(0, **trace, **labels, inference_id=f"{size}-root", kind="agent")
+        statements.clear()
+        steps.append(0)
+        connection.set_trace_callback(statements.append)
+        connection.set_progress_handler(count, 100)
+        await store.commit(P, [root])
+        connection.set_progress_handler(None, 0)
+        connection.set_trace_callback(None)
+        works[size] = (len(statements), steps[-1])
+        page = await store.records(P, record_query(session_id=f"s{size}", limit=limits.PAGE_ROWS_MAX))
+        assert len(page.records) == min(limits.PAGE_ROWS_MAX, size + 1)
+        for key in (ids[0], ids[size // 2], ids[-1]):
+            record = await store.record(P, key)
+            assert record is not None
+            assert (record.session_id, record.end_user_identifier, record.tags) == (f"s{size}", "ada", ["late"])
+        stored = connection.execute(
+            "SELECT count(*), sum(r.size = length(b.body)), sum(b.body ->> 'session_id' = r.session) FROM records r"
+            " JOIN bodies b ON b.record = r.id WHERE r.session = ?",
+            (f"s{size}",),
+        ).fetchone()
+        assert stored == (size + 1, size + 1, size + 1)
+        tagged = "SELECT count(*) FROM record_tags JOIN records ON id = record WHERE session = ?"
+        assert connection.execute(tagged, (f"s{size}",)).fetchone()[0] == size + 1
+    assert works[2400][0] < 2400 / 5
+    assert works[2400][1] < 8 * works[600][1]
+
+
 CHILD = """
 import asyncio, sys, pathlib, random
 from everycall.record import Record

@@ -12,7 +12,7 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-__all__ = ["SEPARATOR", "insert", "select_in"]
+__all__ = ["SEPARATOR", "insert", "select_in", "update"]
 
 SEPARATOR = b"\x1e"
 """Separates JSON texts in one value (`group_concat(body, char(30))`). JSON never contains this byte."""
@@ -32,6 +32,13 @@ def _listed(statement: str, count: int) -> str:
     return statement + " (" + ",".join("?" * count) + ")"
 
 
+@cache
+def _updates(table: str, columns: tuple[str, ...], rows: int) -> str:
+    changes = ", ".join(f"{name} = changes.column{place}" for place, name in enumerate(columns, start=2))
+    values = _values("VALUES", rows, len(columns) + 1)
+    return f"UPDATE {table} SET {changes} FROM ({values}) AS changes WHERE {table}.id = changes.column1"  # noqa: S608 - only names of ours
+
+
 def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
     """Run a statement that ends in `VALUES` for all rows."""
     done = 0
@@ -39,6 +46,16 @@ def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequen
         while len(rows) - done >= size:
             part = rows[done : done + size]
             connection.execute(_values(statement, size, len(part[0])), tuple(chain.from_iterable(part)))
+            done += size
+
+
+def update(connection: sqlite3.Connection, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+    """Set columns of the rows of a table; `rows` have the `id` and then the new values."""
+    done = 0
+    for size in _CHUNKS:
+        while len(rows) - done >= size:
+            part = rows[done : done + size]
+            connection.execute(_updates(table, columns, size), tuple(chain.from_iterable(part)))
             done += size
 
 

@@ -22,7 +22,7 @@ from everycall.dialects.labels import labels_of_parent
 from everycall.dialects.marks import ANSWER, HALF, OMIT, SPAN_NAME
 from everycall.record import ABSENT, Record, omit_from, to_json, to_raw
 from everycall.semconv import PRICED_KINDS
-from everycall.server.store.rows import Row, keeps_attribute, rewrite
+from everycall.server.store.rows import Row, keeps_attribute, relabel, rewrite
 from everycall.server.store.stored import StoredRow
 
 __all__ = ["Foreign", "Settled", "fill_counted", "is_foreign"]
@@ -140,12 +140,14 @@ class Foreign:
             if row is None or parent is None or not is_foreign(row):
                 continue
             record, above = row.record, parent.record
-            changes = labels_of_parent(record, above)
+            labels = labels_of_parent(record, above)
             omit = _flags(above) - _flags(record)
             if omit:
-                changes["attributes"] = _with(record, OMIT, sorted(_flags(record) | omit))
-            if changes:
-                settled.put(rewrite(row, **changes))
+                attributes = _with(record, OMIT, sorted(_flags(record) | omit))
+                settled.put(rewrite(row, **labels, attributes=attributes))
+            elif labels:
+                settled.put(relabel(row, labels))
+            if labels or omit:
                 changed.add(key)
         return changed
 

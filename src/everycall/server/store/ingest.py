@@ -15,11 +15,21 @@ import msgspec
 from everycall import limits
 from everycall._pricing.price_book import PRICE_FIELDS, PriceBook
 from everycall.record import Record
-from everycall.server.store.bulk import insert, select_in
+from everycall.server.store.bulk import insert, select_in, update
 from everycall.server.store.duplicates import mark_duplicates
 from everycall.server.store.errors import StoreError
 from everycall.server.store.foreign import Foreign, Settled, is_foreign
-from everycall.server.store.rows import COLUMNS, Row, combine_patches, encode_patch, merge, rewrite
+from everycall.server.store.rows import (
+    COLUMNS,
+    LABEL_COLUMNS,
+    Row,
+    combine_patches,
+    encode_patch,
+    has_other_labels_only,
+    labels_of,
+    merge,
+    rewrite,
+)
 from everycall.server.store.stored import StoredRow, read_stored
 from everycall.server.store.trace_rows import TraceRow, TraceRows
 
@@ -220,8 +230,7 @@ class Ingest:
             trace_ids[one.before.record.trace_id] = trace_ids[one.after.record.trace_id] = None
         traces = self._traces.get(project, list(trace_ids))
         self._insert(project, traces, new)
-        for one in changed:
-            self._change(project, traces, one)
+        self._change(project, traces, changed)
         for one in removed:
             self._remove(traces[one.before.record.trace_id], one)
         self._traces.settle(project, traces.values())
@@ -256,23 +265,46 @@ class Ingest:
         ):
             self._connection.execute(statement, (stored.id,))
 
-    def _change(self, project: int, traces: Mapping[str, TraceRow], stored: StoredRow) -> None:
-        old, new = stored.before.record, stored.after.record
-        left, joined = traces[old.trace_id], traces[new.trace_id]
-        moved = left is not joined
-        left.order_unknown |= left.state.take(old, None if moved else new)
-        joined.order_unknown |= moved  # it was stored before some of the records that are there already
-        joined.state.add(new)
-        root_unknown = left.root_unknown or joined.root_unknown or _place_in_tree(old) != _place_in_tree(new)
-        left.root_unknown = joined.root_unknown = root_unknown
-        row = (stored.id, project, joined.id, *stored.after.columns)
-        insert(self._connection, f"INSERT OR REPLACE INTO records ({COLUMNS}) VALUES", [row])
-        self._connection.execute("UPDATE bodies SET body = ? WHERE record = ?", (stored.after.body, stored.id))
-        start = new.start_time_unix_nano
-        if old.tags != new.tags or old.start_time_unix_nano != start:
-            self._connection.execute("DELETE FROM record_tags WHERE record = ?", (stored.id,))
-            tags = [(stored.id, tag, project, start) for tag in set(new.tags)]
-            insert(self._connection, "INSERT INTO record_tags VALUES", tags)
+    def _change(self, project: int, traces: Mapping[str, TraceRow], changed: Sequence[StoredRow]) -> None:
+        """Write stored records that changed. Where only labels did, most indexes of the table stay as they are."""
+        rows: list[tuple[Any, ...]] = []
+        labels: list[tuple[Any, ...]] = []
+        bodies: list[tuple[Any, ...]] = []
+        retagged: list[int] = []
+        tags: list[tuple[Any, ...]] = []
+        for stored in changed:
+            old, new = stored.before.record, stored.after.record
+            moved = _change_trace(traces, old, new)
+            if moved or not has_other_labels_only(stored.before, stored.after):
+                rows.append((stored.id, project, traces[new.trace_id].id, *stored.after.columns))
+            else:
+                labels.append((stored.id, *labels_of(stored.after)))
+            bodies.append((stored.id, stored.after.body))
+            start = new.start_time_unix_nano
+            if old.tags != new.tags or old.start_time_unix_nano != start:
+                retagged.append(stored.id)
+                tags.extend((stored.id, tag, project, start) for tag in set(new.tags))
+        insert(self._connection, f"INSERT OR REPLACE INTO records ({COLUMNS}) VALUES", rows)
+        update(self._connection, "records", LABEL_COLUMNS, labels)
+        insert(self._connection, "INSERT OR REPLACE INTO bodies VALUES", bodies)
+        if retagged:
+            self._connection.execute(
+                "DELETE FROM record_tags WHERE record IN (SELECT value FROM json_each(?))",
+                (msgspec.json.encode(retagged).decode(),),
+            )
+        insert(self._connection, "INSERT INTO record_tags VALUES", tags)
+
+
+def _change_trace(traces: Mapping[str, TraceRow], old: Record, new: Record) -> bool:
+    """Count a changed record in its trace anew; return whether that is another trace than before."""
+    left, joined = traces[old.trace_id], traces[new.trace_id]
+    moved = left is not joined
+    left.order_unknown |= left.state.take(old, None if moved else new)
+    joined.order_unknown |= moved  # it was stored before some of the records that are there already
+    joined.state.add(new)
+    root_unknown = left.root_unknown or joined.root_unknown or _place_in_tree(old) != _place_in_tree(new)
+    left.root_unknown = joined.root_unknown = root_unknown
+    return moved
 
 
 def _place_in_tree(record: Record) -> tuple[Any, ...]:

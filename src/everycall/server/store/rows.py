@@ -5,7 +5,8 @@ The writer calls it for records that arrive or are merged. All functions are pur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,14 +22,18 @@ from everycall.server.store.errors import StoreError
 
 __all__ = [
     "COLUMNS",
+    "LABEL_COLUMNS",
     "Row",
     "Unstorable",
     "combine_patches",
     "encode_patch",
+    "has_other_labels_only",
     "keeps_attribute",
+    "labels_of",
     "merge",
     "prepare",
     "read",
+    "relabel",
     "rewrite",
 ]
 
@@ -37,6 +42,14 @@ COLUMNS = (
     "end_user, session, deployment, cache_hit, size, answer, dialect"
 )
 """The columns of the table `records`; `Row.columns` has those from `inference_id` on."""
+
+LABEL_COLUMNS = ("trace_name", "end_user", "session", "size")
+"""The columns that differ when a stored record takes over labels of its parent."""
+_NAMES = COLUMNS.split(", ")[COLUMNS.split(", ").index("inference_id") :]
+_LABEL_PLACES = tuple(_NAMES.index(name) for name in LABEL_COLUMNS)
+_OTHER_PLACES = tuple(place for place in range(len(_NAMES)) if place not in _LABEL_PLACES)
+_label_values: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(*_LABEL_PLACES)
+_other_values: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(*_OTHER_PLACES)
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
@@ -153,6 +166,27 @@ def read(body: bytes, computed: tuple[str, ...] = ()) -> Row:
 def rewrite(row: Row, **changes: Any) -> Row:
     """Return the row with some fields of its record changed, such as those that the store computes."""
     return read(encode(msgspec.structs.replace(row.record, **changes)), row.computed)
+
+
+def labels_of(row: Row) -> tuple[Any, ...]:
+    """Return the values of `LABEL_COLUMNS`."""
+    return _label_values(row.columns)
+
+
+def has_other_labels_only(before: Row, after: Row) -> bool:
+    """Return whether two rows of a record have the same values in all columns but `LABEL_COLUMNS`."""
+    return _other_values(before.columns) == _other_values(after.columns)
+
+
+def relabel(row: Row, labels: Mapping[str, Any]) -> Row:
+    """Return the row with labels of its parent: they were checked in the parent, so they are not decoded again."""
+    record = msgspec.structs.replace(row.record, **labels)
+    body = encode(record)
+    values = (record.trace_name, record.end_user_identifier, record.session_id, len(body))
+    columns = list(row.columns)
+    for place, value in zip(_LABEL_PLACES, values, strict=True):
+        columns[place] = value
+    return Row(record, body, tuple(columns), row.computed)
 
 
 def _answer_of(record: Record, attributes: bytes) -> str | None:
