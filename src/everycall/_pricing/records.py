@@ -9,9 +9,9 @@ import msgspec
 
 from everycall._pricing.cost import Consumption, Unpriced
 from everycall.record import ABSENT, Record
-from everycall.semconv import EMBEDDING, PRICED_KINDS, RERANKER
+from everycall.semconv import EMBEDDING, ERROR, PRICED_KINDS, RERANKER
 
-__all__ = ["UNPRICED", "basis", "consumption", "unpriced_reason"]
+__all__ = ["UNPRICED", "basis", "consumption", "failed_without_usage", "unpriced_reason"]
 
 UNPRICED: Final = "unpriced: "
 """Prefix of the `cost_source` of a record whose cost is unknown; the reason follows."""
@@ -56,6 +56,12 @@ def basis(record: Record) -> tuple[Any, ...]:
         record.cache_hit,
         _tier(record),
     )
+
+
+def failed_without_usage(record: Record) -> bool:
+    """Return whether a call failed with neither tokens nor a cost: it is not counted as unpriced."""
+    figures = (record.cost, record.input_tokens, record.output_tokens, record.total_tokens)
+    return record.status == ERROR and all(figure is None for figure in figures)
 
 
 def unpriced_reason(record: Record) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from everycall import limits
 from everycall._pricing.price_book import PriceBook
+from everycall._pricing.records import failed_without_usage
 from everycall.record import Record
 from everycall.semconv import PRICED_KINDS
 from everycall.server.store.base import Store
@@ -110,7 +111,7 @@ def _change(prices: PriceBook, old: Record, new: Record) -> ModelChange:
         new_cost=new.cost,
         newly_priced=int(old.cost is None and new.cost is not None),
         now_unpriced=int(old.cost is not None and new.cost is None),
-        unpriced=int(new.cost is None),
+        unpriced=int(new.cost is None and not failed_without_usage(new)),
     )
 
 

@@ -67,8 +67,8 @@ def costs(client: httpx.Client, project: str = "default") -> dict[str, tuple[flo
     return {one["inference_id"]: (one.get("cost"), one.get("cost_source")) for one in records}
 
 
-def ask(client: httpx.Client, **body: Any) -> dict[str, Any]:
-    """Request all pages; return the models by name, and the number of records written."""
+def ask(client: httpx.Client, counts: tuple[str, ...] = ("changed", "records", "kept"), **body: Any) -> dict[str, Any]:
+    """Request all pages; return the counts of models by name, and the number of records written."""
     models: dict[str, dict[str, Any]] = {}
     written_count, cursor = 0, None
     while True:
@@ -77,7 +77,7 @@ def ask(client: httpx.Client, **body: Any) -> dict[str, Any]:
         assert answer.status_code == 200, answer.text
         page = answer.json()
         for change in page["models"]:
-            totals = models.setdefault(change["model"], {"changed": 0, "records": 0, "kept": 0})
+            totals = models.setdefault(change["model"], dict.fromkeys(counts, 0))
             for name in totals:
                 totals[name] += change[name]
         written_count, cursor = written_count + page["written"], page["next_cursor"]
@@ -97,6 +97,14 @@ def test_a_dry_run_returns_changes_and_writes_nothing(filled: httpx.Client) -> N
         "written": 0,
     }
     assert costs(filled) == before
+
+
+def test_a_call_that_failed_without_tokens_is_not_unpriced(filled: httpx.Client) -> None:
+    lines = [line("failed", model="lost", status="error"), line("unknown-2", model="lost")]
+    for one in lines:
+        del one["input_tokens"], one["output_tokens"]
+    assert filled.post("/v1/records", content="\n".join(map(json.dumps, lines))).json()["committed"] == 2
+    assert ask(filled, ("records", "unpriced"), model="lost")["models"] == {"lost": {"records": 2, "unpriced": 1}}
 
 
 def test_it_writes_what_changes_and_nothing_else(filled: httpx.Client) -> None:

@@ -184,6 +184,13 @@ async def test_how_deployments_were_used(store: Store, monkeypatch: pytest.Monke
     assert (await store.deployment_uses(P, ["p-1"], 0))["p-1"].whole is False
 
 
+async def test_failed_calls_of_a_deployment_without_tokens_are_not_unpriced(store: Store) -> None:
+    failed = {"deployment_id": "p-1", "status": "error"}
+    await store.commit(P, [call(1, **failed), call(2, **failed, output_tokens=4), call(3, deployment_id="p-1")])
+    use = (await store.deployment_uses(P, ["p-1"], 0))["p-1"]
+    assert (use.completions, use.errors, use.unpriced, use.costed) == (3, 2, 2, 3)
+
+
 async def test_ended_sessions_are_kept_until_they_run_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ENDED_SESSIONS_MAX", 2)
     later = int(time.time()) + 1_000

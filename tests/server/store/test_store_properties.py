@@ -162,6 +162,10 @@ def test_summaries_equal_a_fresh_count(steps: list[tuple[str, Any]]) -> None:
     with_store(work)
 
 
+def failed_without_tokens(record: Record) -> bool:
+    return record.status == "error" and record.input_tokens is record.output_tokens is record.total_tokens is None
+
+
 async def check(store: Store, trace_id: str, records: list[Record]) -> None:
     summary = await store.trace_summary(P, trace_id)
     if not records:
@@ -206,7 +210,7 @@ async def check(store: Store, trace_id: str, records: list[Record]) -> None:
     assert summary.total_tokens == total(totals)
     assert summary.uncounted == totals.count(None)
     assert summary.cost == total([r.cost for r in leaves])
-    assert summary.unpriced == sum(r.cost is None for r in leaves)
+    assert summary.unpriced == sum(r.cost is None and not failed_without_tokens(r) for r in leaves)
     assert summary.saved_cost == total([r.saved_cost for r in leaves])
     firsts = {r.model: r.start_time_unix_nano for r in reversed(leaves) if r.model is not None}
     assert summary.models == len(firsts)

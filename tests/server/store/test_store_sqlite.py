@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -47,6 +48,33 @@ async def store(path: Path) -> AsyncIterator[SqliteStore]:
     await opened.open()
     yield opened
     await opened.close()
+
+
+@pytest.mark.parametrize("known", [19, 20], ids=["the first schema", "before failed calls were counted"])
+async def test_failed_calls_of_an_older_file_are_not_unpriced(path: Path, known: int) -> None:
+    """The states of its traces are completed, and stay right when a record changes."""
+    store = SqliteStore(path)
+    await store.open()
+    failed, priced = call(1, kind="llm", status="error"), call(2, kind="llm", cost=0.5)
+    late = call(3, kind="llm", status="error", output_tokens=4)
+    await store.commit(P, [failed, priced, late, call(4, kind="agent", status="error")])
+    await store.close()
+    connection = sqlite3.connect(path)
+    (state,) = connection.execute("SELECT state FROM traces").fetchone()
+    state = json.dumps(json.loads(state)[:known]).encode()
+    connection.execute("UPDATE traces SET state = ?", (state,))
+    connection.execute("PRAGMA user_version = 6")
+    connection.commit()
+    connection.close()
+    await (store := SqliteStore(path)).open()
+    summary = await store.trace_summary(P, "t")
+    assert summary is not None
+    assert (summary.leaves, summary.errors, summary.unpriced, summary.counted_elsewhere) == (3, 3, 1, 0)
+    await store.commit(P, [call(1, kind="llm", cost=0.25)])
+    summary = await store.trace_summary(P, "t")
+    assert summary is not None
+    assert (summary.cost, summary.unpriced) == (0.75, 1)
+    await store.close()
 
 
 async def test_records_survive_a_restart(path: Path) -> None:

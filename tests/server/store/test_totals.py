@@ -274,6 +274,23 @@ def test_records_all_count_if_too_many_share_a_response_id(api: httpx.Client) ->
         assert read(api, "constant")[0]["cost"] == cost
 
 
+def test_a_call_that_failed_without_tokens_is_not_unpriced(api: httpx.Client) -> None:
+    """Unlike one that failed after its tokens, and one that succeeded. A later copy with tokens is unpriced."""
+    base = {"trace_id": "failed", "kind": "llm", "model": "no-such-model", "status": "error"}
+    lines: list[dict[str, Any]] = [
+        {**base, "inference_id": "failed"},
+        {**base, "inference_id": "failed-late", "input_tokens": 5},
+        {**base, "inference_id": "unknown", "status": "success"},
+        {**base, "inference_id": "agent", "kind": "agent"},
+    ]
+    post(api, lines)
+    trace, _ = read(api, "failed")
+    assert (trace["leaves"], trace["errors"], trace["cost"], trace["unpriced"]) == (3, 3, None, 2)
+    assert trace["uncounted"] == 3  # what they used is unknown, not 0
+    post(api, [{**lines[0], "output_tokens": 7}])
+    assert read(api, "failed")[0]["unpriced"] == 3
+
+
 def test_tokens_that_come_later_are_priced_then(api: httpx.Client) -> None:
     """A record, a later copy with tokens, and one without: the price is that of all known tokens, without a reason."""
     base = {"inference_id": "late", "trace_id": "late", "kind": "llm", "model": "gpt-4o", "provider": "openai"}

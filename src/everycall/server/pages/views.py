@@ -39,8 +39,8 @@ __all__ = [
 class Totals:
     """Sums over the traces of one page. A sum is None when no trace has the figure.
 
-    `unpriced` and `uncounted` count the inference calls without a cost and without tokens. `counted_elsewhere` counts
-    the calls that are in no sum, because another record counts the same answer.
+    `unpriced` and `uncounted` count the inference calls without a cost and without tokens (see `TraceSummary`).
+    `counted_elsewhere` counts the calls that are in no sum, because another record counts the same answer.
     """
 
     traces: int

@@ -182,22 +182,24 @@ def uses(read: Read, project: str, deployment_ids: Sequence[str], since: int) ->
             f"SELECT count(*), coalesce(sum(failed), 0) FROM (SELECT r.failed {latest})",  # noqa: S608 - constants
             {**of, "since": since, "limit": limits.DEPLOYMENT_USES_MAX},
         ) or (0, 0)
-        cost, priced = read.one(
-            "SELECT sum(cost), count(cost) FROM (SELECT CAST(b.body AS TEXT) ->> '$.cost' AS cost"  # noqa: S608
-            f" FROM (SELECT r.id {latest}) r JOIN bodies b ON b.record = r.id)",
+        cost, unpriced = read.one(
+            "SELECT sum(cost), coalesce(sum(cost IS NULL AND NOT (failed AND no_tokens)), 0) FROM ("  # noqa: S608
+            "SELECT failed, body ->> '$.cost' AS cost, coalesce(body ->> '$.input_tokens',"
+            " body ->> '$.output_tokens', body ->> '$.total_tokens') IS NULL AS no_tokens"
+            " FROM (SELECT r.failed, CAST(b.body AS TEXT) AS body"
+            f" FROM (SELECT r.id, r.failed {latest}) r JOIN bodies b ON b.record = r.id))",
             {**of, "since": since, "limit": share},
         ) or (None, 0)
         last = read.one(
             f"SELECT max(start) FROM records WHERE project = {_PROJECT} AND deployment = :id",  # noqa: S608
             of,
         )
-        costed = min(count, share)
         usage[deployment_id] = DeploymentUse(
             completions=count,
             errors=errors,
             cost=None if cost is None else float(cost),
-            unpriced=costed - priced,
-            costed=costed,
+            unpriced=unpriced,
+            costed=min(count, share),
             last_unix_nano=last[0] if last else None,
             whole=count < limits.DEPLOYMENT_USES_MAX,
         )

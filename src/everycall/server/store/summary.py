@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from everycall import limits
+from everycall._pricing.records import failed_without_usage
 from everycall.record import Record
 from everycall.semconv import ERROR, PRICED_KINDS
 from everycall.server.store.values import TraceSummary
@@ -100,6 +101,7 @@ class TraceState(msgspec.Struct, array_like=True):
     tags: dict[str, int] = {}
     models: dict[str, list[int]] = {}  # model -> [leaves, first start]
     elsewhere: int = 0  # model calls whose response is counted in another record
+    failed_without_usage: int = 0  # leaves that failed, with neither tokens nor a cost
 
     @property
     def active(self) -> int:
@@ -193,6 +195,8 @@ class TraceState(msgspec.Struct, array_like=True):
             self.elsewhere += sign
             return
         self.leaves += sign
+        if failed_without_usage(record):
+            self.failed_without_usage += sign
         total = _total_tokens(record)
         if total is None:
             self.uncounted += sign
@@ -226,7 +230,7 @@ class TraceState(msgspec.Struct, array_like=True):
             total_tokens=self.total_tokens.value(),
             uncounted=self.uncounted,
             cost=None if cost is None else cost / DOLLAR,
-            unpriced=self.leaves - self.cost.count,
+            unpriced=self.leaves - self.cost.count - self.failed_without_usage,
             counted_elsewhere=self.elsewhere,
             saved_cost=None if saved is None else saved / DOLLAR,
             model=min(models, key=lambda model: models[model][1]) if models else None,

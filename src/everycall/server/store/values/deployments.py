@@ -71,7 +71,8 @@ class DeploymentUse:
     """How a deployment was used since a time, from its latest records. `whole` is true if these are all of them.
 
     `cost` is the sum over the latest `costed` records, None if none of them has a cost; `unpriced` is the number of
-    those without one. `last_unix_nano` is the time of the latest call ever.
+    those without one, except those that failed and have no tokens. `last_unix_nano` is the time of the latest call
+    ever.
     """
 
     completions: int

@@ -113,9 +113,10 @@ class TraceSummary:
 
     `leaves` is the number of model calls that count. A call whose response is counted in another record
     (`Record.counted_in`) does not; `counted_elsewhere` is the number of those.
-    `cost` is None if no leaf has a price; `unpriced` is the number of leaves without one. The same holds for the token
-    sums and `uncounted`. `name` is the name of the root: the earliest record without a stored parent. `duration` is in
-    seconds, from the first start to the last end. `model` is the first model used, and `models` the number of models.
+    `cost` is None if no leaf has a price; `unpriced` is the number of leaves without one, except those that failed and
+    have no tokens. The token sums are None if no leaf has tokens, and `uncounted` is the number of leaves without.
+    `name` is the name of the root: the earliest record without a stored parent. `duration` is in seconds, from the
+    first start to the last end. `model` is the first model used, and `models` the number of models.
     """
 
     trace_id: str
