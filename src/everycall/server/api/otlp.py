@@ -1,9 +1,9 @@
-"""OpenTelemetry's OTLP over HTTP: `POST /v1/traces`, `/v1/logs`, `/v1/metrics`, also at the paths that senders use.
+"""OpenTelemetry's OTLP over HTTP: `POST /v1/traces`, `/v1/logs`, `/v1/metrics`, below the prefixes that senders use.
 
-Spans become records through `everycall.dialects` and are answered for after the store's commit. What is wrong with a
-single span rejects that span alone (partial success). Metrics are accepted and counted, not kept. Errors are
-`google.rpc.Status` in the request's encoding, as the OTLP specification says. The routes are not in
-the OpenAPI document: OTLP describes itself, and docs/otlp.md says what is done with it.
+`everycall.dialects` makes records of the spans, and the response is sent after the store's commit. A span that cannot
+be stored is rejected alone (partial success). Metrics are accepted and counted, not stored. Errors are
+`google.rpc.Status` in the request's encoding, as the OTLP specification says. The routes are not in the OpenAPI
+document: OTLP has a specification of its own, and docs/otlp.md says what is done with it.
 """
 
 from __future__ import annotations
@@ -36,42 +36,42 @@ __all__ = ["PREFIXES", "handlers", "is_otlp", "status_response"]
 T = TypeVar("T")
 
 PREFIXES: Final = ("", "/otel", "/api/public/otel")
-"""The paths below which the routes always are: the standard one, a common one, and that of Langfuse's SDK."""
+"""The prefixes of the routes: none (the standard), a common one, and that of Langfuse's SDK."""
 _PROJECT_HEADERS: Final = (b"x-everycall-project", b"x-project-name", b"langsmith-project")
 _PROJECT_ATTRIBUTES: Final = ("everycall.project.name", "openinference.project.name")
 _PLAIN_LOG: Final = "only log records of the GenAI conventions are stored, with a span or a response id"
 
 
 def is_otlp(path: str) -> bool:
-    """Return whether a path speaks OTLP, so that its errors must be `google.rpc.Status`."""
+    """Return whether a path is an OTLP route, whose errors must be `google.rpc.Status`."""
     return path.rstrip("/").endswith(("/v1/traces", "/v1/logs", "/v1/metrics"))
 
 
 def media_type_of(scope: Scope) -> str:
-    """Return the encoding of a request, without parameters: what its answer must have too. Raises 415."""
-    written = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
-    if written in (PROTOBUF, "application/protobuf", "application/octet-stream"):
+    """Return a request's media type without parameters, which is also the response's. Raise `ProblemError` 415."""
+    content_type = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+    if content_type in (PROTOBUF, "application/protobuf", "application/octet-stream"):
         return PROTOBUF
-    if written == JSON:
+    if content_type == JSON:
         return JSON
     detail = f"Send content-type {PROTOBUF} or {JSON}."
     raise problem("unsupported_media_type", 415, "Unsupported content-type", detail)
 
 
 def status_response(scope: Scope, error: ProblemError) -> Response[bytes]:
-    """Return an error as OTLP has it: `google.rpc.Status` in the request's encoding, JSON where that is not known."""
+    """Return an error as `google.rpc.Status` in the request's encoding, or in JSON if that is unknown."""
     try:
         media_type = media_type_of(scope)
     except ProblemError:
         media_type = JSON
-    found = error.problem
-    http_status = 400 if found.status in (408, 422) else found.status
-    body = answers.status(http_status, found.detail, media_type)
+    details = error.problem
+    http_status = 400 if details.status in (408, 422) else details.status
+    body = answers.status(http_status, details.detail, media_type)
     return Response(body, status_code=http_status, media_type=media_type, headers=error.headers)
 
 
 async def post_traces(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
-    """Store spans. The same spans may be sent again at any time; an update of a span replaces what it gives."""
+    """Store spans. The same spans may be sent again at any time; a later version replaces the fields that it has."""
     media_type = _started(request)
     batch = Batch()
     async with _body(request, services) as data:
@@ -85,21 +85,21 @@ async def post_traces(request: Request[Identity, Any, Any], services: NamedDepen
 
 
 async def post_logs(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
-    """Store what log records of the GenAI conventions say of calls; their spans may come before or after."""
+    """Store what log records of the GenAI conventions say about calls. Their spans may arrive before or after them."""
     media_type = _started(request)
     async with _body(request, services) as data:
         batch = await _decoded(protobuf.read_logs if media_type == PROTOBUF else json_encoding.read_logs, data)
-        known = [log for log in batch.logs if is_of_a_call(log)]
-        for _ in range(len(batch.logs) - len(known)):
+        call_logs = [log for log in batch.logs if is_of_a_call(log)]
+        for _ in range(len(batch.logs) - len(call_logs)):
             batch.reject(_PLAIN_LOG)
-        records = await asyncio.to_thread(translate_logs, known)
+        records = await asyncio.to_thread(translate_logs, call_logs)
         await _commit(services.store, request, batch, [(None, record) for record in records])
-    services.otlp.log_records += len(known)
+    services.otlp.log_records += len(call_logs)
     return _answer("logs", media_type, batch, services.otlp)
 
 
 async def post_metrics(request: Request[Identity, Any, Any], services: NamedDependency[Services]) -> Response[bytes]:
-    """Accept metrics, so that exporters that send them see no error. Data points are counted, and not stored."""
+    """Accept metrics, so that exporters get no error. Data points are counted, not stored."""
     media_type = _started(request)
     async with _body(request, services) as data:
         batch = await _decoded(protobuf.read_metrics if media_type == PROTOBUF else json_encoding.read_metrics, data)
@@ -109,7 +109,7 @@ async def post_metrics(request: Request[Identity, Any, Any], services: NamedDepe
 
 @asynccontextmanager
 async def _body(request: Request[Identity, Any, Any], services: Services) -> AsyncIterator[bytes]:
-    """Yield the body once it may be read; few large ones are in memory at once."""
+    """Wait until the body may be read, and yield it. Only a few large bodies are in memory at once."""
     async with (
         services.otlp.receive(request.scope),
         services.bodies.body(request.scope, request.receive) as data,
@@ -117,7 +117,7 @@ async def _body(request: Request[Identity, Any, Any], services: Services) -> Asy
     ):
         body = [data]
         del data
-        yield body.pop()  # its reader lets it go when it is parsed
+        yield body.pop()  # no reference is kept here: the reader frees it after parsing
 
 
 def _started(request: Request[Identity, Any, Any]) -> str:
@@ -133,9 +133,9 @@ async def _decoded(read: Callable[..., T], *arguments: Any) -> T:
 
 
 def _next_records(spans: Iterator[Span], batch: Batch) -> list[tuple[str | None, Record]]:
-    """Return the records of the next spans, each with the project that its resource names; none after the last span.
+    """Return the records of the next spans, each with the project in its resource; an empty list after the last span.
 
-    A large request is translated and stored piece by piece, so that it is in memory once only.
+    A large request is translated and stored in pieces, so that its records are never in memory all at once.
     """
     records: list[Record] = []
     projects: list[str | None] = []
@@ -143,7 +143,12 @@ def _next_records(spans: Iterator[Span], batch: Batch) -> list[tuple[str | None,
         try:
             records.append(translate(span))
             projects.append(_project_in(span.scope.resource))
-        except (ValueError, TypeError, OverflowError, RecursionError) as error:  # JSON cannot hold a value of it
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:  # it has a value that JSON cannot represent
             batch.reject(f"a span cannot be read: {type(error).__name__}")
         if len(records) >= limits.OTLP_PIECE_SPANS:
             break
@@ -152,22 +157,24 @@ def _next_records(spans: Iterator[Span], batch: Batch) -> list[tuple[str | None,
 
 def _project_in(resource: dict[str, Any]) -> str | None:
     for name in _PROJECT_ATTRIBUTES:
-        found = resource.get(name)
-        if isinstance(found, str) and found:
-            return found[:256]
+        project = resource.get(name)
+        if isinstance(project, str) and project:
+            return project[:256]
     return None
 
 
 async def _commit(
     store: Store, request: Request[Identity, Any, Any], batch: Batch, records: Iterable[tuple[str | None, Record]]
 ) -> None:
-    """Store records in the key's project; a key of all projects uses the one that the request or the resource names."""
+    """Store records in the key's project. For a key of all projects, use the project in the headers or the resource."""
     identity = request.user
-    named = next((found for name in _PROJECT_HEADERS if (found := header(request.scope, name))), None)
-    own = project_of(identity, None if identity.project is not None else named)
+    header_project = next((value for name in _PROJECT_HEADERS if (value := header(request.scope, name))), None)
+    own = project_of(identity, None if identity.project is not None else header_project)
     groups: dict[str, list[Record]] = {}
-    for told, record in records:
-        project = own if identity.project is not None or named or told is None else told
+    for resource_project, record in records:
+        project = own
+        if identity.project is None and not header_project and resource_project is not None:
+            project = resource_project
         groups.setdefault(project, []).append(record)
     for project, group in groups.items():
         for start in range(0, len(group), limits.BODY_RECORDS_MAX):

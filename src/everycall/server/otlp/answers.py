@@ -24,7 +24,7 @@ _CODES: Final = {400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 415: 3, 429: 8
 
 
 def success(signal: str, media_type: str, rejected: int = 0, message: str = "") -> bytes:
-    """Return the body of a 200: empty where all was taken, else how many were rejected and why."""
+    """Return the body of a 200: empty if everything was stored, else how many were rejected and why."""
     message_class, field, name = REJECTED_FIELDS[signal]
     if media_type == JSON:
         body: dict[str, Any] = {}

@@ -27,7 +27,7 @@ _ESCAPE: Final = re.compile(
 )
 """A pair of surrogates, a lone one, or any other escape."""
 _LEVELS_MAX: Final = 500
-"""Levels of a whole body that the decoder reads; it gives up at about twice as many."""
+"""The levels of nesting up to which a body is decoded whole. The decoder fails at about twice as many."""
 _WRONG: Final = (ValueError, TypeError, AttributeError, RecursionError)
 _STATUS_CODES: Final = {"STATUS_CODE_UNSET": 0, "STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": 2}
 
@@ -128,7 +128,7 @@ def _entries(body: bytes, signal: str, batch: Batch) -> Iterator[tuple[Scope, Ra
 
 
 def _decode(body: bytes, request_name: str, batch: Batch) -> _Request:
-    """Return a request, read without the parts that no decoder reads. Raise `Undecodable` if it is something else."""
+    """Return a request, without the parts that the decoder cannot read. Raise `Undecodable` if it is something else."""
     reason = ""
     for _ in range(3):
         try:
@@ -144,7 +144,7 @@ def _decode(body: bytes, request_name: str, batch: Batch) -> _Request:
 
 
 def _without_lone_surrogates(body: bytes, batch: Batch) -> bytes:
-    """Return a body with U+FFFD in place of escaped halves of characters, which JavaScript writes for text it cut."""
+    """Return a body with U+FFFD for each lone surrogate. JavaScript writes them where it cuts text in a character."""
     if _SURROGATE.search(body) is None:
         return body
     readable = _ESCAPE.sub(lambda match: b"\\ufffd" if _SURROGATE.fullmatch(match[0]) else match[0], body)
@@ -154,10 +154,9 @@ def _without_lone_surrogates(body: bytes, batch: Batch) -> bytes:
 
 
 def _without_deep_values(body: bytes) -> bytes:
-    """Return a body with `null` in place of what is nested deeper than `_LEVELS_MAX` levels.
+    """Return a body with `null` for each value that is nested deeper than `_LEVELS_MAX` levels.
 
-    Then the decoder can read the rest. The span with such a value is rejected all the same: the value is too deep long
-    before that level.
+    The decoder can then read the rest. A span with such a value is rejected anyway, because its own limit is lower.
     """
     pieces: list[bytes] = []
     depth = end = start = 0
@@ -177,7 +176,7 @@ def _without_deep_values(body: bytes) -> bytes:
 
 
 def _struct(raw: Raw, decoder: msgspec.json.Decoder[Any], name: str, batch: Batch) -> Any:
-    """Return a decoded struct; an empty one, and what it contains rejected, if it has the wrong type."""
+    """Return a decoded struct. If it has the wrong type, reject it and return an empty one."""
     try:
         return decoder.decode(raw)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -246,7 +245,7 @@ def _why(error: Exception) -> str:
 
 
 def _plain(error: Exception) -> str:
-    """Return a decoder's complaint as words for the sender."""
+    """Return a decoder's error as a message for the sender."""
     if isinstance(error, RecursionError):
         return "it is nested too deep"
     return "it is not UTF-8" if isinstance(error, UnicodeError) else str(error).replace("`", "")

@@ -1,4 +1,4 @@
-"""What the OTLP routes of one server share: how much arrived, for `/metrics`, and how much is in memory at once."""
+"""State that the OTLP routes of one server share: counts for `/metrics`, and limits on the bodies in memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from everycall.server.security import header
 __all__ = ["OtlpLoad"]
 
 _COMPRESSED = 8
-"""How many times as large a compressed body is taken to be, before it is decompressed."""
+"""The assumed ratio of a compressed body's size to its compressed size."""
 
 
 class OtlpLoad:
-    """Counts since the process started, and the bodies that are received and read.
+    """Counts since the process started, and turns for the bodies that are received and read.
 
     `rejected` are spans and log records that were refused in requests that were accepted.
     """
@@ -34,7 +34,7 @@ class OtlpLoad:
 
     @asynccontextmanager
     async def receive(self, scope: Scope) -> AsyncIterator[None]:
-        """Wait, if the request's body is large, until it may be received: until then it stays with its sender.
+        """If the request's body is large, wait until it may be received. Nothing of it is read before.
 
         Raise `ProblemError` 503 after `limits.OTLP_WAIT_S`, before the sender gives up.
         """
@@ -51,13 +51,13 @@ class OtlpLoad:
 
     @asynccontextmanager
     async def read(self, size: int) -> AsyncIterator[None]:
-        """Wait until a body of this many bytes may be read: what is read of it takes several times as much memory."""
+        """Wait until a body of this many bytes may be parsed, which takes several times as much memory."""
         async with self._reading.turn(size):
             yield
 
 
 class _Turns:
-    """Lets in up to `most` bytes at once, and more than that alone."""
+    """Admits up to `most` bytes at once. A larger body is admitted alone."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -79,7 +79,7 @@ class _Turns:
 
 
 def _declared(scope: Scope) -> int:
-    """Return how large a body will be, as far as the request's headers tell."""
+    """Return the size of a body as estimated from the request's headers."""
     length = header(scope, b"content-length")
     if length is None or not length.isdigit():
         return limits.BODY_WIRE_BYTES_MAX

@@ -33,10 +33,10 @@ class Undecodable(Exception):
 
 @dataclass(slots=True)
 class Batch:
-    """What is read of one request: log records, counts, and notes about spans that are read one by one.
+    """The content of one request: its log records and counts, and notes about all that it contains.
 
-    `rejected` counts those left out, and `reasons` has the first few reasons. `warnings` say what was changed in those
-    that are stored, such as attributes beyond the limit.
+    `rejected` counts the spans or log records that are not stored, and `reasons` has the first few reasons. `warnings`
+    say what was changed in those that are stored, such as attributes beyond the limit.
     """
 
     logs: list[LogEvent] = field(default_factory=list)
@@ -66,9 +66,9 @@ def _note(notes: list[str], note: str) -> None:
 
 
 def checked_span(trace_id: str, span_id: str, parent_id: str, build: Callable[[str, str, str | None], Span]) -> Span:
-    """Return the span that `build` makes of checked ids. Raise `ValueError` for ids that name no span.
+    """Return the span that `build` makes of checked ids. Raise `ValueError` for invalid ids.
 
-    A parent's id of the wrong length names nothing: the span becomes a root.
+    If the parent's id is invalid or the span's own, the span becomes a root.
     """
     if len(trace_id) != 32 or not trace_id.strip(_ZERO):
         raise ValueError(_wrong_id("traceId", 16, trace_id))
@@ -99,14 +99,14 @@ def within_bounds(start: int, end: int, arrived: int) -> tuple[int, int]:
 
 def bounded(pairs: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], int]:
     """Return at most `limits.OTLP_ATTRIBUTES_MAX` attributes, and how many were left out."""
-    kept: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     dropped = 0
     for name, value in pairs:
-        if len(kept) < limits.OTLP_ATTRIBUTES_MAX or name in kept:
-            kept[name[: limits.NAME_CHARS_MAX]] = value
+        if len(attributes) < limits.OTLP_ATTRIBUTES_MAX or name in attributes:
+            attributes[name[: limits.NAME_CHARS_MAX]] = value
         else:
             dropped += 1
-    return kept, dropped
+    return attributes, dropped
 
 
 def too_many(count: int) -> str:

@@ -1,9 +1,9 @@
-"""What holds between records of foreign spans, whenever they arrive: inheritance, omission, doubles and halves.
+"""Relations between records of foreign spans: inheritance, omission, duplicates and halves of one call.
 
-Spans of one trace come in any order and in several requests, children before their parents. `Foreign.settle` is called
-by `ingest` within the transaction that stores a batch, with all records that are new or changed, and changes these and
-the stored ones they belong to; then with the stored records below them, page by page. Each step looks up by an index
-what it needs, so a long trace costs no more per record.
+The spans of a trace arrive in any order and in several requests. `ingest` calls `Foreign.settle` in the transaction
+that stores a batch, first with all new and changed records, then with the stored records below them, page by page.
+`settle` changes these records and the stored ones that they belong to. Each look-up uses an index, so the cost of a
+record does not depend on the length of its trace.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = ["Foreign", "Settled", "fill_counted", "is_foreign"]
 
 @dataclass(slots=True)
 class Settled:
-    """What is to be written: new rows by id, changed stored ones by id, and stored ones that go.
+    """What to write: new rows by id, changed stored rows by id, and stored rows to delete.
 
-    `scrub` says that content which was stored before goes, so that its bytes must go from the files too.
+    With `scrub`, content that was stored is deleted, and its bytes must be removed from the database's files too.
     """
 
     fresh: dict[str, Row]
@@ -41,7 +41,7 @@ class Settled:
     scrub: bool = False
 
     def get(self, key: str | None) -> Row | None:
-        """Return the row of an id, as it is to be written."""
+        """Return the row with an id as it will be written, or None."""
         if key is None:
             return None
         row = self.fresh.get(key)
@@ -51,7 +51,7 @@ class Settled:
         return None if stored is None else stored.after
 
     def put(self, row: Row) -> None:
-        """Take a row in place of the one with its id."""
+        """Replace the row with the same id."""
         key = row.record.inference_id
         if key in self.fresh:
             self.fresh[key] = row
@@ -59,7 +59,7 @@ class Settled:
             self.changed[key].after = row
 
     def drop(self, key: str) -> None:
-        """Leave a record out."""
+        """Remove a record: a new one is not written, a stored one is deleted."""
         if self.fresh.pop(key, None) is None:
             stored = self.changed.pop(key, None)
             if stored is not None:
@@ -67,28 +67,28 @@ class Settled:
 
 
 def is_foreign(row: Row) -> bool:
-    """Return whether a record was made of somebody else's span."""
+    """Return whether a record was made from another instrumentation's span."""
     return row.dialect is not None
 
 
 def fill_counted(members: Mapping[str, Row], counted: Mapping[str, str]) -> dict[str, Row]:
-    """Return the rows that count with what only the others of the same answer say: what was asked, who answered."""
+    """Return the rows whose figures count, filled with what only the other records of the same answer have."""
     filled: dict[str, Row] = {}
     for outer, inner in counted.items():
         one, other = filled.get(inner) or members.get(inner), members.get(outer)
         if one is None or other is None or not (is_foreign(one) or is_foreign(other)):
             continue
-        told = msgspec.structs.replace(other.record, omitted=[], attributes=ABSENT, metadata=ABSENT, tags=[])
-        whole = join(one.record, told)
-        if whole.error is not None and whole.error == whole.error_type and told.error is not None:
-            whole = msgspec.structs.replace(whole, error=told.error, error_type=told.error_type)
+        source = msgspec.structs.replace(other.record, omitted=[], attributes=ABSENT, metadata=ABSENT, tags=[])
+        whole = join(one.record, source)
+        if whole.error is not None and whole.error == whole.error_type and source.error is not None:
+            whole = msgspec.structs.replace(whole, error=source.error, error_type=source.error_type)
         if whole is not one.record:
             filled[inner] = _same(one, _omitted(whole, set(one.record.omitted)))
     return filled
 
 
 class Foreign:
-    """Settles what foreign records say of each other, over the writer's connection."""
+    """Applies the relations between foreign records, on the writer's connection."""
 
     def __init__(
         self,
@@ -101,9 +101,9 @@ class Foreign:
     def settle(
         self, project: int, fresh: Sequence[Row], altered: Mapping[str, StoredRow], *, halves: bool = True
     ) -> Settled:
-        """Return what is to be written of a batch: `fresh` rows, `altered` stored ones, and what they bring along.
+        """Return what to write for a batch: `fresh` rows, `altered` stored rows, and the stored rows they change.
 
-        Stored records below these are not among them: the caller loads them afterwards and settles them in their turn,
+        It does not include the stored records below them. The caller loads those afterwards and settles them too,
         without `halves`, which are joined when they arrive.
         """
         settled = Settled({row.record.inference_id: row for row in fresh}, dict(altered))
@@ -118,13 +118,13 @@ class Foreign:
         return settled
 
     def _bring(self, settled: Settled, stored: Mapping[str, StoredRow]) -> list[str]:
-        """Add stored records to what may be changed; return those that are new there."""
+        """Add stored records to those that may be changed. Return the ids of those added."""
         new = [key for key in stored if settled.get(key) is None and key not in settled.gone]
         settled.changed.update((key, stored[key]) for key in new)
         return new
 
     def _bring_parents(self, project: int, settled: Settled, foreign: Sequence[str]) -> None:
-        """Load stored parents, and hand their labels down to the records of this batch."""
+        """Load stored parents, and let the records of this batch inherit their labels."""
         rows = [row for key in foreign if (row := settled.get(key)) is not None]
         parents = {row.record.parent_id for row in rows} - {None}
         missing = [key for key in parents if key is not None and settled.get(key) is None]
@@ -132,7 +132,7 @@ class Foreign:
         self._inherit(settled, _from_the_top(settled, [row.record.inference_id for row in rows]))
 
     def _inherit(self, settled: Settled, keys: Iterable[str]) -> set[str]:
-        """Give each record the labels that its parent has and it lacks. Returns those that changed."""
+        """Give each record its parent's labels that it lacks. Return the ids of the records that changed."""
         changed = set()
         for key in keys:
             row = settled.get(key)
@@ -152,7 +152,10 @@ class Foreign:
         return changed
 
     def _omit(self, project: int, settled: Settled) -> None:
-        """Leave out what flags on a span or above it cover; what omits all leaves a mark for what comes later."""
+        """Remove the content that flags of a span or its parents cover.
+
+        A record that a flag omits whole leaves a mark, for records below it that arrive later.
+        """
         keys = _from_the_top(settled, [*settled.fresh, *settled.changed])
         parents = {row.record.parent_id for key in keys if (row := settled.get(key)) is not None}
         dropped = self._marks(project, parents.union(keys))
@@ -177,7 +180,7 @@ class Foreign:
                 settled.scrub |= was_stored
 
     def _marks(self, project: int, keys: Iterable[str | None]) -> dict[str, set[str]]:
-        """Return the flags of those of these spans that were left out whole."""
+        """Return the flags of the given spans that were omitted whole."""
         rows = self._connection.execute(
             "SELECT j.value, s.flags FROM json_each(?) j CROSS JOIN span_joins s"
             " ON s.project = ? AND s.key = 'omit ' || j.value WHERE s.flags IS NOT NULL",
@@ -214,7 +217,7 @@ class Foreign:
             if settled.get(other_id) is None:
                 self._bring(settled, self._load(project, [other_id]))
             other = settled.get(other_id)
-            if other is None:  # it was joined before, and left: this is the whole
+            if other is None:  # it was joined and removed before: this record is the whole call
                 if half["answer"]:
                     settled.drop(key)
                 continue
@@ -226,7 +229,7 @@ class Foreign:
         self._forget_old()
 
     def _other_half(self, project: int, key: str, half: Mapping[str, Any]) -> str | None:
-        """Return the id of the other half: the one it was joined to before, else the closest in time that is free."""
+        """Return the id of the other half: the one it is joined to, else the closest in time that is not joined."""
         earlier = self._connection.execute(
             "SELECT joined FROM span_joins WHERE project = ? AND key = ? AND inference_id = ?",
             (project, half["key"], key),
@@ -234,19 +237,19 @@ class Foreign:
         if earlier is not None and earlier[0] is not None:
             return str(earlier[0])
         distance = limits.SPAN_HALVES_NANOS_MAX if half["at"] else 2**62
-        found = self._connection.execute(
+        candidate = self._connection.execute(
             "SELECT inference_id FROM span_joins WHERE project = ? AND key = ? AND is_answer = ? AND joined IS NULL"
             " AND inference_id <> ? AND (at = 0 OR ? = 0 OR abs(at - ?) <= ?) ORDER BY abs(at - ?) LIMIT 1",
             (project, half["key"], not half["answer"], key, half["at"], half["at"], distance, half["at"]),
         ).fetchone()
-        return None if found is None else str(found[0])
+        return None if candidate is None else str(candidate[0])
 
     def _forget_old(self) -> None:
         before = time.time_ns() - int(limits.SPAN_JOINS_AGE_MAX_S * 1e9)
         self._connection.execute("DELETE FROM span_joins WHERE stored < ?", (before,))
 
     def _fold(self, settled: Settled) -> None:
-        """Give the same answer's id to a call and the call right above it that recorded the same answer without one."""
+        """Give one answer id to a call and the call directly above it, if both recorded the same answer."""
         for key in [*settled.fresh, *settled.changed]:
             row = settled.get(key)
             if row is None or row.record.kind not in PRICED_KINDS:
@@ -261,7 +264,7 @@ class Foreign:
 
 
 def _omitted(record: Record, flags: set[str]) -> Record:
-    """Return the record without what flags (`inputs`, `outputs`) leave out; what joins it to others stays."""
+    """Return the record without what flags (`inputs`, `outputs`) omit. The marks that join it to others stay."""
     if record.attributes is not ABSENT and SPAN_NAME.encode() in bytes(record.attributes):
         name = (to_json(record.attributes) or {}).get(SPAN_NAME)
         if isinstance(name, str):
@@ -270,28 +273,28 @@ def _omitted(record: Record, flags: set[str]) -> Record:
 
 
 def _doubles(outer: Row, inner: Row) -> bool:
-    """Return whether a call and the one directly below it are the same: of one kind, with one answer, in its time.
+    """Return whether a call and the one directly below it are the same call: one kind, one answer, within its time.
 
-    Where both have a provider's id of the answer, the ids decide; where content is not sent, the tokens do.
+    If both have the provider's id of the answer, the ids decide. Without content, the token counts do.
     """
     one, other = outer.record, inner.record
     if one.kind != other.kind or one.kind not in PRICED_KINDS or one.trace_id != other.trace_id:
         return False
     if outer.answer is not None and inner.answer is not None:
-        return False  # equal ids are found by the id; different ones are different answers
+        return False  # records with equal ids are joined by the id; different ids are different answers
     if one.status != other.status:
         return False
-    said, same = _said(one), _said(other)
-    if said is not None and same is not None:
-        return bool(said == same)
+    answer, other_answer = _answer_of(one), _answer_of(other)
+    if answer is not None and other_answer is not None:
+        return bool(answer == other_answer)
     counts = (one.input_tokens, one.output_tokens)
     if None not in counts and other.input_tokens is not None:
         return counts == (other.input_tokens, other.output_tokens)
     return one.start_time_unix_nano <= other.start_time_unix_nano and other.end_time_unix_nano <= one.end_time_unix_nano
 
 
-def _said(record: Record) -> Any:
-    """Return what a call answered, in a form that does not depend on its vocabulary."""
+def _answer_of(record: Record) -> Any:
+    """Return a call's answer, in a form that does not depend on its vocabulary."""
     if record.content:
         return record.content
     output = to_json(record.output) if record.output is not ABSENT else None
@@ -302,13 +305,13 @@ def _said(record: Record) -> Any:
 
 
 def _from_the_top(settled: Settled, keys: Iterable[str]) -> list[str]:
-    """Return ids with each parent before its children; a ring of parents is cut where it was entered."""
-    wanted = dict.fromkeys(keys)
+    """Return the ids with each parent before its children. A cycle of parents is cut where it is entered."""
+    pending = dict.fromkeys(keys)
     ordered: dict[str, None] = {}
-    for key in wanted:
+    for key in pending:
         path = []
         at: str | None = key
-        while at is not None and at in wanted and at not in ordered and at not in path:
+        while at is not None and at in pending and at not in ordered and at not in path:
             path.append(at)
             row = settled.get(at)
             at = row.record.parent_id if row is not None else None
@@ -317,11 +320,11 @@ def _from_the_top(settled: Settled, keys: Iterable[str]) -> list[str]:
 
 
 def _flags(record: Record) -> set[str]:
-    """Return what a record's flags omit below it: of a foreign span its own attribute, else what it left out itself."""
+    """Return what a record's flags omit below it, from a foreign span's mark and from what the record itself omits."""
     flags: set[str] = {side for side in ("inputs", "outputs") if side in record.omitted}
     if record.attributes is not ABSENT and OMIT.encode() in bytes(record.attributes):
-        told = (to_json(record.attributes) or {}).get(OMIT)
-        flags.update(told if isinstance(told, list) else ())
+        mark = (to_json(record.attributes) or {}).get(OMIT)
+        flags.update(mark if isinstance(mark, list) else ())
     return flags
 
 
