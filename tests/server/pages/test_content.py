@@ -169,7 +169,7 @@ def test_deep_json_is_shown(opening: bytes) -> None:
             step=False,
             finish_reasons=None,
             copies=Copies(None, None, None),
-            base={"path": "/traces/t", "asked_project": None, "cursor": None, "steps": None},
+            base={"path": "/traces/t", "project_in_url": None, "cursor": None, "steps": None},
         )
         assert "bottom" in html
 

@@ -24,9 +24,9 @@ __all__ = ["Block", "Section", "error_text_of", "finish_reasons_of", "sections_o
 
 _FLAGS: Final = {"inputs": "log_omit_inputs", "outputs": "log_omit_outputs"}
 _NO_MESSAGE: Final = "error"
-"""The error of a record whose sender gave neither a type nor a message: what the page has as the heading anyway."""
+"""The error of a record whose sender gave neither a type nor a message. The page has it as the heading."""
 _REPETITIONS_MAX: Final = 3
-"""How often a type stands in front of a message at most, where an error wraps another of its type."""
+"""How often a type may be repeated in front of a message, where an error wraps another of its type."""
 _EXCEPTION_KEYS: Final = ("exception.type", "exception.message", "exception.stacktrace")
 
 
@@ -141,7 +141,7 @@ def _output(record: Record) -> tuple[Block, ...]:
 
 
 def _value(field: Raw) -> Any:
-    """Return a field's value; of JSON nested too deep to be read into memory, the text."""
+    """Return a field's value, or its text if the JSON is nested too deep to be decoded."""
     try:
         return to_json(field)
     except RecursionError:
@@ -179,7 +179,7 @@ def _same_messages(inputs: Mapping[str, Any], messages: Any) -> bool:
 
 
 def _shown_attributes(attributes: Any) -> Any:
-    """Return the attributes without the exception, which has a box of its own, and without the marks of the dialects.
+    """Return the attributes without the exception, which the page shows separately, and without the dialects' marks.
 
     Return None if none are left.
     """

@@ -24,7 +24,7 @@ _PATH = "/api/parea/v1/completion"
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Texts to copy. Each is None if it is too large for a page; `curl` and `python` also for what is no model call."""
+    """Texts to copy. Each is None if it is too large for a page; `curl` and `python` also if this is no model call."""
 
     json: str | None
     curl: str | None
@@ -65,7 +65,7 @@ def copies_of(record: Record, endpoint: str) -> Copies:
 
 
 def _curl(body: dict[str, Any], url: str) -> str:
-    """Return a command for a POSIX shell. Everything but ASCII is escaped, so a terminal is never controlled by it."""
+    """Return a command for a POSIX shell. All but printable ASCII is escaped, so it cannot control a terminal."""
     lines = (
         f"curl {shlex.quote(url)}",
         '-H "x-api-key: $EVERYCALL_API_KEY"',

@@ -51,7 +51,7 @@ _NUMBERS: Final = {
 class EditForm:
     """The form as it is shown: its texts by field, its messages as role and text, and its error.
 
-    `field` is the name of the field that the error is about; None when it is about no single field.
+    `field` is the name of the field that the error is about, or None if it is about several or none.
     """
 
     fields: dict[str, str]
@@ -69,7 +69,7 @@ async def new_page(request: ApiRequest, services: NamedDependency[Services]) -> 
 
 
 @post("/deployments/new", include_in_schema=False, status_code=303)
-async def make(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
+async def create(request: ApiRequest, services: NamedDependency[Services]) -> Response[bytes]:
     """Create a deployment from the form."""
     project = project_for(request, "write")
     return await _save(request, services, project, None)
@@ -152,7 +152,7 @@ async def _page(
         whole=WHOLE,
         numbers=tuple(_NUMBERS),
         template_chars=limits.TEMPLATE_CHARS_MAX,
-        twin=with_query(f"{path}.json", project=frame["asked_project"]),
+        twin=with_query(f"{path}.json", project=frame["project_in_url"]),
         **frame,
     )
 
@@ -237,4 +237,4 @@ def _text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) if value not in (None, [], {}) else ""
 
 
-handlers = [new_page, make, edit_page, edit]
+handlers = [new_page, create, edit_page, edit]

@@ -63,7 +63,7 @@ async def deployments_page(request: ApiRequest, services: NamedDependency[Servic
     cursor = request.query_params.get("cursor")
     view = await deployments_view(services.store, project, active=active, after=read_cursor(cursor))
     frame = await frame_of(request, services, project)
-    parameters = {"project": frame["asked_project"], "active": None if active else "false"}
+    parameters = {"project": frame["project_in_url"], "active": None if active else "false"}
     return await asyncio.to_thread(
         html,
         "deployments.html",
@@ -147,7 +147,7 @@ async def diff_page(request: ApiRequest, services: NamedDependency[Services]) ->
         return json_twin(view)
     frame = await frame_of(request, services, project)
     path = deployment_path(view.deployment_id)
-    twin = with_query(f"{path}/diff{_TWIN}", project=frame["asked_project"], **{"from": view.before, "to": view.after})
+    twin = with_query(f"{path}/diff{_TWIN}", project=frame["project_in_url"], **{"from": view.before, "to": view.after})
     return await asyncio.to_thread(
         html, "deployment_diff.html", view=view, path=path, may_write=may_write(request), twin=twin, **frame
     )
@@ -181,7 +181,7 @@ async def _page(
         answer=text_of(run.content) if run else None,
         done=_DONE.get(request.query_params.get("done", "")),
         may_write=may_write(request),
-        twin=with_query(path + _TWIN, project=frame["asked_project"], version=version),
+        twin=with_query(path + _TWIN, project=frame["project_in_url"], version=version),
         **frame,
     )
 

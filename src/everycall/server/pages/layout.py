@@ -35,48 +35,48 @@ async def frame_of(request: ApiRequest, services: Services, project: str) -> dic
 
 
 def _frame(
-    request: Request[Any, Any, Any], services: Services, projects: list[str], project: str, asked_project: str | None
+    request: Request[Any, Any, Any], services: Services, projects: list[str], project: str, project_in_url: str | None
 ) -> dict[str, Any]:
     theme = request.cookies.get(THEME_COOKIE)
     return {
         "theme": theme if theme in _THEMES else None,
         "projects": projects,
         "project": project,
-        "asked_project": asked_project,
+        "project_in_url": project_in_url,
         "version": server_version(),
         "logs_out": not services.access.no_auth,
     }
 
 
 def problem_page(request: Request[Any, Any, Any], problem: Problem) -> Response[bytes]:
-    """Return an error as a page, with the navigation if the browser is logged in. It has the words of the problem."""
+    """Return an error as a page with the problem's texts, and with the navigation if the browser is logged in."""
     services: Services = request.app.state.services
     identity = _identity(request, services, problem)
     if identity is None:
         return html("problem_alone.html", status=problem.status, problem=problem)
-    # A project that the caller's key does not belong to is left out of the links: they would all be refused.
-    asked_project = None if identity.project is not None else request.query_params.get("project") or None
-    project = identity.project or asked_project or DEFAULT_PROJECT
+    # With a key of one project, the links have no project: any other one would be refused.
+    project_in_url = None if identity.project is not None else request.query_params.get("project") or None
+    project = identity.project or project_in_url or DEFAULT_PROJECT
     return html(
         "problem.html",
         status=problem.status,
         problem=problem,
         path_section=request.scope["path"].split("/")[1],
-        without_query=_without_query(request, asked_project),
-        **_frame(request, services, [project], project, asked_project),
+        without_query=_without_query(request, project_in_url),
+        **_frame(request, services, [project], project, project_in_url),
     )
 
 
-def _without_query(request: Request[Any, Any, Any], asked_project: str | None) -> str | None:
+def _without_query(request: Request[Any, Any, Any], project_in_url: str | None) -> str | None:
     """Return the URL of the same page without its parameters but the project; None if it has no others."""
     if request.scope["method"] != "GET" or not set(request.query_params) - {"project"}:
         return None
     path: bytes = request.scope["raw_path"]
-    return with_query("/" + path.decode("ascii", "replace").partition("?")[0].lstrip("/"), project=asked_project)
+    return with_query("/" + path.decode("ascii", "replace").partition("?")[0].lstrip("/"), project=project_in_url)
 
 
 def _identity(request: Request[Any, Any, Any], services: Services, problem: Problem) -> Identity | None:
-    """Return who sent a request; None where that is not known or was not checked.
+    """Return who sent a request, or None if that is unknown or was not checked.
 
     For a URL without a route, the guard in front of the routes did not run, so it is checked here.
     """

@@ -42,7 +42,7 @@ _DIALECTS: Final = {
 }
 """Value of `everycall.dialect` -> its name for people."""
 _SHARED_DIALECTS: Final = frozenset({"gen_ai", _PLAIN})
-"""Dialects that many senders speak, so that they do not name the sender."""
+"""Dialects that many senders use, so that they do not identify the sender."""
 _SCOPES: Final = {"pydantic-ai": "Pydantic AI"}
 """Instrumentation scopes that name the sender better than the dialect does."""
 _PACKAGE_PREFIXES: Final = ("opentelemetry.instrumentation.", "openinference.instrumentation.")
@@ -102,9 +102,9 @@ def origin_of(record: Record) -> Origin | None:
 
 
 def is_step(record: Record) -> bool:
-    """Return whether a foreign record is no call but a step below one: an HTTP request, a query, a framework's loop.
+    """Return whether a foreign record is a step and not a call: an HTTP request, a query, a loop of a framework.
 
-    Functions that were traced with their arguments or result are no steps, and neither is what failed.
+    Functions that were traced with their arguments or result are not steps, and neither are failed records.
     """
     if record.kind not in _STEP_KINDS or record.parent_id is None or record.status != semconv.SUCCESS or record.omitted:
         return False

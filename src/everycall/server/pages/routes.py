@@ -125,7 +125,7 @@ async def status_page(request: ApiRequest, services: NamedDependency[Services]) 
     project = project_for(request, "read")
     view = await status_view(services, project, is_operator=request.user.project is None)
     frame = await frame_of(request, services, project)
-    return html("status.html", view=view, twin=with_query("/status.json", project=frame["asked_project"]), **frame)
+    return html("status.html", view=view, twin=with_query("/status.json", project=frame["project_in_url"]), **frame)
 
 
 @get("/status.json", include_in_schema=False)
@@ -185,7 +185,7 @@ def _base(request: ApiRequest, trace_id: str, cursor: str | None) -> dict[str, A
     return {
         "trace_id": trace_id,
         "path": trace_path(trace_id),
-        "asked_project": request.query_params.get("project") or None,
+        "project_in_url": request.query_params.get("project") or None,
         "cursor": cursor,
         "steps": _steps(request.query_params.get("steps", "")),
         "endpoint": public_url(request.scope, services.options.trusted_proxies),
@@ -197,7 +197,7 @@ def _trace_html(request: ApiRequest, view: TraceView, frame: dict[str, Any]) -> 
     panel = _panel(view.record, base) if view.record else {"record": None, "base": base}
     twin = with_query(
         trace_path(view.trace.trace_id, twin=True),
-        project=frame["asked_project"],
+        project=frame["project_in_url"],
         cursor=view.cursor,
         steps=base["steps"],
         record=request.query_params.get("record"),
@@ -209,7 +209,7 @@ def _trace_html(request: ApiRequest, view: TraceView, frame: dict[str, Any]) -> 
 def _links(view: TraceView, base: dict[str, Any]) -> dict[str, str | None]:
     """Return the links to the other rows of the tree and to the other parts of the trace; None where there are none."""
     path = base["path"]
-    state = {"project": base["asked_project"], "steps": base["steps"]}
+    state = {"project": base["project_in_url"], "steps": base["steps"]}
 
     def rows_from(row: int) -> str:
         return with_query(path, **state, cursor=view.cursor, **{"from": row})
@@ -231,7 +231,7 @@ def _steps_link(view: TraceView, base: dict[str, Any]) -> str:
     """Return the link that folds the steps, or shows them again; it keeps the selected record."""
     steps = None if view.steps_folded else _FOLDED_STEPS
     record = view.record.inference_id if view.record else None
-    return with_query(base["path"], project=base["asked_project"], cursor=view.cursor, steps=steps, record=record)
+    return with_query(base["path"], project=base["project_in_url"], cursor=view.cursor, steps=steps, record=record)
 
 
 def _panel(record: Record, base: dict[str, Any]) -> dict[str, Any]:

@@ -121,8 +121,8 @@ def rows_of(records: Sequence[Record], axis: Axis) -> list[Row]:
 
 def fold_steps(rows: Sequence[Row]) -> list[Row]:
     """Return the rows without the steps; what is below a step moves up to the call that the step belongs to."""
-    kept: list[Row] = []
-    path: list[tuple[int, int | None]] = []  # depth of each row above this one, and its index in `kept`
+    remaining: list[Row] = []
+    path: list[tuple[int, int | None]] = []  # depth of each row above this one, and its index in `remaining`
     above_top = 0  # how many of them were taken out
     for row in rows:
         while path and path[-1][0] >= row.depth:
@@ -130,13 +130,13 @@ def fold_steps(rows: Sequence[Row]) -> list[Row]:
         if row.step and row.depth:
             owner = next((index for _, index in reversed(path) if index is not None), None)
             if owner is not None:
-                kept[owner] = replace(kept[owner], folded=kept[owner].folded + 1)
+                remaining[owner] = replace(remaining[owner], folded=remaining[owner].folded + 1)
                 path.append((row.depth, None))
                 above_top += 1
                 continue
-        path.append((row.depth, len(kept)))
-        kept.append(replace(row, depth=row.depth - above_top) if above_top else row)
-    return kept
+        path.append((row.depth, len(remaining)))
+        remaining.append(replace(row, depth=row.depth - above_top) if above_top else row)
+    return remaining
 
 
 def rails(rows: Sequence[Row], depth_max: int) -> list[tuple[tuple[int, ...], bool]]:

@@ -78,8 +78,8 @@ def _container(key: str | None, value: Mapping[str, Any] | Sequence[Any], depth:
     children: list[Node] = []
     for name, item in _items(value):
         if budget[0] <= 0:
-            left = len(value) - len(children)
-            children.append(Node("more", None, Text(f"… {left:,} more here; the JSON of this page has them")))
+            undrawn = len(value) - len(children)
+            children.append(Node("more", None, Text(f"… {undrawn:,} more here; the JSON of this page has them")))
             break
         children.append(_node(name, item, depth + 1, budget))
     kind, word = ("object", "key") if isinstance(value, Mapping) else ("array", "item")
