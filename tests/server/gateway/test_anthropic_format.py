@@ -367,6 +367,24 @@ def test_thoughts_citations_and_other_blocks_are_kept() -> None:
     assert read_response({"content": whole}, request, "anthropic").output == expected
 
 
+def test_the_signatures_of_thoughts_are_kept() -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
+    hidden = {"type": "redacted_thinking", "data": "aGlk"}
+    _, response = parsed(
+        start(),
+        *block(0, {"type": "thinking", "thinking": "", "signature": ""},
+               {"type": "thinking_delta", "thinking": "hm"}, {"type": "signature_delta", "signature": "c2ln"}),
+        *block(1, hidden),
+        *block(2, {"type": "text", "text": ""}, {"type": "text_delta", "text": "so"}),
+        end(),
+    )  # fmt: skip
+    expected = [{"type": "reasoning", "text": "hm", "signature": "c2ln"}, hidden, {"type": "text", "text": "so"}]
+    assert response.output == expected
+    request = ProviderRequest("anthropic", MODEL, {}, [user("q")], [], None)
+    body = {"content": [thought, hidden, {"type": "text", "text": "so"}]}
+    assert read_response(body, request, "anthropic").output == expected
+
+
 @pytest.mark.parametrize(
     ("kind", "is_transient"), [("overloaded_error", True), ("api_error", True), ("invalid_request_error", False)]
 )

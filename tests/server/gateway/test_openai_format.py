@@ -9,6 +9,7 @@ import pytest
 
 from everycall.server.gateway.formats.openai_chat import OpenAIChat
 from everycall.server.gateway.formats.openai_response import ChatStreamParser, read_response
+from everycall.server.gateway.provider_errors import http_error
 from everycall.server.gateway.provider_request import ProviderRequest
 from everycall.server.gateway.provider_response import ProviderError, ProviderResponse
 from everycall.server.gateway.providers import ProviderClient
@@ -157,6 +158,74 @@ def test_further_choices_and_sources_are_kept() -> None:
     output = read(body).output or []
     assert {"type": "citations", "citations": ["https://example.com"]} in output
     assert {"type": "choice", "choice": body["choices"][1]} in output
+
+
+def test_the_signature_of_a_thought_beside_a_call_is_kept_in_the_output_alone() -> None:
+    signature = {"extra_content": {"google": {"thought_signature": "c2ln"}}}
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    expected = {**call, "function": {"name": "f", "arguments": {}}}
+    for response in (
+        read(chat({"content": None, "tool_calls": [{**call, **signature}]})),
+        stream({"tool_calls": [{**call, **signature, "index": 0}]})[1],
+    ):
+        assert response.output == [{**expected, **signature}]
+        assert json.loads(response.content) == [expected]
+
+
+SAFE = {"hate": {"filtered": False, "severity": "safe"}, "jailbreak": {"filtered": False, "detected": False}}
+PROMPT = [{"prompt_index": 0, "content_filter_results": SAFE}]
+
+
+@pytest.mark.parametrize("name", ["content_filter_results", "content_filter_result"])
+def test_the_verdicts_of_azures_filter_are_kept(name: str) -> None:
+    body = chat({"content": "4"}, prompt_filter_results=PROMPT)
+    body["choices"][0][name] = SAFE
+    expected = [
+        {"type": "prompt_filter_results", "prompt_filter_results": PROMPT},
+        {"type": name, name: SAFE},
+        {"type": "text", "text": "4"},
+    ]
+    assert (read(body).content, read(body).output) == ("4", expected)
+    parser = ChatStreamParser(request(), "azure")
+    parser.feed(json.dumps({"id": "", "choices": [], "prompt_filter_results": PROMPT}).encode())
+    assert not parser.has_begun  # a fallback may still answer
+    for delta, verdicts in (({"content": "4"}, SAFE), ({}, {})):
+        choice = {"index": 0, "delta": delta, name: verdicts}
+        parser.feed(json.dumps({"id": "c1", "choices": [choice]}).encode())
+    assert parser.response().output == expected
+
+
+def test_the_severest_verdict_on_the_pieces_of_a_stream_is_kept() -> None:
+    verdicts: list[dict[str, dict[str, Any]]] = [
+        {"hate": {"filtered": False, "severity": "safe"}, "sexual": {"filtered": False, "severity": "low"}},
+        {"hate": {"filtered": True, "severity": "medium"}, "sexual": {"filtered": False, "severity": "safe"}},
+        {"hate": {"filtered": False, "severity": "high"}, "protected_material_code": {"detected": True}},
+    ]
+    parser = ChatStreamParser(request(), "azure")
+    for one in verdicts:
+        choice = {"index": 0, "delta": {"content": "a"}, "content_filter_results": one}
+        parser.feed(json.dumps({"choices": [choice]}).encode())
+    part = (parser.response().output or [])[0]
+    assert part["content_filter_results"] == {
+        "hate": verdicts[1]["hate"], "sexual": verdicts[0]["sexual"], "protected_material_code": {"detected": True}
+    }  # fmt: skip
+
+
+def test_a_filtered_choice_without_a_message_keeps_its_verdict() -> None:
+    body = chat(None, "content_filter")
+    body["choices"][0]["content_filter_results"] = SAFE
+    response = read(body)
+    assert response.output == [{"type": "content_filter_results", "content_filter_results": SAFE}]
+    assert (response.content, response.tokens.total) == ("", 7)
+
+
+def test_the_error_of_a_filtered_prompt_names_the_categories() -> None:
+    verdicts = {**SAFE, "violence": {"filtered": True, "severity": "medium"}, "jailbreak": {"detected": True}}
+    error = {"message": "The prompt was filtered.", "code": "content_filter", "status": 400,
+             "innererror": {"code": "ResponsibleAIPolicyViolation", "content_filter_result": verdicts}}  # fmt: skip
+    refusal = http_error(400, {}, json.dumps({"error": error}).encode())
+    assert refusal.message == "The prompt was filtered. (filtered: jailbreak, violence medium)"
+    assert refusal.code == "content_filter"
 
 
 def test_groqs_usage_has_a_place_of_its_own() -> None:

@@ -63,6 +63,8 @@ def http_error(status: int, headers: Mapping[str, str], data: bytes) -> Provider
     message = report.get("message") if isinstance(report, Mapping) else report
     if not isinstance(message, str) or not message:
         message = f"Error code: {status}" + (f" - {text}" if text else "")
+    if isinstance(report, Mapping) and (categories := _filtered(report.get("innererror"))):
+        message = f"{message} (filtered: {categories})"
     error = ProviderError(
         status_error_type(status),
         status,
@@ -90,6 +92,18 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     if headers.get("x-should-retry") == "false":
         return math.inf
     return retry_after_s(headers)
+
+
+def _filtered(details: Any) -> str:
+    """Return the categories for which Azure's filter refused a prompt, with their severity; "" if there are none."""
+    verdicts = details.get("content_filter_result") if isinstance(details, Mapping) else None
+    if not isinstance(verdicts, Mapping):
+        return ""
+    return ", ".join(
+        f"{name} {verdict.get('severity', '')}".rstrip()
+        for name, verdict in verdicts.items()
+        if isinstance(verdict, Mapping) and (verdict.get("filtered") is True or verdict.get("detected") is True)
+    )
 
 
 def _text(value: Any) -> str | None:

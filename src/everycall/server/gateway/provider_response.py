@@ -189,5 +189,12 @@ def stream_texts(response: ProviderResponse) -> list[str]:
 
 
 def _format_tool_calls(calls: list[dict[str, Any]]) -> str:
-    """Return tool calls as the text that Parea's callers get: an indented JSON list, arguments as objects."""
+    """Return tool calls as the text that Parea's callers get: an indented JSON list, arguments as objects.
+
+    Of a function's call it has what OpenAI's has. What other servers add is in the output alone.
+    """
+    calls = [
+        {name: call[name] for name in ("id", "type", "function")} if call.get("type") == "function" else call
+        for call in calls
+    ]
     return json.dumps(calls, indent=4, ensure_ascii=False)

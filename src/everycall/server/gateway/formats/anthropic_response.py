@@ -33,7 +33,8 @@ def read_response(body: Mapping[str, Any], request: ProviderRequest, provider: s
             if block.get("citations"):
                 parts.append({"type": "citations", "citations": block["citations"]})
         elif kind == "thinking":
-            parts.append({"type": "reasoning", "text": block.get("thinking") or ""})
+            signature = {"signature": block["signature"]} if block.get("signature") else {}
+            parts.append({"type": "reasoning", "text": block.get("thinking") or "", **signature})
         elif kind == "tool_use":
             name = block.get("name")
             function = {"name": names.get(name, name), "arguments": block.get("input")}

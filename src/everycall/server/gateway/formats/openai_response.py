@@ -31,8 +31,13 @@ _FAILURES = ("error", "network_error")
 _REASONING = ("reasoning_content", "reasoning")
 _READ = frozenset({"role", "content", "refusal", "tool_calls", "function_call", "index", *_REASONING})
 """The members of a message that have a place of their own in a response."""
-_SOURCES = ("citations", "search_results")
-"""What some servers say of a response beside its choices."""
+_CALL = frozenset({"id", "type", "index", "function"})
+"""The members of a tool call that are read."""
+_BESIDE_CHOICES = ("citations", "search_results", "prompt_filter_results", "prompt_annotations")
+"""What some servers say of a response beside its choices: sources, and Azure's verdicts on the prompt."""
+_VERDICTS = ("content_filter_results", "content_filter_result")
+"""Azure's verdicts on a choice; the second reports that the filter itself failed."""
+_SEVERITIES = ("safe", "low", "medium", "high")
 
 
 def read_response(body: Mapping[str, Any], request: ProviderRequest, provider: str) -> ProviderResponse:
@@ -54,7 +59,8 @@ def read_response(body: Mapping[str, Any], request: ProviderRequest, provider: s
         message = {}
     if not isinstance(message, Mapping):
         raise ProviderError("InvalidAnswer", None, f"the answer of {provider} has no message")
-    return _response(body, message, finish, choices[1:], request)
+    verdicts = {name: choice[name] for name in _VERDICTS if choice.get(name)}
+    return _response(body, message, verdicts, finish, choices[1:], request)
 
 
 def _report(body: Mapping[str, Any]) -> Any:
@@ -72,13 +78,15 @@ def _report(body: Mapping[str, Any]) -> Any:
 def _response(
     body: Mapping[str, Any],
     message: Mapping[str, Any],
+    verdicts: Mapping[str, Any],
     finish: Any,
     further_choices: list[Any],
     request: ProviderRequest,
 ) -> ProviderResponse:
     text, parts = _content(message)
     parts += [{"type": name, name: value} for name, value in message.items() if value and name not in _READ]
-    parts += [{"type": name, name: body[name]} for name in _SOURCES if body.get(name)]
+    parts += [{"type": name, name: body[name]} for name in _BESIDE_CHOICES if body.get(name)]
+    parts += [{"type": name, name: value} for name, value in verdicts.items()]
     parts += [{"type": "choice", "choice": choice} for choice in further_choices]
     model, response_id, groq = body.get("model"), body.get("id"), body.get("x_groq")
     usage = body.get("usage") or (groq.get("usage") if isinstance(groq, Mapping) else None)
@@ -124,7 +132,10 @@ def _joined(content: Any) -> str:
 
 
 def _tool_calls(message: Mapping[str, Any], names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the calls with their arguments as objects. A call of another kind than a function is kept as it is."""
+    """Return the calls with their arguments as objects. A call of another kind than a function is kept as it is.
+
+    What a call has beside its function is kept, such as Gemini's signature of the thought that led to it.
+    """
     calls = message.get("tool_calls")
     plain: list[dict[str, Any]] = []
     for call in calls if isinstance(calls, list) else ():
@@ -132,7 +143,8 @@ def _tool_calls(message: Mapping[str, Any], names: Mapping[str, str]) -> list[di
             continue
         function = call.get("function")
         if isinstance(function, Mapping):
-            plain.append({"id": call.get("id"), "type": "function", "function": _function(function, names)})
+            more = {name: value for name, value in call.items() if value and name not in _CALL}
+            plain.append({"id": call.get("id"), "type": "function", "function": _function(function, names), **more})
         elif call.get("type"):
             plain.append(dict(call))
     legacy = message.get("function_call")
@@ -166,6 +178,7 @@ class ChatStreamParser:
         self._calls: list[dict[str, Any]] = []
         self._call_at: dict[int, int] = {}
         self._message: dict[str, Any] = {}
+        self._verdicts: dict[str, Any] = {}
         self._finish: str | None = None
 
     def feed(self, data: bytes) -> str:
@@ -173,7 +186,7 @@ class ChatStreamParser:
         chunk = decode_object(data, self._provider)
         if error := _report(chunk):
             raise reported_error(repaired(error))
-        for name in ("id", "model", "usage", "service_tier", "x_groq", *_SOURCES):
+        for name in ("id", "model", "usage", "service_tier", "x_groq", *_BESIDE_CHOICES):
             if chunk.get(name):
                 self._body[name] = chunk[name]
         choices = chunk.get("choices")
@@ -181,6 +194,9 @@ class ChatStreamParser:
         if not isinstance(choice, Mapping) or choice.get("index"):
             return ""
         self.has_begun = True
+        for name in _VERDICTS:
+            if choice.get(name):
+                self._verdicts[name] = _worst(self._verdicts.get(name), choice[name])
         finish = choice.get("finish_reason")
         if finish in _FAILURES:
             raise reported_error(repaired(choice.get("error") or f"the provider failed: {finish}"))
@@ -202,7 +218,8 @@ class ChatStreamParser:
             message["reasoning"] = "".join(self._thoughts)
         if self._calls:
             message["tool_calls"] = self._calls
-        return _response(repaired(self._body), repaired(message), self._finish, [], self._request)
+        body, verdicts = repaired(self._body), repaired(self._verdicts)
+        return _response(body, repaired(message), verdicts, self._finish, [], self._request)
 
     def _read_delta(self, delta: Mapping[str, Any]) -> str:
         calls = delta.get("tool_calls")
@@ -280,6 +297,22 @@ def _merge_function(function: dict[str, Any], delta: Mapping[str, Any]) -> None:
     elif isinstance(arguments, str):
         earlier = function.get("arguments", "")
         function["arguments"] = earlier + arguments if isinstance(earlier, str) else arguments
+
+
+def _worst(earlier: Any, verdicts: Any) -> Any:
+    """Return the verdicts on a text by category, with those on its next piece: of each category the severest."""
+    if not isinstance(earlier, Mapping) or not isinstance(verdicts, Mapping):
+        return verdicts
+    worse = {name: value for name, value in verdicts.items() if _rank(value) >= _rank(earlier.get(name))}
+    return {**earlier, **worse}
+
+
+def _rank(verdict: Any) -> tuple[bool, int]:
+    if not isinstance(verdict, Mapping):
+        return False, -1
+    severity = verdict.get("severity")
+    is_hit = verdict.get("filtered") is True or verdict.get("detected") is True
+    return is_hit, _SEVERITIES.index(severity) if severity in _SEVERITIES else -1
 
 
 def _merged(earlier: Any, value: Any) -> Any:
