@@ -201,6 +201,13 @@ def add_deployment(add_command: Callable[..., Any], commands: Any, parser_class:
         action.set_defaults(run=execute)
         return action
 
+    _add_readers(add)
+    _add_switches(add)
+    _add_pull(add)
+
+
+def _add_readers(add: Callable[..., Any]) -> None:
+    """Register the commands that show deployments."""
     command = add(
         "list",
         "list the active deployments",
@@ -229,6 +236,10 @@ def add_deployment(add_command: Callable[..., Any], commands: Any, parser_class:
     )
     command.add_argument("--from", dest="older", type=int, metavar="N", help="default: the one before; 0: empty")
     command.add_argument("--to", dest="newer", type=int, metavar="N", help="default: the newest version")
+
+
+def _add_switches(add: Callable[..., Any]) -> None:
+    """Register the commands that change which version is served."""
     command = add(
         "activate",
         "activate a version",
@@ -248,6 +259,9 @@ def add_deployment(add_command: Callable[..., Any], commands: Any, parser_class:
         "Its completions are refused until a version is activated again.",
         lambda target, options: archive(target, options.deployment),
     )
+
+
+def _add_pull(add: Callable[..., Any]) -> None:
     command = add(
         "pull",
         "write the active deployments as files",
