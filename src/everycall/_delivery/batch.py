@@ -1,4 +1,4 @@
-"""Delivering a chunk of lines: batches are split, cut or put aside until each line has its receipt.
+"""Delivers chunks of lines. Batches are split, and records cut or set aside, until each line has its receipt.
 
 The sender and `everycall ship` use it.
 """
@@ -26,7 +26,7 @@ Outcome = tuple[int, dict[Loss, int]]
 
 
 class Stuck(Exception):
-    """The endpoint cannot be reached, or not now; `receipt` says why, `outcome` what became of earlier lines."""
+    """The endpoint cannot be reached at present. `receipt` says why; `outcome` is that of the lines sent before."""
 
     def __init__(self, receipt: Unreachable) -> None:
         super().__init__(receipt.reason)
@@ -38,8 +38,8 @@ def deliver(chunk: Chunk, transport: Transport, key: str | None, balance: Balanc
     """Send a chunk's lines and return what happened to them. Raise `Stuck` if the endpoint cannot be reached.
 
     A line whose checksum is wrong is a `Loss.SPOOL_CORRUPT`. After a 413 the batch is split; a single record that is
-    too large is cut and sent again. After another 4xx the lines are sent one by one, so that one bad record never takes
-    its neighbours along. Refused records are kept in `directory`, if there is one.
+    too large is cut and sent again. After another 4xx the batch is split too, so that only the bad record is refused.
+    Refused records are kept in `directory`, if there is one.
     """
     records = list(read_lines(chunk.data))
     lines = [record for record in records if record is not None]
@@ -75,10 +75,11 @@ def deliver(chunk: Chunk, transport: Transport, key: str | None, balance: Balanc
 def ship_segments(
     segments: Iterable[Segment], transport: Transport, key: str | None, balance: Balance, directory: Path | None
 ) -> Outcome:
-    """Deliver adopted segments, then delete and release them; small ones share a request.
+    """Deliver adopted segments, then delete and release them. Small segments share a request.
 
-    Raise `Stuck`, with what was delivered before, if the endpoint cannot be reached. That is overwritten in the files,
-    so that the next try does not send it again. A torn last line is left out: the call that wrote it never returned.
+    Raise `Stuck`, with the outcome so far, if the endpoint cannot be reached. Delivered lines are overwritten in the
+    files, so that the next attempt does not send them again. A torn last line is ignored: the call that wrote it never
+    returned.
     """
     delivered, losses = 0, dict[Loss, int]()
     waiting = list(segments)
@@ -104,7 +105,7 @@ def ship_segments(
 
 
 def _next_parts(waiting: list[Segment]) -> list[tuple[Segment, Chunk]]:
-    """Return what the next request takes, oldest first; segments that have nothing left are deleted."""
+    """Return the chunks of the next request, oldest first. Segments without further lines are deleted."""
     parts: list[tuple[Segment, Chunk]] = []
     size = count = 0
     for segment in list(waiting):
@@ -127,7 +128,7 @@ def _add(losses: dict[Loss, int], loss: Loss, count: int) -> None:
 
 
 def _cut(line: bytes) -> bytes | None:
-    """Return a record's JSON cut to a quarter; None if it is small already."""
+    """Return a record's JSON cut to a quarter of its size, or None if it is already small."""
     if len(line) < limits.SMALL_RECORD_BYTES:
         return None
     cut = encode_within(decode(line), max(len(line) // 4, limits.SMALL_RECORD_BYTES))
@@ -136,7 +137,7 @@ def _cut(line: bytes) -> bytes | None:
 
 def _keep_refused(directory: Path | None, line: bytes, reason: str) -> None:
     """Keep a refused record, with the reason, where a person can look at it; within `limits.REFUSED_BYTES_MAX`."""
-    # An endpoint's words may repeat the record, so they go to the file and not to the log.
+    # The endpoint's reason may repeat the record, so it goes to the file and not to the log.
     if directory is None:
         _guard.warn_once("refused", "everycall's endpoint refused a record; there is no directory to keep it in")
         return

@@ -1,4 +1,4 @@
-"""The bound of the whole spool directory: what many short processes leave during an outage must not fill the disk."""
+"""Bounds the whole spool directory, so that many short processes cannot fill the disk during an outage."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["keep_within"]
 def keep_within(root: Path, owner: int, bytes_max: int, files_max: int) -> int:
     """Delete the oldest segments of ended processes until a spool directory is within its bounds.
 
-    All folders of the user with the id `owner` count, of every endpoint and project. Other users' do not: what they
-    write must not cost this one's records. Segments of running processes stay, each process bounds its own. Return how
-    many records were lost.
+    All folders of the user with the id `owner` count, of every endpoint and project. Other users' folders do not, so
+    that what they write never costs this user's records. Segments of running processes stay: each process bounds its
+    own. Return how many records were lost.
     """
-    segments: list[tuple[str, Path, int]] = []  # the names begin with the time at which they were made
+    segments: list[tuple[str, Path, int]] = []  # (name, path, bytes); a name begins with its creation time
     try:
         for entry in list(os.scandir(root)):
             if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == owner:
@@ -26,16 +26,16 @@ def keep_within(root: Path, owner: int, bytes_max: int, files_max: int) -> int:
     except OSError:
         return 0
     total, lost = sum(size for _, _, size in segments), 0
-    left = len(segments)
+    count = len(segments)
     for _, path, size in sorted(segments):
-        if total <= bytes_max and left <= files_max:
+        if total <= bytes_max and count <= files_max:
             break
         segment = adopt(path)
         if segment is not None:
             lost += segment.pending()
             segment.remove()
             segment.release()
-            total, left = total - size, left - 1
+            total, count = total - size, count - 1
     return lost
 
 
@@ -46,5 +46,5 @@ def _segments_in(directory: str) -> list[tuple[str, Path, int]]:
             for entry in os.scandir(directory)
             if entry.name.endswith(SUFFIX)
         ]
-    except OSError:  # of another user, or deleted meanwhile
+    except OSError:  # another user's, or deleted meanwhile
         return []

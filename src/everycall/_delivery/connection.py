@@ -1,7 +1,7 @@
-"""A connection to the endpoint: `http.client` over a socket that a fork never catches at work.
+"""A connection to the endpoint: `http.client` over a non-blocking socket that is safe to fork at any time.
 
-Imported when the sender is started, not with everycall. The socket does not block: waiting for the network is a `poll`
-that holds no lock, bounded by a deadline and ended by `cancel`; name look-ups and TLS run inside the fork gate.
+Imported when the sender is started, not with everycall. Waiting for the network is a `poll` that holds no lock. A
+deadline bounds it and `cancel` ends it. Name look-ups and TLS run inside the fork gate.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN})
 class Stream:
     """A TCP connection with the methods of a socket that `http.client` uses, for one thread.
 
-    A wait beyond the deadline, or beyond `until`, raises `TimeoutError`; one that finds `is_cancelled()` true raises
-    `ConnectionAbortedError`.
+    A wait raises `TimeoutError` at the deadline or at `until`, and `ConnectionAbortedError` once `is_cancelled()` is
+    true.
     """
 
     def __init__(self, is_cancelled: Callable[[], bool], until: float) -> None:
@@ -49,14 +49,14 @@ class Stream:
         self._is_secure = False
 
     def allow(self, seconds: float) -> None:
-        """Set the deadline: so many seconds from now, and from each part of a body that is sent."""
+        """Set the deadline in `seconds` from now. Each part of a body that is sent sets it again."""
         self._patience_s = seconds
         self._deadline = min(time.monotonic() + seconds, self._until)
 
     def connect(self, host: str, port: int) -> None:
         """Connect to the first address of `host` that accepts. Raise `OSError` if none does.
 
-        The deadline starts when the addresses are known: a name look-up takes as long as the system lets it.
+        The deadline is set after the name look-up, whose duration only the system can limit.
         """
         with gate:
             gate.is_looking_up = True
@@ -91,7 +91,7 @@ class Stream:
             raise OSError(code, os.strerror(code))
 
     def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Make the connection a TLS one, and check that the certificate is for `host`."""
+        """Start TLS on the connection, and check that the certificate is valid for `host`."""
         assert self._socket is not None
         with gate:
             secure = context.wrap_socket(self._socket, do_handshake_on_connect=False, server_hostname=host)
@@ -102,7 +102,7 @@ class Stream:
     # --- what http.client calls ---
 
     def sendall(self, data: bytes) -> None:
-        """Send all of `data`. The deadline moves on with each part that was sent: a slow link is not a dead one."""
+        """Send all of `data`. Each part that was sent sets the deadline again, so that a slow link does not fail."""
         rest = memoryview(data)
         while rest:
             rest = rest[self._run(functools.partial(self._send, rest), to_write=True) :]
@@ -119,10 +119,10 @@ class Stream:
         if not self._files:
             self._drop_socket()
 
-    # --- within ---
+    # --- internal ---
 
     def receive_into(self, buffer: Any) -> int:
-        """Read what has arrived, at least one byte; 0 at the end."""
+        """Read at least one byte into `buffer`. Return the number of bytes, 0 at the end."""
         return self._run(functools.partial(self._receive, buffer), to_write=False)
 
     def reader_closed(self) -> None:
@@ -140,7 +140,7 @@ class Stream:
         return 0 if self._socket is None else self._socket.recv_into(buffer)
 
     def _run(self, step: Callable[[], T], *, to_write: bool) -> T:
-        """Run a step of the socket, again after each wait that it needs."""
+        """Run a socket operation, and repeat it after each wait that it needs."""
         while True:
             try:
                 if not self._is_secure:
@@ -211,7 +211,7 @@ def _is_ready(sock: socket.socket, timeout_s: float, *, to_write: bool) -> bool:
 class Connection(http.client.HTTPConnection):
     """One connection to an endpoint, kept alive between requests; through a proxy if `set_tunnel` was called."""
 
-    auto_open = 0  # once it is closed, nothing more is sent: whoever listens then has not proved who it is
+    auto_open = 0  # never reconnect: the process that listens then has not proved itself
 
     def __init__(
         self, host: str, port: int, stream: Stream, context: ssl.SSLContext | None, server_hostname: str

@@ -8,7 +8,7 @@ __all__ = ["Flag"]
 
 
 class Flag:
-    """As `threading.Event`, whose `set` would wait for itself when what interrupts it sets the event too."""
+    """Like `threading.Event`, whose `set` would deadlock if a signal handler interrupts it and sets the event too."""
 
     __slots__ = ("_changed", "_is_set")
 
@@ -21,7 +21,7 @@ class Flag:
         return self._is_set
 
     def set(self) -> None:
-        """Set it, and let everybody go on who waits."""
+        """Set it, and wake all waiting threads."""
         with self._changed:
             self._is_set = True
             self._changed.notify_all()
@@ -32,6 +32,6 @@ class Flag:
             self._is_set = False
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until it is set, at most this long; return whether it is."""
+        """Wait until it is set, at most `timeout_s`; return whether it is set."""
         with self._changed:
             return self._changed.wait_for(self.is_set, timeout_s)

@@ -1,8 +1,8 @@
 """The spool's folders: one for each endpoint and project in the spool directory, which other users may share.
 
-A folder and its files are opened without following links, and files relative to the opened folder, so that nobody who
-can write next to them can put another file in their place. File names never carry what a user chose: neither the
-project nor the endpoint, which may hold a password.
+A folder is opened without following links, and its files relative to the opened folder, so that other users of the
+directory cannot put other files in their place. File names never contain the project or the endpoint, which may have a
+password.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def is_supported() -> bool:
 
 
 def spool_dirs(root: Path, endpoint: str, project: str) -> list[Path]:
-    """Return where the folder of one destination may be: the first that belongs to this user is used.
+    """Return the possible folders of one destination. The first one that belongs to this user is used.
 
-    Records for one endpoint and project never travel to another. The name holds the user's id, so that several users
-    can share a root; the further ones are for when somebody else has taken the name.
+    Records for one endpoint and project are never sent to another. The name has the user's id, so that several users
+    can share a root. The further names are used if another user has taken the first.
     """
     digest = hashlib.sha256(f"{endpoint}\0{project}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
     user = os.geteuid() if hasattr(os, "geteuid") else 0
@@ -63,7 +63,7 @@ def spool_dirs(root: Path, endpoint: str, project: str) -> list[Path]:
 
 
 def spool_dir(root: Path, endpoint: str, project: str) -> Path:
-    """Return the folder of one destination, unless somebody else has taken its name."""
+    """Return the first possible folder of one destination; see `spool_dirs`."""
     return spool_dirs(root, endpoint, project)[0]
 
 
@@ -78,10 +78,10 @@ def opened(directory: Path) -> Iterator[int]:
 
 
 def create_file(folder: int, name: str, flags: int = os.O_RDWR | os.O_EXCL) -> int:
-    """Create a file that only this user can read, in an opened folder, and return it opened.
+    """Create a file that only this user can read, in an opened folder, and return its file descriptor.
 
-    Raise `OSError` if it exists (unless `flags` allow that), or if it is a link, has a second name, or belongs to
-    another user than the folder does: then the folder is somebody else's.
+    Raise `OSError` if it exists (unless `flags` allow that), or if it is a link, has a second name, or has another
+    owner than the folder: then the folder belongs to another user.
     """
     fd = os.open(name, flags | os.O_CREAT | _NOFOLLOW | _CLOEXEC | _NONBLOCK, 0o600, dir_fd=folder)
     try:
@@ -151,7 +151,7 @@ def keep_refused(directory: Path, line: bytes) -> None:
         refused = os.open(REFUSED_DIR, os.O_RDONLY | _DIRECTORY | _NOFOLLOW | _CLOEXEC, dir_fd=folder)
     try:
         name = f"{time.strftime('%Y-%m-%d', time.gmtime())}.jsonl"
-        if not _make_room(refused, len(line), name):
+        if not _free_space(refused, len(line), name):
             return
         fd = create_file(refused, name, os.O_WRONLY | os.O_APPEND)
         try:
@@ -162,7 +162,7 @@ def keep_refused(directory: Path, line: bytes) -> None:
         os.close(refused)
 
 
-def _make_room(folder: int, size: int, current: str) -> bool:
+def _free_space(folder: int, size: int, current: str) -> bool:
     """Delete the oldest files but the current one until `size` bytes fit; return whether they do."""
     sizes = {name: os.stat(name, dir_fd=folder, follow_symlinks=False).st_size for name in sorted(os.listdir(folder))}
     total = sum(sizes.values()) + size

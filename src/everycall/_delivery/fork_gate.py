@@ -1,8 +1,8 @@
-"""What a fork waits for: imports, name look-ups and TLS of everycall's own threads.
+"""The fork gate: a fork waits until everycall's own threads have finished imports, name look-ups and TLS.
 
-A forked child inherits every lock that another thread holds at that moment, and nobody releases it there. Python's
-import locks, OpenSSL's and the C library's are such locks: a child that needs one hangs. So everycall's threads do what
-takes them inside the gate, and a fork waits until the gate is free. Waiting for the network happens outside the gate.
+A forked child inherits the locks that other threads hold at that moment, and nothing in the child releases them. With
+the locks of Python's imports, of OpenSSL or of the C library, the child hangs when it needs one. So everycall's threads
+do such work inside the gate, and a fork waits until the gate is free. They wait for the network outside the gate.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["ForkGate", "gate"]
 class ForkGate:
     """A re-entrant lock that `os.fork` holds while it forks; use it as a context manager.
 
-    Work in the gate ends by itself, so a fork waits for it up to `limits.FORK_WAIT_MAX_S`. Name look-ups may wait for
-    the network and cannot be split: for these, a fork waits up to `limits.FORK_WAIT_S`.
+    Work in the gate is short, so a fork waits for it up to `limits.FORK_WAIT_MAX_S`. Name look-ups may wait for the
+    network: for these, a fork waits only up to `limits.FORK_WAIT_S`.
     """
 
     def __init__(self) -> None:
@@ -30,9 +30,9 @@ class ForkGate:
         self._forks = threading.local()
         self._installed = False
         self.is_looking_up = False
-        """Whether the work in the gate is a name look-up; whoever does one sets it."""
+        """Whether the work in the gate is a name look-up. The thread that does one sets it."""
         self.was_open = True
-        """In a forked child: whether nothing was in the gate when it was forked."""
+        """In a forked child: whether the gate was free when it was forked."""
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -43,7 +43,7 @@ class ForkGate:
         self._lock.release()
 
     def install(self) -> None:
-        """Have forks of this process wait for the gate. Does nothing where there is no fork, or when called again."""
+        """Make forks of this process wait for the gate. Do nothing without `os.fork`, or if called again."""
         if not self._installed and hasattr(os, "register_at_fork"):
             self._installed = True
             os.register_at_fork(
@@ -52,9 +52,9 @@ class ForkGate:
 
     def _before(self) -> None:
         self._forks.waited = False
-        begun = time.monotonic()
+        started = time.monotonic()
         while not (acquired := self._lock.acquire(timeout=limits.FORK_WAIT_S)):
-            if self.is_looking_up or time.monotonic() - begun >= limits.FORK_WAIT_MAX_S:
+            if self.is_looking_up or time.monotonic() - started >= limits.FORK_WAIT_MAX_S:
                 break
         self._forks.waited = acquired
 

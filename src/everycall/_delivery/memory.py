@@ -1,4 +1,4 @@
-"""Lines that no file could take: held in memory for the sender, up to a bound. Part of the spool, under its lock."""
+"""Lines that could not be written to a file, held in memory up to a bound. Part of the spool, under its lock."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Memory:
         self._lines: deque[bytes] = deque()
         self._bytes = 0
         self.taken = 0
-        """How many lines it ever took."""
+        """How many lines were ever added."""
 
     def __len__(self) -> int:
         """Return how many lines it holds."""
         return len(self._lines)
 
     def append(self, line: bytes) -> bool:
-        """Take a line; return False if it does not fit."""
+        """Add a line. Return False if it does not fit."""
         if self._bytes + len(line) > limits.MEMORY_BYTES_MAX:
             return False
         self._lines.append(line)
@@ -35,7 +35,7 @@ class Memory:
         return True
 
     def chunk(self) -> Chunk | None:
-        """Return its oldest lines as one batch, whose `end` is their number; None if it is empty."""
+        """Return the oldest lines as one batch, whose `end` is their number, or None if there are none."""
         batch: list[bytes] = []
         size = 0
         for line in self._lines:
@@ -46,7 +46,7 @@ class Memory:
         return Chunk(b"".join(batch), len(batch), len(batch)) if batch else None
 
     def discard(self, count: int) -> None:
-        """Remove the oldest lines; fewer if it was cleared meanwhile."""
+        """Remove the `count` oldest lines, or fewer if the queue was cleared meanwhile."""
         for _ in range(min(count, len(self._lines))):
             self._bytes -= len(self._lines.popleft())
 

@@ -1,6 +1,6 @@
-"""The way of a process's records to one destination: ledger, spool, sender and transport put together.
+"""Delivers a process's records to one destination: a ledger, a spool, a sender and a transport.
 
-The runtime has one for the calls of now, and keeps earlier ones until they are drained.
+The runtime has one pipeline for current calls, and keeps earlier ones until they are drained.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Pipeline"]
 class Pipeline:
     """Ledger, spool and sender for one endpoint, project and spool directory.
 
-    `redirect` is given the lines of calls that end after the pipeline was closed.
+    `redirect` gets the lines of calls that end after the pipeline was closed.
     """
 
     __slots__ = ("ledger", "pid", "sender", "settings", "spool")
@@ -50,7 +50,7 @@ class Pipeline:
         )
 
     def is_for(self, settings: Settings) -> bool:
-        """Return whether records made with these settings go where this pipeline's go."""
+        """Return whether records made with these settings have the same destination and spool directory."""
         destination = (self.settings.endpoint, self.settings.project_name, self.spool.root)
         return destination == (settings.endpoint, settings.project_name, _spool_root(settings))
 
@@ -60,7 +60,7 @@ class Pipeline:
         return not self.spool.is_closed
 
     def close(self, timeout_s: float) -> None:
-        """Deliver what can be delivered in time, stop the sender, and close the spool: what is left stays in files."""
+        """Deliver as much as possible in time, stop the sender and close the spool. The rest stays in files."""
         deadline = time.monotonic() + timeout_s
         if timeout_s > 0:
             self.sender.flush(timeout_s * 0.8, is_last=True)
@@ -68,7 +68,7 @@ class Pipeline:
         self.spool.close()
 
     def leftovers(self) -> str | None:
-        """Return what the exit line says: what was not delivered, why and where it is; None if nothing is left."""
+        """Return the text of the exit line: what was not delivered, why, and where it is. None if nothing is left."""
         balance = self.spool.balance()
         parts = []
         if balance.spooled:
@@ -90,13 +90,13 @@ class Pipeline:
         return self.spool.balance()
 
     def abandon_in_child(self) -> None:
-        """In a forked child: close what was inherited, and leave the parent's records to the parent."""
+        """In a forked child: close the inherited files and connection. The parent delivers its own records."""
         self.spool.abandon_in_child()
         self.sender.release_in_child()
 
 
 def _spool_root(settings: Settings) -> Path | None:
-    """Return the spool directory; None, with a warning, where there can be none: records are then held in memory."""
+    """Return the spool directory. If there can be none, warn and return None: records are then held in memory."""
     if not folder.is_supported():
         reason = "this platform has no file locks"
     else:

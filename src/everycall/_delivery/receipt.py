@@ -21,7 +21,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """No answer that counts: keep the records and try again, after `retry_after_s` if the endpoint asked for that."""
+    """No valid answer: keep the records and try again, after `retry_after_s` if the endpoint asked for that."""
 
     reason: str
     retry_after_s: float | None = None
@@ -46,10 +46,10 @@ Receipt = Committed | Unreachable | TooLarge | Refused
 
 
 def receipt_of(status: int, body: bytes, headers: Mapping[str, str], count: int) -> Receipt:
-    """Return what an HTTP answer to a batch of `count` records means. Names in `headers` are lower case."""
+    """Return the receipt in an HTTP answer to a batch of `count` records. Names in `headers` are lower case."""
     if 200 <= status < 300:
         refused, refused_count = _refusals(body, count)
-        # If more were refused than the answer could name, smaller batches will name them all.
+        # If more were refused than the answer names, send smaller batches, whose answers name them all.
         return Committed(refused) if refused_count <= len(refused) or count == 1 else TooLarge()
     if status == 413:
         return TooLarge()
@@ -63,7 +63,7 @@ def receipt_of(status: int, body: bytes, headers: Mapping[str, str], count: int)
 
 
 def _refusals(body: bytes, count: int) -> tuple[dict[int, str], int]:
-    """Return the refused records and their number. An unreadable 2xx refuses none: the endpoint said yes."""
+    """Return the refused records and their number. A 2xx with an unreadable body refuses none."""
     try:
         answer = json.loads(body)
         refused = {
