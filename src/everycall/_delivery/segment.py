@@ -1,14 +1,14 @@
-"""One file of the spool: the spool appends to its own, the sender and `everycall ship` adopt those of ended processes.
+"""One file of the spool. A spool appends to its own; the sender and `everycall ship` adopt those of ended processes.
 
-A line is a record's JSON, a tab, the JSON's CRC-32 in eight hex digits, and a newline. Zero bytes between lines mean
-nothing: they are delivered lines that were overwritten, or what the file system left where somebody cut the file.
+A line is a record's JSON, a tab, the JSON's CRC-32 in eight hex digits, and a newline. Zero bytes between lines are
+skipped: they are delivered lines that were overwritten, or holes where another process cut the file.
 
-A process holds an exclusive `flock` on its segments. The kernel drops it when the process ends, however it ends, so a
+A process holds an exclusive `flock` on its segments. The kernel releases it when the process ends for any reason, so a
 segment that can be locked has no owner.
 
 Each line is one `write`, which costs the caller about a microsecond more than copying it into a mapped file would (a
-plain call takes seven). But a mapped file kills the program (SIGBUS) if anybody shortens it, and no check helps: the
-file can be cut between the check and the copy.
+plain call takes seven). But a mapped file kills the program (SIGBUS) if another process shortens it, and no check
+helps: the file can be cut between the check and the copy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from everycall import limits
 from everycall._delivery.folder import SUFFIX, create_file, open_file, opened
 
-with contextlib.suppress(ImportError):  # where there is none, `folder.is_supported` is false: there are no segments
+with contextlib.suppress(ImportError):  # without it, `folder.is_supported` is false and there are no segments
     import fcntl
 
 __all__ = ["Chunk", "Segment", "adopt", "adoptable", "create", "read_lines", "segment_paths"]
@@ -40,7 +40,7 @@ _PARTS = re.compile(rb"[^\0]+")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Whole lines read from a segment, to be delivered as one batch. `end` is where they end in the file.
+    """Whole lines read from a segment, to be delivered as one batch. `end` is their end in the file, in bytes.
 
     `count` is how many lines `data` has, damaged ones included; `skipped` counts stretches of the file that hold no
     line and are not in `data`.
@@ -53,7 +53,7 @@ class Chunk:
 
 
 def read_lines(data: bytes) -> Iterator[bytes | None]:
-    """Return the records' JSON of complete lines, and None for what is damaged: once for each line or part of one."""
+    """Return the JSON of each complete line, and None for each damaged line or damaged part of one."""
     return map(_record_of, data.split(b"\n")[:-1]) if b"\0" not in data else _read_with_holes(data)
 
 
@@ -78,9 +78,9 @@ def _record_of(line: bytes) -> bytes | None:
 class Segment:
     """An open, locked file of the spool.
 
-    `sent` is up to where its lines have a receipt, `received` how many have one. Where its lines end is asked of the
-    kernel, which moves the file's position with each write: a `KeyboardInterrupt` between a write and our note of it
-    must not lose sight of a line. `written` counts appended lines, for when the file was damaged from outside.
+    `sent` is the position up to which lines have a receipt, `received` the number of these lines. The end of the lines
+    is the file's position, which the kernel moves with each write, so that a `KeyboardInterrupt` right after a write
+    cannot lose a line. `written` counts appended lines, in case another process damages the file.
     """
 
     __slots__ = (
@@ -93,7 +93,7 @@ class Segment:
         self.fd = fd
         self._adopted_size = adopted_size
         self.is_damaged = False
-        """Whether somebody else has cut or overwritten it; only known of a process's own segments."""
+        """Whether another process has cut or overwritten it. Only noted for a process's own segments."""
         self.sent = self.received = self.synced = self.written = 0
         self._counted_to = self._lines = 0
         self._read_bytes = limits.BATCH_BYTES_MAX  # less where lines are short: a chunk has a bounded number of them
@@ -105,7 +105,7 @@ class Segment:
     # --- writing ---
 
     def append(self, line: bytes) -> None:
-        """Append one line. Raise `OSError` if it could not be written whole; then nothing of it is left."""
+        """Append one line. Raise `OSError` if it could not be written whole; no part of it is left then."""
         count = os.write(self.fd, line)
         if count != len(line):
             self.take_back(count)
@@ -118,19 +118,19 @@ class Segment:
 
     @property
     def size(self) -> int:
-        """Where the lines end, in bytes."""
+        """The end of the lines, in bytes."""
         if self._adopted_size is not None:
             return self._adopted_size
         return os.lseek(self.fd, 0, os.SEEK_CUR)
 
     def sync(self) -> None:
-        """Put what is written on stable storage."""
+        """Flush the written lines to stable storage."""
         size = self.size
         getattr(os, "fdatasync", os.fsync)(self.fd)
         self.synced = size
 
     def discard_sent(self, start: int = 0) -> None:
-        """Overwrite the lines from `start` that have a receipt: whoever adopts the file does not send them again."""
+        """Overwrite the lines from `start` that have a receipt, so that the file's next owner does not send them."""
         for position in range(start, self.sent, _BLOCK):
             os.pwrite(self.fd, bytes(min(_BLOCK, self.sent - position)), position)
 
@@ -207,7 +207,7 @@ class Segment:
         return self.written if self.is_damaged else self._lines
 
     def count_lines(self, start: int, end: int) -> int:
-        """Return how many lines end between two places in the file; note if there are holes in a process's own."""
+        """Return how many lines end between two positions; note whether a process's own file has holes there."""
         count = 0
         while start < end:
             data = os.pread(self.fd, min(_BLOCK, end - start), start)
@@ -225,14 +225,14 @@ class Segment:
     # --- the file ---
 
     def is_deleted(self) -> bool:
-        """Return whether the file was deleted. Also note whether somebody has cut it."""
+        """Return whether the file was deleted. Also note whether another process has cut it."""
         status = os.fstat(self.fd)
         if self._is_own and status.st_size < self.size:
             self.is_damaged = True
         return status.st_nlink == 0
 
     def move_to(self, new: Segment) -> None:
-        """Move the lines that have no receipt to a new, empty segment's file; `new` is used up."""
+        """Move the lines without a receipt to the file of `new`, an empty segment, which is released."""
         size = self.size
         try:
             for position in range(self.sent, size, _BLOCK):
@@ -247,7 +247,7 @@ class Segment:
         self.path = new.path
 
     def trim(self) -> None:
-        """Give back what the file occupies beyond its last line. Only for a process's own segment."""
+        """Cut the file after its last line. Only for a process's own segment."""
         os.ftruncate(self.fd, self.size)
 
     def remove(self) -> None:
@@ -265,7 +265,7 @@ class Segment:
 def create(directory: Path, sequence: int) -> Segment:
     """Create a segment, locked to this process. Raise `OSError` if that fails."""
     name = f"{time.time_ns():020d}-{os.getpid()}-{sequence}{SUFFIX}"
-    part = f"{name}.part"  # nobody adopts it by this name before it is locked
+    part = f"{name}.part"  # no process adopts a file with this name, so it can be locked first
     with opened(directory) as folder:
         fd = create_file(folder, part)
         try:
@@ -279,7 +279,7 @@ def create(directory: Path, sequence: int) -> Segment:
 
 
 def adopt(path: Path) -> Segment | None:
-    """Take over a segment whose owner has ended; None while it runs, or if the file is gone or somebody else's."""
+    """Take over a segment whose owner has ended. Return None if it still runs, or if the file is gone or not ours."""
     try:
         with opened(path.parent) as folder:
             fd = open_file(folder, path.name, os.O_RDWR)
@@ -297,7 +297,7 @@ def adopt(path: Path) -> Segment | None:
 
 
 def segment_paths(directory: Path, own: frozenset[Path] = frozenset()) -> list[Path]:
-    """Return the segments in a folder, oldest first, without a process's own; none if it cannot be read."""
+    """Return the paths of a folder's segments except `own`, oldest first; an empty list if it cannot be read."""
     try:
         return sorted(path for path in directory.iterdir() if path.name.endswith(SUFFIX) and path not in own)
     except OSError:
@@ -305,7 +305,7 @@ def segment_paths(directory: Path, own: frozenset[Path] = frozenset()) -> list[P
 
 
 def adoptable(directory: Path, own: frozenset[Path] = frozenset()) -> Iterator[Segment]:
-    """Yield the segments of a folder that have no running owner, oldest first, each now locked to this process."""
+    """Yield the segments of a folder without a running owner, oldest first, each locked by this process."""
     for path in segment_paths(directory, own):
         segment = adopt(path)
         if segment is not None:

@@ -1,7 +1,8 @@
 """The sender: one daemon thread that delivers the spool and waits for its receipts. The runtime owns it.
 
-At least once: a line leaves the spool only after its receipt. *Unreachable* keeps everything and backs off; *refused*
-puts the line in `refused/` and counts it. Other people's instrumentation does not see this thread's work.
+Delivery is at least once: a line leaves the spool only after its receipt. If the endpoint is unreachable, everything is
+kept and the sender backs off. A refused line goes to `refused/` and is counted. Other instrumentation does not record
+this thread's requests.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ __all__ = ["Sender"]
 
 
 class Sender:
-    """Delivers one spool. `wake`, `flush` and `stop` may be called from any thread; the work is done in its own."""
+    """Delivers one spool in its own thread. `wake`, `flush` and `stop` may be called from any thread."""
 
     def __init__(self, spool: Spool, make_transport: Callable[[], Transport], key: Callable[[], str | None]) -> None:
         self._spool = spool
         self._make_transport = make_transport
         self._key = key
         self._wake = Flag()
-        self._expedite = Flag()  # set while somebody waits for the spool to be delivered: no waiting for company
-        self._retry_now = False  # one attempt is due that does not wait for the back-off
+        self._expedite = Flag()  # set while a flush waits: the sender then does not wait for more lines
+        self._retry_now = False  # make one attempt without waiting for the back-off
         self._progress = threading.Condition()
         self._flushes = 0
         self._is_stopping = False
         self._is_retired = False
-        self._is_swept = True  # nobody waits for the segments of others
+        self._is_swept = True  # no flush waits for the segments of ended processes
         self._is_reported = True  # the endpoint has the balance that counts the last batch as delivered
-        self._reports_now = False  # somebody waits for that
-        self._since = f"{time.time_ns():020d}"  # segments made since then have names that sort after it
+        self._reports_now = False  # a flush waits for that report
+        self._since = f"{time.time_ns():020d}"  # names of segments created later sort after it
         self._failures = 0
         self._failing_since = self._failed_at = 0.0
         self._is_unauthorised = False
@@ -68,11 +69,11 @@ class Sender:
 
     @property
     def problem(self) -> str | None:
-        """Why records are not delivered yet, as far as is known: the last failure, or an attempt without an end."""
+        """Why records are not delivered yet: the last failure, or an unfinished attempt. None if unknown."""
         return self.last_failure or ("no answer in time" if self._is_sending else None)
 
     def wake(self) -> None:
-        """Say that there is work. Starts the thread if it was not started, or has ended."""
+        """Notify the thread that there is work. Start it if it does not run."""
         if not self.is_alive:
             self._start()
         if self.is_alive:
@@ -96,11 +97,11 @@ class Sender:
             self._start_lock.release()
 
     def flush(self, timeout_s: float, *, is_last: bool = False) -> bool:
-        """Try to deliver all that is spooled now; return within the time-out whether it was.
+        """Try to deliver all that is spooled now. Return whether that succeeded, at the latest after `timeout_s`.
 
-        The first attempt is made at once; after a failure the back-off holds, as without a flush. With `is_last`, what
-        ended children of this process left is delivered too, and the time-out is not waited for when no attempt would
-        be made within it.
+        The first attempt is made at once; after a failure the back-off applies, as without a flush. With `is_last`, the
+        segments of this process's ended children are delivered too, and the method returns early if no attempt would be
+        made within the time-out.
         """
         deadline = time.monotonic() + timeout_s
         self._is_swept = not (is_last and self._has_orphans())
@@ -133,7 +134,7 @@ class Sender:
         return any(path.name >= self._since and own not in path.name for path in self._foreign_paths())
 
     def deliver_here(self, timeout_s: float) -> None:
-        """Deliver on the calling thread: for when no thread can be started any more. Returns within the time-out."""
+        """Deliver on the calling thread, if no thread can be started any more. Return within the time-out."""
         transport = self._make_transport()
         transport.until = time.monotonic() + timeout_s
         try:
@@ -153,7 +154,7 @@ class Sender:
             self.stop(0)
 
     def stop(self, timeout_s: float) -> None:
-        """Ask the thread to end, and wait for that at most this long. What it is waiting for is cancelled."""
+        """Cancel what the thread is waiting for, and wait at most `timeout_s` for the thread to end."""
         self._is_stopping = True
         if self._transport is not None:
             self._transport.cancel()
@@ -186,7 +187,7 @@ class Sender:
             self._note_progress()
 
     def _step(self, transport: Transport) -> None:
-        """Deliver one chunk, adopt if it is time, then wait for what comes next."""
+        """Deliver one chunk, adopt segments if that is due, then wait for further work."""
         self._retry_now = False
         try:
             self._check()
@@ -232,7 +233,7 @@ class Sender:
             self._is_reported = True  # also if it failed: the records are delivered, and the next batch reports again
 
     def _rest(self, transport: Transport) -> None:
-        """Sleep until there is work; then wait a little for company. Report the balance when there is none."""
+        """Sleep until there is work, then briefly wait for more. If there is none, report the balance."""
         self._wake.clear()  # before looking: what is set from now on ends the wait
         self._spool.wake = self.wake
         if self._is_done() and not self._is_stopping and not self._wake.wait(limits.IDLE_POLL_S):
@@ -241,7 +242,7 @@ class Sender:
         self._expedite.wait(limits.BATCH_DELAY_S)
 
     def _back_off(self, receipt: Unreachable) -> None:
-        """Wait for the next attempt: as long as the endpoint asked for, else longer after each failure."""
+        """Wait before the next attempt: as long as the endpoint asked for, else longer after each failure."""
         if receipt.retry_after_s is None:
             wait_s = backoff_s(self._failures)
         else:
@@ -252,7 +253,7 @@ class Sender:
         self._retry_at = 0.0
 
     def _sleep_until(self, until: float) -> None:
-        """Wait, unless stopping. A flush ends it, but not within `limits.BACKOFF_FIRST_S` of the last failure."""
+        """Wait, unless stopping. A flush ends the wait, but not within `limits.BACKOFF_FIRST_S` of the last failure."""
         earliest = self._failed_at + limits.BACKOFF_FIRST_S
         while (left_s := until - time.monotonic()) > 0:
             self._wake.clear()
@@ -277,17 +278,17 @@ class Sender:
         self._failed_at = now
         if self._failures == 1:
             self._failing_since = now
-        if self._is_stopping:  # cancelled: an earlier reason says more
+        if self._is_stopping:  # cancelled: an earlier reason is more useful
             self.last_failure = self.last_failure or "no answer in time"
             return
         if receipt.unauthorised or not (self._is_unauthorised and receipt.status == 429):
             self._is_unauthorised = receipt.unauthorised
-            self.last_failure = receipt.reason  # not the 429 that a wrong key gets when it comes too often
+            self.last_failure = receipt.reason  # unless it is the 429 after too many attempts with a wrong key
         if now - self._failing_since >= limits.OUTAGE_WARN_S:
             self._warn()
 
     def _warn(self) -> None:
-        with gate:  # a child forked while this thread writes to standard error would wait for that for ever
+        with gate:  # a child forked while this thread holds the lock of standard error would hang
             _guard.warn_once(
                 "unauthorised" if self._is_unauthorised else "unreachable",
                 "everycall cannot deliver to %s: %s. Records are kept in %s and sent when it can",
@@ -303,13 +304,13 @@ class Sender:
             self._spool.check()
 
     def _keep_within_bound(self) -> None:
-        """Keep the whole spool directory within its bounds, now and then."""
-        begun = time.monotonic()
+        """Apply the bounds of the whole spool directory, if that is due."""
+        started = time.monotonic()
         root, owner = self._spool.root, self._spool.owner()
-        if root is None or owner is None or begun < self._bound_at:
+        if root is None or owner is None or started < self._bound_at:
             return
         lost = keep_within(root, owner, limits.SPOOL_BYTES_MAX, limits.SPOOL_FILES_MAX)
-        self._bound_at = begun + max(limits.BOUND_INTERVAL_S, 50 * (time.monotonic() - begun))
+        self._bound_at = started + max(limits.BOUND_INTERVAL_S, 50 * (time.monotonic() - started))
         if lost:
             self._spool.ledger.adopt(0, {Loss.SPOOL_FULL: lost})
             with gate:
@@ -330,15 +331,15 @@ class Sender:
         return segment_paths(directory, self._spool.own_paths())
 
     def _adopt(self, transport: Transport) -> None:
-        """Deliver what ended processes left for the same destination; a failure here does not hold up the own spool."""
+        """Deliver the segments that ended processes left for this destination. Failures do not delay its own lines."""
         if self._is_swept and time.monotonic() < self._adopt_at:
             return
-        segments = self._orphans("" if self._is_swept else self._since)  # an exit waits for its children's alone
-        looked_s = 0.0
+        segments = self._orphans("" if self._is_swept else self._since)  # at exit, only those of its children
+        scan_s = 0.0
         while True:
-            begun = time.thread_time()
+            started = time.thread_time()
             group = list(itertools.islice(segments, limits.ADOPT_FILES_MAX))
-            looked_s += time.thread_time() - begun
+            scan_s += time.thread_time() - started
             if not group:
                 break
             try:
@@ -355,11 +356,11 @@ class Sender:
                 return  # the rest comes after the own records
         self._keep_within_bound()
         self._is_swept = True
-        # Where many processes live, looking at all their files takes 2 % of a core at most.
-        self._adopt_at = time.monotonic() + max(limits.ADOPT_INTERVAL_S, 50 * looked_s)
+        # With many processes, scanning all their files takes at most 2 % of a core.
+        self._adopt_at = time.monotonic() + max(limits.ADOPT_INTERVAL_S, 50 * scan_s)
 
     def _orphans(self, since: str) -> Iterator[Segment]:
-        """Yield the segments that ended processes left, from a time on, oldest first."""
+        """Yield the segments that ended processes left, from the time `since` on, oldest first."""
         for path in self._foreign_paths():
             segment = adopt(path) if path.name >= since else None
             if segment is not None:

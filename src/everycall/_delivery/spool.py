@@ -1,7 +1,7 @@
 """The spool: append-only files between the traced program and the endpoint. Calls append, the sender reads.
 
-`append` returns when the line is in the page cache, where it survives the death of the process. It survives the loss of
-power once the sender has synced it (at most `limits.SYNC_INTERVAL_S` later, never on the caller's thread).
+`append` returns when the line is in the page cache, where it survives the end of the process. It survives a power
+failure once the sender has synced it (at most `limits.SYNC_INTERVAL_S` later, never on the caller's thread).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Spool:
     """The spool of one process for one destination: a current segment, full ones, and the memory.
 
     While the folder cannot be written, up to `limits.MEMORY_BYTES_MAX` of lines are held in memory for the sender.
-    Beyond that, and when the spool is closed, they are counted as `Loss.SPOOL_UNWRITABLE`. `root` is None where there
-    is no place for files at all.
+    Beyond that, and when the spool is closed, they are counted as `Loss.SPOOL_UNWRITABLE`. `root` is None if there can
+    be no files at all.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Spool:
         self.root = root
         self._directories = folder.spool_dirs(root, endpoint, project) if root is not None else []
         self.directory = self._directories[0] if self._directories else None
-        """The folder of its segments; None if all is held in memory."""
+        """The folder of its segments, or None if all lines are held in memory."""
         self.endpoint = endpoint
         self.project = project
         self.ledger = ledger
@@ -59,7 +59,7 @@ class Spool:
         self.memory = Memory()
         self.is_closed = False
         self.wake: Callable[[], None] | None = None
-        """Called after an append; the sender sets it while it sleeps."""
+        """Called after an append. The sender sets it while it sleeps."""
         self.redirect: Callable[[bytes], object] = self._drop_late
         self._lock = ledger.lock
         self._left = -1  # bytes until the current segment is full
@@ -70,12 +70,12 @@ class Spool:
         self._is_rotating = self._has_prepared = False
         self._retry_at = 0.0
         self.kept = 0
-        """Once it is closed: the records that are left in files, for the next process."""
+        """Once it is closed: the number of records left in files, for the next process."""
 
     # --- the caller's side ---
 
     def append(self, line: bytes) -> None:
-        """Take one record's JSON. When this returns, it survives the death of the process, or is counted as lost.
+        """Add one record's JSON. When this returns, it survives the end of the process, or is counted as lost.
 
         The line of a call that ends after the spool was closed is passed to `redirect`.
         """
@@ -121,9 +121,9 @@ class Spool:
         self._keep_in_memory(data)
 
     def _rotate(self, size: int) -> bool:
-        """Begin the next segment, with room for `size` bytes. Called under the lock.
+        """Start the next segment, for at least `size` bytes. Called under the lock.
 
-        Return False if that fails, and for a call that a finalizer makes meanwhile.
+        Return False if that fails, or if a finalizer calls it while it runs.
         """
         if self._is_rotating or time.monotonic() < self._retry_at:
             return False
@@ -195,21 +195,21 @@ class Spool:
     # --- the sender's side ---
 
     def next_chunk(self) -> tuple[Segment | None, Chunk] | None:
-        """Return the oldest lines without a receipt, and their segment (None: the memory). None if all have one.
+        """Return the oldest lines without a receipt, and their segment (None for the memory). None if all have one.
 
-        Only the sender's thread calls this and `acknowledge`. It reads outside the lock, so callers do not wait for it.
+        Only the sender's thread calls this and `acknowledge`. It reads outside the lock, so that calls do not wait.
         """
         with self._lock:
             segments = self._segments()
             dropped, self._dropped = self._dropped, []
-            held = self.memory.chunk()
+            in_memory = self.memory.chunk()
         for segment in dropped:
             segment.release()
         for segment in segments:
             chunk = segment.read(limits.BATCH_BYTES_MAX)
             if chunk is not None:
                 return segment, chunk
-        return (None, held) if held is not None else None
+        return (None, in_memory) if in_memory is not None else None
 
     def acknowledge(self, segment: Segment | None, chunk: Chunk, delivered: int, dropped: dict[Loss, int]) -> bool:
         """Note that a chunk's lines have their receipt or are lost, in one step for the balance sheet.
@@ -270,7 +270,7 @@ class Spool:
                 self._spare = segment
 
     def check(self) -> None:
-        """Look for segments that somebody deleted, and write what they hold to new ones. Only the sender calls this."""
+        """Write the lines of deleted segments to new ones. Only the sender calls this."""
         with self._lock:
             for segment in self._segments():
                 if segment.is_deleted():
@@ -288,7 +288,7 @@ class Spool:
         return True
 
     def sync(self) -> None:
-        """Put what has no receipt yet on stable storage. Only the sender's thread calls this."""
+        """Flush the lines without a receipt to stable storage. Only the sender's thread calls this."""
         with self._lock:
             changed = [segment for segment in self._segments() if segment.synced != segment.size]
         for segment in changed:
@@ -336,7 +336,7 @@ class Spool:
         return self._has_prepared or self.owner() == os.geteuid()
 
     def close_if_drained(self) -> bool:
-        """Close, if every line has its receipt; return whether that was so."""
+        """Close the spool if every line has its receipt. Return whether it was closed."""
         with self._lock:
             if self.has_pending():
                 return False
@@ -344,9 +344,9 @@ class Spool:
             return True
 
     def close(self) -> None:
-        """Delete what has its receipt, and leave the rest to the next process. What is in memory is lost.
+        """Delete what has its receipt, and leave the rest to the next process. Lines in memory are counted as lost.
 
-        The balance sheet stays true: `kept` is what is left in files.
+        `kept` counts the records left in files, so the balance sheet still adds up.
         """
         with self._lock:
             if self.is_closed:
@@ -371,22 +371,22 @@ class Spool:
             self.memory.clear()
 
     def _leave(self, segment: Segment, is_deleted: bool) -> int:
-        """Prepare a segment for whoever adopts it; return how many lines it holds. Lines that are gone are counted."""
+        """Prepare a segment for its next owner. Return how many lines it has; missing lines are counted as lost."""
         pending = segment.pending()
         if is_deleted and not self._restore(segment):
             self.ledger.drop(Loss.SPOOL_UNWRITABLE, pending)
             return 0
-        held = segment.count_lines(segment.sent, segment.size)
-        self.ledger.drop(Loss.SPOOL_CORRUPT, pending - held)
+        remaining = segment.count_lines(segment.sent, segment.size)
+        self.ledger.drop(Loss.SPOOL_CORRUPT, pending - remaining)
         with contextlib.suppress(OSError):
             segment.discard_sent()
             segment.trim()
-        return held
+        return remaining
 
     def abandon_in_child(self) -> None:
-        """After a fork, in the child: close the parent's files without touching what is in them.
+        """In a forked child: close the parent's files without changing them.
 
-        Takes no lock, and makes new ones: the thread that held one may not exist here.
+        It creates new locks and takes none: the thread that holds one may not exist in the child.
         """
         self._lock = self.ledger.lock = threading.RLock()
         self.is_closed = True

@@ -1,7 +1,7 @@
 """One request to the endpoint and its receipt. The sender and `everycall ship` use it.
 
-It uses the standard library's HTTP client, so a batch shows up in nobody's httpx log or instrumentation, and the first
-one does not import a hundred modules into a running program. At most `limits.ANSWER_BYTES_MAX` of an answer is read.
+It uses the standard library's HTTP client, so that batches do not appear in the program's httpx log or instrumentation,
+and the first batch does not import a hundred modules. At most `limits.ANSWER_BYTES_MAX` of an answer is read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Answer = tuple[int, bytes, Mapping[str, str]]
 
 
 def preload(endpoint: str, *, is_remote: bool) -> None:
-    """Import everything that sending to an endpoint can need.
+    """Import all modules that sending to an endpoint may need.
 
     Called on the thread that starts the sender, never on the sender's own: a child that is forked while another thread
     imports a module hangs when it imports the same one. (Also, in CPython an import that runs while an uncaught
@@ -46,11 +46,11 @@ def preload(endpoint: str, *, is_remote: bool) -> None:
     with gate:
         for module in modules:
             importlib.import_module(module)
-        "preload".encode("idna")  # the codec is looked up, and imports more, when it is first used
+        "preload".encode("idna")  # the codec imports further modules at its first use
 
 
 class _Unproven(Exception):
-    """The process that listens at the endpoint is not known to be this user's server."""
+    """The process that listens at the endpoint did not prove that it is this user's server."""
 
 
 class Transport:
@@ -90,9 +90,9 @@ class Transport:
     def send(
         self, lines: Sequence[bytes], key: str | None, balance: Balance, timeout_s: float = limits.ANSWER_TIMEOUT_S
     ) -> Receipt:
-        """Post a batch of records' JSON and return its receipt. Raises nothing for what network and endpoint do.
+        """Post a batch of records' JSON and return its receipt. Raises nothing for failures of network and endpoint.
 
-        The endpoint has `timeout_s` to answer once the batch was sent, and as long to take each part of it.
+        `timeout_s` applies to the answer once the batch was sent, and to sending each part of the batch.
         """
         from http.client import HTTPException
 
@@ -121,7 +121,7 @@ class Transport:
         return receipt_of(status, answer, answer_headers, len(lines))
 
     def cancel(self) -> None:
-        """End what the transport is waiting for, now and from now on: `send` returns `Unreachable`."""
+        """End the current wait, and all later ones at once: `send` returns `Unreachable`."""
         self._is_cancelled = True
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class Transport:
         self._proven_with = None
 
     def release_in_child(self) -> None:
-        """In a forked child: let go of the parent's connection."""
+        """In a forked child: close the copy of the parent's connection."""
         if self._connection is not None:
             self._connection.stream.release_in_child()
 
@@ -150,15 +150,15 @@ class Transport:
             self.close()
             if is_new or self._is_cancelled:
                 raise
-            # The endpoint had closed a kept-alive connection: once more on a new one. Ids make this safe.
+            # The endpoint had closed a kept-alive connection. Send again on a new one: the records' ids make this safe.
             return self._exchange(body, headers, key, timeout_s)
         answer = response.read(limits.ANSWER_BYTES_MAX)
         if response.will_close or not response.isclosed():
-            self.close()  # there is more to read, or nothing more will come: either way the connection is done
+            self.close()  # the answer was not read to its end, or the endpoint closes: the connection cannot be reused
         return response.status, answer, {name.lower(): value for name, value in response.headers.items()}
 
     def _prove(self, connection: Connection, key: str | None) -> None:
-        """Have the server prove itself on this connection, if it has to. Raise `_Unproven` if it does not."""
+        """Make the server prove itself on this connection, if required. Raise `_Unproven` if it fails."""
         if not self._requires_proof() or (key is not None and key == self._proven_with):
             return
         if key is None:
@@ -219,6 +219,6 @@ def _balance_header(balance: Balance) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the system's words for a failure; never the endpoint's, which may repeat what was sent."""
+    """Return the system's description of a failure, never the endpoint's, which may repeat what was sent."""
     text = error.strerror if isinstance(error, OSError) else None
     return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__
