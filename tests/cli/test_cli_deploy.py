@@ -186,7 +186,7 @@ def test_the_environments_key_is_sent_to_no_other_endpoint(
     code, _, err = run("deploy", folder)
     assert (code, "no server is running at http://127.0.0.1:9" in err) == (1, True)
     code, _, err = run("deploy", folder, "--endpoint", "ftp://x")
-    assert (code, "http(s)" in err) == (2, True)
+    assert (code, "endpoint must be an http or https URL" in err) == (2, True)
 
 
 def test_a_missing_path_is_an_error(run: Run, tmp_path: Path) -> None:
