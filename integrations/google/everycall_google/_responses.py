@@ -155,19 +155,21 @@ def _text_of(candidate_message: Fields) -> str | None:
     return "".join(texts) if texts else None
 
 
+def _source(chunk: Mapping[str, Any]) -> Any:
+    """Return the source of a chunk; empty if the chunk tells none, because supports name sources by their position."""
+    source = next(iter(chunk.values())) if len(chunk) == 1 else chunk
+    return python_names(source or {})
+
+
 def _grounding(metadata: Mapping[str, Any]) -> Fields:
     """Return what was searched for, the sources that were found, and which source supports which part of the text.
 
     Left out are the text of these parts, which is that of the answer, and the HTML of a search widget.
     """
-    sources = [
-        python_names(source)
-        for chunk in items(metadata.get("groundingChunks"))
-        for source in members(chunk).values()
-        if members(source)
-    ]
+    sources = [_source(members(chunk)) for chunk in items(metadata.get("groundingChunks"))]
     supports = [_support(members(support)) for support in items(metadata.get("groundingSupports"))]
-    grounding = {"web_search_queries": items(metadata.get("webSearchQueries")), "sources": sources}
+    grounding = {"web_search_queries": items(metadata.get("webSearchQueries"))}
+    grounding["sources"] = sources if any(sources) else []
     grounding["supports"] = [support for support in supports if support]
     others = {name: value for name, value in metadata.items() if name not in _NOT_GROUNDING}
     grounding.update(python_names(others))

@@ -356,6 +356,26 @@ async def test_grounding(stream: bool, clients: Clients, provider: FakeProvider,
     }
 
 
+@stream_or_not
+async def test_sources_keep_their_positions(
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    """A place in the text names its sources by position, so a source that says nothing has a place too."""
+    chunks = [
+        {"retrievedContext": {"title": "a.txt", "fileSearchStore": "stores/1"}},
+        {"retrievedContext": {}},
+        {"maps": {"placeId": "p-1"}},
+    ]
+    supports = [{"segment": {"endIndex": 5}, "groundingChunkIndices": [2]}]
+    metadata = {"groundingChunks": chunks, "groundingSupports": supports}
+    provider.reply(message={"candidate": {"groundingMetadata": metadata}})
+    await ask(clients, clients.wrapped(), stream)
+    assert decode(records[0].output)["grounding"] == {
+        "sources": [{"title": "a.txt", "file_search_store": "stores/1"}, {}, {"place_id": "p-1"}],
+        "supports": [{"end_index": 5, "grounding_chunk_indices": [2]}],
+    }
+
+
 async def test_an_error_with_status_200(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
     """The library raises nothing. The record is an error, because the model gave no answer."""
     error = {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}
@@ -424,6 +444,14 @@ USAGES: dict[str, tuple[dict[str, Any], tuple[int | None, int | None, int | None
     "all spent on thoughts": (
         {"promptTokenCount": 5, "thoughtsTokenCount": 64, "totalTokenCount": 69},
         (5, 64, 69, {"reasoning": 64}),
+    ),
+    "candidates and thoughts alone": (
+        {"candidatesTokenCount": 7, "thoughtsTokenCount": 30},
+        (None, 37, None, {"reasoning": 30}),
+    ),
+    "candidates, thoughts and a total": (
+        {"candidatesTokenCount": 7, "thoughtsTokenCount": 30, "totalTokenCount": 42},
+        (None, 37, 42, {"reasoning": 30}),
     ),
     "the prompt alone": ({"promptTokenCount": 5}, (5, None, None, {})),
 }

@@ -85,8 +85,8 @@ def read(report: Mapping[str, Any]) -> Counts:
                 entry = _in_snake_case(members(entry))
                 modality = getattr(entry.get("modality"), "value", entry.get("modality"))
                 counts.add(modalities.get(str(modality).upper(), IGNORED), entry.get("token_count"))
-    if TOTAL not in counts.parts and USAGE_REASONING in counts.parts:
-        counts.add(OUTPUT, counts.parts[USAGE_REASONING])
+    if USAGE_REASONING in counts.parts and not counts.parts.keys() >= {INPUT, TOTAL}:
+        counts.add(OUTPUT, counts.parts[USAGE_REASONING])  # otherwise `Counts` compares the sums with the total
     return counts
 
 
