@@ -34,11 +34,19 @@ class _ChunkAccumulator(StreamAccumulator):
     def _add_envelope(self, values: Fields) -> None:
         envelope = self.envelope
         for name, value in values.items():
+            if name == "object" and value == "error":
+                envelope[name] = value
             if value is None or name in _ENVELOPE or (value == "" and name in envelope):
                 continue
-            if type(value) is dict and type(current := envelope.get(name)) is dict:
-                value = {**current, **value}
-            envelope[name] = value
+            envelope[name] = value if name == "usage" else _merged(envelope.get(name), value)
+
+
+def _merged(current: object, value: object) -> object:
+    """Return an object's members over those that came before; any other value as it is."""
+    if current is None or isinstance(value, str | int | float | list):
+        return value
+    before, after = members(current), members(value)
+    return {**before, **{name: item for name, item in after.items() if item is not None}} if before else value
 
 
 class _Choice:
@@ -176,10 +184,10 @@ class Response(_ChunkAccumulator):
     def add(self, chunk: object) -> None:
         values = members(chunk)
         kind = values.get("type")
-        if not isinstance(kind, str):
-            return
-        if kind == "error":
+        if kind == "error" or (kind is None and values.get("error")):
             self.error = values.get("error") or {name: values.get(name) for name in ("code", "message", "param")}
+        elif not isinstance(kind, str):
+            return
         elif values.get("response") is not None:
             response = members(values["response"])
             if kind in _FINAL_EVENTS:

@@ -27,7 +27,10 @@ _IGNORED: Final = frozenset(
 )
 """Names of types, times of the server (a record has its own), text that is there twice, and random padding."""
 _FIELDS: Final = frozenset({"id", "model", "choices", "usage", "data", "output", "error", "incomplete_details"})
-_CHOICE_FIELDS: Final = frozenset({"index", "message", "delta", "text", "finish_reason"})
+_CHOICE_FIELDS: Final = frozenset({"index", "message", "delta", "text", "finish_reason", "usage"})
+_GROQ_FIELDS: Final = frozenset({"usage", "usage_breakdown", "error"})
+"""Members that Groq's streams have in `x_groq`, and its whole responses beside it."""
+_ERROR_FIELDS: Final = ("code", "message", "type", "param")
 _USAGE_COUNTS: Final = frozenset(
     {
         *("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens", "cost"),
@@ -58,7 +61,7 @@ def chat(answer: object) -> Fields:
     `output` is the message with its tool calls, refusal, reasoning or audio; a list of messages for several choices.
     `failure` is the text of an error that came with status 200.
     """
-    values = members(answer)
+    values = _normalized(members(answer))
     choices = [members(choice) for choice in _list(values.get("choices"))]
     fields = _common_fields(values, [choice.get("finish_reason") for choice in choices])
     messages = [message(choice.get("message")) for choice in choices]
@@ -77,6 +80,25 @@ def chat(answer: object) -> Fields:
         fields["failure"] = failure(error)
         fields.update(error_attributes(error))
     return fields
+
+
+def _normalized(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a response with its error and its usage where OpenAI has them, which some hosts have elsewhere.
+
+    vLLM sends an error as `{"object": "error", "message": ...}`; Moonshot's streams have the usage in a choice.
+    """
+    if groq := members(values.get("x_groq")):
+        moved = {name: item for name, item in groq.items() if name in _GROQ_FIELDS and not values.get(name)}
+        rest = {name: item for name, item in groq.items() if name not in _GROQ_FIELDS}
+        values = {**values, **moved, "x_groq": rest}
+    if values.get("object") == "error" and not values.get("error"):
+        error = {name: values.get(name) for name in _ERROR_FIELDS}
+        values = {**{name: item for name, item in values.items() if name not in _ERROR_FIELDS}, "error": error}
+    if values.get("usage") is None:
+        choices = map(members, _list(values.get("choices")))
+        usage = next((choice["usage"] for choice in choices if choice.get("usage")), None)
+        values = values if usage is None else {**values, "usage": usage}
+    return values
 
 
 def message(value: object) -> Fields:
@@ -206,7 +228,16 @@ def failure(error: object) -> str:
 
 
 def error_attributes(error: object) -> Fields:
-    """Return the members of an error but for its text, such as `code`, `type`, `param` and `failed_generation`."""
+    """Return the members of an error but for its text, such as `code`, `type`, `param` and `failed_generation`.
+
+    The text is among them where the library's message has none of it: if the error is a text, or in a list (Gemini's).
+    """
+    if isinstance(error, list) and error:
+        error = get_member(error[0], "error") or error[0]
+        text = get_member(error, "message")
+        return {**error_attributes(error), **({f"{_ERROR_ATTRIBUTE}message": text} if text else {})}
+    if isinstance(error, str):
+        return {f"{_ERROR_ATTRIBUTE}message": error} if error else {}
     return {
         f"{_ERROR_ATTRIBUTE}{name}": _plain(item)
         for name, item in members(error).items()
@@ -230,8 +261,6 @@ def embeddings(answer: object) -> Fields:
 def _common_fields(values: Mapping[str, Any], reasons: list[Any], ignored: frozenset[str] = frozenset()) -> Fields:
     """Read what all responses have: the model that answered, tokens, ids; and keep what else there is."""
     usage = values.get("usage")
-    if usage is None:
-        usage = get_member(values.get("x_groq"), "usage")
     fields = usage_fields(usage, response=values) if usage is not None else {}
     for name, item in members(usage).items():
         if item is not None and name not in _USAGE_COUNTS and has_content(item):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from typing import Any
 
@@ -72,6 +74,85 @@ async def test_content_in_parts(stream: bool, clients: Clients, provider: FakePr
     await ask(clients, stream)
     assert records[0].content == "it is 4"
     assert decode(records[0].output) == {"role": "assistant", "content": [thinking, text]}
+
+
+@both_ways
+async def test_groqs_tools_and_its_counts_by_model(
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    """A stream has a tool twice, the second time with its result, and the counts in `x_groq`."""
+    started = {"index": 0, "type": "search", "arguments": '{"query": "storks"}'}
+    tool = {**started, "output": "Storks fly.", "search_results": {"results": [{"url": "http://a.example"}]}}
+    counts = {"usage": USAGE, "usage_breakdown": {"models": [{"model": "m-2", "usage": USAGE}]}}
+    if stream:
+        send(provider, chunk({"executed_tools": [started]}, x_groq={"id": "req-1"}), chunk({"executed_tools": [tool]}),
+             chunk({"content": "ok"}), chunk({}, "stop", x_groq={"id": "req-1", **counts}))  # fmt: skip
+    else:
+        message = {"role": "assistant", "content": "ok", "executed_tools": [tool]}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        body = {**ABOUT, "choices": [choice], "x_groq": {"id": "req-1"}, **counts}
+        provider.reply(body=json.dumps(body).encode())
+    await ask(clients, stream)
+    (record,) = records
+    assert decode(record.output) == {"role": "assistant", "content": "ok", "executed_tools": [tool]}
+    assert (record.input_tokens, record.output_tokens, record.total_tokens) == (7, 9, 16)
+    attributes = decode(record.attributes)
+    assert attributes["openai.response.usage_breakdown"] == counts["usage_breakdown"]
+    assert attributes["openai.response.x_groq"] == {"id": "req-1"}
+
+
+@both_ways
+async def test_reasoning_details_without_reasoning(
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    """OpenRouter's. An encrypted one is kept by reference."""
+    secret = base64.b64encode(bytes(300)).decode()
+    about = {"format": "openai-responses-v1", "index": 0}
+    encrypted = {"type": "reasoning.encrypted", "data": secret, "id": "rs_1", **about}
+    summary = {"type": "reasoning.summary", **about}
+    if stream:
+        send(provider, chunk({"reasoning_details": [{**summary, "summary": "plan"}]}),
+             chunk({"reasoning_details": [{**summary, "summary": " it"}]}), chunk({"reasoning_details": [encrypted]}),
+             chunk({"content": "ok"}, "stop"))  # fmt: skip
+    else:
+        details = [{**summary, "summary": "plan it"}, encrypted]
+        choice = {"index": 0, "message": {"content": "ok", "reasoning_details": details}, "finish_reason": "stop"}
+        provider.reply(body=json.dumps({**ABOUT, "choices": [choice]}).encode())
+    await ask(clients, stream)
+    reference = f"<base64, 300 bytes, sha256 {hashlib.sha256(bytes(300)).hexdigest()}>"
+    assert decode(records[0].output)["reasoning_details"] == [
+        {**summary, "summary": "plan it"},
+        {**encrypted, "data": reference},
+    ]
+
+
+async def test_thinking_that_is_closed_is_one_part(
+    clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    first: dict[str, Any] = {"type": "thinking", "thinking": [{"type": "text", "text": "2 and"}]}
+    last = {"type": "thinking", "thinking": [{"type": "text", "text": " 2"}], "closed": True}
+    send(provider, chunk({"content": [first]}), chunk({"content": [last]}), chunk({"content": "4"}, "stop"))
+    await ask(clients, stream=True)
+    assert decode(records[0].output)["content"] == [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "2 and 2"}], "closed": True},
+        {"type": "text", "text": "4"},
+    ]
+
+
+async def test_tokens_in_a_choice(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """Moonshot's streams have them there."""
+    last = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": USAGE}
+    send(provider, chunk({"content": "ok"}), {**chunk({}), "choices": [last]})
+    await ask(clients, stream=True)
+    assert (records[0].input_tokens, records[0].output_tokens, records[0].total_tokens) == (7, 9, 16)
+
+
+async def test_moderation_in_two_chunks(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    before, after = {"input": {"flagged": True}}, {"output": {"flagged": False}}
+    send(provider, {**ABOUT, "choices": [], "moderation": before}, chunk({"content": "ok"}, "stop"),
+         {**ABOUT, "choices": [], "moderation": after})  # fmt: skip
+    await ask(clients, stream=True)
+    assert decode(records[0].attributes)["openai.response.moderation"] == {**before, **after}
 
 
 @both_ways
@@ -161,6 +242,57 @@ async def test_an_error_with_status_200(
     attributes = decode(record.attributes)
     assert attributes["openai.error.code"] == 502
     assert attributes["openai.error.metadata"] == {"provider_name": "Google"}
+
+
+@both_ways
+async def test_an_error_without_a_member_of_its_own(
+    stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    """vLLM's. The library raises nothing."""
+    error = {"object": "error", "message": "out of memory", "type": "InternalServerError", "code": 500}
+    if stream:
+        send(provider, chunk({"content": "half"}), error)
+    else:
+        provider.reply(body=json.dumps(error).encode())
+    await ask(clients, stream)
+    (record,) = records
+    assert (record.status, record.error) == ("error", "500: out of memory")
+    assert record.content == ("half" if stream else None)
+    attributes = decode(record.attributes)
+    assert (attributes["openai.error.code"], attributes["openai.error.type"]) == (500, "InternalServerError")
+    assert "openai.response.message" not in attributes
+
+
+async def test_groqs_error_at_the_end_of_a_stream(
+    clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    last = {**ABOUT, "choices": [], "x_groq": {"id": "r", "error": "over_capacity"}}
+    send(provider, chunk({"content": "half"}), last)
+    await ask(clients, stream=True)
+    assert (records[0].status, records[0].error, records[0].content) == ("error", "over_capacity", "half")
+
+
+async def test_an_error_that_is_a_text(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """The library's message says only that there was one."""
+    send(provider, chunk({"content": "half"}), {"error": "disk full"})
+    with pytest.raises(openai.APIError):
+        await ask(clients, stream=True)
+    provider.reply(status=400, body=b'{"error": "disk full"}')
+    with pytest.raises(openai.BadRequestError):
+        await ask(clients)
+    assert [decode(record.attributes)["openai.error.message"] for record in records] == ["disk full"] * 2
+
+
+async def test_an_error_in_a_list(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """Gemini's on OpenAI's protocol."""
+    error = {"code": 400, "message": "not a valid key", "status": "INVALID_ARGUMENT"}
+    provider.reply(status=400, body=json.dumps([{"error": error}]).encode())
+    with pytest.raises(openai.BadRequestError):
+        await ask(clients)
+    assert content_of(records[0])["attributes"] == {
+        "http.response.status_code": 400,
+        **{f"openai.error.{name}": value for name, value in error.items()},
+    }
 
 
 async def test_tokens_in_a_chunk_with_an_error(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:

@@ -127,7 +127,9 @@ def media_type_of(values: Mapping[str, Any]) -> str | None:
     if "transcript" in values:
         return "audio"
     audio_format = values.get("format")
-    return f"audio/{audio_format}" if isinstance(audio_format, str) else None
+    if not isinstance(audio_format, str) or str(values.get("type")).startswith("reasoning"):
+        return None  # OpenRouter's reasoning has a format too
+    return f"audio/{audio_format}"
 
 
 def _describe(data: bytes, media_type: str) -> str:

@@ -28,7 +28,7 @@ _TEXTS: Final = frozenset(
     }
 )
 """Texts that are sent in pieces: each is added, even one that equals what came before."""
-_TEXT_PART_MEMBERS: Final = frozenset({"type", "text", "thinking"})
+_TEXT_PART_MEMBERS: Final = frozenset({"type", "text", "thinking", "closed"})
 
 
 class MergedObject:
@@ -102,7 +102,7 @@ class MergedObject:
         else:
             if type(current) is not TextBuffer:
                 current = self._set(name, TextBuffer())
-            if current is not None and (name in _TEXTS or not current.is_only(piece)):
+            if current is not None and not _is_repeated(name, piece, current):
                 current.add(piece)
 
 
@@ -188,6 +188,16 @@ class ToolCalls(MergedList):
             return True
         function = entry.get(kind) or {}
         return not function.get("name") or (function["name"] == name and not is_json(function.get("arguments")))
+
+
+def _is_repeated(name: str, piece: str, current: TextBuffer) -> bool:
+    """Whether a piece is the whole text once more: of a member that is sent whole, or arguments that are complete.
+
+    Groq sends an executed tool when it starts, and again with its result.
+    """
+    if not current.is_only(piece):
+        return False
+    return name not in _TEXTS or (name == "arguments" and piece.startswith("{") and is_json(piece))
 
 
 def is_json(text: Any) -> bool:
