@@ -19,6 +19,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 
+from everycall import limits
 from everycall.dialects import Event, LogEvent, Scope, Span
 from everycall.server.otlp.requests import Batch, Undecodable, bounded, checked_span, scope_of, too_many, within_bounds
 
@@ -163,7 +164,13 @@ def _scope(scope: InstrumentationScope, resource: dict[str, Any]) -> Scope:
 
 
 def _attributes(pairs: Any) -> tuple[dict[str, Any], int]:
-    return bounded((pair.key, pair.value.string_value or _value(pair.value)) for pair in pairs)
+    if len(pairs) > limits.OTLP_ATTRIBUTES_MAX:
+        return bounded((pair.key, pair.value.string_value or _value(pair.value)) for pair in pairs)
+    attributes = {}
+    for pair in pairs:
+        value = pair.value
+        attributes[pair.key[: limits.NAME_CHARS_MAX]] = value.string_value or _value(value)
+    return attributes, 0
 
 
 def _value(value: AnyValue) -> Any:
