@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from everycall.dialects import Event, Scope, Span, translate
+from everycall.dialects.messages import chat_messages
 from everycall.record import to_json
 
 J = json.dumps
@@ -859,6 +860,24 @@ def test_sums_of_an_agent_stay_attributes() -> None:
         "gen_ai.usage.input_tokens": 300,
         "gen_ai.usage.cost": 0.5,
     }
+
+
+@pytest.mark.parametrize(
+    ("message", "read"),
+    [
+        ({"role": "human", "parts": [{"type": "text", "content": "Hi"}]}, {"role": "user", "content": "Hi"}),
+        ({"role": "user", "parts": [{"type": "text", "text": "Hi"}]}, {"role": "user", "content": "Hi"}),
+        (
+            {"role": "user", "content": [{"type": "text", "content": ""}]},
+            {"content": [{"type": "text", "content": ""}]},
+        ),
+        ({"role": "tool", "content": '{"result": "sunny"}'}, {"role": "tool", "content": "sunny"}),
+        ({"role": "model", "content": "Hi", "finish_reason": "stop"}, {"role": "assistant", "content": "Hi"}),
+        ({"role": "user", "content": "Hi", "weight": 1}, {"role": "user", "content": "Hi", "weight": 1}),
+    ],
+)
+def test_plain_messages_and_those_that_only_look_plain(message: dict[str, Any], read: dict[str, Any]) -> None:
+    assert chat_messages([message]) == [{"role": "user", **read}]
 
 
 def test_parameters_nobody_set_stay_attributes() -> None:

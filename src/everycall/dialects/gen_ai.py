@@ -175,7 +175,8 @@ def _content(source: Source, reading: Reading) -> None:
     system = chat_messages(source.value("gen_ai.system_instructions"), "system")
     if system and not (messages and messages[0]["role"] == "system"):
         messages = [*_as_system(system), *(messages or [])]
-    answer = chat_answer(source.value("gen_ai.output.messages"))
+    outputs = source.value("gen_ai.output.messages")
+    answer = chat_answer(outputs)
     if messages is None and answer is None and source.span.events:
         messages, answer, reading.tools = event_messages(source.span.events)
         choices = [event for event in source.span.events if event.name == "gen_ai.choice"]
@@ -191,7 +192,7 @@ def _content(source: Source, reading: Reading) -> None:
         reading.finish_reasons = reading.finish_reasons or _finish_reasons(choices)
     reading.messages, reading.answer = messages, answer
     if reading.finish_reasons is None:
-        reading.finish_reasons = _finish_reasons(source.peek("gen_ai.output.messages"))
+        reading.finish_reasons = _finish_reasons(outputs)
     reading.tools = tool_definitions(source.value("gen_ai.tool.definitions", "llm.request.functions")) or reading.tools
     if reading.tools is None and source.has("llm.request.functions."):
         reading.tools = tool_definitions(_numbered(source, "llm.request.functions."))

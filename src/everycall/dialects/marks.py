@@ -53,6 +53,8 @@ def omit_flags(*attributes: Mapping[str, Any]) -> list[str]:
 
     Any value that does not clearly mean no sets a flag: `true`, `"True"`, `1`, `"yes"`, and unexpected values too.
     """
+    if all(_FLAGS.keys().isdisjoint(values) for values in attributes):  # the usual case
+        return []
     return sorted({side for name, side in _FLAGS.items() if any(_is_on(values.get(name)) for values in attributes)})
 
 

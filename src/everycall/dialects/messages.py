@@ -41,6 +41,7 @@ _READ: Final = frozenset(
     }
 )
 """Members of a message that are read separately, or have no content."""
+_PLAIN: Final = frozenset({"role", "content", "parts", "finish_reason"})
 
 
 def chat_messages(value: Any, role: str = "user") -> list[Message] | None:
@@ -211,6 +212,8 @@ def _message(entry: dict[str, Any], role: str) -> list[Message]:
     speaker = name if name in ("system", "user", "assistant", "tool") or "role" in entry else role
     content, extra, results = _content(_pieces(first(entry.get("parts"), entry.get("contents"), entry.get("content"))))
     message: Message = {"role": speaker, "content": content, **extra}
+    if not results and speaker != "tool" and entry.keys() <= _PLAIN:  # the usual message has nothing else to read
+        return [message]
     calls = [_tool_call(call) for call in items(first(entry.get("tool_calls"), entry.get("toolCalls")))]
     if calls:
         message["tool_calls"] = calls
@@ -281,6 +284,11 @@ def _place(
     piece: dict[str, Any], parts: list[Any], calls: list[Any], thoughts: list[str], results: list[Message]
 ) -> None:
     kind = piece.get("type")
+    if kind == "text" and len(piece) == 2:  # the usual part
+        text = piece.get("text") or piece.get("content")
+        if isinstance(text, str) and text:
+            parts.append({"type": "text", "text": text})
+            return
     for key in ("tool_call", "toolUse", "function_call", "functionCall"):
         if isinstance(piece.get(key), dict):
             calls.append(_tool_call(piece[key]))

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -26,6 +26,10 @@ from everycall.server.store.rows import Row, keeps_attribute, relabel, rewrite
 from everycall.server.store.stored import StoredRow
 
 __all__ = ["Foreign", "Settled", "fill_counted", "is_foreign"]
+
+
+_OMIT: Final = OMIT.encode()
+_HALF: Final = HALF.encode()
 
 
 @dataclass(slots=True)
@@ -322,14 +326,14 @@ def _from_the_top(settled: Settled, keys: Iterable[str]) -> list[str]:
 def _flags(record: Record) -> set[str]:
     """Return what a record's flags omit below it, from a foreign span's mark and from what the record itself omits."""
     flags: set[str] = {side for side in ("inputs", "outputs") if side in record.omitted}
-    if record.attributes is not ABSENT and OMIT.encode() in bytes(record.attributes):
+    if record.attributes is not ABSENT and _OMIT in bytes(record.attributes):
         mark = (to_json(record.attributes) or {}).get(OMIT)
         flags.update(mark if isinstance(mark, list) else ())
     return flags
 
 
 def _half(record: Record) -> dict[str, Any] | None:
-    if record.attributes is ABSENT or HALF.encode() not in bytes(record.attributes):
+    if record.attributes is ABSENT or _HALF not in bytes(record.attributes):
         return None
     half = (to_json(record.attributes) or {}).get(HALF)
     return half if isinstance(half, dict) and {"key", "at", "answer"} <= half.keys() else None
