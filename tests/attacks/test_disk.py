@@ -1,4 +1,4 @@
-"""A disk that fills up, and a database that is deleted or damaged while the server runs.
+"""A disk that fills up, a database that is deleted or damaged while the server runs, a file system without locks.
 
 No acknowledged record is lost, further records get 503, and health, status page, metrics and log tell the operator.
 """
@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -204,3 +205,24 @@ def test_a_damaged_page_is_noticed_by_a_read(start_victim: Callable[..., Any]) -
         assert answer.status_code == 503
         assert "restore the file from a backup" in answer.json()["detail"]
     assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("call", ["flock", "fcntl"])
+def test_a_file_system_without_locks_is_named_at_the_start(tmp_path: Path, call: str) -> None:
+    """The kernel answers ENOLCK: the error says so, and not that another program uses the data."""
+    program = Path(__file__).with_name("without_locks.py")
+    process = subprocess.run(
+        [sys.executable, program, call, "everycall", "serve", "--port", "0", "--data", tmp_path / "data"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if process.returncode == 77:
+        pytest.skip("this kernel takes no filter of system calls")
+    assert process.returncode == 2
+    error = process.stderr
+    assert error.startswith(f"everycall: cannot use the data directory {tmp_path / 'data'}: ")
+    assert "support locks" in error
+    assert "local disk" in error
+    assert "in use by" not in error
+    assert "Traceback" not in error
