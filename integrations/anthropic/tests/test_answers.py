@@ -132,11 +132,14 @@ async def test_reasons_for_the_end(
     assert records[0].error_type is None
 
 
-async def test_an_error_with_status_200(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+@pytest.mark.parametrize("how", ["whole", "stream"])
+async def test_an_error_with_status_200(
+    how: str, clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
     """The library raises nothing. The record is an error, because the model gave no answer."""
     error = {"type": "overloaded_error", "message": "Overloaded"}
     provider.reply(body=json.dumps({"type": "error", "error": error}).encode())
-    await ask(clients, "whole")
+    await ask(clients, how)
     (record,) = records
     assert (record.status, record.error) == ("error", "overloaded_error: Overloaded")
     assert decode(record.attributes)["error.type"] == "overloaded_error"

@@ -226,6 +226,13 @@ async def test_an_error_has_its_code(clients: Clients, provider: FakeProvider, r
     }
 
 
+async def test_an_error_in_place_of_a_stream(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """The library finds no events in the JSON, and returns an empty stream."""
+    provider.reply(body=json.dumps({"error": {"message": "no credit", "code": 402}}).encode())
+    assert await ask(clients, stream=True) == []
+    assert [(record.status, record.error) for record in records] == [("error", "402: no credit")]
+
+
 @pytest.mark.parametrize("where", ["response", "choice"])
 async def test_an_error_with_status_200(
     where: str, clients: Clients, provider: FakeProvider, records: list[Record]

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from everycall._call.call import OwnedCall
 from everycall._guard import report
+from everycall._instrumentation.error_bodies import ErrorBodyDecoder, is_json
 from everycall._instrumentation.request import Arguments, Fields, Keywords, ModelRequest, Options, framework_call
 from everycall._instrumentation.stream import (
     StreamAccumulator,
@@ -140,8 +141,10 @@ class StainlessRequest(ModelRequest):
 
     def record_stream(self, stream: Any, recorder: StreamRecorder) -> None:
         """Record a stream of the library's as it is read."""
-        stream._iterator = wrap_iterator(stream._iterator, recorder)
         http_response = getattr(stream, "response", None) or stream.http_response
+        if hasattr(stream, "_decoder") and is_json(http_response):  # before the iterator, which may keep the decoder
+            stream._decoder = ErrorBodyDecoder(stream._decoder, recorder, self.endpoint.read_response)
+        stream._iterator = wrap_iterator(stream._iterator, recorder)
         watch_close(http_response.stream, recorder)
 
     def _record_raw_response(self, response: Any) -> None:
