@@ -1,7 +1,7 @@
 """The call: a light OpenTelemetry span that becomes one record when it ends.
 
-It implements the API's `Span`, so code that reads the current span finds it; no SDK is needed. A call ends once: the
-first of `end`, `fail`, `cancel` and `abandon` wins. The record is on the spool when that method returns.
+It implements the API's `Span` (see `span`), so it can be OpenTelemetry's current span; no SDK is needed. A call ends
+once: the first of `end`, `fail`, `cancel` and `abandon` wins. The record is on the spool when that method returns.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ from typing import Any, Unpack
 import msgspec
 from msgspec import Raw
 from opentelemetry.context.context import Context
-from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry.trace import SpanContext
 
 from everycall import _guard, limits
 from everycall._call import context as ids
-from everycall._call import exceptions
 from everycall._call.context import Scope, foreign_span
-from everycall._call.context import clipped as _clipped
+from everycall._call.errors import set_error
 from everycall._call.fields import JSON_FIELDS, SETTERS, encodable, note_cut, set_json, tags_of
-from everycall._call.interface import Call
 from everycall._call.keywords import ATTRIBUTE_ADVICE, UNSET, UPDATE_KEYWORDS, UpdateFields, refuse_keyword
 from everycall._call.recorder import Recorder
+from everycall._call.span import CallSpan
 from everycall._capture import processors
 from everycall._capture.serialize import capture_plain
 from everycall._version import SDK
 from everycall.errors import Loss
-from everycall.record import ABSENT, Cut, Labels, error_without_content, omit
-from everycall.semconv import ABANDONED, CANCELLED, CODE_LOCATION, ERROR
+from everycall.record import ABSENT, Cut, Labels, omit
+from everycall.semconv import ABANDONED, CANCELLED, ERROR
 from everycall.settings import OMIT_ALL, OMIT_OUTPUTS, omitted_sides
 
 __all__ = ["OwnedCall"]
@@ -38,19 +37,17 @@ __all__ = ["OwnedCall"]
 
 _NO_OUTPUT = OMIT_OUTPUTS | OMIT_ALL
 _encode = msgspec.json.Encoder().encode
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _clock, _monotonic = time.time_ns, time.perf_counter_ns
 
 
-class OwnedCall(Call):
+class OwnedCall(CallSpan):
     """One unit of work being recorded, made by `start_call`. Its methods may be called from any thread and never raise.
 
     Attributes for reading: `trace_id` (as the user gave it), `trace_hex`, `inference_id`, `parent_id`, `name`, `kind`,
     `trace_name`, `end_user_identifier`, `session_id`, `omit` (bit set), `begun` (`time.perf_counter_ns()`), `ended`.
     """
 
-    # What most calls never set stands here once, so that beginning a call sets little (the API's Span has no slots).
-    ended = False
+    # Most calls never set these, so the class has the defaults, and beginning a call sets little.
     above: OwnedCall | None = None
     parent_id: str | None = None
     trace_name: str | None = None
@@ -59,14 +56,10 @@ class OwnedCall(Call):
     inherited_metadata: dict[str, Any] | None = None
     inherited_tags: tuple[str, ...] = ()
     labelled = False  # whether one of these five may be set, for calls below
-    _attributes: dict[str, Any] | None = None
-    _events: list[dict[str, Any]] | None = None
-    _context: SpanContext | None = None
     _declared = Labels()
     begun_in: Context | None = None  # OpenTelemetry's context there; known of a framework's calls, see `_context`
     around: OwnedCall | None = None  # the enclosing call in the code, if this call starts a separate trace
     _sampled_out = False  # not recorded for that reason alone: no flag covers its errors
-    _withheld_errors: tuple[exceptions.Identity, ...] = ()
 
     def __init__(
         self, name: str, kind: str, node: Scope | OwnedCall | None, recorder: Recorder | None, scope: str
@@ -80,7 +73,7 @@ class OwnedCall(Call):
         trace, self.span_id = ids.new_ids()
         self.trace_id: str = trace
         self.trace_hex: str = trace
-        if type(node) is OwnedCall:  # most calls lie below another; nothing of a `Scope` is to be looked for
+        if type(node) is OwnedCall:  # most calls are below another: no need to look for a `Scope`
             self.above = node
             self.omit |= node.omit
             self.trace_id, self.trace_hex = node.trace_id, node.trace_hex
@@ -139,78 +132,6 @@ class OwnedCall(Call):
         """This call: the one in which a node was made, as of a `Scope`."""
         return self
 
-    # --- OpenTelemetry's Span ---
-
-    def get_span_context(self) -> SpanContext:
-        """Return the ids, for children of this call and for propagation."""
-        if self._context is None:
-            self._context = SpanContext(int(self.trace_hex, 16), int(self.span_id, 16), False, _SAMPLED)
-        return self._context
-
-    def is_recording(self) -> bool:
-        """True until the call has ended, unless `log_omit` covers it."""
-        return not self.ended and not self.omit & OMIT_ALL
-
-    def set_attribute(self, key: str, value: Any) -> None:
-        """Keep an attribute for the record; the last value of a key wins."""
-        if self.ended or self._withheld("attributes"):
-            return
-        if self._attributes is None:
-            self._attributes = {}
-        if key in self._attributes or len(self._attributes) < limits.ATTRIBUTES_MAX:
-            self._attributes[key] = value
-
-    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Keep several attributes."""
-        for key, value in attributes.items():
-            self.set_attribute(key, value)
-
-    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
-        """Keep an event, in `attributes.events` of the record; at most `limits.EVENTS_MAX`."""
-        if self.ended or self._withheld("attributes"):
-            return
-        if self._events is None:
-            self._events = []
-        if len(self._events) < limits.EVENTS_MAX:
-            event: dict[str, Any] = {"name": name, "time_unix_nano": timestamp or _clock()}
-            if attributes:
-                event["attributes"] = dict(attributes)
-            self._events.append(event)
-
-    def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
-        """Keep a link as an event named `link`."""
-        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
-        self.add_event("link", {**ids, **(attributes or {})})
-
-    def update_name(self, name: str) -> None:
-        """Rename the call; not when an omit flag covers it, for a later name may be made from content."""
-        if not self.ended and not self._withheld("name"):
-            self.name = _clipped(name, limits.NAME_CHARS_MAX)
-
-    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Take an ERROR status as the record's; the call goes on."""
-        code = status.status_code if isinstance(status, Status) else status
-        if self.ended or code is not StatusCode.ERROR:
-            return
-        text = status.description if isinstance(status, Status) else description
-        self._draft["status"] = ERROR
-        self._draft.setdefault("error", _clipped(text or "error", limits.ERROR_CHARS_MAX))
-
-    def record_exception(
-        self,
-        exception: BaseException,
-        attributes: Mapping[str, Any] | None = None,
-        timestamp: int | None = None,
-        escaped: bool = False,  # noqa: ARG002 - of the API; says nothing that `fail` does not
-    ) -> None:
-        """Record a handled exception as an event; the call's status does not change."""
-        if self.ended or self._withheld("attributes"):
-            return
-        details = {"exception.type": exceptions.type_name(exception)}
-        if not self._holds_withheld(exception):
-            details["exception.message"] = exceptions.message(exception)
-        self.add_event("exception", {**details, **(attributes or {})}, timestamp)
-
     def end(self, end_time: int | None = None) -> None:
         """End the call as a success (or as the error that `set_status` declared)."""
         elapsed = _monotonic() - self.begun
@@ -255,7 +176,7 @@ class OwnedCall(Call):
                 self.abandon()
                 return
             if not self.ended:
-                self._take_error(error)
+                set_error(self, error)
         except Exception as failure:  # noqa: BLE001 - the guard
             _guard.report("Call.fail", failure)
         self.end()
@@ -299,16 +220,7 @@ class OwnedCall(Call):
             self._draft["tags"] = labels
         self._declared = Labels(self._draft.get("metadata", ABSENT), labels)
 
-    # --- within ---
-
-    def _withheld(self, what: str) -> bool:
-        """Return whether an omit flag covers what is set while the call runs, and note that something was omitted."""
-        if not self.omit:
-            return False
-        withheld = self._draft.setdefault("omitted", [])
-        if what not in withheld:
-            withheld.append(what)
-        return True
+    # --- for integrations and the decorator ---
 
     def capture(self, name: str, value: Any) -> None:
         """Set a JSON field; the caller has looked at the omit flags. Raises nothing for any value."""
@@ -356,47 +268,6 @@ class OwnedCall(Call):
     def note_cut(self, name: str, cut: Cut) -> None:
         """Say in the record that a field is not whole."""
         note_cut(self._draft, name, cut)
-
-    def _take_error(self, error: BaseException | str) -> None:
-        self._draft["status"] = ERROR
-        if isinstance(error, str):
-            text = _clipped(error, limits.ERROR_CHARS_MAX)
-            self._draft.update(error=text, error_type=self._draft.get("error_type") or "error")
-            return
-        if type(error).__name__ == "CancelledError":
-            self._draft.update(error=CANCELLED, error_type=CANCELLED)
-            return
-        name = exceptions.type_name(error)
-        location = exceptions.location(error)
-        attributes = {CODE_LOCATION: location} if location else {}
-        if self.omit or self._holds_withheld(error):
-            self._withhold(error)
-            self._draft.update(error=error_without_content(name, location), error_type=name)
-        else:
-            message = exceptions.message(error)
-            self._draft.update(error=f"{name}: {message}" if message else name, error_type=name)
-            attributes["exception.stacktrace"] = exceptions.stacktrace(error)
-        self._attributes = {**(self._attributes or {}), **attributes}
-
-    def _withhold(self, error: BaseException) -> None:
-        """Leave an error's text out, here and in the calls above, which it may pass through: it may repeat content.
-
-        Errors are known again by identity, type and place: to keep one would keep its frames alive.
-        """
-        if self._sampled_out:
-            return
-        if not self.omit:
-            self._draft["omitted"] = [*self._draft.get("omitted", ()), "error"]
-        around = self.above or self.around
-        if around is not None:
-            around._withheld_errors = (
-                *around._withheld_errors[1 - limits.ERRORS_WITHHELD_MAX :],
-                exceptions.identity(error),
-            )
-
-    def _holds_withheld(self, error: BaseException) -> bool:
-        """Return whether an error is, was raised from, or holds one whose text an omit flag of a call below covers."""
-        return bool(self._withheld_errors) and exceptions.holds(error, self._withheld_errors)
 
     def _close(self, elapsed: int) -> None:
         """Make the record, pass it through the chain, append it. What goes wrong is a counted loss."""

@@ -13,7 +13,7 @@ from everycall._call.context import clipped
 __all__ = ["Identity", "holds", "identity", "location", "message", "stacktrace", "type_name"]
 
 Identity = tuple[int, type, str | None]
-"""What an exception is known again by, without keeping it (and its frames) alive: identity, type and place."""
+"""Identifies an exception without keeping it (and its frames) alive: its `id()`, type and place."""
 
 
 def type_name(error: BaseException) -> str:
@@ -42,7 +42,7 @@ def location(error: BaseException) -> str | None:
 
 
 def identity(error: BaseException) -> Identity:
-    """Return what `holds` knows it again by."""
+    """Return what identifies an exception for `holds`."""
     return id(error), type(error), location(error)
 
 
@@ -51,18 +51,20 @@ def holds(error: BaseException, identities: tuple[Identity, ...]) -> bool:
 
     Also return True if there are too many to check (`limits.ERRORS_WITHHELD_MAX`): in doubt the text is omitted.
     """
-    left: list[BaseException | None] = [error]
+    if not identities:
+        return False
+    unchecked: list[BaseException | None] = [error]
     for _ in range(limits.ERRORS_WITHHELD_MAX):
-        if not left:
+        if not unchecked:
             return False
-        one = left.pop()
-        if one is not None:
-            if identity(one) in identities:
+        candidate = unchecked.pop()
+        if candidate is not None:
+            if identity(candidate) in identities:
                 return True
-            left += (one.__context__, one.__cause__)
-            if isinstance(one, BaseExceptionGroup):
-                left += one.exceptions
-    return bool(left)
+            unchecked += (candidate.__context__, candidate.__cause__)
+            if isinstance(candidate, BaseExceptionGroup):
+                unchecked += candidate.exceptions
+    return bool(unchecked)
 
 
 def stacktrace(error: BaseException) -> str:
