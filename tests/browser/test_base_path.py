@@ -86,12 +86,14 @@ def proxied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             root = f"http://127.0.0.1:{port}"
-            for _ in range(100):
+            deadline = time.monotonic() + 120  # ends only a test that hangs
+            while True:
                 try:
-                    httpx.get(f"{root}/calls/healthz")
+                    httpx.get(f"{root}/calls/healthz", timeout=120)
                     break
                 except httpx.TransportError:
                     assert process.poll() is None, (folder / "start.log").read_text()
+                    assert time.monotonic() < deadline
                     time.sleep(0.05)
             yield Proxied(f"{root}/calls", root, folder / "access.log")
         finally:
@@ -111,7 +113,7 @@ def test_a_visit_stays_below_the_path(proxied: Proxied, chromium: Browser) -> No
         for one in (record("root"), record("child", "root", kind="llm", model="gpt-4o", tags=["beta"])):
             assert client.post("/v1/records", json=one).json()["committed"] == 1
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(120_000)
     page = context.new_page()
     requests: list[str] = []
     failures: list[str] = []
