@@ -148,6 +148,8 @@ class Generic(pydantic.BaseModel):
     raw: pydantic.SecretBytes = pydantic.SecretBytes(b"canary")
 
 
+PARSE_TIME = pydantic.TypeAdapter(dt.datetime).validate_python
+
 VALUES: list[tuple[Any, Any]] = [
     ((1, (2, 3)), [1, [2, 3]]),
     ({1, 2}, [1, 2]),
@@ -176,6 +178,8 @@ VALUES: list[tuple[Any, Any]] = [
     (dt.datetime(2026, 1, 2, 3, 4, 5, 6), "2026-01-02T03:04:05.000006"),  # noqa: DTZ001
     (dt.datetime(2026, 1, 2, tzinfo=dt.UTC), "2026-01-02T00:00:00+00:00"),
     (dt.datetime(2026, 7, 2, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")), "2026-07-02T00:00:00+02:00"),
+    (PARSE_TIME("2026-07-02T00:00:00+02:00"), "2026-07-02T00:00:00+02:00"),
+    (PARSE_TIME("2026-07-02T00:00:00Z"), "2026-07-02T00:00:00+00:00"),
     (dt.time(1, 2), "01:02:00"),
     (dt.timedelta(hours=1), "1:00:00"),
     (Colour.RED, "red"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from everycall import limits
 
-__all__ = ["UNKNOWN", "is_exported", "name_of", "numpy_value", "pandas_value", "polars_value"]
+__all__ = ["UNKNOWN", "is_exported", "is_library_zone", "name_of", "numpy_value", "pandas_value", "polars_value"]
 
 UNKNOWN: Any = object()
 """What these functions return for a value that they cannot show."""
@@ -32,6 +32,11 @@ def is_exported(kind: type, module: str) -> bool:
     """Return whether a class is the one that an imported module exports under its name."""
     loaded = sys.modules.get(module)
     return type(loaded) is types.ModuleType and vars(loaded).get(name_of(kind)) is kind
+
+
+def is_library_zone(kind: type) -> bool:
+    """Return whether a class is a time zone of Python's `zoneinfo`, or that of times which pydantic has parsed."""
+    return is_exported(kind, "zoneinfo") or is_exported(kind, "pydantic_core")
 
 
 def numpy_value(value: Any) -> tuple[Any, int]:
@@ -129,7 +134,7 @@ def _index(head: Any) -> dict[str, Any]:
 
 def _timestamp(value: Any) -> str:
     zone = dt.datetime.tzinfo.__get__(value)
-    known = zone is None or type(zone) is dt.timezone or is_exported(type(zone), "zoneinfo")
+    known = zone is None or type(zone) is dt.timezone or is_library_zone(type(zone))
     if known or _module_of(type(zone)) in ("pytz", "pytz.tzfile"):
         return str(value.isoformat())
     return f"{value.replace(tzinfo=None).isoformat()} <{name_of(type(zone))}>"  # asking the zone would run user code

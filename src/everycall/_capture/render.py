@@ -26,6 +26,7 @@ import msgspec
 from everycall import limits
 from everycall._capture import frames
 from everycall._capture.frames import is_exported as _is_exported
+from everycall._capture.frames import is_library_zone as _is_library_zone
 from everycall._capture.frames import name_of
 from everycall._redaction.secret_names import is_secret_name
 from everycall.record import Cut
@@ -316,7 +317,7 @@ class Walk:
 def _moment(value: Any, base: Any) -> str:
     """Return an ISO time. Of a time zone of a user's class, return only the name: asking would run user code."""
     zone, kind = base.tzinfo.__get__(value), type(value)
-    is_known = zone is None or type(zone) is dt.timezone or (kind is base and _is_exported(type(zone), "zoneinfo"))
+    is_known = zone is None or type(zone) is dt.timezone or (kind is base and _is_library_zone(type(zone)))
     if is_known:
         return str(base.isoformat(value))
     if kind is base:
