@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -24,6 +25,8 @@ SERVER_FIXTURES = frozenset({"server", "gateway_server", "server_process"})
 
 _path: Path | None = None
 """The file of the test that ran last."""
+_is_measured = True
+"""Whether `scripts/coverage` measures at present, if it does at all."""
 
 # A machine that is busy makes an example slow; that is no failure.
 hypothesis.settings.register_profile("everycall", hypothesis.settings.default, deadline=None)
@@ -66,5 +69,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     global _path
     if item.path != _path:
         _path = item.path
+        _measure(ROOT / "integrations" not in item.path.parents)
         gc.collect()
         gc.freeze()
+
+
+def _measure(is_measured: bool) -> None:
+    """Go on or pause measuring coverage.
+
+    The tests of integrations would cost as much time as all others, and reach few lines of `src` that those do not.
+    """
+    global _is_measured
+    coverage = sys.modules.get("coverage")
+    current = coverage.Coverage.current() if coverage is not None else None
+    if current is not None and is_measured != _is_measured:
+        _is_measured = is_measured
+        (current.start if is_measured else current.stop)()
