@@ -76,10 +76,14 @@ def chat(answer: object) -> Fields:
         elif len(first) > 2 or not isinstance(first["content"], str | None):
             fields["output"] = first
     error = values.get("error") or next((choice["error"] for choice in choices if choice.get("error")), None)
-    if error is not None and has_content(error):
-        fields["failure"] = failure(error)
-        fields.update(error_attributes(error))
-    return fields
+    return {**fields, **_failure_fields(error)}
+
+
+def _failure_fields(error: object) -> Fields:
+    """Return the fields of an error that came with status 200; empty if there is none."""
+    if error is None or not has_content(error):
+        return {}
+    return {"failure": failure(error), **error_attributes(error)}
 
 
 def _normalized(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -157,10 +161,11 @@ def _text_of(content: object) -> str | None:
 
 def completion(answer: object) -> Fields:
     """Read a legacy completion: `content` is the first text, `output` has all texts if there are several."""
-    values = members(answer)
+    values = _normalized(members(answer))
     choices = [members(choice) for choice in _list(values.get("choices"))]
     fields = _common_fields(values, [choice.get("finish_reason") for choice in choices])
     fields.update(_choice_attributes(choices, None))
+    fields.update(_failure_fields(values.get("error")))
     texts = [choice.get("text") for choice in choices]
     if texts:
         fields["content"] = texts[0]
@@ -247,7 +252,7 @@ def error_attributes(error: object) -> Fields:
 
 def embeddings(answer: object) -> Fields:
     """Read embeddings: their number and dimensions. The numbers themselves are not kept."""
-    values = members(answer)
+    values = _normalized(members(answer))
     vectors = _list(values.get("data"))
     output: Fields = {"embeddings": len(vectors)}
     first = get_member(vectors[0], "embedding") if vectors else None
@@ -255,7 +260,7 @@ def embeddings(answer: object) -> Fields:
         output["dimensions"] = (len(first) * 3 // 4 - first[-2:].count("=")) // 4  # float32 in base64
     elif first is not None:
         output["dimensions"] = len(first)
-    return {**_common_fields(values, []), "output": output}
+    return {**_common_fields(values, []), "output": output, **_failure_fields(values.get("error"))}
 
 
 def _common_fields(values: Mapping[str, Any], reasons: list[Any], ignored: frozenset[str] = frozenset()) -> Fields:

@@ -12,7 +12,7 @@ import pytest
 
 from everycall.record import Record
 from everycall_testkit.client_bench import Clients, content_of, decode
-from everycall_testkit.provider import FakeProvider
+from everycall_testkit.provider import FakeProvider, Reply
 
 REQUEST: dict[str, Any] = {"model": "m-1", "messages": [{"role": "user", "content": "hi"}]}
 ABOUT = {"id": "c-1", "object": "chat.completion", "created": 1, "model": "m-1"}
@@ -268,6 +268,20 @@ async def test_an_error_without_a_member_of_its_own(
     attributes = decode(record.attributes)
     assert (attributes["openai.error.code"], attributes["openai.error.type"]) == (500, "InternalServerError")
     assert "openai.response.message" not in attributes
+
+
+@pytest.mark.parametrize(
+    "error", [{"error": {"message": "no", "code": 402}}, {"object": "error", "message": "no", "code": 402}]
+)
+async def test_errors_with_status_200_of_other_endpoints(
+    error: dict[str, Any], clients: Clients, provider: FakeProvider, records: list[Record]
+) -> None:
+    client = clients.wrapped()
+    provider.script(*[Reply(body=json.dumps(error).encode()) for _ in range(3)])
+    await clients.wait(client.completions.create(model="m-1", prompt="hi"))
+    await clients.all(await clients.wait(client.completions.create(model="m-1", prompt="hi", stream=True)))
+    await clients.wait(client.embeddings.create(model="m-1", input="hi", encoding_format="float"))
+    assert [(record.status, record.error) for record in records] == [("error", "402: no")] * 3
 
 
 async def test_groqs_error_at_the_end_of_a_stream(
