@@ -63,9 +63,9 @@ _VENDORS: Final = (
     (re.compile(r"gemini-"), "google"),
     (re.compile(r"grok-[3-9]"), "x-ai"),
 )
-"""Names of models that one vendor alone serves: they tell the provider if the record does not."""
+"""Names of models that only one vendor serves, with the provider to assume if the record has none."""
 _HOST_MARKS: Final = re.compile(r"[:/@]")
-"""Characters that mark a name of some host's own catalogue (`gpt-oss:20b`, `openai/gpt-4o`, `ft:gpt-4o:acme::x`)."""
+"""Characters in names of a host's own catalogue (`gpt-oss:20b`, `openai/gpt-4o`, `ft:gpt-4o:acme::x`)."""
 
 
 class ListedModel:
@@ -106,10 +106,10 @@ class FreeModel:
 
 @lru_cache(maxsize=limits.PRICED_MODELS_MAX)
 def listed(model: str, provider: str | None) -> ListedModel | FreeModel | Unpriced:
-    """Return a model of the price list, by its name and provider as a record has them. Looked up once and kept.
+    """Return a model of the price list, by its name and provider as in a record. The result is cached.
 
-    Without a provider, only a name that one vendor alone serves is looked up: the same open weights cost something else
-    at every host, and nothing at home.
+    Without a provider, only names that a single vendor serves are looked up: open weights have a different price at
+    every host, and none on one's own machine.
     """
     try:
         import genai_prices
@@ -161,7 +161,7 @@ def unnamed_models() -> list[str]:
 
 
 def _names_in(clause: Any) -> Iterator[str]:
-    """Yield the texts that a clause of the list compares names with."""
+    """Yield the strings with which a clause of the list compares names."""
     for value in vars(clause).values():
         if isinstance(value, str):
             yield value

@@ -1,4 +1,4 @@
-"""The arithmetic: rates and what a call used in, US dollars out, or the reason why the cost is unknown."""
+"""Computes a call's cost in US dollars from rates and what it used, or says why the cost is unknown."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def cost_of(rates: Rates, consumption: Consumption) -> float | Unpriced:
 
 
 def _input_parts(rates: Rates, usage: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Yield the parts of the input that have rates of their own, so that each token is paid once."""
+    """Yield the parts of the input that have their own rates, so that each token is paid for once."""
     counts = {part: usage.get(part, 0) for part in _INPUT_PARTS if part in rates}
     for part, cached_part in _CACHED_PARTS:
         both = usage.get(cached_part, 0)
         if both and USAGE_CACHED in counts and (cached_part in rates or part in counts):
             if part in counts:
                 counts[part] -= both
-            if cached_part in rates:  # without such a rate, a cached token of audio costs what a cached token does
+            if cached_part in rates:  # without such a rate, a cached audio token costs as much as any cached token
                 counts[USAGE_CACHED] -= both
                 yield cached_part, both
     yield from counts.items()
@@ -135,7 +135,7 @@ def _rate(rate: Rate, input_tokens: int) -> float:
 
 
 def _flat(rate: Rate | None) -> float:
-    """Return a rate per thousand. Those do not depend on the length of the input."""
+    """Return a rate per thousand, which does not depend on the length of the input."""
     if rate is None:
         return 0.0
     return rate.base if isinstance(rate, Tiered) else rate

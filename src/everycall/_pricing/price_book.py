@@ -147,8 +147,8 @@ class PriceBook:
         return msgspec.structs.replace(record, **changes) if changes else record
 
     def _price_of(self, record: Record) -> Price | Unpriced:
-        used = consumption(record)
-        return used if isinstance(used, Unpriced) else self.price(used)
+        result = consumption(record)
+        return result if isinstance(result, Unpriced) else self.price(result)
 
 
 def _listed_rates(used: Consumption, tier: str) -> tuple[Rates, str, str] | Unpriced:

@@ -55,7 +55,7 @@ _LEAKED_CLASS: Final = re.compile(r"^BaseProvider\('.*'\)$")
 
 
 def normalized(provider: str | None) -> str | None:
-    """Return a provider's name in lower case; None if the record names none."""
+    """Return a provider's name in lower case, or None if the record has none."""
     if provider is None or _LEAKED_CLASS.match(provider):
         return None
     name = provider.strip().lower()

@@ -1,4 +1,4 @@
-"""What a price is computed from, read from a record."""
+"""Reads from a record what its price depends on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNPRICED: Final = "unpriced: "
 
 _TIER_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{0,32}")
 _UNNAMED_TIER: Final = "of-another-name"
-"""Replaces a tier that is not a plain name, so that a text which a caller wrote there does not end up in the reason."""
+"""Replaces a tier that is not a plain name, so that a caller's text does not appear in the reason."""
 
 _attributes = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -44,7 +44,7 @@ def consumption(record: Record) -> Consumption | Unpriced:
 
 
 def basis(record: Record) -> tuple[Any, ...]:
-    """Return all that a price depends on: two records with the same basis have the same price."""
+    """Return everything that a price depends on. Records with the same basis have the same price."""
     return (
         record.kind,
         record.model,

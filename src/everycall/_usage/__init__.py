@@ -1,1 +1,1 @@
-"""Readers of the providers' reports of usage, one module each, for `everycall.usage`."""
+"""Readers of the providers' usage reports, one module for each, used by `everycall.usage`."""

@@ -1,4 +1,4 @@
-"""Anthropic's reports. Their input leaves out what was read from and written to the cache."""
+"""Anthropic's usage reports. Their input excludes the tokens read from and written to the cache."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def is_anthropic(report: Mapping[str, Any]) -> bool:
 
 
 def read(report: Mapping[str, Any]) -> Counts:
-    """Return the counts of a report, with the searches it bills apart."""
+    """Return the counts of a report, including web searches, which are billed separately."""
     counts = Counts(cache_beside_input=True)
     counts.read(report, _NAMES)
     counts.read_details(report.get("cache_creation"), CACHE_LIFETIMES)
@@ -53,7 +53,7 @@ def read(report: Mapping[str, Any]) -> Counts:
 
 
 def _read_iterations(iterations: Any, counts: Counts) -> None:
-    """Keep the tokens of iterations that the sums leave out: compactions, and other models' advice."""
+    """Add the tokens of iterations that the sums exclude: compactions, and calls of other models."""
     if not isinstance(iterations, list | tuple):
         return
     for iteration in map(members, iterations):

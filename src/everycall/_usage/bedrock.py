@@ -1,4 +1,4 @@
-"""The reports of Bedrock's Converse API. Their input leaves out the cache, as Anthropic's does."""
+"""The usage reports of Bedrock's Converse API. Their input excludes cached tokens, as Anthropic's does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES: Final[Names] = {
 
 
 def read(report: Mapping[str, Any]) -> Counts:
-    """Return the counts of a report, with the lifetimes of what was written to the cache."""
+    """Return the counts of a report, with the tokens written to the cache by lifetime."""
     counts = Counts(cache_beside_input=True)
     counts.read(report, NAMES)
     details = report.get("cacheDetails")

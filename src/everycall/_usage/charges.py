@@ -1,4 +1,4 @@
-"""What a provider says it charged, in its report of usage."""
+"""The cost that a provider states in its usage report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TICKS_PER_DOLLAR: Final = 10**10
 
 
 def charge(report: Mapping[str, Any]) -> float | None:
-    """Return the cost that a report states, in US dollars; None if it states none.
+    """Return the cost that a report states, in US dollars, or None.
 
     OpenRouter has `cost`, the charge including searches and other tools. With a key of the user's own (`is_byok`) it is
     OpenRouter's fee, and `upstream_inference_cost` is what the model's host charges in addition. Perplexity has an

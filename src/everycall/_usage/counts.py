@@ -26,7 +26,7 @@ TOTAL: Final = "total"
 CACHE_WRITE_5M: Final = "5m"
 """Tokens written to a cache for five minutes. Together with those for an hour they are `cache_write`."""
 IGNORED: Final = ""
-"""Our name of a count that needs no name of its own, such as the text among the input tokens."""
+"""Our name of a count that is not kept separately, such as the text among the input tokens."""
 
 _COUNT_MAX: Final = 2**50
 """Larger counts are ignored, so that a sum of several still fits into a record."""
@@ -37,10 +37,9 @@ _BESIDE_THE_TOTAL: Final = frozenset({"citation_tokens", "reasoning_tokens"})
 class Counts:
     """The token counts of one report, under our names.
 
-    `parts` has the sums (`INPUT`, `OUTPUT`, `TOTAL`) and their parts. `unknown` has the counts beside the sums whose
-    names nobody knows. `cache_beside_input` says that the input leaves out the tokens read from and written to the
-    cache; `names_are_whole` that counts of unknown names are known to be parts of the sums; `rest_is_reasoning` that
-    tokens which only the total has are reasoning.
+    `parts` has the sums (`INPUT`, `OUTPUT`, `TOTAL`) and their parts. `unknown` has counts with unknown names.
+    `cache_beside_input`: the input excludes the tokens read from and written to the cache. `names_are_whole`: counts
+    with unknown names are parts of the sums. `rest_is_reasoning`: tokens that only the total includes are reasoning.
     """
 
     __slots__ = ("cache_beside_input", "names_are_whole", "parts", "rest_is_reasoning", "unknown")
@@ -85,7 +84,7 @@ class Counts:
     def fields(self) -> dict[str, Any]:
         """Return `input_tokens`, `output_tokens` and `total_tokens` as far as they are known, and `usage`.
 
-        Empty if the report had no count. Takes the sums out of `parts`: call it once.
+        Return an empty dictionary if the report had no count. This removes the sums from `parts`, so call it once.
         """
         parts = self.parts
         if not parts and not self.unknown:
@@ -95,7 +94,7 @@ class Counts:
         if input_tokens is not None:
             cache = (parts.get(USAGE_CACHED) or 0) + (parts.get(USAGE_CACHE_WRITE) or 0)
             if cache > input_tokens and not self.cache_beside_input:
-                # A library passed on Anthropic's own count under a name that promises the whole input.
+                # A library passed on Anthropic's count under a name that means the whole input elsewhere.
                 self.cache_beside_input, total = True, None
             input_tokens += (cache if self.cache_beside_input else 0) + (parts.get(USAGE_TOOL_USE_PROMPT) or 0)
         output_tokens, missing = _whole_output(input_tokens, output_tokens, total, parts.get(USAGE_REASONING))
@@ -111,14 +110,14 @@ class Counts:
         return {name: value for name, value in fields.items() if value is not None}
 
     def _sum_cache_writes(self) -> None:
-        """Make `cache_write` the sum of its lifetimes, unless the report has the sum itself."""
+        """Set `cache_write` to the sum over its lifetimes, unless the report has that sum."""
         parts = self.parts
         five_minutes, hour = parts.pop(CACHE_WRITE_5M, None), parts.get(USAGE_CACHE_WRITE_1H)
         if five_minutes is not None or hour is not None:
             parts[USAGE_CACHE_WRITE] = parts.get(USAGE_CACHE_WRITE) or (five_minutes or 0) + (hour or 0)
 
     def _name_unknown(self, *, total_matches: bool) -> None:
-        """Make each unknown count a part of the sums, or an unpriced one if nothing shows that the sums have it."""
+        """Add each unknown count to the parts, as unpriced unless the sums are known to include it."""
         for name, number in self.unknown.items():
             in_the_sums = self.names_are_whole or (total_matches and name not in _BESIDE_THE_TOTAL)
             self.parts[name if in_the_sums else f"{USAGE_UNPRICED}{name}"] = number

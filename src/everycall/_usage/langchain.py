@@ -60,7 +60,7 @@ def is_langchain(report: Mapping[str, Any]) -> bool:
 
 
 def read(report: Mapping[str, Any]) -> Counts:
-    """Return the counts of a report. Names with a tier in front of them are those of the tier's tokens."""
+    """Return the counts of a report. A name with a tier as prefix counts that tier's tokens."""
     counts = Counts()
     counts.read(report, _NAMES)
     details = members(report.get("input_token_details"))
@@ -73,7 +73,7 @@ def read(report: Mapping[str, Any]) -> Counts:
 
 
 def tier_in(report: Mapping[str, Any]) -> str | None:
-    """Return the tier that the names of the input's details tell, None for the standard one."""
+    """Return the service tier in the names of the input's details, or None for the standard tier."""
     details = report.get("input_token_details")
     if isinstance(details, Mapping):
         for tier in TIERS:

@@ -83,11 +83,11 @@ _NESTED: Final[Mapping[str, Names]] = {
 }
 _SEARCH_TOOLS: Final = {"web_search": USAGE_WEB_SEARCHES, "file_search": USAGE_FILE_SEARCHES}
 _BILLED_CALLS: Final = {"web_search": "web_search", "file_search": "file_search", "image_generation": "image_gen"}
-"""Tools whose calls are billed apart, each with its name in `tool_usage`."""
+"""Tools whose calls are billed separately, each with its name in `tool_usage`."""
 
 
 def read(report: Mapping[str, Any]) -> Counts:
-    """Return the counts of a report, those of the objects of details included."""
+    """Return the counts of a report, including those in its detail objects."""
     counts = Counts()
     counts.read(report, _NAMES)
     for name, names in _DETAILS.items():
@@ -102,9 +102,9 @@ def read(report: Mapping[str, Any]) -> Counts:
 
 
 def read_tools(response: Mapping[str, Any], counts: Counts) -> None:
-    """Add what OpenAI bills for its own tools, of a response of the Responses API: searches, and images made.
+    """Add what OpenAI bills for its own tools in a response of the Responses API: searches and generated images.
 
-    `tool_usage` has the counts. Responses without it show the calls in `output`.
+    `tool_usage` has the counts. In responses without it, the calls in `output` are counted.
     """
     tool_usage = members(response.get("tool_usage"))
     for tool, report in tool_usage.items():
@@ -120,6 +120,6 @@ def read_tools(response: Mapping[str, Any], counts: Counts) -> None:
 
 
 def _is_billed(item: Mapping[str, Any]) -> bool:
-    """Return whether a call of a tool is billed: one that did not fail, and of the web's only searches."""
+    """Return whether a tool call is billed: it did not fail, and if it is a web search call, its action is a search."""
     action = members(item.get("action")).get("type", "search")
     return item.get("status") != "failed" and (action == "search" or item.get("type") != "web_search_call")

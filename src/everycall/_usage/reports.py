@@ -8,7 +8,7 @@ __all__ = ["members"]
 
 
 def members(value: Any) -> dict[str, Any]:
-    """Return the members of a JSON object or of a library's object; empty for anything else. Do not change it."""
+    """Return the members of a JSON object or of a library's object; empty for anything else. Read-only."""
     if type(value) is dict:
         return value
     stored: dict[str, Any] | None = getattr(value, "__dict__", None)

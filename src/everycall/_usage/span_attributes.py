@@ -1,6 +1,6 @@
-"""Span attributes, by their whole names: OpenTelemetry's GenAI conventions old and new, OpenInference, Traceloop.
+"""Usage in span attributes: OpenTelemetry's GenAI conventions (old and new), OpenInference and Traceloop.
 
-Their sums include all parts by convention, and a count of an unknown name is a part.
+By convention, their sums include all parts, so a count with an unknown name is a part.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The service tier that a report of usage names."""
+"""The service tier in a usage report."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NAMES: Final = frozenset({*_SERVICE_TIER_NAMES, *_TRAFFIC_NAMES, "speed", "infe
 
 
 def tier_attribute(report: Mapping[str, Any]) -> dict[str, str]:
-    """Return the record's attribute for the tier that a report names; empty for the standard one.
+    """Return the record's attribute for the service tier in a report; an empty dictionary for the standard tier.
 
-    The tier is the service tier, Anthropic's speed (`fast`) or Gemini's type of traffic; else where Anthropic ran the
-    model (`geo-us`), which has prices of its own too; else what LangChain's names of details tell.
+    The tier is the service tier, Anthropic's speed (`fast`) or Gemini's traffic type. Otherwise it is the region where
+    Anthropic ran the model (`geo-us`), which has separate prices too, or the tier in LangChain's detail names.
     """
     if _NAMES.isdisjoint(report):
         return {}

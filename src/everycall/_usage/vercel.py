@@ -29,7 +29,7 @@ _SIGNS: Final = frozenset({"cachedInputTokens", "reasoningTokens", "inputTokenDe
 def is_vercel(report: Mapping[str, Any]) -> bool:
     """Return whether a report with `inputTokens` or `outputTokens` is Vercel's, not Bedrock's.
 
-    A report without details could be either. It is read as Bedrock's, which comes to the same.
+    A report without details could be either. It is read as Bedrock's, with the same result.
     """
     return not _SIGNS.isdisjoint(report)
 
