@@ -120,7 +120,7 @@ def _plain_members(
 
 
 def media_type_of(values: Mapping[str, Any]) -> str | None:
-    """Return the media type that stands beside media. Audio has a `format` or a `transcript` only."""
+    """Return the media type in an object with media. For audio, it follows from `format` or `transcript`."""
     for name in _MEDIA_TYPE_MEMBERS:
         if isinstance(media_type := values.get(name), str):
             return media_type
@@ -139,7 +139,7 @@ def _describe(data: bytes, media_type: str) -> str:
 
 
 class Base64Buffer:
-    """Base64 that comes in pieces. It is decoded and hashed as it comes; of a long one no more is kept."""
+    """Base64 that arrives in pieces. It is decoded and hashed as it arrives, so that long media need little memory."""
 
     __slots__ = ("_chars", "_digest", "_is_base64", "_rest", "_size", "_text")
 

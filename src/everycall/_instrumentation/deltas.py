@@ -1,8 +1,8 @@
-"""JSON that a stream sends in pieces, merged to what a response that is not streamed has.
+"""Merges JSON that a stream sends in pieces into the form of a response that is not streamed.
 
-OpenAI's chats send deltas of a message, and many hosts speak that protocol with members of their own. So the merge goes
-by the shape of values, and not by a list of known names: texts are joined, objects merged, lists extended. Accumulators
-of streams use it.
+OpenAI's chats send deltas of a message, and many hosts use that protocol with additional members. So values are merged
+by their type, not by a list of known names: texts are joined, objects merged, lists extended. Stream accumulators use
+this module.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _TEXTS: Final = frozenset(
         *("arguments", "input"),
     }
 )
-"""Texts that are sent in pieces: each is added, even one that equals what came before."""
+"""Texts that are sent in pieces: each piece is added, even if it equals the text so far."""
 _TEXT_PART_MEMBERS: Final = frozenset({"type", "text", "thinking", "closed"})
 
 
 class MergedObject:
-    """An object whose members come in pieces. Texts are joined unless they are labels; numbers are replaced.
+    """An object whose members arrive in pieces. Texts are joined unless they are labels; numbers are replaced.
 
     With `joins_texts` false, texts are replaced too.
     """
@@ -66,7 +66,7 @@ class MergedObject:
                     current.merge(value)
 
     def get(self, name: str) -> Any:
-        """Return a member as it is now; None if it has not come."""
+        """Return a member as it is now, or None if it has not arrived."""
         return _value_of(self._members.get(name), self._members)
 
     def value(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class MergedObject:
 
 
 class MergedList:
-    """A list that comes in pieces: entries with an `index` are merged, consecutive parts of text are joined."""
+    """A list that arrives in pieces: entries with an `index` are merged, consecutive parts of text are joined."""
 
     __slots__ = ("_entries", "_joins_texts")
 
@@ -137,7 +137,7 @@ class MergedList:
         return entry
 
     def _repeats(self, items: Sequence[Any]) -> bool:
-        """Whether a host sends the whole list of objects each time, as some do with citations."""
+        """Return whether a host sends the whole list of objects each time, as some do with citations."""
         length = len(self._entries)
         if not self._joins_texts or not 0 < length <= len(items):
             return False
@@ -161,7 +161,7 @@ class MergedList:
         return None
 
     def _continues(self, entry: MergedObject, values: Mapping[str, Any]) -> bool:
-        """Whether an item with the index of an entry is a piece of it: it has no other type and no other id."""
+        """Return whether an item with the index of an entry is a piece of it: it has no other type and no other id."""
         return all(not values.get(name) or entry.get(name) in (None, "", values[name]) for name in ("type", "id"))
 
 
@@ -178,7 +178,7 @@ class ToolCalls(MergedList):
         return None
 
     def _continues(self, entry: MergedObject, values: Mapping[str, Any]) -> bool:
-        """Whether an item is a piece of a call. One with another id and a name of its own is another call."""
+        """Return whether an item is a piece of a call. One with another id and a name of its own is another call."""
         kind = "custom" if values.get("custom") is not None else "function"
         name = members(values.get(kind)).get("name")
         call_id, entry_id = values.get("id"), entry.get("id")
@@ -191,7 +191,7 @@ class ToolCalls(MergedList):
 
 
 def _is_repeated(name: str, piece: str, current: TextBuffer) -> bool:
-    """Whether a piece is the whole text once more: of a member that is sent whole, or arguments that are complete.
+    """Return whether a piece repeats the whole text: of a member that is sent whole, or arguments that are complete.
 
     Groq sends an executed tool when it starts, and again with its result.
     """
@@ -201,7 +201,7 @@ def _is_repeated(name: str, piece: str, current: TextBuffer) -> bool:
 
 
 def is_json(text: Any) -> bool:
-    """Whether a text is complete JSON."""
+    """Return whether a text is complete JSON."""
     try:
         json.loads(text)
     except (TypeError, ValueError, RecursionError):
@@ -220,7 +220,7 @@ def _value_of(item: object, values: Mapping[str, Any]) -> Any:
 
 
 def _continues_text(entry: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    """Whether an item continues the text, or the thinking, of the part before it."""
+    """Return whether an item continues the text, or the thinking, of the part before it."""
     if entry.get("type") != values.get("type") or not _is_text_part(entry) or not _is_text_part(values):
         return False
     return bool(entry.keys() & values.keys() & {"text", "thinking"})

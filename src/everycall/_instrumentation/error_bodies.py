@@ -17,7 +17,7 @@ __all__ = ["ErrorBodyDecoder", "is_json"]
 
 
 def is_json(response: Any) -> bool:
-    """Whether a response says that its body is JSON."""
+    """Return whether a response says that its body is JSON."""
     return str(response.headers.get("content-type", "")).startswith("application/json")
 
 

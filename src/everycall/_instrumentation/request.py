@@ -118,7 +118,7 @@ class ModelRequest:
         return args, kwargs
 
     def should_resend(self, error: BaseException) -> bool:  # noqa: ARG002
-        """Whether everycall's additions made the request fail, so that it is sent again as the caller made it."""
+        """Return whether everycall's additions made the request fail, so that it is sent again without them."""
         return False
 
     def read_response(self, response: object) -> Fields | None:
@@ -133,7 +133,7 @@ class ModelRequest:
         return response
 
     def should_hide(self, chunk: object) -> bool:  # noqa: ARG002
-        """Whether a chunk of a stream is one that the caller did not ask for. May raise."""
+        """Return whether a chunk of a stream is one that the caller did not ask for. May raise."""
         return False
 
     def partial_response(self, error: BaseException) -> Fields:  # noqa: ARG002

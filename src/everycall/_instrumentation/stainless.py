@@ -170,7 +170,7 @@ class StainlessRequest(ModelRequest):
 
 
 def _is_stream(response: object) -> bool:
-    """Whether a response is read chunk by chunk. In some versions its iterator is made when it is first used."""
+    """Return whether a response is read chunk by chunk. In some versions its iterator is made when it is first used."""
     return "_iterator" in getattr(response, "__dict__", ()) or hasattr(type(response), "_iterator")
 
 

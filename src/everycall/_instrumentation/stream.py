@@ -28,7 +28,7 @@ _has_exit_handler = False
 
 
 class TextBuffer:
-    """Pieces of one text, joined when it is asked for. Text beyond the bound of a record's field is dropped."""
+    """Pieces of one text, joined by `str()`. Text beyond the bound of a record's field is dropped."""
 
     __slots__ = ("_chars_left", "_pieces")
 
@@ -43,7 +43,7 @@ class TextBuffer:
             self._chars_left -= len(piece)
 
     def is_only(self, text: str) -> bool:
-        """Whether this text came as one piece, and nothing else came."""
+        """Return whether this text came as one piece, and nothing else came."""
         return len(self._pieces) == 1 and self._pieces[0] == text
 
     def __str__(self) -> str:
@@ -54,10 +54,10 @@ class TextBuffer:
 
 
 class StreamAccumulator:
-    """Puts the chunks of a stream together to the response they amount to. The base class of the integrations' own.
+    """Builds a response from the chunks of a stream. The base class of the integrations' accumulators.
 
-    `add` gets every chunk once. `fields` may be asked for at any time: at the end, or when the stream is left early.
-    Without `captures_output` no output is kept. `has_output` says that a chunk with output of the model has come,
+    `add` gets every chunk once. `fields` may be called at any time: at the end, or when the stream is left early.
+    Without `captures_output` no output is kept. `has_output` says that a chunk with output of the model has arrived,
     `is_complete` that the model has finished.
     """
 
@@ -78,11 +78,11 @@ class StreamAccumulator:
 
 
 class StreamRecorder:
-    """Records one streamed response, and ends its request once, whoever notices the end first.
+    """Records one streamed response, and ends its request exactly once.
 
-    `accumulator` is None for a raw response, which the caller may read without the library's parser; then nothing is
-    known of its content. A recorder that is garbage-collected ends its request as abandoned, unless the model had
-    finished. So does one that is open when the process ends.
+    `accumulator` is None for a raw response, which the caller may read without the library's parser; its content is
+    then unknown. A recorder that is garbage-collected ends its request as abandoned, unless the model had finished. So
+    does one that is open when the process ends.
     """
 
     __slots__ = ("__weakref__", "_has_first_token", "_is_over", "_steps", "accumulator", "request")
@@ -100,7 +100,7 @@ class StreamRecorder:
         return self._is_over
 
     def __enter__(self) -> None:
-        """Start a step of the library's. What is closed during it, the library closes; the step's outcome says why."""
+        """Start a step of the library. If the library closes the stream meanwhile, the step's outcome counts."""
         self._steps += 1
 
     def __exit__(self, *exc_info: object) -> None:
@@ -146,7 +146,7 @@ class StreamRecorder:
             self.request.abandon(self._fields())
 
     def forget(self) -> None:
-        """Do nothing from now on: in a forked child, the parent ends the request."""
+        """Do nothing from now on. Called in a forked child, where the parent ends the request."""
         self._is_over = True
 
     def _end(self) -> bool:
@@ -174,7 +174,7 @@ class StreamRecorder:
 
 
 class _RecordedIterator:
-    """Stands in place of a stream's iterator."""
+    """Replaces a stream's iterator."""
 
     __slots__ = ("_iterator", "_recorder")
 
@@ -320,7 +320,7 @@ def watch_close(body: Any, recorder: StreamRecorder) -> None:
 
 
 def _track(recorder: StreamRecorder) -> None:
-    """Remember an open recorder: it is recorded when the process ends, and forgotten in a forked child."""
+    """Track an open recorder: it is recorded when the process ends, and dropped in a forked child."""
     global _has_exit_handler
     _open_recorders.add(recorder)
     if not _has_exit_handler:

@@ -25,11 +25,11 @@ It must not raise: a request that cannot be described is sent all the same.
 """
 _NO_OPTIONS: Final = Options({})
 _ORIGINAL: Final = "__everycall_original__"
-"""The attribute of a wrapper of ours that holds the method it stands for."""
+"""The attribute of our wrappers that holds the original method."""
 
 
 class ClientWrapper:
-    """Records what the methods of a library's clients send.
+    """Records the requests that the methods of a library's clients send.
 
     `methods` are the names of the methods that are wrapped, functions or coroutine functions. `copies` are the names of
     methods that return a copy of the client, which is wrapped as its original is. `traces_itself` is for a library that
@@ -71,7 +71,7 @@ class ClientWrapper:
         self._patches.undo()
 
     def is_recorded(self, client: object) -> bool:
-        """Whether the requests of a client are recorded, because it is wrapped or its class is."""
+        """Return whether the requests of a client are recorded, because it is wrapped or its class is."""
         return self._patches.on or any(_is_wrapper(getattr(client, name, None)) for name in self._methods)
 
     def _instance_method(self, client: object, name: str, original: Callable[..., Any], options: Options) -> MethodType:
