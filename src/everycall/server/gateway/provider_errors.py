@@ -1,4 +1,4 @@
-"""What goes wrong between us and a provider, as `ProviderError`s. Their types are named as in the official clients.
+"""Makes `ProviderError`s of failed requests to a provider. Their types have the names of the official clients.
 
 Called by `providers.py` for HTTP errors, and by `formats/reports.py` for errors inside a response.
 """
@@ -39,7 +39,7 @@ _TYPES = {
 
 
 def status_error_type(status: int) -> str:
-    """Return the name of the error that a status is."""
+    """Return the name of the error for a status."""
     return _TYPES.get(status) or ("InternalServerError" if status >= 500 else "APIStatusError")
 
 
@@ -88,7 +88,7 @@ def timed_out() -> ProviderError:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return how many seconds the provider asks to wait, infinity if it asks not to be tried again, None if unsaid."""
+    """Return the seconds to wait before another try, infinity if there must be none, or None if it says neither."""
     if headers.get("x-should-retry") == "false":
         return math.inf
     return retry_after_s(headers)

@@ -230,13 +230,13 @@ def without_unknown_fields(body: Any) -> Any:
     configuration = body.get("llm_configuration") if isinstance(body, dict) else None
     if not isinstance(configuration, dict):
         return body
-    known: dict[str, Any] = {}
+    filtered: dict[str, Any] = {}
     if isinstance(params := configuration.get("model_params"), dict):
-        known["model_params"] = _known(params, ModelParams)
+        filtered["model_params"] = _known(params, ModelParams)
     for name in ("messages", "history"):
         if isinstance(messages := configuration.get(name), list):
-            known[name] = [_known(item, Message) if isinstance(item, dict) else item for item in messages]
-    return {**body, "llm_configuration": _known({**configuration, **known}, LLMConfiguration)}
+            filtered[name] = [_known(item, Message) if isinstance(item, dict) else item for item in messages]
+    return {**body, "llm_configuration": _known({**configuration, **filtered}, LLMConfiguration)}
 
 
 def _known(fields: dict[str, Any], struct: type[msgspec.Struct]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Retries of one provider within a deadline, and what is noted of a provider that failed. Called by `executor.py`."""
+"""Retries of one provider within a deadline, and the notes about a provider that failed. Called by `executor.py`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ __all__ = ["fill", "fill_messages", "pieces", "uses_python_values", "variables_o
 
 _VARIABLE = re.compile(r"\{\{(\w+)\}\}")
 VALUES = "template_values"
-"""The key of a deployment's metadata whose value "python" asks for values as Parea's service wrote them."""
+"""The key of a deployment's metadata whose value "python" chooses the notation of Parea's service for values."""
 
 
 def uses_python_values(deployment: Deployment | None) -> bool:

@@ -87,14 +87,14 @@ class _CallIds:
 
     def of_call(self, call_id: str) -> str:
         """Return what is sent for the id of a new call."""
-        sent = allowed_name(call_id, ID_CHARS_MAX)
+        name = allowed_name(call_id, ID_CHARS_MAX)
         repetition = 2
-        while sent in self._used:
-            sent = allowed_name(f"{call_id}_{repetition}", ID_CHARS_MAX)
+        while name in self._used:
+            name = allowed_name(f"{call_id}_{repetition}", ID_CHARS_MAX)
             repetition += 1
-        self._used.add(sent)
-        self._sent[call_id] = sent
-        return sent
+        self._used.add(name)
+        self._sent[call_id] = name
+        return name
 
     def of_result(self, call_id: str) -> str:
         """Return what was sent for the call of a result."""
@@ -104,7 +104,7 @@ class _CallIds:
 def _check_pairs(turns: Sequence[tuple[str, Blocks]]) -> None:
     """Raise `ProblemError` 422 for calls and results in Anthropic's own form that the API would not match."""
     calls: list[str] = []
-    used: set[str] = set()
+    earlier_ids: set[str] = set()
     for _, blocks in (*turns, ("user", [])):
         results = [str(block.get("tool_use_id")) for block in blocks if block["type"] == "tool_result"]
         if sorted(results) != sorted(calls):
@@ -113,10 +113,10 @@ def _check_pairs(turns: Sequence[tuple[str, Blocks]]) -> None:
             raise refused("messages", "A tool call without its result", detail, "invalid_request")
         calls = [str(block.get("id")) for block in blocks if block["type"] == "tool_use"]
         for call_id in calls:
-            if call_id in used or allowed_name(call_id, ID_CHARS_MAX) != call_id:
+            if call_id in earlier_ids or allowed_name(call_id, ID_CHARS_MAX) != call_id:
                 detail = f"The id of each tool_use is unique and has letters, digits, _ and -, not {call_id[:64]!r}."
                 raise refused("messages", "An id that Anthropic does not take", detail, "invalid_request")
-            used.add(call_id)
+            earlier_ids.add(call_id)
 
 
 def _finished(turns: Sequence[tuple[str, Blocks]]) -> list[dict[str, Any]]:

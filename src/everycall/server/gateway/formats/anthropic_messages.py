@@ -100,12 +100,12 @@ class AnthropicMessages:
 
     def adapt(self, request: ProviderRequest, body: Mapping[str, Any], error: ProviderError) -> bool:
         """See `ApiFormat.adapt`: a model may answer with fewer tokens than we know."""
-        found = _TOO_MANY.search(error.message)
-        if found is None or "max_length" in request.params or int(found[1]) >= body["max_tokens"]:
+        match = _TOO_MANY.search(error.message)
+        if match is None or "max_length" in request.params or int(match[1]) >= body["max_tokens"]:
             return False
         if len(self._max_tokens) >= limits.REFUSALS_LEARNED_MAX:
             self._max_tokens.clear()
-        self._max_tokens[request.model] = int(found[1])
+        self._max_tokens[request.model] = int(match[1])
         return True
 
     def response(self, body: Mapping[str, Any], request: ProviderRequest) -> ProviderResponse:

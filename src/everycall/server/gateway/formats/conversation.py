@@ -140,8 +140,8 @@ def _result_id(message: Mapping[str, Any], waiting: Mapping[str, tuple[str, str]
     call_id = message.get("tool_call_id")
     if call_id is None:
         name = message.get("name")
-        named = [known for known, (_, function) in waiting.items() if name in (None, function)]
-        call_id = named[0] if named else None
+        candidates = [waiting_id for waiting_id, (_, function) in waiting.items() if name in (None, function)]
+        call_id = candidates[0] if candidates else None
     if call_id not in waiting:
         detail = f"{place} answers no tool call of the assistant's message before it. Check its tool_call_id."
         raise refused(f"{place}.tool_call_id", "A tool's result without its call", detail, "invalid_request")
