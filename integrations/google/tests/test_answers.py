@@ -361,18 +361,24 @@ async def test_sources_keep_their_positions(
     stream: bool, clients: Clients, provider: FakeProvider, records: list[Record]
 ) -> None:
     """A place in the text names its sources by position, so a source that says nothing has a place too."""
-    chunks = [
-        {"retrievedContext": {"title": "a.txt", "fileSearchStore": "stores/1"}},
-        {"retrievedContext": {}},
-        {"maps": {"placeId": "p-1"}},
-    ]
+    chunks = [{"retrievedContext": {"title": "a.txt"}}, {"retrievedContext": {}}, {"web": {"title": "A"}}]
     supports = [{"segment": {"endIndex": 5}, "groundingChunkIndices": [2]}]
     metadata = {"groundingChunks": chunks, "groundingSupports": supports}
     provider.reply(message={"candidate": {"groundingMetadata": metadata}})
     await ask(clients, clients.wrapped(), stream)
     assert decode(records[0].output)["grounding"] == {
-        "sources": [{"title": "a.txt", "file_search_store": "stores/1"}, {}, {"place_id": "p-1"}],
+        "sources": [{"title": "a.txt"}, {}, {"title": "A"}],
         "supports": [{"end_index": 5, "grounding_chunk_indices": [2]}],
+    }
+
+
+async def test_sources_in_files_and_on_maps(clients: Clients, provider: FakeProvider, records: list[Record]) -> None:
+    """Not as a stream, whose chunks older versions of the library give without these members."""
+    chunks = [{"retrievedContext": {"title": "a.txt", "fileSearchStore": "stores/1"}}, {"maps": {"placeId": "p-1"}}]
+    provider.reply(message={"candidate": {"groundingMetadata": {"groundingChunks": chunks}}})
+    await ask(clients, clients.wrapped())
+    assert decode(records[0].output)["grounding"] == {
+        "sources": [{"title": "a.txt", "file_search_store": "stores/1"}, {"place_id": "p-1"}]
     }
 
 
