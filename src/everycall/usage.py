@@ -46,10 +46,11 @@ def usage_fields(report: Any, *, provider: str | None = None, response: Any = No
     if not snake_case:
         return {}
     counts = _read(snake_case)
-    if response is not None:
-        openai.read_tools(members(response), counts)
-    if response is not None or provider is not None:
-        counts.rest_is_reasoning = gemini.is_of_google(provider, members(response).get("model"))
+    whole = members(response) if response is not None else {}
+    if "tool_usage" in whole or "output" in whole:
+        openai.read_tools(whole, counts)
+    if whole or provider is not None:
+        counts.rest_is_reasoning = gemini.is_of_google(provider, whole.get("model"))
     fields = counts.fields() | tier_attribute(snake_case)
     cost = charge(snake_case)
     if cost is not None:

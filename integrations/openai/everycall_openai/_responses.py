@@ -91,7 +91,7 @@ def _normalized(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
     vLLM sends an error as `{"object": "error", "message": ...}`; Moonshot's streams have the usage in a choice.
     """
-    if groq := members(values.get("x_groq")):
+    if "x_groq" in values and (groq := members(values["x_groq"])):
         moved = {name: item for name, item in groq.items() if name in _GROQ_FIELDS and not values.get(name)}
         rest = {name: item for name, item in groq.items() if name not in _GROQ_FIELDS}
         values = {**values, **moved, "x_groq": rest}

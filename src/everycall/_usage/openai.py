@@ -91,14 +91,17 @@ def read(report: Mapping[str, Any]) -> Counts:
     counts = Counts()
     counts.read(report, _NAMES)
     for name, names in _DETAILS.items():
-        details = members(report.get(name))
-        if details:
+        if name in report and (details := members(report[name])):
             counts.read_details(details, names)
-            for nested in _NESTED.keys() & details.keys():
-                counts.read_details(details[nested], _NESTED[nested])
-    for name in _NESTED.keys() & report.keys():
-        counts.read_details(report[name], _NESTED[name])
+            _read_nested(details, counts)
+    _read_nested(report, counts)
     return counts
+
+
+def _read_nested(report: Mapping[str, Any], counts: Counts) -> None:
+    for name, names in _NESTED.items():
+        if name in report:
+            counts.read_details(report[name], names)
 
 
 def read_tools(response: Mapping[str, Any], counts: Counts) -> None:
