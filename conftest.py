@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -25,8 +26,8 @@ SERVER_FIXTURES = frozenset({"server", "gateway_server", "server_process"})
 
 _path: Path | None = None
 """The file of the test that ran last."""
-_is_measured = True
-"""Whether `scripts/coverage` measures at present, if it does at all."""
+_paused: Any = None
+"""The measurement of `scripts/coverage` while it pauses."""
 
 # A machine that is busy makes an example slow; that is no failure.
 hypothesis.settings.register_profile("everycall", hypothesis.settings.default, deadline=None)
@@ -79,9 +80,11 @@ def _measure(is_measured: bool) -> None:
 
     The tests of integrations would cost as much time as all others, and reach few lines of `src` that those do not.
     """
-    global _is_measured
-    coverage = sys.modules.get("coverage")
-    current = coverage.Coverage.current() if coverage is not None else None
-    if current is not None and is_measured != _is_measured:
-        _is_measured = is_measured
-        (current.start if is_measured else current.stop)()
+    global _paused
+    if is_measured and _paused is not None:
+        _paused.start()
+        _paused = None
+    elif not is_measured and _paused is None and (coverage := sys.modules.get("coverage")) is not None:
+        _paused = coverage.Coverage.current()
+        if _paused is not None:
+            _paused.stop()

@@ -189,7 +189,8 @@ def test_many_large_bodies_at_once(victim: Any) -> None:
 @pytest.fixture(scope="module")
 def hasty(start_victim: Callable[..., Any]) -> Any:
     """A server with timeouts of one second, to keep the tests short."""
-    return start_victim(limits={"HEAD_TIMEOUT_S": 1.0, "UNREAD_TIMEOUT_S": 1.0, "BODY_TIMEOUT_S": 1.0})
+    names = ("HEAD_TIMEOUT_S", "UNREAD_TIMEOUT_S", "BODY_TIMEOUT_S", "KEEP_ALIVE_S")
+    return start_victim(limits=dict.fromkeys(names, 1.0))
 
 
 def drip(connection: socket.socket, data: bytes, seconds: float = 0.05) -> bytes:

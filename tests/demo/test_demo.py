@@ -68,7 +68,7 @@ def test_the_demo_shows_its_results_and_can_run_again() -> None:
         assert re.search(r"recorded (\d+) = delivered \1 \+ spooled 0 \+ dropped 0 +0 lost", done.stdout)
         assert "everycall serve --data " in done.stdout
         assert "/login" not in done.stdout  # that server has ended
-        table = [line for line in done.stdout.splitlines() if line.startswith("│ llm-local")]
+        table = [line for line in done.stdout.splitlines() if line.startswith("│ hello-world")]
         assert [re.search(r"\b(miss|hit)\b", line)[1] for line in table] == ["miss", "hit"]  # type: ignore[index]
         table_rows = rows(done.stdout)
         assert table_rows["order a framework"] == ["—", "—", "—", "—", table_rows["order a framework"][4], "error"]
