@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import msgspec
+
 __all__ = [
     "ANSWER",
     "DIALECT",
@@ -18,6 +20,7 @@ __all__ = [
     "PARTIAL",
     "RESERVED",
     "SPAN_NAME",
+    "dialect_of",
     "joined_flags",
     "omit_flags",
 ]
@@ -40,12 +43,30 @@ MARKS: Final = frozenset({ANSWER, DIALECT, HALF, OMIT, SPAN_NAME})
 """The marks that hold no content: they stay where content is left out."""
 RESERVED: Final = MARKS | {PARTIAL, LOG_EVENTS}
 
+
+class _Marks(msgspec.Struct):
+    dialect: str | None = msgspec.field(default=None, name=DIALECT)
+
+
+_DIALECT_BYTES: Final = DIALECT.encode()
+_marks = msgspec.json.Decoder(_Marks)
+
 _FLAGS: Final = {
     "everycall.log_omit": "all",
     "everycall.log_omit_inputs": "inputs",
     "everycall.log_omit_outputs": "outputs",
 }
 _OFF: Final = frozenset({"", "0", "0.0", "false", "no", "off", "none", "null"})
+
+
+def dialect_of(attributes: bytes) -> str | None:
+    """Return the dialect in a record's attributes as JSON; None for a record of everycall itself."""
+    if _DIALECT_BYTES not in attributes:
+        return None
+    try:
+        return _marks.decode(attributes).dialect
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 def omit_flags(*attributes: Mapping[str, Any]) -> list[str]:

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
 from msgspec import Raw
 
 from everycall import semconv
-from everycall.dialects.marks import DIALECT
+from everycall.dialects.marks import dialect_of
 from everycall.record import Record, to_json
 
 __all__ = ["Origin", "is_step", "origin_of"]
@@ -73,16 +72,9 @@ class Origin:
     not_sent: tuple[str, ...]
 
 
-class _Marks(msgspec.Struct):
-    dialect: str | None = msgspec.field(default=None, name=DIALECT)
-
-
-_marks = msgspec.json.Decoder(_Marks)
-
-
 def origin_of(record: Record) -> Origin | None:
     """Return where a record came from; None for a record of everycall itself."""
-    dialect = _dialect_of(record.attributes)
+    dialect = dialect_of(bytes(record.attributes))
     if dialect is None:
         return None
     attributes = _object(record.attributes)
@@ -108,20 +100,11 @@ def is_step(record: Record) -> bool:
     """
     if record.kind not in _STEP_KINDS or record.parent_id is None or record.status != semconv.SUCCESS or record.omitted:
         return False
-    dialect = _dialect_of(record.attributes)
+    dialect = dialect_of(bytes(record.attributes))
     if dialect is None:
         return False
     has_content = record.content is not None or not (_is_null(record.inputs) and _is_null(record.output))
     return dialect == _PLAIN or not has_content or _INTERNAL.fullmatch(record.name) is not None
-
-
-def _dialect_of(attributes: Raw) -> str | None:
-    if DIALECT.encode() not in bytes(attributes):
-        return None
-    try:
-        return _marks.decode(attributes).dialect
-    except (msgspec.MsgspecError, RecursionError):
-        return None
 
 
 def _sender(record: Record, dialect: str) -> str:

@@ -15,7 +15,7 @@ from msgspec import Raw
 from everycall import limits
 from everycall._pricing.price_book import PRICE_FIELDS, PriceBook
 from everycall.dialects.join import is_partial, join
-from everycall.dialects.marks import ANSWER, DIALECT, MARKS
+from everycall.dialects.marks import ANSWER, MARKS, dialect_of
 from everycall.record import ABSENT, Record, decode, encode, is_safe_attribute, omit_from
 from everycall.semconv import ERROR, GEN_AI_RESPONSE_ID, PRICED_KINDS
 from everycall.server.store.errors import StoreError
@@ -59,7 +59,6 @@ _TRAVELS = ("error", "attributes", "truncated")
 """Fields that may repeat omitted content, besides those of the omitted side itself."""
 _RESPONSE_ID = GEN_AI_RESPONSE_ID.encode()
 _DOUBLE = ANSWER.encode()
-_DIALECT = DIALECT.encode()
 _KEYS = frozenset({"inference_id", "project_name", "counted_in"})
 
 
@@ -68,12 +67,7 @@ class _Answered(msgspec.Struct):
     double: str | None = msgspec.field(default=None, name=ANSWER)
 
 
-class _Foreign(msgspec.Struct):
-    dialect: str | None = msgspec.field(default=None, name=DIALECT)
-
-
 _response_id = msgspec.json.Decoder(_Answered)
-_foreign = msgspec.json.Decoder(_Foreign)
 
 
 class Unstorable(Exception):
@@ -157,7 +151,7 @@ def read(body: bytes, computed: tuple[str, ...] = ()) -> Row:
             record.cache_hit,
             len(body),
             _answer_of(record, attributes),
-            _dialect_of(attributes),
+            dialect_of(attributes),
         ),
         computed,
     )
@@ -201,15 +195,6 @@ def _answer_of(record: Record, attributes: bytes) -> str | None:
     except (msgspec.MsgspecError, RecursionError):
         return None
     return answer if answer and len(answer) <= limits.ID_CHARS_MAX else None
-
-
-def _dialect_of(attributes: bytes) -> str | None:
-    if _DIALECT not in attributes:
-        return None
-    try:
-        return _foreign.decode(attributes).dialect
-    except (msgspec.MsgspecError, RecursionError):
-        return None
 
 
 def merge(stored: Row, later: Row | None = None, patch: bytes | None = None, prices: PriceBook | None = None) -> Row:
