@@ -130,6 +130,11 @@ def test_a_visit_stays_below_the_path(proxied: Proxied, chromium: Browser) -> No
 
     style = page.evaluate("getComputedStyle(document.querySelector('header.top')).display")
     assert style == "flex"  # the style sheet came
+    page.click("button.theme")
+    assert {cookie["name"]: cookie["path"] for cookie in context.cookies()} == {
+        "everycall_session": "/calls",
+        "everycall_theme": "/calls/",
+    }
     page.click("table a[href*='/traces/']")
     page.wait_for_url("**/traces/t%2F1*")
     page.click("a[href*='record=child']")

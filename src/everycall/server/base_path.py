@@ -19,7 +19,7 @@ from everycall.server.security import TrustedProxies, header, headers_of, over_t
 __all__ = ["BelowPath", "base_path", "public_url", "with_base_path"]
 
 PREFIX_HEADER = b"x-forwarded-prefix"
-_URL_ATTRIBUTE = re.compile(r'(\s(?:href|src|action|data-run|data-page)=")/(?!/)')
+_URL_ATTRIBUTE = re.compile(r'(\s(?:href|src|action|data-run|data-page|data-cookie-path)=")/(?!/)')
 """Start of a local URL in rendered HTML. Values are escaped, so text of users cannot contain the quote."""
 
 _base_path: ContextVar[str] = ContextVar("everycall_base_path", default="")

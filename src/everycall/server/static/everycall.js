@@ -19,7 +19,7 @@
       else root.dataset.theme = theme;
       button.textContent = `Theme: ${theme}`;
       const age = theme === "auto" ? 0 : 31536000;
-      document.cookie = `everycall_theme=${theme}; path=/; max-age=${age}; samesite=lax`;
+      document.cookie = `everycall_theme=${theme}; path=${button.dataset.cookiePath}; max-age=${age}; samesite=lax`;
     });
   }
 
