@@ -23,7 +23,16 @@ from everycall.semconv import PROBLEM_JSON
 from everycall.server.security import wants_page
 from everycall.server.store.errors import StoreBusy, StoreError
 
-__all__ = ["ProblemError", "bad_request", "exception_handlers", "invalid_body", "not_found", "problem", "sentence"]
+__all__ = [
+    "ProblemError",
+    "bad_request",
+    "exception_handlers",
+    "invalid_body",
+    "not_found",
+    "problem",
+    "sentence",
+    "with_full_stop",
+]
 
 logger = logging.getLogger("everycall.server")
 
@@ -63,9 +72,14 @@ def bad_request(detail: str, **extensions: Any) -> ProblemError:
 
 
 def sentence(error: Exception) -> str:
-    """Return the text of an error, which is a part of one in the command line, as a sentence."""
+    """Return the text of an error, which may be written as a part of one, as a sentence."""
     text = str(error)
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    return with_full_stop(text[:1].upper() + text[1:])
+
+
+def with_full_stop(text: str) -> str:
+    """Return the text with a full stop at its end, unless it ends a sentence already."""
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 _PARAMETER_NAME: Final = re.compile(r"`[a-z][a-z0-9_]{0,39}`$")

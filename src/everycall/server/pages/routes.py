@@ -27,7 +27,7 @@ from everycall.server.pages.origin import is_step, origin_of
 from everycall.server.pages.rendering import STATIC_FILES, html, static_file
 from everycall.server.pages.tree import state_of
 from everycall.server.pages.views import TracesView, TraceView, record_view, status_view, trace_view, traces_view
-from everycall.server.problems import bad_request, not_found
+from everycall.server.problems import bad_request, not_found, with_full_stop
 from everycall.server.services import Services
 from everycall.server.store.errors import StoreBusy, StoreError
 
@@ -56,7 +56,7 @@ async def traces_page(request: ApiRequest, services: NamedDependency[Services]) 
     except StoreBusy:
         raise
     except (FilterError, StoreError) as invalid:
-        error = _sentence(invalid)
+        error = with_full_stop(str(invalid))
         filters = unread_filters(request.query_params, request.query_params.get("project") or None)
         view = TracesView.empty(project, filters)
     first_page = filters.query.cursor is None
@@ -156,12 +156,7 @@ def _filters(request: ApiRequest) -> Filters:
     try:
         return read_filters(request.query_params, request.query_params.get("project") or None, time.time_ns())
     except FilterError as error:
-        raise bad_request(_sentence(error)) from error
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return text if text.endswith((".", "?")) else f"{text}."
+        raise bad_request(with_full_stop(str(error))) from error
 
 
 def _first_row(text: str) -> int | None:
