@@ -141,15 +141,12 @@ def _next_records(spans: Iterator[Span], batch: Batch) -> list[tuple[str | None,
     projects: list[str | None] = []
     for span in spans:
         try:
-            records.append(translate(span))
-            projects.append(_project_in(span.scope.resource))
-        except (
-            ValueError,
-            TypeError,
-            OverflowError,
-            RecursionError,
-        ) as error:  # it has a value that JSON cannot represent
+            record = translate(span)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a value that JSON cannot represent
             batch.reject(f"a span cannot be read: {type(error).__name__}")
+            continue
+        records.append(record)
+        projects.append(_project_in(span.scope.resource))
         if len(records) >= limits.OTLP_PIECE_SPANS:
             break
     return list(zip(projects, hand_down(records), strict=True))
