@@ -132,7 +132,7 @@ def test_millions_of_damaged_lines_take_little_memory_and_few_reads(tmp_path: Pa
     path.write_bytes(data + filling * (4 * limits.MIB // len(filling)) + b"\n" + data)
     segment = adopted(path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    lines, damaged, requested = [], 0, 0
+    requested = 0
     pread = os.pread
 
     def counted(fd: int, count: int, start: int) -> bytes:
@@ -142,14 +142,7 @@ def test_millions_of_damaged_lines_take_little_memory_and_few_reads(tmp_path: Pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "pread", counted)
-        while (chunk := segment.read(limits.BATCH_BYTES_MAX)) is not None:
-            damaged += chunk.skipped
-            for line in read_lines(chunk.data):
-                if line is None:
-                    damaged += 1
-                else:
-                    lines.append(line)
-            segment.sent = chunk.end
+        lines, damaged = read_all(segment)
     segment.release()
     assert lines == LINES * 2
     assert damaged > 0
