@@ -1,7 +1,7 @@
 """Proof that the process on a loopback port is this user's server, before it is sent the local key or a record.
 
 Any user of a machine may listen on a free port. So a client that would use the local key sends a random challenge
-first, and the server answers with an HMAC of it, made with that key: it proves that it has the key, which does not
+first, and the server answers with an HMAC of it, made with that key. This proves that it has the key, which is not
 sent. The port is part of the signed text, so a program that listens on another port cannot pass on the real response.
 """
 

@@ -80,7 +80,7 @@ def chat(answer: object) -> Fields:
 
 
 def _failure_fields(error: object) -> Fields:
-    """Return the fields of an error that came with status 200; empty if there is none."""
+    """Return the fields of an error in a response with status 200, or an empty dictionary if there is no error."""
     if error is None or not has_content(error):
         return {}
     return {"failure": failure(error), **error_attributes(error)}

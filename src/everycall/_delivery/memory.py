@@ -35,7 +35,7 @@ class Memory:
         return True
 
     def chunk(self) -> Chunk | None:
-        """Return the oldest lines as one batch, whose `end` is their number, or None if there are none."""
+        """Return the oldest lines as one batch, or None if there are none. Its `end` is the number of lines."""
         batch: list[bytes] = []
         size = 0
         for line in self._lines:

@@ -233,7 +233,7 @@ class Sender:
             self._is_reported = True  # also if it failed: the records are delivered, and the next batch reports again
 
     def _rest(self, transport: Transport) -> None:
-        """Sleep until there is work, then briefly wait for more. If there is none, report the balance."""
+        """Report the balance if idle, and sleep until there is work. Then wait briefly for more, to share a request."""
         self._wake.clear()  # before looking: what is set from now on ends the wait
         self._spool.wake = self.wake
         if self._is_done() and not self._is_stopping and not self._wake.wait(limits.IDLE_POLL_S):
