@@ -250,7 +250,7 @@ def sent_calls(body: dict[str, Any]) -> list[str]:
             calls.append(json.dumps(json.loads(message["function_call"]["arguments"])))
         content = message["content"]
         blocks = content if isinstance(content, list) else ()
-        calls += [json.dumps(block["input"]) for block in blocks if block["type"] == "tool_use"]
+        calls += [json.dumps(block["input"]) for block in blocks if block.get("type") == "tool_use"]
     return calls
 
 
