@@ -332,6 +332,66 @@ def test_cells_and_labels_of_a_frame() -> None:
     assert shown(pandas.DataFrame([[1, 2]], columns=["x", "x"]))["rows"] == [{"x": 1, "x <1>": 2}]
 
 
+def test_labels_of_several_levels() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1, 2], "b": [3, 4], "c": ["x", None]}).set_index(["a", "b"])
+    assert shown([frame, frame["c"]]) == [
+        {
+            "type": "DataFrame", "shape": [2, 1], "columns": ["c"], "rows": [{"c": "x"}, {"c": None}],
+            "index": [[1, 3], [2, 4]],
+        },
+        {"type": "Series", "name": "c", "shape": [2], "values": ["x", None], "index": [[1, 3], [2, 4]]},
+    ]  # fmt: skip
+
+
+class Attribute:
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise RuntimeError("ran")
+
+
+def test_frames_with_code_of_the_users_show_their_shape() -> None:
+    """pandas copies `attrs` with every slice, and asks an extension type for its values."""
+    pandas = pytest.importorskip("pandas")
+    extensions: Any = pytest.importorskip("pandas.api.extensions")
+    ran: list[str] = []
+
+    class Money(extensions.ExtensionDtype):  # type: ignore[misc]
+        name = "money"
+        type = int
+
+        @classmethod
+        def construct_array_type(cls) -> Any:
+            return MoneyArray
+
+    class MoneyArray(extensions.ExtensionArray):  # type: ignore[misc]
+        dtype = Money()
+
+        def __init__(self, values: list[int]) -> None:
+            self._values = values
+
+        def __len__(self) -> int:
+            return len(self._values)
+
+        def __getitem__(self, item: Any) -> Any:
+            ran.append("getitem")
+            return MoneyArray(self._values[item]) if isinstance(item, slice) else self._values[item]
+
+        def copy(self) -> Any:
+            return MoneyArray(list(self._values))
+
+    frames = [
+        pandas.DataFrame({"a": [1, 2], "price": MoneyArray([3, 4])}),
+        pandas.Series(MoneyArray([3, 4])),
+        pandas.DataFrame({"a": [1, 2]}),
+    ]
+    frames[2].attrs["note"] = Attribute()
+    ran.clear()
+    captured, cut = cut_of(frames)
+    assert captured == ["<DataFrame of shape (2, 2)>", "<Series of shape (2,)>", "<DataFrame of shape (2, 1)>"]
+    assert cut.bytes is None
+    assert ran == []
+
+
 def test_polars() -> None:
     polars = pytest.importorskip("polars")
     assert shown([polars.DataFrame({"a": [1, None]}), polars.Series("n", [1])]) == [
@@ -383,6 +443,16 @@ def test_plain_objects_show_what_they_store() -> None:
     ticket = WithSlots(7)
     ticket.below = types.SimpleNamespace(city="Oslo")  # type: ignore[attr-defined]
     assert shown([ticket]) == [{"number": 7, "api_key": "**********", "below": {"city": "Oslo"}}]
+
+
+def test_secrets_anywhere_in_a_plain_object_are_hidden() -> None:
+    """Those of a dict that the program passed itself are its inputs: a mask leaves them out."""
+    headers = {"Authorization": "canary", "accept": "json"}
+    client = types.SimpleNamespace(headers=headers, password=None)
+    assert shown([client, headers]) == [
+        {"headers": {"Authorization": "**********", "accept": "json"}, "password": None},
+        headers,
+    ]
 
 
 def test_objects_in_objects_are_bounded() -> None:

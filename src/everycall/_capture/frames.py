@@ -1,42 +1,23 @@
 """Values of pandas, polars and numpy as plain values. `render` asks for classes that these libraries export themselves.
 
-Code of these libraries runs, but none of the user's: a frame's columns are read only where the library itself stores
-them, and their cells are rendered as any other value.
+Code of these libraries runs, but none of the user's: of a frame with columns of other types only the shape is shown.
+Cells are rendered as any other value.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import sys
-import types
 from typing import Any
 
 from everycall import limits
+from everycall._capture.classes import is_exported, is_library_zone, module_of, name_of
 
-__all__ = ["UNKNOWN", "is_exported", "is_library_zone", "name_of", "numpy_value", "pandas_value", "polars_value"]
+__all__ = ["UNKNOWN", "numpy_value", "pandas_value", "polars_value"]
 
 UNKNOWN: Any = object()
 """What these functions return for a value that they cannot show."""
-_name_of = type.__dict__["__name__"].__get__
-_module_of = type.__dict__["__module__"].__get__
-_OWN_COLUMNS = ("numpy", "pandas")
-
-
-def name_of(kind: type) -> str:
-    """Return a class's name, which nobody can forge into code."""
-    name = _name_of(kind)
-    return str.__str__(name) if issubclass(type(name), str) else "?"
-
-
-def is_exported(kind: type, module: str) -> bool:
-    """Return whether a class is the one that an imported module exports under its name."""
-    loaded = sys.modules.get(module)
-    return type(loaded) is types.ModuleType and vars(loaded).get(name_of(kind)) is kind
-
-
-def is_library_zone(kind: type) -> bool:
-    """Return whether a class is a time zone of Python's `zoneinfo`, or that of times which pydantic has parsed."""
-    return is_exported(kind, "zoneinfo") or is_exported(kind, "pydantic_core")
+_OWN_ARRAYS = ("numpy", "pandas")
 
 
 def numpy_value(value: Any) -> tuple[Any, int]:
@@ -73,16 +54,18 @@ def pandas_value(value: Any, kind: type) -> tuple[Any, int]:
         return (str(value) if value.nanoseconds else dt.timedelta.__str__(value)), 0
     if name == "Period":
         return str(value), 0
+    if name in ("DataFrame", "Series") and not _is_readable(value):
+        return f"<{name} of shape {value.shape}>", max(len(value), 1)
     if name == "DataFrame":
         rows, columns = value.shape
         head = value.iloc[: limits.CAPTURE_ROWS_MAX, : limits.CAPTURE_COLUMNS_MAX]
         labels = list(head.columns)
-        cells = [_cells(head.iloc[:, number]) for number in range(len(labels))]
+        cells = [_cells(head.iloc[:, number].array) for number in range(len(labels))]
         table, left_out = _table(name, (rows, columns), labels, cells)
         return {**table, **_index(head)}, left_out
     if name == "Series":
         left_out = max(len(value) - limits.CAPTURE_ROWS_MAX, 0)
-        cells = _cells(value.iloc[: limits.CAPTURE_ROWS_MAX])
+        cells = _cells(value.iloc[: limits.CAPTURE_ROWS_MAX].array)
         index = _index(value.iloc[: limits.CAPTURE_ROWS_MAX])
         return {"type": name, "name": value.name, "shape": [len(value)], "values": cells, **index}, left_out
     return UNKNOWN, 0
@@ -117,24 +100,34 @@ def _unique(labels: list[Any]) -> list[str]:
     return names
 
 
-def _cells(column: Any) -> Any:
-    """Return a column's cells; a marker for a column that another library or the user's code stores."""
-    kind = type(column.array)
-    if str(_module_of(kind)).partition(".")[0] not in _OWN_COLUMNS:
-        return [f"<{name_of(kind)}>"] * len(column)
-    return list(column.array)
+def _cells(array: Any) -> list[Any]:
+    """Return the cells of a column. A missing one is None, except that a number may be NaN."""
+    if name_of(type(array)) == "NumpyExtensionArray":
+        return list(array)
+    return [None if is_missing else cell for cell, is_missing in zip(array, array.isna(), strict=True)]
+
+
+def _is_readable(value: Any) -> bool:
+    """Return whether reading rows runs the library's code alone.
+
+    Columns and labels of an extension type run that type's code, and pandas copies `attrs` with every slice.
+    """
+    labels = [value.index] if name_of(type(value)) == "Series" else [value.index, value.columns]
+    levels = [level for index in labels for level in getattr(index, "levels", [index])]
+    arrays = [*(block.values for block in value._mgr.blocks), *(level.array for level in levels)]
+    return not value.attrs and all(module_of(type(array)).partition(".")[0] in _OWN_ARRAYS for array in arrays)
 
 
 def _index(head: Any) -> dict[str, Any]:
     """Return the labels of rows that are more than their numbers."""
     if type(head.index).__name__ == "RangeIndex":
         return {}
-    return {"index": _cells(head.index)}
+    return {"index": list(head.index)}
 
 
 def _timestamp(value: Any) -> str:
     zone = dt.datetime.tzinfo.__get__(value)
     known = zone is None or type(zone) is dt.timezone or is_library_zone(type(zone))
-    if known or _module_of(type(zone)) in ("pytz", "pytz.tzfile"):
+    if known or module_of(type(zone)) in ("pytz", "pytz.tzfile"):
         return str(value.isoformat())
     return f"{value.replace(tzinfo=None).isoformat()} <{name_of(type(zone))}>"  # asking the zone would run user code

@@ -15,7 +15,6 @@ import pathlib
 import sys
 import types
 import uuid
-import weakref
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
@@ -25,16 +24,27 @@ import msgspec
 
 from everycall import limits
 from everycall._capture import frames
-from everycall._capture.frames import is_exported as _is_exported
-from everycall._capture.frames import is_library_zone as _is_library_zone
-from everycall._capture.frames import name_of
+from everycall._capture.classes import (
+    EXTRA,
+    MISSING,
+    SECRET,
+    attributes_of,
+    field_value,
+    is_exported,
+    is_library_zone,
+    module_of,
+    name_of,
+    plain,
+    qualified_name,
+    shape_of,
+    slots_of,
+)
 from everycall._redaction.secret_names import is_secret_name
 from everycall.record import Cut
 
 __all__ = ["Walk", "name_of", "plain_text"]
 
 _encode = msgspec.json.Encoder().encode
-_SECRETS = frozenset({"SecretStr", "SecretBytes", "Secret"})
 _HIDDEN = "**********"
 _ROOM_LEAST = 256
 _TEXTS: tuple[tuple[type, Any], ...] = (
@@ -49,16 +59,7 @@ _STANDARD: tuple[type, ...] = (
 )  # fmt: skip
 _SEQUENCES: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 _NAMESPACES: tuple[Any, ...] = (types.SimpleNamespace, argparse.Namespace)
-_EXTRA = "__pydantic_extra__"
-_SECRET = ("a secret",)
-_MISSING: Any = object()
 
-# What a class says of itself, read where no metaclass can answer in its place.
-_qualname_of = type.__dict__["__qualname__"].__get__
-_module_of = type.__dict__["__module__"].__get__
-_mro_of = type.__dict__["__mro__"].__get__
-_dict_of = type.__dict__["__dict__"].__get__
-_struct_fields_of = type(msgspec.Struct).__dict__["__struct_fields__"].__get__
 _module_dict_of: Any = vars(types.ModuleType)["__dict__"].__get__
 
 
@@ -103,7 +104,7 @@ class Walk:
         if value is None or kind is bool or (kind is int and -(2**63) <= value < 2**63):
             return value
         if issubclass(kind, enum.Enum):
-            value = _stored(value, kind).get("_value_", _MISSING)
+            value = attributes_of(value, kind).get("_value_", MISSING)
             return self.render(value, depth + 1) if depth <= limits.CAPTURE_DEPTH_MAX else self._too_deep()
         if issubclass(kind, str):
             return self.text(value)
@@ -170,14 +171,14 @@ class Walk:
         if issubclass(kind, _SEQUENCES):
             base = next(base for base in _SEQUENCES if issubclass(kind, base))
             return self._sequence(base.__iter__(value), base.__len__(value), depth)
-        shape = _shape(kind)
+        shape = shape_of(kind)
         if shape is not None:
-            return _HIDDEN if shape is _SECRET else self._fields(value, kind, shape, depth)
+            return _HIDDEN if shape is SECRET else self._fields(value, kind, shape, depth)
         rendered = self._tabular(value, kind, depth)
         if rendered is not frames.UNKNOWN:
             return rendered
         rendered = (self._standard if issubclass(kind, _STANDARD) else self._attributes)(value, kind, depth)
-        return rendered if rendered is not None else self.text(f"<{_qualified(kind)}>")
+        return rendered if rendered is not None else self.text(f"<{qualified_name(kind)}>")
 
     def _bytes(self, name: str, size: int) -> str:
         if size:
@@ -202,61 +203,56 @@ class Walk:
             if issubclass(kind, base):
                 return self.text(text_of(value))
         if issubclass(kind, uuid.UUID):
-            number = _field(value, kind, "int")
+            number = field_value(value, kind, "int")
             return str(uuid.UUID(int=number)) if type(number) is int and 0 <= number < 2**128 else None
         if kind is range:
             return f"range({', '.join(str(self.render(n, depth)) for n in (value.start, value.stop, value.step))})"
-        if issubclass(kind, pathlib.PurePath) and _is_exported(kind, "pathlib"):
+        if issubclass(kind, pathlib.PurePath) and is_exported(kind, "pathlib"):
             return self.text(str(value))
         if issubclass(kind, type):
-            return self.text(f"<class {_qualified(value)}>")
+            return self.text(f"<class {qualified_name(value)}>")
         if issubclass(kind, BaseException):
             arguments = BaseException.args.__get__(value)  # type: ignore[attr-defined]
-            return {"type": _qualified(kind), "args": self._sequence(iter(arguments), len(arguments), depth)}
+            return {"type": qualified_name(kind), "args": self._sequence(iter(arguments), len(arguments), depth)}
         if kind is types.MethodType:
             value, kind = value.__func__, type(value.__func__)
         if kind is types.FunctionType:
-            return self.text(f"<function {_plain(value.__qualname__)}>")
+            return self.text(f"<function {plain(value.__qualname__)}>")
         if kind is types.BuiltinFunctionType:
-            return self.text(f"<function {_plain(value.__name__)}>")
+            return self.text(f"<function {plain(value.__name__)}>")
         if issubclass(kind, types.ModuleType):
-            return self.text(f"<module {_plain(_module_dict_of(value).get('__name__'))}>")
+            return self.text(f"<module {plain(_module_dict_of(value).get('__name__'))}>")
         return None
 
     def _tabular(self, value: Any, kind: type, depth: int) -> Any:
         """Render numpy's, pandas' and polars' own classes; their look-alikes are other people's code."""
-        if _is_exported(kind, "numpy"):
+        if is_exported(kind, "numpy"):
             plain, left_out = frames.numpy_value(value)
-        elif issubclass(kind, (dt.date, dt.timedelta)) or _is_exported(kind, "pandas") or name_of(kind) == "NAType":
+        elif issubclass(kind, (dt.date, dt.timedelta)) or is_exported(kind, "pandas") or name_of(kind) == "NAType":
             plain, left_out = frames.pandas_value(value, kind) if "pandas" in sys.modules else (frames.UNKNOWN, 0)
-        elif _is_exported(kind, "polars"):
+        elif is_exported(kind, "polars"):
             plain, left_out = frames.polars_value(value, kind)
         else:
             return frames.UNKNOWN
         if left_out:
-            self._leave_out(left_out if type(plain) is str else None)
+            self._leave_out(left_out if is_exported(kind, "numpy") else None)
         return self.render(plain, depth + 1) if plain is not frames.UNKNOWN else plain
 
     def _attributes(self, value: Any, kind: type, depth: int) -> Any:
-        """Render a plain object by what it stores under public names; None where it shows nothing of itself.
+        """Render what a plain object stores under public names; return None if there is nothing to show.
 
-        Names with an underscore are its own affair, and values under a secret's name stay hidden. Machinery of the
-        standard library (locks, loggers, threads) is not data.
+        In it and below it, values under the name of a secret are hidden: nobody passed the object for them. Objects of
+        the standard library, such as locks and loggers, are shown by their class.
         """
-        module = _plain(_module_of(kind)).partition(".")[0]
+        module = module_of(kind).partition(".")[0]
         if module in sys.stdlib_module_names and kind not in _NAMESPACES:
             return None
         if self.objects >= limits.CAPTURE_OBJECTS_MAX or self.levels >= limits.CAPTURE_OBJECT_LEVELS_MAX:
             return None
-        stored = dict(types.SimpleNamespace.__dict__["__dict__"].__get__(value)) if _is_space(kind) else None
-        stored = stored if stored is not None else _stored(value, kind)
-        names = [*self._taken(stored), *_slots(kind)]
-        pairs = [
-            (name, _HIDDEN if is_secret_name(name) else _field(value, kind, name, stored))
-            for name in names
-            if type(name) is str and name[:1] != "_"
-        ]
-        pairs = [pair for pair in pairs if pair[1] is not _MISSING]
+        stored = attributes_of(value, kind)
+        names = [name for name in (*self._taken(stored), *slots_of(kind)) if type(name) is str and name[:1] != "_"]
+        pairs = [(name, field_value(value, kind, name, stored)) for name in names]
+        pairs = [pair for pair in pairs if pair[1] is not MISSING]
         if not pairs:
             return None
         self.objects += 1
@@ -268,13 +264,13 @@ class Walk:
 
     def _fields(self, value: Any, kind: type, names: tuple[str, ...], depth: int) -> Any:
         """Render what declares its fields: from what the object stores, never through a property or `__getattr__`."""
-        stored = _stored(value, kind)
-        pairs = [(name, _field(value, kind, name, stored)) for name in names]
-        if names and names[-1] == _EXTRA:
+        stored = attributes_of(value, kind)
+        pairs = [(name, field_value(value, kind, name, stored)) for name in names]
+        if names and names[-1] == EXTRA:
             extra = pairs.pop()[1]
             if issubclass(type(extra), dict):
                 pairs += islice(dict.items(extra), limits.CAPTURE_NODES_MAX)
-        pairs = [pair for pair in pairs if pair[1] is not _MISSING]
+        pairs = [pair for pair in pairs if pair[1] is not MISSING]
         return self._mapping(pairs, len(pairs), depth)
 
     def _mapping(self, items: Iterable[tuple[Any, Any]], size: int, depth: int) -> Any:
@@ -285,7 +281,8 @@ class Walk:
             name = self._key(key, depth)
             if name in members:  # 1 and "1" are one key in JSON
                 name = f"{name} <{name_of(type(key))} {len(members)}>"
-            members[name] = self.render(item, depth + 1)
+            is_hidden = self.levels > 0 and item is not None and is_secret_name(name)
+            members[name] = _HIDDEN if is_hidden else self.render(item, depth + 1)
         if len(members) < size:
             self._leave_out(None)
             members["..."] = f"{size - len(members)} more, cut"
@@ -317,97 +314,9 @@ class Walk:
 def _moment(value: Any, base: Any) -> str:
     """Return an ISO time. Of a time zone of a user's class, return only the name: asking would run user code."""
     zone, kind = base.tzinfo.__get__(value), type(value)
-    is_known = zone is None or type(zone) is dt.timezone or (kind is base and _is_library_zone(type(zone)))
+    is_known = zone is None or type(zone) is dt.timezone or (kind is base and is_library_zone(type(zone)))
     if is_known:
         return str(base.isoformat(value))
     if kind is base:
-        return f"{base.isoformat(value.replace(tzinfo=None))} <{_qualified(type(zone))}>"
-    return f"<{_qualified(kind)}>"
-
-
-def _plain(text: Any) -> str:
-    return str.__str__(text) if issubclass(type(text), str) else "?"
-
-
-def _qualified(kind: type) -> str:
-    module, name = _plain(_module_of(kind)), _plain(_qualname_of(kind))
-    return name if module == "builtins" else f"{module}.{name}"
-
-
-def _is_space(kind: type) -> bool:
-    return issubclass(kind, types.SimpleNamespace)
-
-
-def _slots(kind: type) -> list[str]:
-    """Return the names of the slots that a class and its bases declare in Python."""
-    names: list[str] = []
-    for base in _mro_of(kind):
-        own = _dict_of(base)
-        if "__slots__" in own:
-            names += [name for name, member in own.items() if type(member) is types.MemberDescriptorType]
-    return names
-
-
-def _in_class(kind: type, name: str) -> Any:
-    """Return what a class or its bases store under a name, without asking a descriptor or a metaclass."""
-    for base in _mro_of(kind):
-        if name in (own := _dict_of(base)):
-            return own[name]
-    return _MISSING
-
-
-def _stored(value: Any, kind: type) -> dict[str, Any]:
-    """Return an object's instance dictionary; an empty one when it has none, or a user's property in its place."""
-    getter = _in_class(kind, "__dict__")
-    members = getter.__get__(value) if type(getter) is types.GetSetDescriptorType else None
-    return members if type(members) is dict else {}
-
-
-def _field(value: Any, kind: type, name: str, stored: dict[str, Any] | None = None) -> Any:
-    """Return the stored value of a field, from the instance's dictionary or a slot; `_MISSING` if it has no value."""
-    member = (_stored(value, kind) if stored is None else stored).get(name, _MISSING)
-    if member is _MISSING:
-        slot = _in_class(kind, name)
-        if type(slot) is types.MemberDescriptorType:
-            try:
-                return slot.__get__(value)
-            except AttributeError:
-                return _MISSING
-    return member
-
-
-_shapes: dict[int, tuple[weakref.ref[type], tuple[str, ...] | None]] = {}
-
-
-def _shape(kind: type) -> tuple[str, ...] | None:
-    """Return the names of the fields that a class declares for showing; None for a class that is not data."""
-    entry = _shapes.get(id(kind))
-    if entry is not None and entry[0]() is kind:
-        return entry[1]
-    shape = _declared(kind)
-    if len(_shapes) >= limits.CAPTURE_SHAPES_MAX:
-        _shapes.clear()
-    _shapes[id(kind)] = (weakref.ref(kind), shape)
-    return shape
-
-
-def _declared(kind: type) -> tuple[str, ...] | None:
-    if any(name_of(base) in _SECRETS for base in _mro_of(kind)):
-        return _SECRET
-    fields = _in_class(kind, "__pydantic_fields__")
-    if type(fields) is dict:
-        return (*(_plain(name) for name, field in fields.items() if _is_shown(field)), _EXTRA)
-    fields = _in_class(kind, "__dataclass_fields__")
-    if type(fields) is dict:
-        return tuple(_plain(name) for name, field in fields.items() if _is_shown(field))
-    fields = _in_class(kind, "__attrs_attrs__")
-    if issubclass(type(fields), tuple):
-        return tuple(_plain(_field(field, type(field), "name")) for field in tuple.__iter__(fields) if _is_shown(field))
-    return tuple(_struct_fields_of(kind)) if issubclass(kind, msgspec.Struct) else None
-
-
-def _is_shown(field: Any) -> bool:
-    """A field with `repr=False` or `exclude=True` stays hidden; so does one whose `repr` is a function to be run."""
-    kind = type(field)
-    in_repr, is_excluded = _field(field, kind, "repr"), _field(field, kind, "exclude")
-    return (in_repr is True or in_repr is _MISSING) and is_excluded is not True
+        return f"{base.isoformat(value.replace(tzinfo=None))} <{qualified_name(type(zone))}>"
+    return f"<{qualified_name(kind)}>"
